@@ -1,0 +1,86 @@
+"""annotations.csv: the marked places of a dataset, one row each (columns: COLUMNS)."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.files import replacing
+
+MIMIC_PREFIX = "mimic:"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A marked place: centre in scanner RAS mm, diameter in mm as seen, label `cmb`, `possible` or `mimic:<kind>`.
+
+    session is "" for a subject scanned once.
+    """
+
+    subject: str
+    session: str
+    x_mm: float
+    y_mm: float
+    z_mm: float
+    diameter_mm: float
+    label: str
+    rater: str
+
+    def __post_init__(self) -> None:
+        if self.label not in ("cmb", "possible") and not (self.label.startswith(MIMIC_PREFIX) and self.label != MIMIC_PREFIX):
+            raise InputError(
+                f"annotation of {self.subject}", "label cmb, possible or mimic:<kind>", repr(self.label), "correct the label"
+            )
+        if not all(math.isfinite(v) for v in self.centre_mm):
+            raise InputError(f"annotation of {self.subject}", "finite x_mm, y_mm, z_mm", str(self.centre_mm), "correct the row")
+        if not 0 < self.diameter_mm < 100:
+            raise InputError(
+                f"annotation of {self.subject}", "diameter_mm above 0 and below 100", str(self.diameter_mm), "correct the row"
+            )
+
+    @property
+    def centre_mm(self) -> tuple[float, float, float]:
+        return self.x_mm, self.y_mm, self.z_mm
+
+    @property
+    def is_cmb(self) -> bool:
+        return self.label == "cmb"
+
+
+COLUMNS = tuple(f.name for f in fields(Annotation))
+_NUMBERS = ("x_mm", "y_mm", "z_mm", "diameter_mm")
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """Read annotations.csv. Every faulty row is listed in one InputError; a file with only a header gives []."""
+    path = Path(path)
+    rows: list[Annotation] = []
+    faults: list[str] = []
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(
+                path, f"columns {', '.join(COLUMNS)}", f"no {', '.join(missing)}", "add the missing columns to its first line"
+            )
+        for line, row in enumerate(reader, start=2):
+            try:
+                rows.append(Annotation(**{c: float(row[c]) if c in _NUMBERS else (row[c] or "").strip() for c in COLUMNS}))
+            except (TypeError, ValueError) as error:
+                faults.append(f"line {line}: {error}")
+    if faults:
+        raise InputError(path, "readable rows", "; ".join(faults), "correct these lines")
+    return rows
+
+
+def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
+    """Write annotations.csv atomically, millimetres with four decimals; a header even when there are no rows."""
+    with replacing(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])

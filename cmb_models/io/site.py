@@ -1,0 +1,59 @@
+"""The folder layout a site keeps its scans in: <dataset>/sub-*/[ses-*/]swi/sub-*_swi.nii.gz and annotations.csv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import Annotation, read_annotations
+
+ANNOTATIONS = "annotations.csv"
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """One SWI scan of a dataset and the places marked in it (none for a scan without microbleeds)."""
+
+    dataset: str
+    subject: str
+    session: str
+    path: Path
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the scan, unique over all datasets."""
+        return "_".join(p for p in (self.dataset, self.subject, self.session) if p)
+
+    @property
+    def subject_key(self) -> str:
+        """Name of the subject, unique over all datasets: the unit that is split."""
+        return f"{self.dataset}_{self.subject}"
+
+
+def find_scans(dataset: Path) -> list[ScanFile]:
+    """All SWI scans below a dataset folder, by subject and session, with their annotations.
+
+    Raises InputError when there is no annotations.csv, no scan, or a row for a scan that is not there.
+    """
+    dataset = Path(dataset)
+    if not (dataset / ANNOTATIONS).is_file():
+        raise InputError(
+            dataset, f"a dataset with {ANNOTATIONS}", "none", "add the list of marked microbleeds (a header alone if there are none)"
+        )
+    rows = read_annotations(dataset / ANNOTATIONS)
+    files = sorted([*dataset.glob("sub-*/swi/sub-*_swi.nii.gz"), *dataset.glob("sub-*/ses-*/swi/sub-*_swi.nii.gz")])
+    if not files:
+        raise InputError(dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)")
+    found = []
+    for file in files:
+        parts = file.relative_to(dataset).parts
+        subject, session = parts[0], parts[1] if parts[1].startswith("ses-") else ""
+        own = tuple(r for r in rows if r.subject == subject and r.session == session)
+        found.append(ScanFile(dataset.name, subject, session, file, own))
+    known = {(s.subject, s.session) for s in found}
+    strays = sorted({f"{r.subject}/{r.session}".rstrip("/") for r in rows if (r.subject, r.session) not in known})
+    if strays:
+        raise InputError(dataset / ANNOTATIONS, "rows of scans that are there", ", ".join(strays), "add the scans or drop the rows")
+    return found
