@@ -1,13 +1,13 @@
-"""What the detector says of a place in a scan."""
+"""What the detector says of places in a scan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One place reported as a microbleed, in the space of the scan that was given.
+    """One place that may be a microbleed, in the space of the scan that was given.
 
     world_mm: centre in scanner RAS mm. index: nearest voxel (i, j, k) of the scan as stored.
     diameter_mm: equivalent-sphere diameter as seen, blooming included. All scores in [0, 1]: `score` is the calibrated one
@@ -24,8 +24,21 @@ class Detection:
 
 @dataclass(frozen=True)
 class Answer:
-    """All detections of one scan, best first, and which release gave them (0 and '' for a bundle never registered)."""
+    """All scored candidates of one scan, best first, the release's threshold, and which release answered.
 
-    detections: list[Detection] = field(default_factory=list)
+    release and manifest_sha256 are 0 and "" for a bundle that was never registered.
+    """
+
+    candidates: tuple[Detection, ...]
+    threshold: float
     release: int = 0
     manifest_sha256: str = ""
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """The candidates that reach the release's threshold; () when none does."""
+        return self.at(self.threshold)
+
+    def at(self, threshold: float) -> tuple[Detection, ...]:
+        """The candidates that reach another operating point's threshold."""
+        return tuple(c for c in self.candidates if c.score >= threshold)

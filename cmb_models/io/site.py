@@ -40,7 +40,10 @@ def find_scans(dataset: Path) -> list[ScanFile]:
     dataset = Path(dataset)
     if not (dataset / ANNOTATIONS).is_file():
         raise InputError(
-            dataset, f"a dataset with {ANNOTATIONS}", "none", "add the list of marked microbleeds (a header alone if there are none)"
+            dataset,
+            f"a dataset with {ANNOTATIONS}",
+            "none",
+            "add the list of marked microbleeds (a header alone if there are none)",
         )
     rows = read_annotations(dataset / ANNOTATIONS)
     files = sorted([*dataset.glob("sub-*/swi/sub-*_swi.nii.gz"), *dataset.glob("sub-*/ses-*/swi/sub-*_swi.nii.gz")])

@@ -1,0 +1,70 @@
+"""What goes over the wire: names, types and shapes of the served detector's tensors. Numpy alone; the server reads it too.
+
+Shapes use -1 for what varies: the volume's extents, and N, the number of scored candidates (0 and up, best first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmb_models.detection import Answer, Detection
+
+DETECTOR = "cmb_detector"
+PREPARE, UNET, CANDIDATES, CNN, DECIDE = "cmb_prepare", "cmb_unet", "cmb_candidates", "cmb_cnn", "cmb_decide"
+STEPS = (PREPARE, UNET, CANDIDATES, CNN, DECIDE)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: its name on the wire, numpy type and shape."""
+
+    name: str
+    dtype: type
+    shape: tuple[int, ...]
+
+
+VOLUME = Tensor("volume", np.float32, (-1, -1, -1))  # the scan as stored, (i, j, k)
+AFFINE = Tensor("affine", np.float64, (4, 4))  # voxel index to RAS mm
+
+CENTRE_MM = Tensor("centre_mm", np.float64, (-1, 3))
+INDEX = Tensor("index", np.int32, (-1, 3))
+DIAMETER_MM = Tensor("diameter_mm", np.float32, (-1,))
+SCORE = Tensor("score", np.float64, (-1,))  # float64, as the threshold: both sides must agree which candidates reach it
+STAGE1_SCORE = Tensor("stage1_score", np.float32, (-1,))
+STAGE2_SCORE = Tensor("stage2_score", np.float32, (-1,))
+THRESHOLD = Tensor("threshold", np.float64, (1,))  # the release's operating point on `score`
+RELEASE = Tensor("release", np.int64, (1,))
+MANIFEST = Tensor("manifest_sha256", np.object_, (1,))
+
+INPUTS = (VOLUME, AFFINE)
+OUTPUTS = (CENTRE_MM, INDEX, DIAMETER_MM, SCORE, STAGE1_SCORE, STAGE2_SCORE, THRESHOLD, RELEASE, MANIFEST)
+
+
+def pack(answer: Answer) -> dict[str, np.ndarray]:
+    """An Answer as the output tensors by name."""
+    rows = answer.candidates
+    columns = {
+        CENTRE_MM: [r.world_mm for r in rows],
+        INDEX: [r.index for r in rows],
+        DIAMETER_MM: [r.diameter_mm for r in rows],
+        SCORE: [r.score for r in rows],
+        STAGE1_SCORE: [r.stage1_score for r in rows],
+        STAGE2_SCORE: [r.stage2_score for r in rows],
+        THRESHOLD: [answer.threshold],
+        RELEASE: [answer.release],
+        MANIFEST: [answer.manifest_sha256.encode()],
+    }
+    return {t.name: np.asarray(values, dtype=t.dtype).reshape(t.shape) for t, values in columns.items()}
+
+
+def unpack(tensors: dict[str, np.ndarray]) -> Answer:
+    """The output tensors by name as an Answer: the inverse of `pack`, up to float32."""
+    candidates = tuple(
+        Detection(tuple(c.tolist()), tuple(i.tolist()), float(d), float(s), float(s1), float(s2))
+        for c, i, d, s, s1, s2 in zip(*(tensors[t.name] for t in OUTPUTS[:6]), strict=True)
+    )
+    manifest = tensors[MANIFEST.name][0]
+    manifest = manifest.decode() if isinstance(manifest, bytes) else str(manifest)
+    return Answer(candidates, float(tensors[THRESHOLD.name][0]), int(tensors[RELEASE.name][0]), manifest)

@@ -1,0 +1,250 @@
+"""params.yaml as typed settings, and the part of them that travels in a bundle (PipelineConfig).
+
+Unknown keys and impossible values are refused by name. This file holds ranges and shapes, no defaults: every value stands
+in params.yaml, so a stage can never run on a number that DVC does not track.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cmb_models.errors import InputError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Range = tuple[Positive, Positive]
+Size = tuple[Count, Count, Count]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys, NaN and infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Ingest(Section):
+    """raw_dir: folder of datasets, relative to the workspace. min_scans: fewest training scans that are worth starting with."""
+
+    raw_dir: str
+    min_scans: Count
+
+
+class Split(Section):
+    """folds: subject-wise folds. locked_datasets: whole datasets kept for the final test.
+
+    locked_fraction: share of the other subjects that is locked too.
+    """
+
+    folds: Annotated[int, Field(ge=2)]
+    seed: int
+    locked_datasets: tuple[str, ...]
+    locked_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Preprocess(Section):
+    """The grid and intensity scale both networks see.
+
+    spacing_mm: working grid, RAS axes. multiple_vox: each axis is padded to a multiple of this (2 to the number of the U-Net's
+    stride-2 levels). foreground_fraction: share of the 99th percentile above which a voxel counts as head, not air.
+    clip: normalised intensities are cut at plus and minus this.
+    """
+
+    spacing_mm: tuple[Positive, Positive, Positive]
+    multiple_vox: Size
+    foreground_fraction: Annotated[float, Field(gt=0, lt=1)]
+    clip: Positive
+
+
+class Candidates(Section):
+    """floor: lowest stage-1 score of a candidate. min_distance_mm: between two candidates. max_per_scan: best ones kept."""
+
+    floor: Probability
+    min_distance_mm: Positive
+    max_per_scan: Count
+
+
+class Decision(Section):
+    """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score."""
+
+    slope: float
+    intercept: float
+    threshold: Probability
+
+
+class PipelineConfig(Section):
+    """All that turns a scan into detections besides the two networks; pipeline.json in the bundle. patch_vox: stage 2's patch."""
+
+    preprocess: Preprocess
+    candidates: Candidates
+    patch_vox: Size
+    decision: Decision
+
+
+class Unet(Section):
+    """Stage 1: architecture and training recipe. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
+
+    lesion_fraction: share of training patches placed around a CMB. focal_gamma, focal_beta: exponents of the loss (losses.py).
+    """
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=2)]
+    patch_vox: Size
+    batch: Count
+    steps: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    sigma_mm: Positive
+    lesion_fraction: Probability
+    focal_gamma: Positive
+    focal_beta: Positive
+
+
+class Cnn(Section):
+    """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
+
+    match_mm: a candidate this near to a CMB's centre is a positive example.
+    """
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)]
+    patch_vox: Size
+    batch: Annotated[int, Field(ge=2)]
+    steps: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)]
+    jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    match_mm: Positive
+
+
+class UnetSearch(Section):
+    learning_rate: Range
+    sigma_mm: Range
+    lesion_fraction: Range
+
+
+class CnnSearch(Section):
+    learning_rate: Range
+    weight_decay: Range
+    dropout: Range
+
+
+class Tuning(Section):
+    """trials: finished Optuna trials wanted. steps: training steps of one fold's model in a trial. fp_per_scan: the objective's
+    operating point (mean sensitivity up to it)."""
+
+    trials: Count
+    steps: Count
+    fp_per_scan: Positive
+    seed: int
+
+
+class TuneUnet(Tuning):
+    search: UnetSearch
+
+
+class TuneCnn(Tuning):
+    search: CnnSearch
+
+
+class MineCandidates(Section):
+    seed: int
+    candidates: Candidates
+
+
+class CrossValidate(Section):
+    seed: int
+
+
+class Train(Section):
+    seed: int
+
+
+class Export(Section):
+    """parity_tolerance: largest difference of a score between torch and ONNX that passes. golden_seed: of the known-answer scan."""
+
+    parity_tolerance: Positive
+    golden_seed: int
+
+
+class Calibrate(Section):
+    """max_fp_per_scan: the threshold is the F1-best among those with at most this many false positives a scan, out of fold."""
+
+    max_fp_per_scan: Positive
+
+
+class Evaluate(Section):
+    """tolerance_mm: a detection within max(this, lesion radius) of a CMB's centre finds it. bootstrap: resamples of subjects."""
+
+    tolerance_mm: Positive
+    bootstrap: Count
+    seed: int
+
+
+class Gate(Section):
+    """What a release must show on the locked test set before it may be promoted. parity: as measured at export."""
+
+    min_sensitivity: Probability
+    max_fp_per_scan: Positive
+    max_parity: Positive
+
+
+class Params(Section):
+    """All of params.yaml: one section a stage, `unet` and `cnn` for the recipes that several stages share, `gate` for promotion."""
+
+    ingest: Ingest
+    split: Split
+    preprocess: Preprocess
+    unet: Unet
+    cnn: Cnn
+    tune_unet: TuneUnet
+    mine_candidates: MineCandidates
+    tune_cnn: TuneCnn
+    cross_validate: CrossValidate
+    train: Train
+    export: Export
+    calibrate: Calibrate
+    evaluate: Evaluate
+    gate: Gate
+
+    @model_validator(mode="after")
+    def _patch_fits_network(self) -> Params:
+        factor = 2 ** (len(self.unet.channels) - 1)
+        for name, size in (("unet.patch_vox", self.unet.patch_vox), ("preprocess.multiple_vox", self.preprocess.multiple_vox)):
+            if any(s % factor for s in size):
+                raise ValueError(f"{name} must be multiples of {factor}, since unet.channels has {len(self.unet.channels)} levels")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml. All unknown keys and impossible values are named in one InputError."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a params.yaml", "no such file", "run inside a workspace (a clone of the repository)")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(path, "valid YAML", " ".join(str(error).split()), "correct the file") from error
+    try:
+        return Params.model_validate(raw or {})
+    except ValidationError as error:
+        raise InputError(path, "known keys with possible values", explain(error), "correct these keys") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The faults of a ValidationError in one line: key, what is wrong, value."""
+    parts = []
+    for fault in error.errors():
+        key = ".".join(str(p) for p in fault["loc"]) or "params.yaml"
+        if fault["type"] == "extra_forbidden":
+            parts.append(f"{key} is not a known key")
+        elif fault["type"] == "missing":
+            parts.append(f"{key} is missing")
+        else:
+            value = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
+            parts.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(parts)

@@ -1,0 +1,55 @@
+"""Stage 1's heatmap to a short list of places: local maxima, thinned by distance, best first."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cmb_models.config import Candidates
+
+
+def find_candidates(
+    heatmap: np.ndarray, spacing_mm: tuple[float, float, float], settings: Candidates
+) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks of a heatmap.
+
+    heatmap: (I, J, K) float32 in [0, 1]. Returns voxel indices (N, 3) int64 and their scores (N,) float32, best first, N at most
+    `max_per_scan`; (0, 3) and (0,) when nothing reaches the floor. No two are nearer than `min_distance_mm`.
+    Works on the sparse set of voxels above the floor, so its cost follows what was found, not the volume.
+    """
+    flat = np.flatnonzero(heatmap >= settings.floor)
+    index = np.stack(np.unravel_index(flat, heatmap.shape), axis=1)
+    score = heatmap.ravel()[flat]
+    peak = _is_peak(heatmap, index, score)
+    index, score = index[peak], score[peak]
+    # Equal scores keep the voxel order, so the same heatmap always gives the same list.
+    order = np.argsort(-score, kind="stable")
+    index, score = index[order], score[order]
+    keep = _thin(index * np.asarray(spacing_mm), settings.min_distance_mm, settings.max_per_scan)
+    return index[keep].astype(np.int64), score[keep].astype(np.float32)
+
+
+def _is_peak(heatmap: np.ndarray, index: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Which of `index` (N, 3) are no lower than all their 26 neighbours."""
+    peak = np.ones(len(index), dtype=bool)
+    last = np.asarray(heatmap.shape) - 1
+    for step in np.ndindex(3, 3, 3):
+        neighbour = np.clip(index + np.asarray(step) - 1, 0, last)
+        peak &= score >= heatmap[tuple(neighbour.T)]
+    return peak
+
+
+def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarray:
+    """Greedy choice: walk points (N, 3) best first, drop those nearer than `min_distance_mm` to a chosen one."""
+    if not len(points_mm):
+        return np.zeros(0, dtype=np.int64)
+    tree = cKDTree(points_mm)
+    free = np.ones(len(points_mm), dtype=bool)
+    chosen = []
+    for n in range(len(points_mm)):
+        if free[n]:
+            chosen.append(n)
+            if len(chosen) == most:
+                break
+            free[tree.query_ball_point(points_mm[n], min_distance_mm)] = False
+    return np.asarray(chosen, dtype=np.int64)

@@ -1,0 +1,85 @@
+"""The shared path: a scan in, scored candidates out. Training, evaluation and the server differ only in the two callables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmb_models.config import Decision, PipelineConfig
+from cmb_models.detect.candidates import find_candidates
+from cmb_models.detect.measure import diameter_mm
+from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.detection import Answer, Detection
+from cmb_models.volume import Volume, index_from_world, world_from_index
+
+Network = Callable[[np.ndarray], np.ndarray]
+EPSILON = 1e-6  # keeps the logit of a score finite; below any score difference that matters
+
+
+@dataclass(frozen=True)
+class Found:
+    """Stage 1's candidates of one scan, N of them, best first.
+
+    index_vox: (N, 3) int64 on the working grid. centre_mm: (N, 3) float64 RAS. diameter_mm, stage1_score: (N,) float32.
+    """
+
+    index_vox: np.ndarray
+    centre_mm: np.ndarray
+    diameter_mm: np.ndarray
+    stage1_score: np.ndarray
+
+
+def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
+    """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, 1, *patch_vox). N may be 0."""
+    spacing = tuple(np.linalg.norm(prepared.affine[:3, :3], axis=0))
+    inside = heatmap[tuple(slice(0, s) for s in prepared.shape)]
+    index, score = find_candidates(inside, spacing, config.candidates)
+    image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]
+    diameters = np.asarray([diameter_mm(image, i, spacing) for i in index], dtype=np.float32)
+    found = Found(index, world_from_index(index, prepared.affine), diameters, score)
+    return found, cut_patches(prepared.image, index, config.patch_vox)
+
+
+def joint_score(stage1: np.ndarray, stage2: np.ndarray) -> np.ndarray:
+    """Geometric mean of both stages' scores, (N,) in [0, 1]: high only where both agree."""
+    return np.sqrt(np.asarray(stage1, dtype=np.float64) * np.asarray(stage2, dtype=np.float64))
+
+
+def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
+    """Platt scaling of joint scores (N,) (Platt 1999): sigmoid(slope * logit(joint) + intercept), monotone in the joint score."""
+    p = np.clip(joint, EPSILON, 1 - EPSILON)
+    return 1 / (1 + np.exp(-(decision.slope * np.log(p / (1 - p)) + decision.intercept)))
+
+
+def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
+    """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates."""
+    stage2_score = np.asarray(stage2_score, dtype=np.float64).reshape(-1)
+    score = calibrated(joint_score(found.stage1_score, stage2_score), decision)
+    index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)
+    return tuple(
+        Detection(
+            tuple(found.centre_mm[n].tolist()),
+            tuple(index[n].tolist()),
+            float(found.diameter_mm[n]),
+            float(score[n]),
+            float(found.stage1_score[n]),
+            float(stage2_score[n]),
+        )
+        for n in np.argsort(-score, kind="stable")
+    )
+
+
+def detect(volume: Volume, config: PipelineConfig, unet: Network, cnn: Network, case: str = "scan") -> Answer:
+    """Find microbleeds in one scan.
+
+    unet: (1, 1, I, J, K) float32 to a heatmap of the same shape in [0, 1]. cnn: (N, 1, *patch_vox) to (N,) in [0, 1], never
+    called for N = 0. Raises InputError naming `case` for a volume that cannot be an SWI scan.
+    """
+    prepared = prepare(volume, config.preprocess, case)
+    heatmap = unet(prepared.image[None, None])[0, 0]
+    found, patches = propose(heatmap, prepared, config)
+    stage2 = cnn(patches) if len(patches) else np.zeros(0)
+    return Answer(decide(found, stage2, volume.affine, config.decision), config.decision.threshold)

@@ -1,0 +1,70 @@
+"""From a scan as stored to the image both networks see. Order: check, reorient, resample, normalise, pad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from cmb_models.config import Preprocess
+from cmb_models.detect.checks import check_scan
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+
+SAME_GRID = 0.01  # spacings that differ by less than this share are not resampled: 1 mm over a 100 mm brain, below half a voxel
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """image: (I, J, K) float32 on the working grid, padded, normalised. affine: (4, 4), working index to RAS mm.
+
+    shape: extent before padding; voxels beyond it are padding.
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    shape: tuple[int, int, int]
+
+
+def prepare(volume: Volume, settings: Preprocess, case: str) -> Prepared:
+    """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`."""
+    check_scan(volume, case)
+    grid = resample(volume.to_ras(), settings.spacing_mm)
+    image = normalise(grid.data, settings, case)
+    padding = [(0, -size % multiple) for size, multiple in zip(image.shape, settings.multiple_vox, strict=True)]
+    return Prepared(np.pad(image, padding, constant_values=image.min()), grid.affine, image.shape)
+
+
+def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
+    """Linear interpolation to another spacing along the same axes, over the same field of view.
+
+    Axes made coarser are smoothed first (sigma of (factor - 1) / 2 voxels, scikit-image's rule), or small lesions would be
+    missed between samples. The affine keeps every world position.
+    """
+    factor = np.asarray(spacing_mm) / volume.spacing_mm
+    if np.all(np.abs(factor - 1) < SAME_GRID):
+        return volume
+    factor = np.where(np.abs(factor - 1) < SAME_GRID, 1.0, factor)
+    shape = tuple(max(1, round(size / f)) for size, f in zip(volume.data.shape, factor, strict=True))
+    smooth = ndimage.gaussian_filter(volume.data, sigma=np.maximum(0, (factor - 1) / 2), truncate=3, mode="nearest")
+    # The first new voxel's centre lies half a new voxel inside the edge of the first old one.
+    first = (factor - 1) / 2
+    data = ndimage.affine_transform(smooth, factor, offset=first, output_shape=shape, order=1, mode="nearest")
+    to_old = np.diag([*factor, 1.0])
+    to_old[:3, 3] = first
+    return Volume(data, volume.affine @ to_old)
+
+
+def normalise(data: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
+    """Centre intensities on the head's median and scale them by its 5th to 95th percentile range, then clip. (I, J, K) float32.
+
+    Percentiles of the foreground alone, so that neither the amount of air nor a few bright vessels shift the scale.
+    """
+    foreground = data[data > settings.foreground_fraction * np.percentile(data, 99)]
+    if foreground.size < 1000:  # a 1 cm cube at 1 mm: no head is that small
+        raise InputError(case, "a head in the picture", f"{foreground.size} voxels above the background", "check the export")
+    p5, median, p95 = np.percentile(foreground, [5, 50, 95])
+    if p95 <= p5:
+        raise InputError(case, "tissue contrast", "a head of one single intensity", "pass the SWI, not a mask")
+    return np.clip((data - median) / (p95 - p5), -settings.clip, settings.clip).astype(np.float32)
