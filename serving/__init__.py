@@ -1,0 +1,1 @@
+"""Triton: the served models, the bundled server, and what makes a server agree with the registry."""

@@ -1,0 +1,73 @@
+"""What passes between the served steps, and how a Python step answers. Copied beside each model.py, so it is written once.
+
+Shapes use -1 for what varies. N is the number of candidates (0 and up); the CNN gets at least one patch, since an empty batch is
+unproven on the CUDA execution provider: for N = 0 it scores one blank patch that `cmb_decide` leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
+from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, INPUTS, OUTPUTS, PREPARE, UNET, Tensor
+from cmb_models.config import PipelineConfig
+from cmb_models.errors import InputError
+from cmb_models.files import read_json
+
+RELEASE_FILE = "release.json"  # {"release": int, "manifest_sha256": str}
+
+IMAGE = Tensor(UNET_INPUT, np.float32, (1, 1, -1, -1, -1))  # on the working grid, padded, normalised
+GRID_AFFINE = Tensor("grid_affine", np.float64, (4, 4))  # working voxel index to RAS mm
+EXTENT = Tensor("extent_vox", np.int32, (3,))  # of the image before padding
+HEATMAP = Tensor(UNET_OUTPUT, np.float32, (1, 1, -1, -1, -1))
+PATCHES = Tensor(CNN_INPUT, np.float32, (-1, 1, -1, -1, -1))
+CNN_SCORE = Tensor("cnn_score", np.float32, (-1,))  # the CNN's own name for it is taken by the answer's stage2_score
+FOUND_INDEX = Tensor("found_index_vox", np.int64, (-1, 3))
+FOUND_MM = Tensor("found_centre_mm", np.float64, (-1, 3))
+FOUND_DIAMETER = Tensor("found_diameter_mm", np.float32, (-1,))
+FOUND_SCORE = Tensor("found_score", np.float32, (-1,))
+FOUND = (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)
+
+# Inputs and outputs of each step, in the order they run.
+FLOW: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
+    PREPARE: (INPUTS, (IMAGE, GRID_AFFINE, EXTENT)),
+    UNET: ((IMAGE,), (HEATMAP,)),
+    CANDIDATES: ((HEATMAP, IMAGE, GRID_AFFINE, EXTENT), (PATCHES, *FOUND)),
+    CNN: ((PATCHES,), (CNN_SCORE,)),
+    DECIDE: ((*FOUND, CNN_SCORE, AFFINE), OUTPUTS),
+}
+RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: the step's own name}
+
+
+def read_pipeline(args: dict[str, str]) -> PipelineConfig:
+    """The release's settings, from the version folder that `initialize(args)` was called for."""
+    return PipelineConfig.model_validate(read_json(version_folder(args) / PIPELINE_FILE))
+
+
+def version_folder(args: dict[str, str]) -> Path:
+    """Where the files of the version being initialised lie."""
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]) -> list:
+    """One response a request, in order; a request that fails gets its own error and never touches the others.
+
+    answer: inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG with its message as it stands, anything else
+    INTERNAL.
+    """
+    import triton_python_backend_utils as pb  # exists only inside the server
+
+    def one(request) -> pb.InferenceResponse:
+        try:
+            arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
+        except InputError as error:
+            return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INVALID_ARG))
+        except Exception as error:  # the server must outlive any one scan
+            return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL))
+        tensors = [pb.Tensor(t.name, np.ascontiguousarray(a, dtype=t.dtype)) for t, a in zip(outputs, arrays, strict=True)]
+        return pb.InferenceResponse(tensors)
+
+    return [one(request) for request in requests]
