@@ -1,0 +1,67 @@
+"""The log of promotions and rollbacks: one JSON object a line, each carrying the hash of the one before."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cmb_models.files import write_text
+from cmb_models.registry.workspace import AUDIT_FILE, canonical_sha256
+
+
+def read_entries(workspace: Path) -> list[dict[str, Any]]:
+    """All entries that can be read, oldest first; [] when nothing was logged yet."""
+    return [entry for line in _lines(workspace) if (entry := _parse(line)) is not None]
+
+
+def append_entry(workspace: Path, **fields: Any) -> dict[str, Any]:
+    """Append an entry with time and chain added, and return it.
+
+    The log is written anew as a whole, synced and renamed, so that a killed process never leaves half a line. The caller
+    holds the registry's lock.
+    """
+    lines = _lines(workspace)
+    last = _parse(lines[-1]) if lines else None
+    entry = {"n": len(lines) + 1, "time": utc_now(), **fields, "previous_sha256": last["sha256"] if last else ""}
+    entry["sha256"] = canonical_sha256(entry)
+    lines.append(json.dumps(entry, sort_keys=True, allow_nan=False))
+    write_text(Path(workspace) / AUDIT_FILE, "\n".join(lines) + "\n")
+    return entry
+
+
+def first_fault(workspace: Path) -> str:
+    """The first broken link of the log in words; "" when the whole chain holds.
+
+    Entries cut off at the end leave a whole chain: compare the last entry with the aliases, or with a copy in git.
+    """
+    previous = ""
+    for n, line in enumerate(_lines(workspace), start=1):
+        entry = _parse(line)
+        if entry is None:
+            return f"{AUDIT_FILE} line {n} is not a log entry"
+        if canonical_sha256({k: v for k, v in entry.items() if k != "sha256"}) != entry["sha256"]:
+            return f"{AUDIT_FILE} line {n} was changed after it was written"
+        if entry.get("previous_sha256") != previous or entry.get("n") != n:
+            return f"{AUDIT_FILE} line {n} does not follow the line before it: an entry was removed, added or moved"
+        previous = entry["sha256"]
+    return ""
+
+
+def utc_now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _lines(workspace: Path) -> list[str]:
+    file = Path(workspace) / AUDIT_FILE
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None

@@ -1,0 +1,147 @@
+"""What git and DVC know about a site's workspace: is it clean, is it up to date, and which data made the outputs."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
+
+AUDIT_FILE = "audit.jsonl"  # written by promotions at the workspace's root; no release is made from it
+BUNDLE_DIR = "models/bundle"
+EVALUATE_METRICS, CROSS_VALIDATE_METRICS = "reports/evaluate/metrics.json", "reports/cross_validate/metrics.json"
+PARAMS_FILE, LOCK_FILE, ENVIRONMENT_FILE = "params.yaml", "dvc.lock", "requirements.lock"
+
+
+def find_workspace(start: Path) -> Path:
+    """The top folder of the git working tree that holds `start`. Raises InputError outside of one."""
+    done = _run("git", "rev-parse", "--show-toplevel", cwd=start)
+    if done.returncode:
+        raise InputError(
+            Path(start).resolve(), "a folder of a workspace (a git clone)", "none", "run the command inside a workspace"
+        )
+    return Path(done.stdout.strip())
+
+
+def git_commit(workspace: Path) -> str:
+    """The commit that is checked out. Raises InputError before the first commit."""
+    done = _run("git", "rev-parse", "--verify", "HEAD", cwd=workspace)
+    if done.returncode:
+        raise InputError(workspace, "a git commit", "none yet", "commit the workspace first")
+    return done.stdout.strip()
+
+
+def user_name(workspace: Path) -> str:
+    """Who is working here: git's user name and e-mail, else the login name."""
+    parts = [_run("git", "config", key, cwd=workspace).stdout.strip() for key in ("user.name", "user.email")]
+    return " ".join(p for p in (parts[0], f"<{parts[1]}>" if parts[1] else "") if p) or getpass.getuser()
+
+
+def require_clean(workspace: Path) -> None:
+    """Raise InputError with the list of files that differ from the commit; the audit log and ignored files do not count."""
+    command = ("git", "-c", "core.quotepath=off", "status", "--porcelain", "--untracked-files=all")
+    done = _run(*command, "--", ".", f":(exclude){AUDIT_FILE}", cwd=workspace)
+    if done.returncode:
+        raise InputError(workspace, "a readable git state", done.stderr.strip(), "repair the clone")
+    files = [line[3:] for line in done.stdout.splitlines()]
+    if files:
+        shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
+        raise InputError(workspace, "a clean git tree", f"changes in {shown}", "commit or undo them, then register")
+
+
+def start_dvc_status(workspace: Path) -> subprocess.Popen:
+    """Start `dvc status` (a second or two); `require_up_to_date` reads it, so that other work can go on meanwhile."""
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    return subprocess.Popen(command, cwd=workspace, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def require_up_to_date(workspace: Path, status: subprocess.Popen) -> None:
+    """Raise InputError naming each stage whose inputs or outputs differ from dvc.lock."""
+    out, err = status.communicate()
+    if status.returncode:
+        raise InputError(workspace, "a working `dvc status`", " ".join(err.split())[-300:], "repair the DVC setup")
+    changed = json.loads(out)
+    if changed:
+        stages = "; ".join(f"{name} ({_changes(what)})" for name, what in sorted(changed.items()))
+        raise InputError(workspace, f"outputs as {LOCK_FILE} records them", stages, f"run `dvc repro` and commit {LOCK_FILE}")
+
+
+def _changes(what: list) -> str:
+    """One stage of DVC's status, such as [{"changed outs": {"models/bundle": "modified"}}], in words."""
+    words = []
+    for part in what:
+        for kind, paths in part.items() if isinstance(part, dict) else [(str(part), {})]:
+            words.append(f"{kind}: {', '.join(sorted(paths))}" if paths else kind)
+    return "; ".join(words)
+
+
+def require_tracked(workspace: Path, paths: tuple[str, ...]) -> None:
+    """Raise InputError unless dvc.lock records each of `paths` as, or inside, a stage's output: else DVC could not see a change."""
+    outs = [out for stage in _lock(workspace).values() for out in _hashes(stage.get("outs", []))]
+    strays = [p for p in paths if not any(p == out or p.startswith(f"{out}/") for out in outs)]
+    if strays:
+        raise InputError(
+            workspace / LOCK_FILE, "every part of a release among its outputs", f"no {', '.join(strays)}", "run `dvc repro`"
+        )
+    missing = [p for p in paths if not (workspace / p).exists()]
+    if missing:
+        raise InputError(workspace, "the outputs of all stages", f"no {', '.join(missing)}", "run `dvc repro`")
+
+
+def source_hashes(workspace: Path) -> dict[str, Any]:
+    """What the workspace's outputs were made from; plain files by SHA-256, what DVC versions by DVC's MD5.
+
+    data: {path: md5} of each data/raw/*.dvc, split: {path: md5} of stage split's outputs, and the SHA-256 of both mappings
+    (`canonical_sha256`); environment_sha256 is "" when the workspace has no requirements.lock.
+    """
+    data = _hashes(out for file in sorted(workspace.glob("data/raw/*.dvc")) for out in _dvc_file_outs(workspace, file))
+    split = _hashes(_lock(workspace).get("split", {}).get("outs", []))
+    environment = workspace / ENVIRONMENT_FILE
+    return {
+        "git_commit": git_commit(workspace),
+        "dvc_lock_sha256": sha256_of(workspace / LOCK_FILE),
+        "params_sha256": sha256_of(workspace / PARAMS_FILE),
+        "environment_sha256": sha256_of(environment) if environment.is_file() else "",
+        "data": data,
+        "data_sha256": canonical_sha256(data),
+        "split": split,
+        "split_sha256": canonical_sha256(split),
+    }
+
+
+def canonical_sha256(value: Any) -> str:
+    """SHA-256 of a value as canonical JSON: sorted keys, no blanks."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def _dvc_file_outs(workspace: Path, file: Path) -> list[dict]:
+    """The outputs of a .dvc file, their paths relative to the workspace."""
+    folder = file.parent.relative_to(workspace)
+    outs = yaml.safe_load(file.read_text(encoding="utf-8")).get("outs", [])
+    return [{**out, "path": (folder / out["path"]).as_posix()} for out in outs]
+
+
+def _hashes(outs) -> dict[str, str]:
+    return {out["path"]: out.get("md5", "") for out in outs}
+
+
+def _lock(workspace: Path) -> dict[str, dict]:
+    """The stages of dvc.lock by name."""
+    file = workspace / LOCK_FILE
+    if not file.is_file():
+        raise InputError(workspace, f"a workspace with {LOCK_FILE}", "none", f"run `dvc repro` and commit {LOCK_FILE}")
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages", {})
+
+
+def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=cwd, text=True, capture_output=True, check=False)

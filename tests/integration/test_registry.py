@@ -1,0 +1,306 @@
+"""From a workspace to a release, to production and back: real git, DVC and MLflow, the networks alone made by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from cmb_models.bundle import load_bundle, write_manifest
+from cmb_models.commands import registry as commands
+from cmb_models.errors import InputError
+from cmb_models.io.nifti import write_volume
+from cmb_models.registry.audit import first_fault, read_entries
+from cmb_models.registry.promote import audit_fault, promote, rollback
+from cmb_models.registry.register import register
+from cmb_models.registry.store import fetch_release, open_registry
+from cmb_models.registry.tracking import log_stage
+from tests.bundles import BLOBS_MM, head, make_bundle
+
+GOOD = {"sensitivity": 0.95, "fp_per_scan": 0.5, "precision": 0.9, "f1": 0.92, "n_lesions": 20, "n_scans": 5, "threshold": 0.99}
+IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n"
+STAGES = {
+    "split": {"cmd": "cp source/split.json data/split.json", "deps": ["source/split.json"], "outs": ["data/split.json"]},
+    "export": {"cmd": "cp -r source/bundle models/", "deps": ["source/bundle"], "outs": ["models/bundle"]},
+    "evaluate": {
+        "cmd": "cp source/evaluate.json reports/evaluate/metrics.json",
+        "deps": ["source/evaluate.json", "models/bundle"],
+        "metrics": [{"reports/evaluate/metrics.json": {"cache": False}}],
+    },
+    "cross_validate": {
+        "cmd": "cp source/cross_validate.json reports/cross_validate/metrics.json",
+        "deps": ["source/cross_validate.json"],
+        "metrics": [{"reports/cross_validate/metrics.json": {"cache": False}}],
+    },
+}
+GATE = {"min_sensitivity": 0.8, "max_fp_per_scan": 2, "max_parity": 0.001}
+PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text()) | {"gate": GATE}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments, "-q"], cwd=folder, check=True, capture_output=True)
+
+
+def set_source(folder: Path, metrics: dict, parity: float = 1e-5) -> None:
+    """The files that the workspace's stages copy: a bundle with this parity, and the metrics of both evaluations."""
+    shutil.rmtree(folder / "source", ignore_errors=True)
+    bundle = make_bundle(folder / "source/bundle")
+    (bundle / "metadata.json").write_text(json.dumps({"name": "cmb-detector", "parity": parity, "metrics": {}}))
+    (bundle / "lineage.json").write_text(json.dumps({"study": "unet", "trials": {"unet": 3, "cnn": 1}}))
+    write_manifest(bundle)
+    (folder / "source/split.json").write_text('{"locked": ["phantom_sub-02"]}')
+    (folder / "source/evaluate.json").write_text(json.dumps(metrics))
+    (folder / "source/cross_validate.json").write_text(json.dumps(metrics | {"sensitivity": 0.9}))
+
+
+def retrain(folder: Path, metrics: dict, parity: float = 1e-5) -> None:
+    """Run the stages on new sources and commit, as a site does."""
+    set_source(folder, metrics, parity)
+    dvc(folder, "repro")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "retrained")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """A committed workspace with run stages and an empty registry; copied for every test, since making it takes seconds."""
+    folder = tmp_path_factory.mktemp("template")
+    os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc"))
+    git(folder, "init", "-q", "-b", "site")
+    git(folder, "config", "user.name", "Site Engineer")
+    git(folder, "config", "user.email", "engineer@site.example")
+    dvc(folder, "init")
+    for name in ("data/raw/phantom", "models", "reports/evaluate", "reports/cross_validate"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data/raw/phantom/annotations.csv").write_text("subject,session\n")
+    (folder / ".gitignore").write_text(IGNORED)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (folder / "requirements.lock").write_text("numpy==2.4.6\n")
+    dvc(folder, "add", "data/raw/phantom")
+    retrain(folder, GOOD)
+    with open_registry(folder) as registry:
+        assert registry.releases() == []
+    return folder
+
+
+@pytest.fixture
+def site(template, tmp_path, monkeypatch) -> Path:
+    """A fresh copy of the workspace as the current directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "site"
+    shutil.copytree(template, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def aliases(folder: Path) -> dict[str, int]:
+    with open_registry(folder) as registry:
+        return registry.aliases()
+
+
+def register_two(folder: Path) -> None:
+    """Register the workspace as it is, then retrained to a sensitivity of 0.9."""
+    register(folder)
+    retrain(folder, GOOD | {"sensitivity": 0.9})
+    register(folder)
+
+
+def cmb(*arguments: str):
+    app = typer.Typer()
+    commands.add_to(app)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
+    assert "release 1 registered" in cmb("register").output
+    assert cmb("register").output.strip() == "release 1 is already registered"
+    with open_registry(site) as registry:
+        (release,) = registry.releases()
+    data = yaml.safe_load((site / "data/raw/phantom.dvc").read_text())["outs"][0]["md5"]
+    canonical = json.dumps({"data/raw/phantom": data}, separators=(",", ":"))
+    expected = {
+        "git_commit": git(site, "rev-parse", "HEAD"),
+        "dvc_lock_sha256": file_sha256(site / "dvc.lock"),
+        "params_sha256": file_sha256(site / "params.yaml"),
+        "environment_sha256": file_sha256(site / "requirements.lock"),
+        "data_sha256": hashlib.sha256(canonical.encode()).hexdigest(),
+        "export_sha256": file_sha256(site / "models/bundle/manifest.json"),
+        "user": "Site Engineer <engineer@site.example>",
+        "sensitivity": "0.95",
+    }
+    assert {k: release.tags[k] for k in expected} == expected
+    bundle = load_bundle(fetch_release("1", site).bundle_dir)
+    assert bundle.manifest_sha256 == release.tags["manifest_sha256"]
+    assert bundle.lineage["trials"] == {"unet": 3, "cnn": 1}  # as the export stage wrote them
+    assert {k: bundle.lineage[k] for k in list(expected)[:7]} == dict(list(expected.items())[:7])
+    assert bundle.metadata["metrics"]["cross_validate"]["sensitivity"] == 0.9
+    assert "| evaluate | sensitivity | 0.95 |" in (bundle.path / "model_card.md").read_text()
+    assert git(site, "status", "--porcelain") == ""
+
+
+def test_uncommitted_changes_are_refused_by_name(site):
+    (site / "params.yaml").write_text((site / "params.yaml").read_text() + "\n")
+    (site / "notes.txt").write_text("new")
+    with pytest.raises(InputError, match=r"(?s)clean git tree.*(params\.yaml.*notes\.txt|notes\.txt.*params\.yaml)"):
+        register(site)
+
+
+def test_a_changed_byte_in_the_bundle_is_refused_by_its_stage(site):
+    file = site / "models/bundle/unet.onnx"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()  # DVC may have linked it to its cache
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"export.*models/bundle"):
+        register(site)
+
+
+def test_a_bundle_that_no_stage_wrote_is_refused(site):
+    lock = yaml.safe_load((site / "dvc.lock").read_text())
+    del lock["stages"]["export"]
+    (site / "dvc.lock").write_text(yaml.safe_dump(lock))
+    git(site, "commit", "-qam", "lock without the bundle")
+    with pytest.raises(InputError, match="models/bundle"):
+        register(site)
+
+
+def test_mlflow_loads_a_release_and_finds_the_three_spots(site, tmp_path):
+    register(site)
+    write_volume(tmp_path / "sub-01_swi.nii.gz", head())
+    with open_registry(site):
+        model = mlflow.pyfunc.load_model("models:/cmb-detector/1")
+    found = model.predict(pd.DataFrame({"path": [str(tmp_path / "sub-01_swi.nii.gz")]}))
+    assert len(found) == 3
+    for x, y, z in BLOBS_MM:
+        squared = (found["x_mm"] - x) ** 2 + (found["y_mm"] - y) ** 2 + (found["z_mm"] - z) ** 2
+        assert squared.min() < 2**2
+    assert set(found["scan"]) == {"sub-01_swi"} and set(found["release"]) == {1}
+
+
+def test_promote_and_rollback_move_the_aliases_and_are_logged(site):
+    register_two(site)
+    assert promote("1", "first", site).moved
+    assert aliases(site) == {"production": 1}
+    assert promote("latest", "better", site).before == 1
+    assert aliases(site) == {"production": 2, "previous": 1}
+    assert "release 2 is already production" in cmb("promote", "production").output
+    assert rollback("too many false alarms", site).release == 1
+    assert aliases(site) == {"production": 1, "previous": 2}
+    entries = read_entries(site)
+    assert [(e["action"], e["release"], e["reason"]) for e in entries] == [
+        ("promote", 1, "first"),
+        ("promote", 2, "better"),
+        ("rollback", 1, "too many false alarms"),
+    ]
+    assert entries[2]["before"] == entries[1]["after"] == {"production": 2, "previous": 1}
+    listed = json.loads(cmb("models", "--json").output)
+    assert [(r["release"], r["aliases"], r["sensitivity"]) for r in listed] == [
+        (1, ["production"], "0.95"),
+        (2, ["previous"], "0.9"),
+    ]
+    assert [e["reason"] for e in json.loads(cmb("history", "--json").output)] == ["first", "better", "too many false alarms"]
+    assert "rollback" in cmb("history").output
+    assert git(site, "status", "--porcelain") == "?? audit.jsonl"  # which does not stop the next registration
+    assert register(site).release == 2
+
+
+def test_the_second_release_names_the_production_one_as_parent(site):
+    register(site)
+    promote("1", start=site)
+    register_two(site)  # the first is registered already
+    with open_registry(site) as registry:
+        assert [r.tags.get("parent_release") for r in registry.releases()] == [None, "1"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "parity", "said"),
+    [
+        ({"sensitivity": 0.5}, 1e-5, "sensitivity on the locked test set is 0.5, at least 0.8 is required"),
+        ({"fp_per_scan": 3.0}, 1e-5, "false positives per scan on the locked test set is 3, at most 2 is required"),
+        ({"sensitivity": None}, 1e-5, "was not measured"),
+        ({}, 0.1, "largest score difference of ONNX to torch is 0.1, at most 0.001 is required"),
+    ],
+    ids=["too few found", "too many false", "not measured", "export differs"],
+)
+def test_a_failed_gate_leaves_aliases_and_log_untouched(site, metrics, parity, said):
+    retrain(site, GOOD | metrics, parity)
+    register(site)
+    result = cmb("promote", "1")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert aliases(site) == {}
+    assert not (site / "audit.jsonl").exists()
+
+
+def test_rollback_without_an_earlier_release_is_refused(site):
+    register(site)
+    promote("1", start=site)
+    with pytest.raises(InputError, match="earlier production release"):
+        rollback(start=site)
+
+
+def test_unknown_releases_and_an_empty_registry_are_named(site):
+    with pytest.raises(InputError, match="empty registry"):
+        fetch_release("production", site)
+    register(site)
+    with pytest.raises(InputError, match="release production"):
+        fetch_release("production", site)
+    with pytest.raises(InputError, match="release 7"):
+        promote("7", start=site)
+
+
+def test_a_release_whose_stored_files_were_changed_is_refused(site):
+    register(site)
+    (file,) = site.glob("mlartifacts/**/artifacts/bundle/pipeline.json")
+    file.write_text(file.read_text().replace("0.99", "0.10"))
+    with pytest.raises(InputError, match=r"pipeline\.json was changed"):
+        fetch_release("1", site)
+    write_manifest(file.parent)  # a forger who also writes a fitting manifest
+    with pytest.raises(InputError, match="changed after registration"):
+        promote("1", start=site)
+    assert not list((site / "serving-state/releases").glob("*"))
+
+
+def test_audit_names_the_edited_line_and_moves_outside(site):
+    register(site)
+    promote("1", "kept", site)
+    assert cmb("audit", "verify").output.strip() == "the audit log holds"
+    with open_registry(site) as registry:
+        registry.client.delete_registered_model_alias("cmb-detector", "production")
+    assert "the aliases are unset but audit.jsonl ends with production 1" in audit_fault(site)
+    log = site / "audit.jsonl"
+    log.write_text(log.read_text().replace("kept", "fine"))
+    assert first_fault(site) == "audit.jsonl line 1 was changed after it was written"
+    assert cmb("audit", "verify").exit_code == 1
+    with pytest.raises(InputError, match="unbroken log"):
+        promote("1", start=site)
+
+
+def test_a_stage_logs_its_numbers_and_files(site):
+    run_id = log_stage("train", {"unet": {"steps": 10}}, {"loss": 0.5, "undefined": None}, [site / "params.yaml"], workspace=site)
+    with open_registry(site) as registry:
+        run = registry.client.get_run(run_id)
+        files = [f.path for f in registry.client.list_artifacts(run_id)]
+    assert (run.data.params, run.data.metrics, files) == ({"unet.steps": "10"}, {"loss": 0.5}, ["params.yaml"])
+    assert (run.info.run_name, run.info.status, run.data.tags["stage"]) == ("train", "FINISHED", "train")
+    assert (site / "mlartifacts").is_dir() and not (site / "mlruns").exists()

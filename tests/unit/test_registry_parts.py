@@ -1,0 +1,79 @@
+"""The parts of the registry that need no MLflow: the audit chain, the gate's bounds, flattening."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cmb_models.config import Gate
+from cmb_models.registry.audit import append_entry, first_fault, read_entries
+from cmb_models.registry.gate import check_gate
+from cmb_models.registry.tracking import flatten, is_number
+
+GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
+
+
+def test_an_empty_log_holds_and_has_no_entries(tmp_path):
+    assert (first_fault(tmp_path), read_entries(tmp_path)) == ("", [])
+
+
+def test_entries_carry_the_hash_of_the_one_before(tmp_path):
+    first, second = append_entry(tmp_path, action="promote", release=1), append_entry(tmp_path, action="rollback", release=2)
+    assert (first["n"], first["previous_sha256"], second["n"], second["previous_sha256"]) == (1, "", 2, first["sha256"])
+    assert read_entries(tmp_path) == [first, second]
+    assert first_fault(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda lines: [lines[0], lines[1].replace("two", "six"), lines[2]], "line 2 was changed"),
+        (lambda lines: [lines[0], lines[2]], "line 2 does not follow"),
+        (lambda lines: lines[1:], "line 1 does not follow"),
+        (lambda lines: [lines[1], lines[0], lines[2]], "line 1 does not follow"),
+        (lambda lines: [*lines, lines[2]], "line 4 does not follow"),
+        (lambda lines: [lines[0], lines[1][:-9], lines[2]], "line 2 is not a log entry"),
+        (lambda lines: [lines[0], "[]", lines[2]], "line 2 is not a log entry"),
+    ],
+    ids=["edited", "removed", "first removed", "swapped", "doubled", "cut", "foreign"],
+)
+def test_the_first_broken_link_is_named(tmp_path, edit, said):
+    for reason in ("one", "two", "three"):
+        append_entry(tmp_path, reason=reason)
+    log = tmp_path / "audit.jsonl"
+    log.write_text("\n".join(edit(log.read_text().splitlines())) + "\n")
+    assert said in first_fault(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "fp_per_scan", "parity", "passed"),
+    [
+        (0.8, 2.0, 0.001, [True, True, True]),  # each on its bound
+        (0.79, 2.01, 0.0011, [False, False, False]),
+        (None, None, None, [False, False, False]),
+        (float("nan"), float("inf"), {}, [False, False, False]),
+        (1.0, 0.0, {"unet": 1e-6, "cnn": 0.01}, [True, True, False]),  # the worse network counts
+        (1.0, 0.0, {"unet": 1e-6, "cnn": None}, [True, True, False]),
+        (True, False, 0.0, [False, False, True]),
+    ],
+)
+def test_gate_bounds(tmp_path, sensitivity, fp_per_scan, parity, passed):
+    metadata = {"metrics": {"evaluate": {"sensitivity": sensitivity, "fp_per_scan": fp_per_scan}}, "parity": parity}
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    assert [c.passed for c in check_gate(tmp_path, GATE)] == passed
+
+
+def test_a_release_without_any_measurement_fails_every_check(tmp_path):
+    (tmp_path / "metadata.json").write_text("{}")
+    checks = check_gate(tmp_path, GATE)
+    assert [c.passed for c in checks] == [False] * 3
+    assert checks[0].sentence() == "sensitivity on the locked test set was not measured, at least 0.8 is required"
+
+
+def test_flatten_joins_keys_and_keeps_lists():
+    assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}}) == {"a.b.c": 1, "a.d": [1, 2]}
+
+
+def test_only_finite_numbers_are_numbers():
+    assert [is_number(v) for v in (1, 0.5, True, None, "1", float("nan"), float("inf"))] == [True, True] + [False] * 5
