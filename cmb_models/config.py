@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cmb_models.errors import InputError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Range = tuple[Positive, Positive]
+
+
+def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first value must not be above the second")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_low_to_high)]
 Size = tuple[Count, Count, Count]
 
 

@@ -47,12 +47,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _swap(temporary, path)
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Rename the old folder aside before the new one takes its name: removed in place, a kill would leave half of it."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".old-{path.name}-", dir=path.parent))
+    os.replace(path, aside)
+    os.replace(new, path)
+    shutil.rmtree(aside)
 
 
 def _sync_folder(folder: Path) -> None:

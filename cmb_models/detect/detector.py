@@ -33,14 +33,24 @@ class Found:
 
 
 def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
-    """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, 1, *patch_vox). N may be 0."""
+    """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, 1, *patch_vox). N may be 0.
+
+    Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found".
+    """
     spacing = tuple(np.linalg.norm(prepared.affine[:3, :3], axis=0))
-    inside = heatmap[tuple(slice(0, s) for s in prepared.shape)]
+    inside = _finite(heatmap[tuple(slice(0, s) for s in prepared.shape)], "stage 1's heatmap")
     index, score = find_candidates(inside, spacing, config.candidates)
     image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]
     diameters = np.asarray([diameter_mm(image, i, spacing) for i in index], dtype=np.float32)
     found = Found(index, world_from_index(index, prepared.affine), diameters, score)
     return found, cut_patches(prepared.image, index, config.patch_vox)
+
+
+def _finite(values: np.ndarray, name: str) -> np.ndarray:
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise FloatingPointError(f"{name}: expected finite values, got {bad} NaN or infinite ones; check the network's weights")
+    return values
 
 
 def joint_score(stage1: np.ndarray, stage2: np.ndarray) -> np.ndarray:
@@ -55,8 +65,11 @@ def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
 
 
 def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
-    """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates."""
-    stage2_score = np.asarray(stage2_score, dtype=np.float64).reshape(-1)
+    """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates.
+
+    Raises FloatingPointError for NaN scores, which would drop out at every threshold.
+    """
+    stage2_score = _finite(np.asarray(stage2_score, dtype=np.float64).reshape(-1), "stage 2's scores")
     score = calibrated(joint_score(found.stage1_score, stage2_score), decision)
     index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)
     return tuple(

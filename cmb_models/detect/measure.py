@@ -13,7 +13,7 @@ def diameter_mm(image: np.ndarray, index: np.ndarray, spacing_mm: tuple[float, f
     """Equivalent-sphere diameter in mm of the dark spot at `index`, at half its depth below the surrounding median.
 
     image: (I, J, K). index: (3,). The spot is the connected region through the darkest voxel within one voxel of `index`;
-    at least one voxel's volume, at most LARGEST_MM.
+    at least one voxel's volume, at most LARGEST_MM. A place no darker than its surroundings has no spot: one voxel's volume.
     """
     reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
     low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]
@@ -23,6 +23,7 @@ def diameter_mm(image: np.ndarray, index: np.ndarray, spacing_mm: tuple[float, f
     darkest = np.asarray(np.unravel_index(np.argmin(window[near]), window[near].shape)) + [s.start for s in near]
     level = (window[tuple(darkest)] + np.median(window)) / 2
     labels, _ = ndimage.label(window <= level)
-    spot_vox = np.count_nonzero(labels == labels[tuple(darkest)])
+    label = labels[tuple(darkest)]  # 0, the background, where the surroundings are darker still
+    spot_vox = np.count_nonzero(labels == label) if label else 1
     volume_mm3 = spot_vox * float(np.prod(spacing_mm))
     return float(min(LARGEST_MM, 2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)))

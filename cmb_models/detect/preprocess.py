@@ -1,7 +1,8 @@
-"""From a scan as stored to the image both networks see. Order: check, reorient, resample, normalise, pad."""
+"""From a scan as stored to the image both networks see. Order: reorient, check, resample, normalise, pad."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,9 @@ class Prepared:
 
 def prepare(volume: Volume, settings: Preprocess, case: str) -> Prepared:
     """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`."""
+    volume = volume.to_ras()  # first, so that a scan passes or fails the checks however its axes are stored
     check_scan(volume, case)
-    grid = resample(volume.to_ras(), settings.spacing_mm)
+    grid = resample(volume, settings.spacing_mm)
     image = normalise(grid.data, settings, case)
     padding = [(0, -size % multiple) for size, multiple in zip(image.shape, settings.multiple_vox, strict=True)]
     return Prepared(np.pad(image, padding, constant_values=image.min()), grid.affine, image.shape)
@@ -46,7 +48,8 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     if np.all(np.abs(factor - 1) < SAME_GRID):
         return volume
     factor = np.where(np.abs(factor - 1) < SAME_GRID, 1.0, factor)
-    shape = tuple(max(1, round(size / f)) for size, f in zip(volume.data.shape, factor, strict=True))
+    # Half a voxel rounds down: rounded up, the last new voxel's centre would lie on the old edge, outside every old voxel.
+    shape = tuple(max(1, math.ceil(size / f - 0.5 - 1e-6)) for size, f in zip(volume.data.shape, factor, strict=True))
     smooth = ndimage.gaussian_filter(volume.data, sigma=np.maximum(0, (factor - 1) / 2), truncate=3, mode="nearest")
     # The first new voxel's centre lies half a new voxel inside the edge of the first old one.
     first = (factor - 1) / 2

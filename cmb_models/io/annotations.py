@@ -58,6 +58,15 @@ _NUMBERS = ("x_mm", "y_mm", "z_mm", "diameter_mm")
 def read_annotations(path: Path) -> list[Annotation]:
     """Read annotations.csv. Every faulty row is listed in one InputError; a file with only a header gives []."""
     path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a csv file", "no such file", "check the path")
+    try:
+        return _read_rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
+
+
+def _read_rows(path: Path) -> list[Annotation]:
     rows: list[Annotation] = []
     faults: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -67,11 +76,11 @@ def read_annotations(path: Path) -> list[Annotation]:
             raise InputError(
                 path, f"columns {', '.join(COLUMNS)}", f"no {', '.join(missing)}", "add the missing columns to its first line"
             )
-        for line, row in enumerate(reader, start=2):
+        for row in reader:
             try:
                 rows.append(Annotation(**{c: float(row[c]) if c in _NUMBERS else (row[c] or "").strip() for c in COLUMNS}))
             except (TypeError, ValueError) as error:
-                faults.append(f"line {line}: {error}")
+                faults.append(f"line {reader.line_num}: {error}")
     if faults:
         raise InputError(path, "readable rows", "; ".join(faults), "correct these lines")
     return rows

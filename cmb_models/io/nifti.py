@@ -8,12 +8,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
 
 from cmb_models.errors import InputError
 from cmb_models.files import replacing
 from cmb_models.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
+# What nibabel and the layers below it raise for files that are cut short, damaged or of another format.
+BAD_HEADER = (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
+UNREADABLE = (*BAD_HEADER, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
 def scan_name(path: Path) -> str:
@@ -25,33 +30,50 @@ def scan_name(path: Path) -> str:
 def read_volume(path: Path) -> Volume:
     """Read one 3D NIfTI as float32 (I, J, K) with its scaling applied.
 
-    A fourth axis of length 1 is dropped. Missing, truncated, foreign and 4D files raise InputError naming the file;
-    voxel values are not judged here (`detect.checks` does that for every path into the detector).
+    Trailing axes of length 1 are dropped. Missing, truncated, foreign and 4D files, and colour or complex voxels, raise
+    InputError naming the file; voxel values are not judged here (`detect.checks` does that for every path into the detector).
     """
     path = Path(path)
+    try:
+        _check_file(path)
+        image = nib.load(path, mmap=False)
+        _check_voxels(path, image)
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks refuses
+            data = np.asarray(image.dataobj, dtype=np.float32)
+    except InputError:
+        raise
+    except PermissionError as error:
+        raise InputError(path, "a file that may be read", "permission denied", "check its permissions") from error
+    except UNREADABLE as error:
+        got = f"one that cannot be read ({_one_line(error)})"
+        raise InputError(path, "a whole NIfTI file", got, "copy or export it again") from error
+    try:
+        return Volume(data.reshape(data.shape[:3]), image.affine)
+    except ValueError as error:
+        raise InputError(path, "a usable affine", _one_line(error), "export the scan again with its orientation") from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(path, "a NIfTI file", "a folder", "name the files in it")
     if not path.is_file():
         raise InputError(path, "a NIfTI file", "no such file", "check the path")
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(
-            path, "a NIfTI file (.nii or .nii.gz)", f"a {path.suffix or 'nameless'} file", "convert the scan to NIfTI first"
-        )
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(
-            path, "a whole NIfTI file", f"one that cannot be read ({_one_line(error)})", "copy or export it again"
-        ) from error
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise InputError(
-            path, "one 3D volume", f"an array of shape {data.shape}", "pass one echo or time point at a time, as a file of its own"
-        )
-    try:
-        return Volume(data, image.affine)
-    except ValueError as error:
-        raise InputError(path, "a usable affine", _one_line(error), "export the scan again with its orientation") from error
+        got = f"a {path.suffix or 'nameless'} file"
+        raise InputError(path, "a NIfTI file (.nii or .nii.gz)", got, "convert the scan to NIfTI first")
+    if not path.stat().st_size:
+        raise InputError(path, "a whole NIfTI file", "an empty file", "copy or export it again")
+
+
+def _check_voxels(path: Path, image: SpatialImage) -> None:
+    """From the header alone, so that a long 4D series is not read only to be refused."""
+    shape, kind = image.shape, image.get_data_dtype().kind
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        remedy = "pass one echo or time point at a time, as a file of its own"
+        raise InputError(path, "one 3D volume", f"an array of shape {shape}", remedy)
+    if kind not in "iuf":
+        got = "complex voxels" if kind == "c" else "colour voxels (RGB)"
+        raise InputError(path, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")
 
 
 def write_volume(path: Path, volume: Volume, dtype: type = np.float32) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class ScanFile:
 def find_scans(dataset: Path) -> list[ScanFile]:
     """All SWI scans below a dataset folder, by subject and session, with their annotations.
 
-    Raises InputError when there is no annotations.csv, no scan, or a row for a scan that is not there.
+    Phase images (`_part-phase_`) are no scans of their own. Raises InputError when there is no annotations.csv, no scan,
+    two scans of one session, or a row for a scan that is not there.
     """
     dataset = Path(dataset)
     if not (dataset / ANNOTATIONS).is_file():
@@ -47,6 +49,7 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         )
     rows = read_annotations(dataset / ANNOTATIONS)
     files = sorted([*dataset.glob("sub-*/swi/sub-*_swi.nii.gz"), *dataset.glob("sub-*/ses-*/swi/sub-*_swi.nii.gz")])
+    files = [f for f in files if "_part-phase_" not in f.name]
     if not files:
         raise InputError(dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)")
     found = []
@@ -55,6 +58,9 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         subject, session = parts[0], parts[1] if parts[1].startswith("ses-") else ""
         own = tuple(r for r in rows if r.subject == subject and r.session == session)
         found.append(ScanFile(dataset.name, subject, session, file, own))
+    twice = sorted(key for key, n in Counter(s.key for s in found).items() if n > 1)
+    if twice:
+        raise InputError(dataset, "one SWI scan a session", f"several of {', '.join(twice)}", "keep one of each")
     known = {(s.subject, s.session) for s in found}
     strays = sorted({f"{r.subject}/{r.session}".rstrip("/") for r in rows if (r.subject, r.session) not in known})
     if strays:

@@ -1,0 +1,72 @@
+"""Which detection found which lesion: one to one, by centre distance in mm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from cmb_models.io.annotations import Annotation
+
+FAR = 1e6  # mm; a pair that may not match costs more than all that may together
+
+
+@dataclass(frozen=True)
+class ScoredScan:
+    """One scan's truth and what was detected in it. centres_mm: (N, 3) RAS. scores: (N,) in [0, 1]. N may be 0."""
+
+    key: str
+    subject: str
+    annotations: tuple[Annotation, ...]
+    centres_mm: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def cmbs(self) -> list[Annotation]:
+        return [a for a in self.annotations if a.is_cmb]
+
+
+@dataclass(frozen=True)
+class Match:
+    """lesion_of: (N,) number of the CMB a detection found, -1 for none. ignored: (N,) bool, at a lesion marked `possible`."""
+
+    lesion_of: np.ndarray
+    ignored: np.ndarray
+
+    @property
+    def hits(self) -> int:
+        return int((self.lesion_of >= 0).sum())
+
+    @property
+    def false_positives(self) -> int:
+        return int(((self.lesion_of < 0) & ~self.ignored).sum())
+
+
+def match(scan: ScoredScan, threshold: float, tolerance_mm: float) -> Match:
+    """Match the detections that reach `threshold` to CMBs (Hungarian: most pairs, then least distance).
+
+    A pair is allowed within max(tolerance_mm, lesion radius). A second detection of the same CMB is a false positive;
+    one at a `possible` lesion is neither hit nor false positive. Detections below the threshold are ignored.
+    """
+    lesion_of = np.full(len(scan.scores), -1)
+    ignored = scan.scores < threshold
+    _assign(scan, scan.cmbs, tolerance_mm, ignored, lesion_of)
+    possible_of = np.full(len(scan.scores), -1)
+    possible = [a for a in scan.annotations if a.label == "possible"]
+    _assign(scan, possible, tolerance_mm, ignored | (lesion_of >= 0), possible_of)
+    return Match(lesion_of, ignored | (possible_of >= 0))
+
+
+def _assign(scan: ScoredScan, lesions: list[Annotation], tolerance_mm: float, skip: np.ndarray, lesion_of: np.ndarray) -> None:
+    """Fill lesion_of (N,) in place for the detections not in `skip` (N,)."""
+    rows = np.flatnonzero(~skip)
+    if not len(rows) or not lesions:
+        return
+    centres = np.array([a.centre_mm for a in lesions])
+    reach = np.array([max(tolerance_mm, a.diameter_mm / 2) for a in lesions])
+    distance = np.linalg.norm(scan.centres_mm[rows][:, None] - centres[None], axis=2)
+    cost = np.where(distance <= reach, distance, FAR)
+    for row, column in zip(*linear_sum_assignment(cost), strict=True):
+        if cost[row, column] < FAR:
+            lesion_of[rows[row]] = column

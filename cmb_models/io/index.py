@@ -1,0 +1,68 @@
+"""The index of a site's data: every scan with its hash, geometry and lesion count, or every fault found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.detect.checks import check_scan
+from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import ScanFile, find_scans
+from cmb_models.volume import Volume, index_from_world
+
+
+def index_datasets(raw_dir: Path) -> dict:
+    """Check all datasets below `raw_dir` in one pass.
+
+    Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm, n_cmbs.
+    Raises one InputError that lists every fault of every scan: unreadable, not SWI-like, or a lesion outside its volume.
+    """
+    folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`")
+    entries, faults = [], []
+    for folder in folders:
+        try:
+            scans = find_scans(folder)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        for scan in scans:
+            try:
+                entries.append(_entry(scan))
+            except InputError as error:
+                faults.append(str(error))
+    if faults:
+        listed = "".join(f"\n  - {f}" for f in faults)
+        raise InputError(raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these")
+    return {"scans": entries}
+
+
+def _entry(scan: ScanFile) -> dict:
+    volume = read_volume(scan.path)
+    check_scan(volume, str(scan.path))
+    _check_inside(scan, volume)
+    return {
+        "key": scan.key,
+        "dataset": scan.dataset,
+        "subject": scan.subject_key,
+        "session": scan.session,
+        "path": scan.path.as_posix(),
+        "sha256": sha256_of(scan.path),
+        "shape": list(volume.data.shape),
+        "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
+        "n_cmbs": sum(a.is_cmb for a in scan.annotations),
+    }
+
+
+def _check_inside(scan: ScanFile, volume: Volume) -> None:
+    centres = np.array([a.centre_mm for a in scan.annotations]).reshape(-1, 3)
+    index = np.rint(index_from_world(centres, volume.affine))
+    outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
+    if outside.any():
+        got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
+        remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
+        raise InputError(scan.path, "annotations inside the scan", got, remedy)

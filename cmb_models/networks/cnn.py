@@ -1,0 +1,48 @@
+"""Stage 2: a small 3D CNN that tells a microbleed from a mimic in a patch around a candidate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class PatchClassifier(nn.Module):
+    """(N, 1, i, j, k) patches to (N,) logits.
+
+    Each level: two 3x3x3 convolutions with batch normalisation, then pooling by 2; slices are thicker than pixels, so the
+    first pooling leaves k alone.
+    """
+
+    def __init__(self, channels: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for level, width in enumerate(channels):
+            layers += [_convolution(before, width), _convolution(width, width)]
+            if level < len(channels) - 1:
+                layers.append(nn.MaxPool3d((2, 2, 1) if level == 0 else 2))
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(2 * before, 1)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        features = self.features(patches)
+        # The maximum keeps a small dark spot that the mean over the patch would dilute.
+        pooled = torch.cat([features.mean(dim=(2, 3, 4)), features.amax(dim=(2, 3, 4))], dim=1)
+        return self.head(self.dropout(pooled))[:, 0]
+
+
+def _convolution(before: int, after: int) -> nn.Module:
+    return nn.Sequential(nn.Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True))
+
+
+class Score(nn.Module):
+    """A classifier with its sigmoid: what is exported."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.classifier(patches))

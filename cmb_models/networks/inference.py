@@ -1,0 +1,20 @@
+"""A torch network as the callable that `detect` runs: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from cmb_models.detect.detector import Network
+
+
+def as_callable(model: nn.Module, device: torch.device) -> Network:
+    """Run `model`'s sigmoid output in float32, in evaluation mode, whatever the training precision was."""
+    model.eval()
+
+    def run(array: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return torch.sigmoid(model(torch.from_numpy(array).to(device))).float().cpu().numpy()
+
+    return run

@@ -1,0 +1,43 @@
+"""Cross-validation of both stages over the same subject-wise folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmb_models.config import Cnn, Params, Unet
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.training.examples import load_examples
+from cmb_models.training.folds import (
+    CnnJob,
+    Mined,
+    UnetJob,
+    fold_of,
+    job_seed,
+    load_mined,
+    pipeline_config,
+    run_cnn_job,
+    run_unet_job,
+)
+from cmb_models.training.parallel import Workers
+from cmb_models.training.search import join
+
+
+def mine_out_of_fold(params: Params, unet: Unet, prepared_dir: Path, split: dict) -> list[Mined]:
+    """Stage 1 trained once a fold; candidates of each scan from the model that did not see its subject, by key."""
+    folds, seed = fold_of(split), params.mine_candidates.seed
+    config = pipeline_config(params, params.cnn)
+    jobs = [UnetJob(prepared_dir, held, unet, config, job_seed(seed, n)) for n, held in enumerate(folds)]
+    with Workers(len(jobs)) as workers:
+        results = workers.map(run_unet_job, jobs, unet.steps * len(jobs), f"stage 1, {len(jobs)} folds")
+    return sorted((m for result in results for m in result), key=lambda m: m.key)
+
+
+def cross_validate(params: Params, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: dict) -> list[ScoredScan]:
+    """Both stages out of fold: stage 2 is trained once a fold on the other folds' out-of-fold candidates. Joint scores, by key."""
+    folds, seed = fold_of(split), params.cross_validate.seed
+    examples = {e.key: e for e in load_examples(prepared_dir)}
+    mined = {m.key: m for m in load_mined(candidates_dir)}
+    jobs = [CnnJob(prepared_dir, candidates_dir, held, cnn, job_seed(seed, n)) for n, held in enumerate(folds)]
+    with Workers(len(jobs)) as workers:
+        results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
+    return join(examples, mined, {key: scores for result in results for key, scores in result.items()})

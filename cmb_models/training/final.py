@@ -1,0 +1,49 @@
+"""The two networks of a release, trained on all training subjects, and their weights on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cmb_models.config import Cnn, Unet
+from cmb_models.files import read_json, replacing, write_json
+from cmb_models.networks.cnn import PatchClassifier
+from cmb_models.networks.unet import build_unet
+from cmb_models.training.examples import load_examples
+from cmb_models.training.folds import cnn_sampler, job_seed, load_mined
+from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.progress import progress_bar
+from cmb_models.training.sampling import UnetSampler
+
+
+def train_both(unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, seed: int) -> tuple[nn.Module, nn.Module]:
+    """Train stage 1 and stage 2 on every prepared scan; stage 2 sees out-of-fold candidates only, as it does in production."""
+    examples = load_examples(prepared_dir)
+    mined = {m.key: m for m in load_mined(candidates_dir)}
+    with progress_bar() as bar:
+        first = bar.add_task("train stage 1 on all scans", total=unet.steps)
+        second = bar.add_task("train stage 2 on all candidates", total=cnn.steps)
+        unet_model = train_unet(UnetSampler(examples, unet), job_seed(seed, 1), lambda step: bar.update(first, completed=step + 1))
+        sampler = cnn_sampler(examples, mined, cnn)
+        cnn_model = train_cnn(sampler, job_seed(seed, 2), lambda step: bar.update(second, completed=step + 1))
+    return unet_model.cpu(), cnn_model.cpu()
+
+
+def save_weights(folder: Path, unet: Unet, cnn: Cnn, unet_model: nn.Module, cnn_model: nn.Module) -> None:
+    """Write unet.pt and cnn.pt (tensors only) and recipe.json, the settings that rebuild the networks around them."""
+    for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
+        with replacing(folder / name) as temporary:
+            torch.save(model.state_dict(), temporary)
+    write_json(folder / "recipe.json", {"unet": unet.model_dump(), "cnn": cnn.model_dump()})
+
+
+def load_weights(folder: Path) -> tuple[Unet, Cnn, nn.Module, nn.Module]:
+    """The recipes and both networks in evaluation mode on the CPU."""
+    recipe = read_json(folder / "recipe.json")
+    unet, cnn = Unet.model_validate(recipe["unet"]), Cnn.model_validate(recipe["cnn"])
+    models = build_unet(unet.channels), PatchClassifier(cnn.channels, cnn.dropout)
+    for name, model in zip(("unet.pt", "cnn.pt"), models, strict=True):
+        model.load_state_dict(torch.load(folder / name, weights_only=True))
+    return unet, cnn, models[0].eval(), models[1].eval()

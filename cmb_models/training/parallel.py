@@ -1,0 +1,82 @@
+"""Several trainings at a time, each in a process of its own, with one progress bar over all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from rich.progress import Progress
+
+from cmb_models.training.progress import progress_bar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_counter: Any = None  # in a worker process: the shared count of finished steps
+
+
+class Workers:
+    """A pool of training processes. On CUDA one job at a time has the device, since it fills it.
+
+    Each process has one thread: two trainings side by side on two cores make half as many steps again as one with two threads
+    (15.5 against 10.1 steps/s measured, U-Net of 16-128 channels, patch 48x48x24, batch 6).
+    """
+
+    def __init__(self, most: int) -> None:
+        # A torch forked after use can deadlock in its thread pools; a fork server imports it once and runs nothing.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["cmb_models.training.folds"])
+        self.size = 1 if torch.cuda.is_available() else min(most, (os.cpu_count() or 1) + 1)
+        threads = max(1, (os.cpu_count() or 1) // self.size)
+        self._steps = context.Value("l", 0)
+        self._pool = ProcessPoolExecutor(self.size, mp_context=context, initializer=_begin, initargs=(self._steps, threads))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], steps: int, description: str) -> list[Result]:
+        """Results of `function(job)` in the order of `jobs`. `steps`: how often all jobs together call `count_step`."""
+        self._steps.value = 0
+        with progress_bar() as bar, _follow(bar, bar.add_task(description, total=steps), self._steps):
+            return list(self._pool.map(function, jobs))
+
+
+def _begin(counter: Any, threads: int) -> None:
+    global _counter
+    _counter = counter
+    torch.set_num_threads(threads)
+
+
+def count_step(_step: int) -> None:
+    """Tell the progress bar of one finished training step; does nothing outside a worker."""
+    if _counter is not None:
+        with _counter.get_lock():
+            _counter.value += 1
+
+
+class _follow:
+    """Copies the shared count into the bar twice a second until left."""
+
+    def __init__(self, bar: Progress, task: Any, counter: Any) -> None:
+        self._bar, self._task, self._counter, self._done = bar, task, counter, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._done.wait(0.5):
+            self._bar.update(self._task, completed=self._counter.value)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._bar.update(self._task, completed=self._counter.value)

@@ -1,0 +1,124 @@
+"""Which patches the networks train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmb_models.config import Cnn, Unet
+from cmb_models.detect.patches import cut_patches
+from cmb_models.errors import InputError
+from cmb_models.training.augmentation import flip_and_turn, vary_intensity
+from cmb_models.training.examples import Example
+from cmb_models.training.losses import centre_heatmap
+from cmb_models.volume import index_from_world
+
+IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
+
+
+class UnetSampler:
+    """Draws stage-1 batches from prepared scans. Holds each scan's target heatmap only around its few lesions (sparse)."""
+
+    def __init__(self, examples: Sequence[Example], settings: Unet) -> None:
+        self.settings = settings
+        self.examples = list(examples)
+        self._lesions = [
+            (n, centre)
+            for n, e in enumerate(self.examples)
+            for centre in np.rint(index_from_world(e.centres_mm("cmb"), e.prepared.affine)).astype(int)
+        ]
+        if not self._lesions:
+            raise InputError(
+                "training scans", "at least one marked CMB", "none in any of them", "annotate some, or use fewer folds"
+            )
+
+    def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, target heatmaps and weights, each (batch, 1, *patch_vox) float32."""
+        drawn = [self._patch(rng) for _ in range(self.settings.batch)]
+        images, targets, weights = (np.stack(column)[:, None] for column in zip(*drawn, strict=True))
+        return images, targets, weights
+
+    def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        size = np.asarray(self.settings.patch_vox)
+        if rng.random() < self.settings.lesion_fraction:
+            n, lesion = self._lesions[rng.integers(len(self._lesions))]
+            # Anywhere in the patch, but a sixth off its border: a lesion at the very edge shows half of itself.
+            start = lesion - rng.integers(size // 6, size - size // 6)
+        else:
+            n = rng.integers(len(self.examples))
+            start = rng.integers(0, np.maximum(1, np.asarray(self.examples[n].prepared.shape) - size + 1))
+        prepared = self.examples[n].prepared
+        start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
+        image = cut_patches(prepared.image, (start + size // 2)[None], self.settings.patch_vox)[0, 0]
+        affine = prepared.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ start
+        example = self.examples[n]
+        target = centre_heatmap(image.shape, affine, example.centres_mm("cmb"), self.settings.sigma_mm)
+        possible = centre_heatmap(image.shape, affine, example.centres_mm("possible"), IGNORE_MM / 2)
+        weight = np.where((possible > np.exp(-2)) & (target == 0), 0, 1).astype(np.float32)
+        image, target, weight = flip_and_turn([image, target, weight], rng)
+        return vary_intensity(image, rng), target, weight
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; positive: (N,) bool."""
+
+    image: np.ndarray
+    index_vox: np.ndarray
+    positive: np.ndarray
+
+
+def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -> CandidateSet:
+    """Label candidates (N, 3) by the nearest CMB, drop those at a `possible` lesion, and add every CMB's own centre.
+
+    The true centres are added so that a lesion stage 1 missed still teaches stage 2 what a CMB looks like.
+    """
+    affine, cmbs = example.prepared.affine, example.centres_mm("cmb")
+    world = index_vox @ affine[:3, :3].T + affine[:3, 3]
+
+    def near(centres: np.ndarray) -> np.ndarray:
+        if not len(centres):
+            return np.zeros(len(world), dtype=bool)
+        return np.linalg.norm(world[:, None] - centres[None], axis=2).min(axis=1) <= match_mm
+
+    positive = near(cmbs)
+    keep = positive | ~near(example.centres_mm("possible"))
+    own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
+    index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
+    return CandidateSet(example.prepared.image, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
+
+
+class CnnSampler:
+    """Draws stage-2 batches: candidates with a share of positives, shifted a little, flipped and varied."""
+
+    def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
+        self.settings = settings
+        self._sets = list(sets)
+        places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
+        self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
+        self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
+        if not self._positive or not self._negative:
+            raise InputError(
+                "stage-2 training candidates",
+                "both microbleeds and mimics",
+                f"{len(self._positive)} and {len(self._negative)}",
+                "train stage 1 longer, lower mine_candidates.candidates.floor or use fewer folds",
+            )
+
+    def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Patches (batch, 1, *patch_vox) float32 and labels (batch,) float32, 1 for a microbleed."""
+        positives = max(1, round(self.settings.batch * self.settings.positive_fraction))
+        labels = np.arange(self.settings.batch) < positives
+        patches = np.stack([self._patch(bool(label), rng) for label in labels])[:, None]
+        return patches, labels.astype(np.float32)
+
+    def _patch(self, positive: bool, rng: np.random.Generator) -> np.ndarray:
+        pool = self._positive if positive else self._negative
+        s, n = pool[rng.integers(len(pool))]
+        jitter = np.asarray(self.settings.jitter_vox)
+        index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
+        patch = cut_patches(self._sets[s].image, index[None], self.settings.patch_vox)[0, 0]
+        return vary_intensity(flip_and_turn([patch], rng)[0], rng)

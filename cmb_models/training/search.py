@@ -1,0 +1,119 @@
+"""Tuning both networks: what Optuna varies and how a fold is scored. Only training subjects take part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.config import Cnn, Params, Section, Tuning, Unet
+from cmb_models.detect.detector import joint_score
+from cmb_models.evaluation.froc import froc, mean_sensitivity
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.files import sha256_of
+from cmb_models.training.examples import Example, load_examples
+from cmb_models.training.folds import (
+    CnnJob,
+    Mined,
+    UnetJob,
+    fold_of,
+    job_seed,
+    load_mined,
+    pipeline_config,
+    run_cnn_job,
+    run_unet_job,
+)
+from cmb_models.training.parallel import Workers
+from cmb_models.training.tuning import open_study, study_name, summary, tune
+
+SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points
+
+
+def apply_tuned(recipe: Section, tuned: dict) -> Section:
+    """The recipe of params.yaml with the settings that tuning found (models/tuned/*.json), checked like any other."""
+    return type(recipe).model_validate({**recipe.model_dump(), **tuned["settings"]})
+
+
+def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
+    """Search stage 1's recipe; the value of a trial is stage 1's mean sensitivity up to tune_unet.fp_per_scan, out of fold.
+
+    Returns {"settings", "trial", "study", "best_value", "trials"}.
+    """
+    examples = {e.key: e for e in load_examples(prepared_dir)}
+    folds, settings, config = fold_of(split), params.tune_unet, pipeline_config(params, params.cnn)
+
+    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
+        jobs = []
+        for chosen, number in asked:
+            unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps})
+            jobs.append(UnetJob(prepared_dir, folds[fold], unet, config, job_seed(settings.seed, number, fold)))
+        mined = workers.map(run_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))
+        scored = [[scored_scan(examples[m.key], m, m.stage1_score) for m in result] for result in mined]
+        return [_value(scans, params, settings) for scans in scored]
+
+    content = (config, params.evaluate.tolerance_mm, split, _content(prepared_dir))
+    return _search("unet", settings, params.unet, content, folds, evaluate)
+
+
+def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: dict) -> dict:
+    """Search stage 2's recipe on out-of-fold candidates; the value of a trial is that of both stages' joint score.
+
+    Returns as search_unet.
+    """
+    examples = {e.key: e for e in load_examples(prepared_dir)}
+    mined = {m.key: m for m in load_mined(candidates_dir)}
+    folds, settings = fold_of(split), params.tune_cnn
+
+    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
+        jobs = []
+        for chosen, number in asked:
+            cnn = Cnn.model_validate({**params.cnn.model_dump(), **chosen, "steps": settings.steps})
+            jobs.append(CnnJob(prepared_dir, candidates_dir, folds[fold], cnn, job_seed(settings.seed, number, fold)))
+        results = workers.map(run_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
+        return [_value(join(examples, mined, scores), params, settings) for scores in results]
+
+    content = (params.evaluate.tolerance_mm, split, _content(prepared_dir), _content(candidates_dir))
+    return _search("cnn", settings, params.cnn, content, folds, evaluate)
+
+
+def scored_scan(example: Example, mined: Mined, scores: np.ndarray) -> ScoredScan:
+    """A scan's truth beside its candidates with `scores` (N,)."""
+    return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, np.asarray(scores, dtype=np.float64))
+
+
+def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str, np.ndarray]) -> list[ScoredScan]:
+    """Scans with both stages' joint score, for every scan that stage 2 scored."""
+    return [scored_scan(examples[k], mined[k], joint_score(mined[k].stage1_score, s)) for k, s in sorted(stage2.items())]
+
+
+def _value(scans: list[ScoredScan], params: Params, settings: Tuning) -> float:
+    return mean_sensitivity(froc(scans, params.evaluate.tolerance_mm), settings.fp_per_scan)
+
+
+def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold: int) -> str:
+    numbers = " and ".join(str(number + 1) for _, number in asked)
+    return f"tune {what}: trial {numbers} of {settings.trials}, fold {fold + 1}"
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir())}
+
+
+def _search(stage: str, settings: Tuning, recipe: Section, content: tuple, folds: list, evaluate: Callable) -> dict:
+    """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
+    # The number of trials is left out of the name: asking for more goes on with the same study.
+    fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *content)]
+    name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed)
+    study = open_study(name, settings.seed)
+    with Workers(SIDE_BY_SIDE) as workers:
+        best = tune(
+            study,
+            settings.search.model_dump(),
+            settings.trials,
+            recipe.model_dump(),
+            len(folds),
+            SIDE_BY_SIDE,
+            lambda asked, fold: evaluate(workers, asked, fold),
+        )
+    return {"settings": best.params, "trial": best.number, **summary(study)}

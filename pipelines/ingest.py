@@ -1,0 +1,19 @@
+"""Stage ingest: check every scan and annotation below data/raw, list every fault, and write the index of what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmb_models.config import load_params
+from cmb_models.files import write_json
+from cmb_models.io.index import index_datasets
+from pipelines.stage import INDEX, PARAMS, run
+
+
+def main() -> None:
+    params = load_params(PARAMS)
+    write_json(INDEX, index_datasets(Path(params.ingest.raw_dir)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,17 @@
+"""Stage split: which subjects are locked for the final test, and which fold each other subject is in. Written as data."""
+
+from __future__ import annotations
+
+from cmb_models.config import load_params
+from cmb_models.evaluation.split import split_subjects
+from cmb_models.files import read_json, write_json
+from pipelines.stage import INDEX, PARAMS, SPLIT, run
+
+
+def main() -> None:
+    params = load_params(PARAMS)
+    write_json(SPLIT, split_subjects(read_json(INDEX)["scans"], params.split, params.ingest.min_scans))
+
+
+if __name__ == "__main__":
+    run(main)

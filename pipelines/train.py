@@ -1,0 +1,22 @@
+"""Stage train: both networks on all training subjects; stage 2 on the out-of-fold candidates."""
+
+from __future__ import annotations
+
+from cmb_models.config import load_params
+from cmb_models.files import read_json
+from cmb_models.registry.tracking import log_stage
+from cmb_models.training.final import save_weights, train_both
+from cmb_models.training.search import apply_tuned
+from pipelines.stage import CANDIDATES, PARAMS, PREPARED, TUNED_CNN, TUNED_UNET, WEIGHTS, run
+
+
+def main() -> None:
+    params = load_params(PARAMS)
+    unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
+    models = train_both(unet, cnn, PREPARED, CANDIDATES, params.train.seed)
+    save_weights(WEIGHTS, unet, cnn, *models)
+    log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,21 @@
+"""Stage tune_unet: search stage 1's recipe with Optuna under subject-wise cross-validation."""
+
+from __future__ import annotations
+
+from cmb_models.config import load_params
+from cmb_models.files import read_json, write_json
+from cmb_models.registry.tracking import log_stage
+from cmb_models.training.search import search_unet
+from pipelines.stage import PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET, run
+
+
+def main() -> None:
+    found = search_unet(load_params(PARAMS), PREPARED, read_json(SPLIT))
+    metrics = {"best_value": found["best_value"], "trials": len(found["trials"])}
+    write_json(TUNED_UNET, found)
+    write_json(REPORTS / "tune_unet/metrics.json", metrics)
+    log_stage("tune_unet", found["settings"], metrics)
+
+
+if __name__ == "__main__":
+    run(main)
