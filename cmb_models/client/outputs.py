@@ -1,0 +1,92 @@
+"""What a call of `cmb detect` leaves behind: detections.csv for spreadsheets and detections.json for programs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models import __version__
+from cmb_models.detection import Answer, Detection
+from cmb_models.files import replacing, write_json
+
+CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
+RESEARCH_USE = "research software, not a medical device"
+COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release")
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What became of one scan: an answer, or the reason why there is none.
+
+    scan: the name results go by. file: as it was given. threshold: on the score, in [0, 1]; None is the release's own.
+    """
+
+    scan: str
+    file: str
+    answer: Answer | None = None
+    error: str = ""
+    threshold: float | None = None
+
+    @property
+    def threshold_used(self) -> float:
+        """The threshold on the calibrated score. Only for an answered scan."""
+        return self.answer.threshold if self.threshold is None else self.threshold
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """The candidates at or above the threshold, best first; () for a refused scan."""
+        return self.answer.at(self.threshold_used) if self.answer else ()
+
+
+def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
+    """Write one row per detection (COLUMNS), scans in the order given, atomically; the header alone when there are none."""
+    with replacing(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for result in results:
+            writer.writerows(_csv_row(result.scan, d, result.answer.release) for d in result.detections)
+
+
+def _csv_row(scan: str, d: Detection, release: int) -> list:
+    """Micrometres and millionths: finer than any scanner and any score that matters. The JSON has every digit."""
+    millimetres = [f"{v:.3f}" for v in d.world_mm]
+    return [scan, *millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}", release]
+
+
+def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
+    """Write the same detections as JSON, each scan with its threshold and release, and the refused scans with their error."""
+    write_json(
+        Path(path),
+        {
+            "note": RESEARCH_USE,
+            "software": f"cmb-models {__version__}",
+            "scans": [_scan_entry(r) for r in results if r.answer],
+            "refused": [{"scan": r.scan, "file": r.file, "error": r.error} for r in results if not r.answer],
+        },
+    )
+
+
+def _scan_entry(result: ScanResult) -> dict:
+    answer = result.answer
+    return {
+        "scan": result.scan,
+        "file": result.file,
+        "release": answer.release,
+        "manifest_sha256": answer.manifest_sha256,
+        "threshold": result.threshold_used,
+        "release_threshold": answer.threshold,
+        "detections": [_detection_entry(d) for d in result.detections],
+    }
+
+
+def _detection_entry(d: Detection) -> dict:
+    return {
+        "world_mm": list(d.world_mm),
+        "index": list(d.index),
+        "diameter_mm": d.diameter_mm,
+        "score": d.score,
+        "stage1_score": d.stage1_score,
+        "stage2_score": d.stage2_score,
+    }
