@@ -21,7 +21,13 @@ PROBE = "cmb_probe"  # the same ensemble, pinned to a release that is tried out 
 ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
 PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = Path(__file__).parent / "model_repository"
-TYPES = {np.float32: "TYPE_FP32", np.float64: "TYPE_FP64", np.int32: "TYPE_INT32", np.int64: "TYPE_INT64", np.object_: "TYPE_STRING"}
+TYPES = {
+    np.float32: "TYPE_FP32",
+    np.float64: "TYPE_FP64",
+    np.int32: "TYPE_INT32",
+    np.int64: "TYPE_INT64",
+    np.object_: "TYPE_STRING",
+}
 
 
 def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
@@ -92,6 +98,8 @@ def write_release(repository: Path, bundle: Bundle, release: int) -> None:
             shutil.copyfile(SOURCES / "step.py", folder / "step.py")
             shutil.copyfile(bundle.path / PIPELINE_FILE, folder / PIPELINE_FILE)
             write_json(folder / RELEASE_FILE, identity)
+            # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
+            (folder / "__pycache__").touch()
     for step, file in ONNX_FILES.items():
         with replacing_folder(repository / step / str(release)) as folder:
             shutil.copyfile(bundle.path / file, folder / "model.onnx")

@@ -45,6 +45,10 @@ class Server:
         """Whether the server still runs."""
         return self._supervisor.poll() is None
 
+    def wait(self) -> None:
+        """Return when the server has ended."""
+        self._supervisor.wait()
+
 
 class PortTaken(Exception):
     """A port that was free when chosen is not any more."""

@@ -1,4 +1,4 @@
-"""A Triton backend of the name `onnxruntime` where the real one is missing: it opens model.onnx with the onnxruntime wheel, on the CPU.
+"""A Triton backend named `onnxruntime` for where the real one is missing: opens model.onnx with the onnxruntime wheel, on the CPU.
 
 The model repository stays the same on a machine with the real backend. Written for this project's models: one input, one output.
 """

@@ -1,0 +1,44 @@
+"""What a running `cmb serve` leaves for others to find: `<state>/server.json`, there as long as the server is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, write_json
+from serving.server import Server
+
+SERVER_FILE, REPOSITORY, LOG = "server.json", "repository", "server.log"
+
+
+@contextlib.contextmanager
+def announced(state: Path, server: Server) -> Iterator[None]:
+    """Write server.json for as long as the block runs."""
+    write_json(state / SERVER_FILE, {"grpc_url": server.grpc_url, "http_url": server.http_url, "pid": server.pid})
+    try:
+        yield
+    finally:
+        (state / SERVER_FILE).unlink(missing_ok=True)
+
+
+def running_url(state: Path) -> str:
+    """The gRPC HOST:PORT of the server of a state folder. Raises InputError when none runs."""
+    file = Path(state) / SERVER_FILE
+    if not file.is_file():
+        raise InputError(file, "a running server", "none", "start one with `cmb serve`, or name one with --server HOST:PORT")
+    return read_json(file)["grpc_url"]
+
+
+@contextlib.contextmanager
+def only_one(state: Path) -> Iterator[None]:
+    """Refuse a second server on the same state folder; the claim goes with the process, however it ends."""
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / ".serve.lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(state, "a folder no other server uses", "a running `cmb serve`", "stop it or pass --state") from error
+        yield

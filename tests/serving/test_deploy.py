@@ -1,0 +1,255 @@
+"""Switching releases on a live server: what passes is switched to, what fails leaves the old release answering."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+
+from cmb_models.bundle import GOLDEN_ANSWER, PIPELINE_FILE, UNET_FILE, BundleDetector, load_bundle, verify_manifest, write_manifest
+from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
+from cmb_models.client.grpc_client import Client, Serving
+from cmb_models.detection import Answer
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, write_json
+from serving.deploy import check_golden, deploy_bundle, deploy_production
+from serving.server import running_server
+from tests.bundles import head, make_bundle
+
+pytestmark = pytest.mark.serving
+
+
+@dataclass(frozen=True)
+class Site:
+    """A live server of this module's own. Tests deploy the release after the one they find, so their order does not matter."""
+
+    url: str
+    repository: Path
+    client: Client
+
+    def deploy(self, bundle: Path, release: int):
+        return deploy_bundle(bundle, release, self.repository, self.url)
+
+    def now(self) -> Serving:
+        return self.client.serving()
+
+    def resident(self) -> set[int]:
+        """Versions that the server has ready, the same for every step."""
+        index = grpc.InferenceServerClient(self.url).get_model_repository_index().models
+        found = {s: {int(m.version) for m in index if m.name == s and m.state == "READY"} for s in STEPS}
+        assert len({frozenset(versions) for versions in found.values()}) == 1, found
+        return found[UNET]
+
+    def on_disk(self) -> set[int]:
+        """Version folders, the same for every step."""
+        found = {s: {int(p.name) for p in (self.repository / s).iterdir() if p.is_dir()} for s in STEPS}
+        assert len({frozenset(versions) for versions in found.values()}) == 1, found
+        return found[UNET]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Two bundles that can be told apart by their thresholds."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return make_bundle(folder / "one", threshold=0.9), make_bundle(folder / "two", threshold=0.8)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, bundles):
+    repository = tmp_path_factory.mktemp("site") / "repository"
+    with running_server(repository) as server, Client(server.grpc_url) as client:
+        site = Site(server.grpc_url, repository, client)
+        assert site.now() is None
+        assert site.deploy(bundles[0], 1).previous is None
+        yield site
+
+
+def altered(bundle: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of a bundle after `change(copy)`, with a manifest that fits again."""
+    shutil.copytree(bundle, folder)
+    change(folder)
+    write_manifest(folder)
+    return folder
+
+
+def change_golden(folder: Path) -> None:
+    golden = read_json(folder / GOLDEN_ANSWER)
+    golden["candidates"][0][3] -= 0.01
+    write_json(folder / GOLDEN_ANSWER, golden)
+
+
+def break_unet(folder: Path) -> None:
+    (folder / UNET_FILE).write_bytes(b"not a network")
+
+
+def find_nothing(folder: Path) -> None:
+    pipeline = read_json(folder / PIPELINE_FILE)
+    pipeline["candidates"]["floor"] = 1.0
+    write_json(folder / PIPELINE_FILE, pipeline)
+    write_json(folder / GOLDEN_ANSWER, {"candidates": [], "threshold": pipeline["decision"]["threshold"]})
+
+
+def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+    with Client(url) as client:
+        while not done.is_set():
+            try:
+                answers.append(client.detect(head(), "scan"))
+            except Exception as error:  # any loss is what the test looks for
+                faults.append(error)
+
+
+def test_releases_switch_and_roll_back_without_losing_or_mixing_a_request(site, bundles):
+    """Scans are sent all the while; the release before stays loaded, older ones go, rolling back is a deployment like another."""
+    old = site.now()
+    answers, faults, done = [], [], threading.Event()
+    senders = [threading.Thread(target=send_until, args=(done, site.url, answers, faults)) for _ in range(2)]
+    for sender in senders:
+        sender.start()
+    try:
+        first = site.deploy(bundles[1], old.release + 1)
+        assert (first.release, first.previous, first.changed) == (old.release + 1, old.release, True)
+        assert site.resident() == site.on_disk() == {old.release, old.release + 1}
+        assert site.client.detect(head(), "scan").release == old.release + 1
+
+        site.deploy(bundles[0], old.release + 2)
+        assert site.resident() == site.on_disk() == {old.release + 1, old.release + 2}
+        assert site.client.detect(head(), "scan").release == old.release + 2
+
+        back = site.deploy(bundles[1], old.release + 1)
+        assert back.previous == old.release + 2
+        assert site.resident() == site.on_disk() == {old.release + 1, old.release + 2}
+        answer = site.client.detect(head(), "scan")
+        assert (answer.release, answer.threshold, answer.manifest_sha256) == (old.release + 1, 0.8, verify_manifest(bundles[1]))
+    finally:
+        done.set()
+        for sender in senders:
+            sender.join()
+    assert not faults
+    assert {a.release for a in answers} == {old.release, old.release + 1, old.release + 2}
+    signed = {
+        old.release: old.manifest_sha256,
+        old.release + 1: verify_manifest(bundles[1]),
+        old.release + 2: verify_manifest(bundles[0]),
+    }
+    assert all(a.manifest_sha256 == signed[a.release] for a in answers)
+    threshold = {verify_manifest(bundles[0]): 0.9, verify_manifest(bundles[1]): 0.8}
+    assert all(a.threshold == threshold.get(a.manifest_sha256, a.threshold) for a in answers)
+
+
+def served_bundle(site: Site, bundles: tuple[Path, Path]) -> Path:
+    """Whichever of the two the server has; another test may have left a third, so then one is deployed."""
+    for bundle in bundles:
+        if site.now().manifest_sha256 == verify_manifest(bundle):
+            return bundle
+    site.deploy(bundles[0], site.now().release + 1)
+    return bundles[0]
+
+
+def test_deploying_what_is_served_does_nothing(site, bundles):
+    again = site.deploy(served_bundle(site, bundles), site.now().release)
+    assert not again.changed
+    assert "nothing to do" in str(again)
+
+
+def test_bundle_with_a_flipped_byte_is_refused_before_anything_is_written(site, bundles, tmp_path):
+    before, files = site.now(), site.on_disk()
+    damaged = shutil.copytree(bundles[1], tmp_path / "damaged")
+    content = bytearray((damaged / UNET_FILE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / UNET_FILE).write_bytes(content)
+    with pytest.raises(InputError, match=f"{UNET_FILE} was changed"):
+        site.deploy(damaged, before.release + 1)
+    assert site.now() == before
+    assert site.on_disk() == files
+    assert site.client.detect(head(), "scan").release == before.release
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_golden, "golden answer, got scores up to 0.01 apart"),
+        (break_unet, "model cmb_unet: expected files"),
+    ],
+    ids=["golden answer differs", "network cannot be opened"],
+)
+def test_release_that_fails_is_taken_out_and_the_old_one_goes_on(site, bundles, tmp_path, change, words):
+    before = site.now()
+    bad = altered(bundles[1], tmp_path / "bad", change)
+    with pytest.raises(InputError, match=words):
+        site.deploy(bad, before.release + 1)
+    assert site.now() == before
+    assert site.client.detect(head(), "scan").release == before.release
+    assert site.resident() == site.on_disk() == {before.release}
+
+
+def test_other_content_under_a_served_number_is_refused(site, bundles):
+    served = served_bundle(site, bundles)
+    other = bundles[1] if served == bundles[0] else bundles[0]
+    before = site.now()
+    with pytest.raises(InputError, match="one content for ever"):
+        site.deploy(other, before.release)
+    assert site.now() == before == Serving(before.release, verify_manifest(served))
+
+
+def test_release_number_zero_is_refused(site, bundles):
+    with pytest.raises(InputError, match="release number of 1 or more"):
+        site.deploy(bundles[0], 0)
+
+
+def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site, bundles, tmp_path):
+    release = site.now().release + 1
+    site.deploy(altered(bundles[0], tmp_path / "silent", find_nothing), release)
+    scan = head(blobs_mm=())
+    answer = site.client.detect(scan, "scan")
+    assert (answer.candidates, answer.threshold, answer.release) == ((), 0.9, release)
+
+    client = grpc.InferenceServerClient(site.url)
+    inputs = [grpc.InferInput(INPUTS[0].name, scan.data.shape, "FP32"), grpc.InferInput(INPUTS[1].name, (4, 4), "FP64")]
+    inputs[0].set_data_from_numpy(scan.data)
+    inputs[1].set_data_from_numpy(scan.affine)
+    result = client.infer(DETECTOR, inputs)
+    for tensor in OUTPUTS:
+        array = result.as_numpy(tensor.name)
+        assert array.shape == tuple(0 if extent == -1 else extent for extent in tensor.shape), tensor.name
+        assert array.dtype == tensor.dtype, tensor.name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: replace(a, candidates=a.candidates[:-1]), "39 candidates for 40"),
+        (lambda a: replace(a, release=4), "an answer of release 4"),
+        (lambda a: replace(a, candidates=(a.candidates[1], *a.candidates[1:])), "places up to"),
+        (lambda a: replace(a, candidates=(replace(a.candidates[0], score=0.5), *a.candidates[1:])), "scores up to"),
+    ],
+    ids=["one missing", "other release", "one twice", "other score"],
+)
+def test_golden_check_names_what_differs(bundles, change, words):
+    bundle = load_bundle(bundles[0])
+    answer = replace(BundleDetector(bundles[0])(head(seed=1), "golden"), release=3)
+    check_golden(answer, bundle, 3)
+    check_golden(replace(answer, candidates=answer.candidates[::-1]), bundle, 3)
+    with pytest.raises(InputError, match=words):
+        check_golden(change(answer), bundle, 3)
+
+
+def test_golden_scan_without_candidates_can_agree(bundles, tmp_path):
+    bundle = load_bundle(altered(bundles[0], tmp_path / "silent", find_nothing))
+    check_golden(Answer((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
+
+
+def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles, monkeypatch):
+    release = site.now().release + 1
+    fetched = type("Files", (), {"release": release, "bundle_dir": bundles[1]})
+    monkeypatch.setattr("cmb_models.registry.store.fetch_release", lambda ref, workspace: fetched)
+    told = []
+    with pytest.raises(InputError, match=f"127.0.0.1:9: expected servers that take release {release}"):
+        deploy_production(site.repository, ["127.0.0.1:9", site.url], done=told.append)
+    assert [d.release for d in told] == [release]
+    assert np.isclose(site.client.detect(head(), "scan").threshold, 0.8)

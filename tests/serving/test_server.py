@@ -1,0 +1,119 @@
+"""The bundled server starts on free ports, says what is wrong when it cannot, and leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cmb_models.client.grpc_client import Client
+from cmb_models.errors import InputError
+from serving.server import running_server
+from serving.state import announced, only_one, running_url
+from tests.bundles import head, make_bundle
+
+pytestmark = pytest.mark.serving
+GONE_S = 20
+
+
+def in_shared_memory(prefix: str) -> list[str]:
+    return [p.name for p in Path("/dev/shm").glob(f"{prefix}*")]
+
+
+def in_group(group: int) -> list[int]:
+    """Processes of a process group, the dead but unreaped ones left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def until_gone(pid: int, prefix: str) -> tuple[list[int], list[str]]:
+    deadline = time.monotonic() + GONE_S
+    while time.monotonic() < deadline and (in_group(pid) or in_shared_memory(prefix)):
+        time.sleep(0.1)
+    return in_group(pid), in_shared_memory(prefix)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_serve_command_ends_without_a_trace(bundle, tmp_path, how):
+    command = [str(Path(sys.executable).parent / "cmb"), "serve", "--port", "0", "--bundle", str(bundle)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("serving"):
+                break
+        assert "switched to release 1" in "".join(lines)
+        state = json.loads((tmp_path / "serving-state" / "server.json").read_text())
+        names = {n.split("-")[1] for n in os.listdir("/dev/shm") if n.startswith("cmb-")}
+        prefix = next(f"cmb-{n}-" for n in names if n.encode() in Path(f"/proc/{state['pid']}/cmdline").read_bytes())
+        with Client(running_url(tmp_path / "serving-state")) as client:
+            assert client.detect(head(), "scan").release == 1
+        assert len(in_group(state["pid"])) == 6  # tritonserver and the stubs of five steps
+        assert in_shared_memory(prefix)
+        process.send_signal(how)
+        process.communicate(timeout=GONE_S)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    assert until_gone(state["pid"], prefix) == ([], [])
+    assert how == signal.SIGKILL or not (tmp_path / "serving-state" / "server.json").exists()
+
+
+def test_an_error_inside_the_block_ends_the_server_too(tmp_path):
+    with pytest.raises(ZeroDivisionError), running_server(tmp_path / "repository") as server:
+        assert in_group(server.pid)
+        raise ZeroDivisionError
+    assert (in_group(server.pid), in_shared_memory(server.shm_prefix)) == ([], [])
+
+
+def test_two_servers_run_side_by_side(served, tmp_path):
+    with running_server(tmp_path / "repository") as other, Client(other.grpc_url) as client:
+        assert other.grpc_url != served.server.grpc_url
+        assert client.serving() is None
+        assert served.client.serving() is not None
+
+
+def test_missing_environment_names_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="make setup"), running_server(tmp_path / "repository", tmp_path / "no-env"):
+        pass
+
+
+def test_taken_port_is_named(tmp_path):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        words = f"port {port}: expected a free port"
+        with pytest.raises(InputError, match=words), running_server(tmp_path / "repository", grpc_port=port):
+            pass
+
+
+def test_server_that_is_never_ready_is_killed_and_its_log_shown(tmp_path):
+    with pytest.raises(RuntimeError, match="was not ready after 0 s"), running_server(tmp_path / "repository", ready_s=0):
+        pass
+
+
+def test_one_state_folder_holds_one_server(served, tmp_path):
+    with only_one(tmp_path), pytest.raises(InputError, match="a running `cmb serve`"), only_one(tmp_path):
+        pass
+    with announced(tmp_path, served.server):
+        assert running_url(tmp_path) == served.server.grpc_url
+    with pytest.raises(InputError, match="start one with `cmb serve`"):
+        running_url(tmp_path)
