@@ -14,7 +14,7 @@ def main() -> None:
     params = load_params(PARAMS)
     _, cnn, unet_model, cnn_model = load_weights(WEIGHTS)
     config = pipeline_config(params, cnn, Decision.model_validate(read_json(CALIBRATION)))
-    inputs = {"index": INDEX, "split": SPLIT, "params": PARAMS, "tuned_unet": TUNED_UNET, "tuned_cnn": TUNED_CNN}
+    inputs = {"index": INDEX, "split": SPLIT, "tuned_unet": TUNED_UNET, "tuned_cnn": TUNED_CNN}
     with replacing_folder(BUNDLE) as folder:
         parity = write_bundle(folder, unet_model, cnn_model, config, params.export, inputs)
     write_json(REPORTS / "export/metrics.json", parity)

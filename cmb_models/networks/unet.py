@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from monai.networks.nets.unet import UNet
 from torch import nn
 
 
@@ -13,6 +12,8 @@ def build_unet(channels: tuple[int, ...]) -> nn.Module:
     Batch normalisation, not instance normalisation: its running statistics make a voxel's answer independent of how much
     of the head is in view, so training on patches and running on whole scans agree (and ONNX parity holds, FACTS 8).
     """
+    from monai.networks.nets.unet import UNet  # imported here: it takes seconds, and most of a stage's processes build no network
+
     return UNet(
         spatial_dims=3,
         in_channels=1,

@@ -100,11 +100,18 @@ def _content(folder: Path) -> dict[str, str]:
     return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir())}
 
 
+def _code() -> dict[str, str]:
+    """Hashes of the code that a trial's value depends on: a study of other code is another study."""
+    root = Path(__file__).resolve().parent.parent
+    files = [f for folder in ("detect", "networks", "training", "evaluation") for f in sorted((root / folder).glob("*.py"))]
+    return {f.relative_to(root).as_posix(): sha256_of(f) for f in files}
+
+
 def _search(stage: str, settings: Tuning, recipe: Section, content: tuple, folds: list, evaluate: Callable) -> dict:
     """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *content)]
-    name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed)
+    name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, _code())
     study = open_study(name, settings.seed)
     with Workers(SIDE_BY_SIDE) as workers:
         best = tune(

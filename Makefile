@@ -1,0 +1,40 @@
+# make setup | demo | test | lint. Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := -m pip install --disable-pip-version-check --no-input
+
+.PHONY: setup demo test lint lock environments
+
+setup:
+	@$(MAKE) --no-print-directory -j2 environments
+
+environments: .venv/.done .venv-server/.done
+
+# .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
+.venv/.done: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP) -r requirements.lock 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv (2 GB)" requirements.lock .venv/setup.log
+	@$(BIN)/python $(PIP) -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-server/.done: serving/requirements.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-server
+	@.venv-server/bin/python $(PIP) -r serving/requirements.txt 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv-server (tritonserver)" serving/requirements.txt .venv-server/setup.log
+	@.venv-server/bin/python $(PIP) -q --no-deps -e .
+	@touch $@
+
+demo: setup
+	@$(BIN)/python scripts/demo.py
+
+test: setup lint
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: setup
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
+
+# After changing a version by hand: install it, run the tests, then freeze.
+lock:
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	@.venv-server/bin/python -m pip freeze --exclude-editable > serving/requirements.txt

@@ -1,0 +1,142 @@
+"""`make demo`: play a hospital site in a workspace of its own, demo/, by the commands that a site would type.
+
+Run again, it redoes only what is not up to date: the scans, DVC's stages and the registry each see for themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cmb_models.files import read_json
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+WORKSPACE = CHECKOUT / "demo"
+DATASETS = {  # `cmb phantom` options: 15 scans with 40 CMBs as in Rau et al. 2026; 10 locked ones, 3 of them without any
+    "site": ["--scans", "15", "--cmbs", "40", "--seed", "1"],
+    "locked": ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"],
+}
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+console = Console(highlight=False)
+
+
+def run(*command: str, quiet: bool = False) -> str:
+    """Show and run a command in the workspace; its failure ends the demo with its own words. Returns its output if `quiet`."""
+    console.print(f"[bold cyan]$ {shlex.join(command)}[/]", soft_wrap=True)
+    done = subprocess.run(command, cwd=WORKSPACE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE if quiet else None)
+    if done.returncode:
+        console.print(
+            f"[bold red]the demo stopped:[/] `{shlex.join(command)}` ended with exit code {done.returncode}", soft_wrap=True
+        )
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+def git(*arguments: str) -> str:
+    """git in the workspace, unseen, as the site's user."""
+    user = ["-c", "user.name=demo site", "-c", "user.email=site@example.org"]
+    return subprocess.run(["git", *user, *arguments], cwd=WORKSPACE, check=True, text=True, capture_output=True).stdout
+
+
+def workspace() -> None:
+    """Clone the checkout into demo/, or bring an earlier demo up to the checkout's commit."""
+    if not (WORKSPACE / ".git").exists():
+        console.print("[bold cyan]$ git clone . demo[/]")
+        subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(WORKSPACE)], check=True)
+        git("switch", "-q", "-c", "site")
+    else:
+        git("fetch", "-q", "origin")
+        git("merge", "-q", "--no-edit", "origin/HEAD")
+    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
+    if dirty.strip():
+        console.print("[yellow]note:[/] the checkout has uncommitted changes; the demo runs its last commit")
+
+
+def data() -> None:
+    """Simulate the site's scans and put them under DVC."""
+    for name, options in DATASETS.items():
+        folder = f"data/raw/{name}"
+        if not (WORKSPACE / folder / "annotations.csv").is_file():
+            run("cmb", "phantom", folder, *options)
+            run("dvc", "add", "-q", folder)
+    commit("Scans of the site and locked scans", "data/raw/*.dvc")
+
+
+def commit(message: str, *paths: str) -> None:
+    """Commit `paths` if they changed."""
+    git("add", "--", *paths)
+    if git("diff", "--cached", "--name-only").strip():
+        console.print(f"[bold cyan]$ git commit -m {shlex.quote(message)}[/]")
+        git("commit", "-q", "-m", message)
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """`cmb serve` in the background; gives its gRPC address once the production release is loaded."""
+    console.print("[bold cyan]$ cmb serve --port 0 &[/]")
+    command = ["cmb", "serve", "--port", "0"]
+    process = subprocess.Popen(command, cwd=WORKSPACE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        for line in process.stdout:
+            console.print(f"  {line.rstrip()}", markup=False)
+            if line.startswith("serving"):
+                break
+        else:
+            sys.exit("the demo stopped: the server ended before it served")
+        yield read_json(WORKSPACE / "serving-state/server.json")["grpc_url"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+
+def show_results(started: float) -> None:
+    """A table a person can read, and where everything lies."""
+    out_of_fold, locked = (read_json(WORKSPACE / f"reports/{s}/metrics.json") for s in ("cross_validate", "evaluate"))
+    table = Table(title="What this release can do", title_justify="left")
+    for column in ("", "scans", "microbleeds", "found", "sensitivity (95 %)", "false positives a scan", "precision"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, m in (("out of fold, the site's own", out_of_fold), ("locked test scans", locked)):
+        low, high = m["intervals_95"]["sensitivity"]
+        numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%} ({low:.0%}–{high:.0%})"]
+        table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{m['precision']:.0%}")
+    console.print(table)
+    with (WORKSPACE / "results/detections.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    console.print(f"{len(rows)} microbleeds found in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")
+    console.print(f"pictures of every finding   {WORKSPACE / 'results'}/*.png", soft_wrap=True)
+    console.print(f"figures and reports         {WORKSPACE / 'reports'}", soft_wrap=True)
+    console.print("runs and releases           cd demo && ../.venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    console.print(f"done in {(time.monotonic() - started) / 60:.1f} minutes. Research software, not a medical device.")
+
+
+def main() -> None:
+    started = time.monotonic()
+    workspace()
+    data()
+    run("dvc", "repro")
+    commit("Retrain", "dvc.lock", "reports/*/metrics.json")
+    run("cmb", "register")
+    run("cmb", "promote", "latest", "--reason", "demo")
+    with server() as url:
+        scans = sorted(str(p.relative_to(WORKSPACE)) for p in WORKSPACE.glob("data/raw/locked/sub-*/swi/*_swi.nii.gz"))
+        scans = [s for s in scans if "part-phase" not in s]
+        run("cmb", "detect", *scans, "--server", url, "--out", "results")
+    show_results(started)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("the demo was interrupted; `make demo` goes on where it stopped")
