@@ -48,8 +48,8 @@ def find_scans(dataset: Path) -> list[ScanFile]:
             "add the list of marked microbleeds (a header alone if there are none)",
         )
     rows = read_annotations(dataset / ANNOTATIONS)
-    files = sorted([*dataset.glob("sub-*/swi/sub-*_swi.nii.gz"), *dataset.glob("sub-*/ses-*/swi/sub-*_swi.nii.gz")])
-    files = [f for f in files if "_part-phase_" not in f.name]
+    patterns = ("sub-*/swi/sub-*_swi.nii.gz", "sub-*/ses-*/swi/sub-*_swi.nii.gz")
+    files = sorted(f for p in patterns for f in dataset.glob(p) if "_part-" not in f.name)  # phase images lie beside the SWI
     if not files:
         raise InputError(dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)")
     found = []

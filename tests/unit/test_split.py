@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from cmb_models.config import Split
+from cmb_models.errors import InputError
+from cmb_models.evaluation.split import split_subjects
+
+
+def scans(counts, dataset="site", sessions=1):
+    names = [f"{dataset}_sub-{n:02d}" for n in range(len(counts))]
+    return [{"dataset": dataset, "subject": s, "n_cmbs": c} for s, c in zip(names, counts, strict=True) for _ in range(sessions)]
+
+
+def settings(folds=3, locked=("locked",), fraction=0.0):
+    return Split(folds=folds, seed=0, locked_datasets=locked, locked_fraction=fraction)
+
+
+SITE = scans([9, 5, 4, 3, 2, 1, 1, 0, 0])
+LOCKED = scans([2, 0], "locked")
+
+
+def test_folds_share_the_cmbs_and_the_locked_dataset_is_apart():
+    split = split_subjects(SITE + LOCKED, settings(), 3)
+    assert split["locked"] == ["locked_sub-00", "locked_sub-01"]
+    load = [sum(s["n_cmbs"] for s in SITE if split["folds"][s["subject"]] == f) for f in range(3)]
+    assert sum(load) == 25 and max(load) - min(load) <= 2
+    assert set(split["folds"].values()) == {0, 1, 2}
+
+
+def test_all_sessions_of_a_subject_stay_together():
+    split = split_subjects(scans([3, 2, 1, 1], sessions=3) + LOCKED, settings(folds=2), 3)
+    assert set(split["folds"]) == {f"site_sub-0{n}" for n in range(4)}
+
+
+def test_a_fraction_is_locked_and_the_seed_decides_which():
+    split = split_subjects(SITE, settings(locked=(), fraction=0.34), 3)
+    assert len(split["locked"]) == 3 and not set(split["locked"]) & set(split["folds"])
+    assert split == split_subjects(list(reversed(SITE)), settings(locked=(), fraction=0.34), 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "chosen", "words"),
+    [
+        (SITE + LOCKED, settings(folds=20), "split.folds: expected at most 9"),
+        (SITE, settings(locked=()), "expected locked test subjects, got none"),
+        (SITE, settings(locked=("other",)), "split.locked_datasets"),
+        (scans([5, 0, 0, 0]) + LOCKED, settings(folds=3), "CMBs in at least 3, one a fold, got 1 of 4"),
+        (scans([5]) + LOCKED, settings(folds=2), "at least 3 scans, got 1"),
+    ],
+)
+def test_refused_in_words(data, chosen, words):
+    with pytest.raises(InputError, match=words):
+        split_subjects(data, chosen, 3)

@@ -1,0 +1,183 @@
+"""Training's parts on inputs small enough to check by hand, and a network that must learn what it is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cmb_models.config import Cnn, Unet
+from cmb_models.detect.preprocess import Prepared
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import Annotation
+from cmb_models.networks.cnn import PatchClassifier
+from cmb_models.networks.inference import as_callable
+from cmb_models.networks.unet import build_unet
+from cmb_models.training.augmentation import flip_and_turn, vary_intensity
+from cmb_models.training.examples import Example, load_examples, save_example
+from cmb_models.training.final import load_weights, save_weights
+from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.losses import centre_heatmap, centre_loss
+from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, label_candidates
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+UNET = Unet(
+    channels=(8, 16),
+    patch_vox=(16, 16, 8),
+    batch=2,
+    steps=80,
+    learning_rate=0.01,
+    weight_decay=0,
+    sigma_mm=1.5,
+    lesion_fraction=0.5,
+    focal_gamma=2,
+    focal_beta=4,
+)
+CNN = Cnn(
+    channels=(8, 16),
+    patch_vox=(8, 8, 4),
+    batch=16,
+    steps=60,
+    learning_rate=0.01,
+    weight_decay=0,
+    dropout=0,
+    positive_fraction=0.5,
+    jitter_vox=(1, 1, 0),
+    match_mm=3,
+)
+
+
+def example(centres, labels=None, shape=(32, 32, 16), key="a"):
+    """Noise with a dark spot at each centre (mm on AFFINE)."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 0.1, shape).astype(np.float32)
+    world = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) * (1, 1, 2)
+    for centre in centres:
+        image -= 3 * np.exp(-((world - centre) ** 2).sum(-1) / (2 * 1.5**2)).astype(np.float32)
+    labels = labels or ["cmb"] * len(centres)
+    rows = tuple(Annotation("s", "", *map(float, c), 3.0, label, "r") for c, label in zip(centres, labels, strict=True))
+    return Example(key, "s", Prepared(image, AFFINE, shape), rows, AFFINE)
+
+
+def test_heatmap_is_one_at_the_centre_and_falls_with_mm_not_voxels():
+    heat = centre_heatmap((20, 20, 10), AFFINE, np.array([[10.2, 9.9, 8.1]]), sigma_mm=1.5)
+    assert heat[10, 10, 4] == 1
+    assert heat[12, 10, 4] == pytest.approx(np.exp(-4 / 4.5))
+    assert heat[10, 10, 5] == heat[12, 10, 4]  # one slice is 2 mm
+    assert heat[15, 10, 4] == 0  # 5 mm is beyond 3 sigma
+    assert centre_heatmap((4, 4, 4), AFFINE, np.zeros((0, 3)), 1.5).sum() == 0
+    assert centre_heatmap((4, 4, 4), AFFINE, np.array([[9.0, 0, 0]]), 1.5).sum() == 0
+
+
+def test_loss_by_hand():
+    # One centre with p = .5: .25 * ln 2; one background voxel with p = .5: .25 * ln 2; one ignored voxel. One centre.
+    logits, target = torch.zeros(1, 1, 1, 1, 3), torch.tensor([[[[[1.0, 0.0, 0.0]]]]])
+    weight = torch.tensor([[[[[1.0, 1.0, 0.0]]]]])
+    assert centre_loss(logits, target, weight, 2, 4).item() == pytest.approx(2 * 0.25 * np.log(2))
+    # A voxel beside a centre (target .5) is spared by (1 - .5)^4.
+    near = torch.tensor([[[[[1.0, 0.5, 0.0]]]]])
+    assert centre_loss(logits, near, weight, 2, 4).item() == pytest.approx((1 + 0.5**4) * 0.25 * np.log(2))
+
+
+def test_flips_move_image_and_target_together():
+    index = np.arange(4 * 4 * 2, dtype=np.float32).reshape(4, 4, 2)
+    for seed in range(20):
+        image, target = flip_and_turn([index, 2 * index], np.random.default_rng(seed))
+        assert np.array_equal(target, 2 * image) and set(image.ravel()) == set(index.ravel())
+    different = {flip_and_turn([index], np.random.default_rng(s))[0].tobytes() for s in range(60)}
+    assert len(different) == 16  # 8 flips times the exchange of i and j
+
+
+def test_intensity_changes_are_replayed_by_the_seed_and_leave_the_input():
+    image = np.zeros((8, 8, 4), dtype=np.float32)
+    first, again = (vary_intensity(image, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, again) and first.std() > 0 and not image.any()
+
+
+def test_unet_patches_hold_their_lesion_and_ignore_possible_ones():
+    sampler = UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"lesion_fraction": 1.0}))
+    for seed in range(10):
+        images, targets, weights = sampler.batch(np.random.default_rng(seed))
+        assert images.shape == targets.shape == weights.shape == (2, 1, 16, 16, 8)
+        for image, target in zip(images[:, 0], targets[:, 0], strict=True):
+            assert (target == 1).sum() == 1 and image[target == 1][0] < -1
+        assert weights.min() == 1
+    doubtful = example([(10, 12, 16), (22, 22, 16)], ["cmb", "possible"])
+    weights = np.stack([UnetSampler([doubtful], UNET).batch(np.random.default_rng(s))[2] for s in range(10)])
+    assert set(np.unique(weights)) == {0.0, 1.0}
+
+
+def test_unet_sampler_refuses_scans_without_cmbs():
+    with pytest.raises(InputError, match="at least one marked CMB"):
+        UnetSampler([example([])], UNET)
+
+
+def test_a_patch_larger_than_the_scan_is_filled():
+    small = example([(4, 4, 4)], shape=(10, 10, 6))
+    images, targets, _ = UnetSampler([small], UNET).batch(np.random.default_rng(0))
+    assert images.shape == (2, 1, 16, 16, 8) and np.isfinite(images).all() and targets.max() <= 1
+
+
+def test_candidates_are_labelled_by_distance_and_possible_ones_dropped():
+    marked = example([(10, 10, 10), (20, 20, 20)], ["cmb", "possible"])
+    index = np.array([[10, 12, 5], [10, 14, 5], [20, 20, 10], [2, 2, 2]])  # 2 mm, 4 mm off the CMB; the possible one; far away
+    labelled = label_candidates(marked, index, match_mm=3)
+    assert labelled.index_vox.tolist() == [[10, 12, 5], [10, 14, 5], [2, 2, 2], [10, 10, 5]]
+    assert labelled.positive.tolist() == [True, False, False, True]
+    nothing = label_candidates(marked, np.zeros((0, 3), dtype=np.int64), match_mm=3)
+    assert nothing.positive.tolist() == [True]
+
+
+def test_cnn_batches_have_the_share_of_positives():
+    image = example([(10, 10, 10)]).prepared.image
+    index = np.array([[10, 10, 5], [20, 20, 5], [5, 25, 9]])
+    sampler = CnnSampler([CandidateSet(image, index, np.array([True, False, False]))], CNN)
+    patches, labels = sampler.batch(np.random.default_rng(0))
+    assert patches.shape == (16, 1, 8, 8, 4) and labels.sum() == 8
+    assert patches[labels == 1].min(axis=(1, 2, 3, 4)).max() < -1 < patches[labels == 0].min()
+    with pytest.raises(InputError, match="both microbleeds and mimics"):
+        CnnSampler([CandidateSet(image, index[:1], np.array([True]))], CNN)
+
+
+def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
+    sampler = UnetSampler([example([(10, 12, 16)])], UNET)
+    model = train_unet(sampler, seed=0)
+    unseen = example([(20, 8, 12)])
+    heat = as_callable(model, torch.device("cpu"))(unseen.prepared.image[None, None])[0, 0]
+    assert np.linalg.norm((np.array(np.unravel_index(heat.argmax(), heat.shape)) - (20, 8, 6)) * (1, 1, 2)) <= 3
+    again = train_unet(sampler, seed=0).state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in model.state_dict().items())
+
+
+def test_cnn_learns_dark_spots(tmp_path):
+    image = example([(10, 10, 10), (22, 8, 20)]).prepared.image
+    index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9], [26, 14, 3]])
+    group = CandidateSet(image, index, np.array([True, True, False, False, False]))
+    model = train_cnn(CnnSampler([group], CNN), seed=0)
+    patches, labels = CnnSampler([group], CNN).batch(np.random.default_rng(5))
+    score = as_callable(model, torch.device("cpu"))(patches)
+    assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
+    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels), model)
+    *_, loaded = load_weights(tmp_path)
+    assert np.array_equal(as_callable(loaded, torch.device("cpu"))(patches), score)
+
+
+def test_nan_loss_is_told():
+    broken = example([(10, 10, 10)])
+    broken.prepared.image[:] = np.nan
+    with pytest.raises(FloatingPointError, match="step 0: lower the learning rate"):
+        train_unet(UnetSampler([broken], UNET), seed=0)
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (8, 16, 32)])
+def test_networks_keep_their_shapes(channels):
+    assert build_unet(channels).eval()(torch.zeros(1, 1, 16, 24, 8)).shape == (1, 1, 16, 24, 8)
+    assert PatchClassifier(channels, 0.1).eval()(torch.zeros(5, 1, 20, 20, 10)).shape == (5,)
+
+
+def test_examples_round_trip(tmp_path):
+    before = example([(10, 12, 16)], ["possible"])
+    save_example(tmp_path, before)
+    (after,) = load_examples(tmp_path)
+    assert (after.key, after.subject, after.annotations, after.prepared.shape) == ("a", "s", before.annotations, (32, 32, 16))
+    assert np.array_equal(after.prepared.image, before.prepared.image) and np.array_equal(after.prepared.affine, AFFINE)
