@@ -1,0 +1,158 @@
+"""The main job at a tiny scale with every real part: DVC, Optuna, MLflow on SQLite, a live tritonserver, and a site's commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.imports import ROOT
+
+pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540), pytest.mark.xdist_group("end_to_end")]
+
+TINY = {  # small networks and few steps: enough to run everything, too little to be good
+    "unet": {"channels": [8, 16, 32], "patch_vox": [32, 32, 16], "batch": 4, "steps": 120},
+    "cnn": {"channels": [8, 16], "batch": 16, "steps": 60},
+    "tune_unet": {"trials": 2, "steps": 30},
+    "tune_cnn": {"trials": 2, "steps": 20},
+    "preprocess": {"multiple_vox": [4, 4, 4]},
+    "evaluate": {"bootstrap": 50},
+    "gate": {"min_sensitivity": 0.0, "max_fp_per_scan": 40.0},
+}
+STAGES = 11
+
+
+class Site:
+    """A workspace with a copy of the checkout's files and the commands that a site runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+        self.env.pop("MLFLOW_TRACKING_URI", None)
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, text=True, capture_output=True)
+        assert not ok or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    """A workspace with data under DVC, before any stage ran."""
+    folder = tmp_path_factory.mktemp("site")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params[section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    site = Site(folder)
+    site.run("git", "init", "-q")
+    for name, scans, cmbs, seed in (("site", "6", "14", "1"), ("locked", "2", "4", "2")):
+        site.run("cmb", "phantom", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--small")
+        site.run("dvc", "add", "-q", f"data/raw/{name}")
+    site.commit("start")
+    return site
+
+
+@pytest.fixture(scope="module")
+def trained(site) -> Site:
+    """The same after a `dvc repro` that was killed in the middle of tuning and started again, and with its lock committed."""
+    killed = subprocess.Popen(
+        ["dvc", "repro"], cwd=site.folder, env=site.env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in killed.stdout:
+        if "mine_candidates" in line:  # tuning of stage 1 is done, the stage after it begins
+            break
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = site.run("dvc", "repro")
+    for stage in ("ingest", "split", "preprocess", "tune_unet"):
+        assert f"Stage '{stage}' didn't change, skipping" in done.stdout, f"{stage} was redone after the kill:\n{done.stdout}"
+    site.commit("trained")
+    return site
+
+
+def test_every_stage_leaves_real_outputs(trained):
+    reports = trained.folder / "reports"
+    for stage in ("cross_validate", "evaluate"):
+        metrics = json.loads((reports / stage / "metrics.json").read_text())
+        assert {"sensitivity", "fp_per_scan", "precision", "f1", "n_lesions", "n_scans", "threshold"} <= set(metrics)
+        assert (metrics["n_lesions"], metrics["n_scans"]) == ((14, 6) if stage == "cross_validate" else (4, 2))
+        assert (reports / stage / "froc.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((reports / "tune_unet/trials.json").read_text())["trials"]) == 2
+    assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
+
+
+def test_nothing_is_redone_when_nothing_changed(trained):
+    done = trained.run("dvc", "repro")
+    assert done.stdout.count("didn't change, skipping") == STAGES + 2  # and the two datasets
+    assert not trained.run("git", "status", "--porcelain").stdout
+
+
+def test_an_unknown_parameter_stops_before_any_work(trained):
+    path = trained.folder / "params.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("\nsplit:", "\nsplit:\n  fold: 4", 1))
+    try:
+        done = trained.run("dvc", "repro", ok=False)
+    finally:
+        path.write_text(before)
+    assert done.returncode != 0
+    assert "split.fold is not a known key" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_register_promote_serve_detect(trained):
+    assert "release 1" in trained.run("cmb", "register").stdout
+    assert "already registered" in trained.run("cmb", "register").stdout
+    assert "production" in trained.run("cmb", "promote", "1", "--reason", "test").stdout
+    scans = [str(p) for p in sorted(trained.folder.glob("data/raw/locked/sub-*/swi/sub-???_swi.nii.gz"))]
+    command = ["cmb", "serve", "--port", "0"]
+    server = subprocess.Popen(
+        command, cwd=trained.folder, env=trained.env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        said = []
+        for line in server.stdout:
+            said.append(line)
+            if line.startswith("serving"):
+                break
+        assert said[-1].startswith("serving"), "".join(said)
+        url = json.loads((trained.folder / "serving-state/server.json").read_text())["grpc_url"]
+        trained.run("cmb", "detect", *scans, "--server", url, "--out", "served")
+        bad = trained.run("cmb", "detect", "missing.nii.gz", scans[0], "--server", url, "--out", "mixed", ok=False)
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) is not None
+    trained.run("cmb", "detect", *scans, "--bundle", "models/bundle", "--out", "in-process")
+    served, local = (rows(trained.folder / out / "detections.csv") for out in ("served", "in-process"))
+    assert [r["scan"] for r in served] == [r["scan"] for r in local]
+    for one, other in zip(served, local, strict=True):
+        assert (one["i"], one["j"], one["k"], one["release"]) == (other["i"], other["j"], other["k"], "1")
+        assert abs(float(one["score"]) - float(other["score"])) < 1e-4
+    assert bad.returncode != 0 and "missing.nii.gz" in bad.stderr and "Traceback" not in bad.stderr
+    assert (
+        rows(trained.folder / "mixed/detections.csv") == [r for r in served if r["scan"] == served[0]["scan"]] if served else True
+    )
+    assert all((trained.folder / "served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
