@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.registry.audit import append_entry, first_fault, read_entries
-from cmb_models.registry.gate import Check, check_gate
-from cmb_models.registry.store import MODEL, STATE_DIR, Registry, open_registry
+from cmb_models.registry.store import MODEL, STATE_DIR, Registry, Release, open_registry
 from cmb_models.registry.workspace import AUDIT_FILE, PARAMS_FILE, user_name
+
+if TYPE_CHECKING:
+    from cmb_models.registry.gate import Check
 
 PRODUCTION, PREVIOUS = "production", "previous"
 
@@ -44,7 +46,7 @@ def promote(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
         if release.number == before:
             return Move(release.number, before, moved=False)
         _require_whole_log(registry.workspace)
-        checks = check_gate(registry.fetch(release).bundle_dir, load_params(registry.workspace / PARAMS_FILE).gate)
+        checks = _gate(registry, release)
         move = Move(release.number, before, all(c.passed for c in checks), checks)
         if move.moved:
             _move(registry, "promote", aliases, {PRODUCTION: release.number, PREVIOUS: before}, reason, checks)
@@ -86,6 +88,13 @@ def registry_lock(registry: Registry) -> Iterator[None]:
     with file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def _gate(registry: Registry, release: Release) -> tuple[Check, ...]:
+    from cmb_models.config import load_params  # here, since a release that is production already needs neither
+    from cmb_models.registry.gate import check_gate
+
+    return check_gate(registry.fetch(release).bundle_dir, load_params(registry.workspace / PARAMS_FILE).gate)
 
 
 def _move(registry: Registry, action: str, old: dict[str, int], new: dict[str, int | None], reason: str, checks: tuple) -> None:

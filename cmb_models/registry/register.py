@@ -26,6 +26,7 @@ from cmb_models.registry.workspace import (
     CROSS_VALIDATE_METRICS,
     EVALUATE_METRICS,
     PARAMS_FILE,
+    SPLIT_FILE,
     find_workspace,
     require_clean,
     require_tracked,
@@ -56,7 +57,7 @@ def register(start: Path = Path(".")) -> Registration:
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
-    require_tracked(workspace, (BUNDLE_DIR, EVALUATE_METRICS, CROSS_VALIDATE_METRICS))
+    require_tracked(workspace, (SPLIT_FILE, BUNDLE_DIR, EVALUATE_METRICS, CROSS_VALIDATE_METRICS))
     status = start_dvc_status(workspace)
     quiet_mlflow()  # imports while DVC works
     require_up_to_date(workspace, status)
@@ -119,8 +120,7 @@ def _registered(releases: list[Release], export_sha256: str, dvc_lock_sha256: st
 def _log_release(registry: Registry, bundle: Path, lineage: dict, manifest_sha256: str, metrics: dict) -> int:
     """One MLflow run with the model, registered with all its tags at once, so that a killed command leaves no half release."""
     mlflow = quiet_mlflow()
-    tags = {k: v for k, v in lineage.items() if isinstance(v, str) and v} | {"manifest_sha256": manifest_sha256}
-    tags |= {k: str(metrics["evaluate"][k]) for k in TAGS_FROM_METRICS if is_number(metrics["evaluate"].get(k))}
+    tags = _tags(lineage, metrics["evaluate"]) | {"manifest_sha256": manifest_sha256}
     run_id = start_run(registry, "release", {"stage": "register", **tags})
     with mlflow.start_run(run_id=run_id):
         params = yaml.safe_load((registry.workspace / PARAMS_FILE).read_text(encoding="utf-8"))
@@ -132,6 +132,13 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, manifest_sha25
     registry.ensure_model()
     made = registry.client.create_model_version(MODEL, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
     return int(made.version)
+
+
+def _tags(lineage: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
+    """What `cmb models` and MLflow's pages show of a release: hashes, commit, studies and trials, and the figures that gate it."""
+    tags = {k: v for k, v in lineage.items() if isinstance(v, str) and v}
+    tags |= {k: str(v) for k, v in flatten({"studies": lineage.get("studies", {})}).items()}
+    return tags | {k: str(test[k]) for k in TAGS_FROM_METRICS if is_number(test.get(k))}
 
 
 def _log_model(mlflow, bundle: Path) -> str:

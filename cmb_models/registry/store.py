@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import warnings
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmb_models.bundle import verify_manifest
 from cmb_models.errors import InputError
 from cmb_models.files import replacing_folder
 from cmb_models.registry.workspace import find_workspace
@@ -109,12 +109,13 @@ class Registry:
         raise InputError(f"release {ref}", f"one of {known} or latest", "none of them", "see `cmb models`")
 
     def fetch(self, release: Release) -> ReleaseFiles:
-        """Download a release's bundle into the local cache unless it is there; verify every file either way."""
+        """A release's bundle in the local cache, every file verified; downloaded unless it is there and whole."""
         expected = release.tags.get("manifest_sha256", "")
         folder = self.workspace / STATE_DIR / "releases" / f"{release.number}-{expected[:8]}"
-        if not folder.is_dir():
+        try:
+            _require_manifest(folder, release.number, expected)
+        except InputError:  # not fetched yet, or damaged since
             self._download(release, folder, expected)
-        _require_manifest(folder, release.number, expected)
         return ReleaseFiles(release.number, folder, expected)
 
     def _download(self, release: Release, folder: Path, expected: str) -> None:
@@ -136,6 +137,8 @@ class Registry:
 
 
 def _require_manifest(folder: Path, number: int, expected: str) -> None:
+    from cmb_models.bundle import verify_manifest  # brings scipy, which asking for aliases does without
+
     got = verify_manifest(folder)
     if got != expected:
         remedy = "the files were changed after registration: restore them, or register again"
@@ -175,6 +178,7 @@ def quiet_mlflow():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # in case another library imported mlflow first
     return mlflow
 
 

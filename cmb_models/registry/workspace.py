@@ -19,6 +19,7 @@ from cmb_models.files import sha256_of
 AUDIT_FILE = "audit.jsonl"  # written by promotions at the workspace's root; no release is made from it
 BUNDLE_DIR = "models/bundle"
 EVALUATE_METRICS, CROSS_VALIDATE_METRICS = "reports/evaluate/metrics.json", "reports/cross_validate/metrics.json"
+SPLIT_FILE = "data/split.json"
 PARAMS_FILE, LOCK_FILE, ENVIRONMENT_FILE = "params.yaml", "dvc.lock", "requirements.lock"
 
 
@@ -99,13 +100,12 @@ def require_tracked(workspace: Path, paths: tuple[str, ...]) -> None:
 
 
 def source_hashes(workspace: Path) -> dict[str, Any]:
-    """What the workspace's outputs were made from; plain files by SHA-256, what DVC versions by DVC's MD5.
+    """What the workspace's outputs were made from: files by SHA-256, and the datasets by DVC's MD5.
 
-    data: {path: md5} of each data/raw/*.dvc, split: {path: md5} of stage split's outputs, and the SHA-256 of both mappings
-    (`canonical_sha256`); environment_sha256 is "" when the workspace has no requirements.lock.
+    data: {path: md5} of each data/raw/*.dvc; data_sha256: of that mapping (`canonical_sha256`). environment_sha256 is "" when
+    the workspace has no requirements.lock.
     """
     data = _hashes(out for file in sorted(workspace.glob("data/raw/*.dvc")) for out in _dvc_file_outs(workspace, file))
-    split = _hashes(_lock(workspace).get("split", {}).get("outs", []))
     environment = workspace / ENVIRONMENT_FILE
     return {
         "git_commit": git_commit(workspace),
@@ -114,8 +114,7 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
         "environment_sha256": sha256_of(environment) if environment.is_file() else "",
         "data": data,
         "data_sha256": canonical_sha256(data),
-        "split": split,
-        "split_sha256": canonical_sha256(split),
+        "split_sha256": sha256_of(workspace / SPLIT_FILE),
     }
 
 

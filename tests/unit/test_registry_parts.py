@@ -8,7 +8,7 @@ import pytest
 
 from cmb_models.config import Gate
 from cmb_models.registry.audit import append_entry, first_fault, read_entries
-from cmb_models.registry.gate import check_gate
+from cmb_models.registry.gate import Check, check_gate
 from cmb_models.registry.tracking import flatten, is_number
 
 GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
@@ -59,9 +59,27 @@ def test_the_first_broken_link_is_named(tmp_path, edit, said):
     ],
 )
 def test_gate_bounds(tmp_path, sensitivity, fp_per_scan, parity, passed):
-    metadata = {"metrics": {"evaluate": {"sensitivity": sensitivity, "fp_per_scan": fp_per_scan}}, "parity": parity}
+    test = {"sensitivity": sensitivity, "fp_per_scan": fp_per_scan, "n_lesions": 9, "n_scans": 3}
+    metadata = {"metrics": {"evaluate": test}, "parity": parity}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     assert [c.passed for c in check_gate(tmp_path, GATE)] == passed
+
+
+def test_figures_of_an_empty_test_set_do_not_pass(tmp_path):
+    test = {"sensitivity": 1.0, "fp_per_scan": 0.0, "n_lesions": 0, "n_scans": 0}  # what evaluating nothing gives
+    (tmp_path / "metadata.json").write_text(json.dumps({"metrics": {"evaluate": test}, "parity": 0.0}))
+    assert [c.passed for c in check_gate(tmp_path, GATE)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (Check("a", 0.51234, "min", 0.8), "a is 0.5123, at least 0.8 is required"),
+        (Check("b", 3.0, "max", 2.0), "b is 3, at most 2 is required"),
+    ],
+)
+def test_a_check_speaks(check, said):
+    assert (check.sentence(), check.passed) == (said, False)
 
 
 def test_a_release_without_any_measurement_fails_every_check(tmp_path):
