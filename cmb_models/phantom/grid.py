@@ -1,0 +1,101 @@
+"""The fine grid a scan is simulated on, and separable interpolation on such grids."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from cmb_models.phantom.config import PhantomConfig
+
+FINE_MM = 1.0  # the template's own resolution; finer grids would only interpolate it
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A box of voxels along the scanner's axes: voxel (0, 0, 0) has its centre at origin_mm."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+
+    def axis_mm(self, axis: int) -> np.ndarray:
+        """Voxel centres along one axis, in mm."""
+        return self.origin_mm[axis] + self.spacing_mm[axis] * np.arange(self.shape[axis])
+
+    def axis_ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centres of the first and the last voxel, mm (3,) each."""
+        first = np.array(self.origin_mm)
+        return first, first + (np.array(self.shape) - 1) * self.spacing_mm
+
+    def index(self, world_mm: np.ndarray) -> np.ndarray:
+        """Positions (N, 3) in mm to voxel indices (N, 3) with fractions."""
+        return (np.asarray(world_mm) - self.origin_mm) / self.spacing_mm
+
+    def affine(self) -> np.ndarray:
+        """(4, 4), voxel index to RAS mm."""
+        affine = np.diag([*self.spacing_mm, 1.0])
+        affine[:3, 3] = self.origin_mm
+        return affine
+
+    def coarse(self, step_mm: float) -> Grid:
+        """A grid of about step_mm that covers this one."""
+        extent = [(n - 1) * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        shape = tuple(max(2, math.ceil(e / step_mm) + 1) for e in extent)
+        spacing = tuple(e / (n - 1) for e, n in zip(extent, shape, strict=True))
+        return Grid(shape, spacing, self.origin_mm)
+
+
+def acquired_grid(config: PhantomConfig) -> Grid:
+    """Voxels of the scan with its guard, which is cut off in the end."""
+    shape = tuple(round((f + 2 * g) / s) for f, g, s in zip(config.fov_mm, config.guard_mm, config.spacing_mm, strict=True))
+    origin = tuple(
+        c - f / 2 - g + s / 2
+        for c, f, g, s in zip(config.fov_centre_mm, config.fov_mm, config.guard_mm, config.spacing_mm, strict=True)
+    )
+    return Grid(shape, config.spacing_mm, origin)
+
+
+def fine_grid(acquired: Grid) -> Grid:
+    """The grid simulated on: the same box in steps of FINE_MM or a little less, in numbers that Fourier transforms like.
+
+    Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place.
+    """
+    extent = [n * s for n, s in zip(acquired.shape, acquired.spacing_mm, strict=True)]
+    shape = tuple(
+        scipy.fft.next_fast_len(max(n, math.ceil(e / FINE_MM - 1e-6)), real=True)
+        for n, e in zip(acquired.shape, extent, strict=True)
+    )
+    return Grid(shape, tuple(e / n for e, n in zip(extent, shape, strict=True)), acquired.origin_mm)
+
+
+def linear_matrix(at: np.ndarray, nodes: int) -> np.ndarray:
+    """(len(at), nodes) float32 weights for linear interpolation at node indices `at`; outside, the last node holds."""
+    at = np.clip(at, 0, nodes - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(nodes))).astype(np.float32)
+
+
+def resample(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Values (..., I, J, K) on `source` to (..., I', J', K') on `target`, linearly."""
+    for axis in range(3):
+        at = (target.axis_mm(axis) - source.origin_mm[axis]) / source.spacing_mm[axis]
+        values = apply_along(values, linear_matrix(at, source.shape[axis]), axis - 3)
+    return values
+
+
+def apply_along(values: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Multiply one axis of `values` by a (new, old) matrix."""
+    if axis == -1:
+        return values @ matrix.T
+    if axis == -2:
+        return matrix @ values
+    moved = np.moveaxis(values, axis, -2)  # a view: matmul works on the last two axes
+    return np.moveaxis(matrix @ moved, -2, axis)
+
+
+def smooth_noise(rng: np.random.Generator, grid: Grid, step_mm: float) -> np.ndarray:
+    """Gaussian noise of about unit variance at nodes step_mm apart, linearly between them: grid.shape float32."""
+    nodes = grid.coarse(step_mm)
+    return resample(rng.standard_normal(nodes.shape, dtype=np.float32), nodes, grid)
