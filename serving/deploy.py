@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 SCORE_TOLERANCE = 1e-4  # between ONNX Runtime builds; FACTS 8: BatchNorm networks agree to 1e-6, scores pass two of them
 PLACE_TOLERANCE_MM = 0.1  # well below a voxel: a candidate is the same voxel or another one
+ADMIN_HEADER = "triton-grpc-protocol-admin-key"  # Triton's prefix and the name given to --grpc-restricted-protocol
 LOAD_S = 300.0  # a GPU server builds its plans while loading
 
 
@@ -99,7 +101,7 @@ def deploy_bundle(bundle_dir: Path, release: int, repository: Path, server_url: 
                 )
             return Deployed(server_url, release, bundle.manifest_sha256, None, changed=False)
         kept = {now.release} if now else set()
-        with contextlib.closing(grpc.InferenceServerClient(server_url)) as admin:
+        with contextlib.closing(_Admin(server_url)) as admin:
             write_release(repository, bundle, release)
             try:
                 _load_steps(admin, repository, {*kept, release})
@@ -107,37 +109,54 @@ def deploy_bundle(bundle_dir: Path, release: int, repository: Path, server_url: 
             except BaseException:
                 _withdraw(admin, repository, kept)
                 raise
-            _load(admin, ensemble_config(DETECTOR, release, bundle.manifest_sha256))
+            admin.load(ensemble_config(DETECTOR, release, bundle.manifest_sha256))
         write_config(repository, ensemble_config(DETECTOR, release, bundle.manifest_sha256))
         remove_versions(repository, {*kept, release})
     logger.info("%s: release %d replaces %s", server_url, release, now and now.release)
     return Deployed(server_url, release, bundle.manifest_sha256, now.release if now else None, changed=True)
 
 
-def _load_steps(admin: grpc.InferenceServerClient, repository: Path, versions: set[int]) -> None:
+class _Admin:
+    """Loading and unloading at one server; $CMB_ADMIN_KEY opens one that restricts these calls to the holders of its key."""
+
+    def __init__(self, url: str) -> None:
+        self._client = grpc.InferenceServerClient(url)
+        key = os.environ.get("CMB_ADMIN_KEY")
+        self._headers = {ADMIN_HEADER: key} if key else None
+
+    def load(self, config: dict) -> None:
+        """Load a model with the configuration given. Raises InputError when it cannot be; the server goes on with what it had."""
+        try:
+            self._client.load_model(config["name"], config=json.dumps(config), headers=self._headers, client_timeout=LOAD_S)
+        except InferenceServerException as error:
+            got = " ".join((error.message() or str(error)).split())[:500]
+            remedy = "the server keeps its release; read its log and export the bundle again"
+            if "restricted" in got:
+                remedy = "set CMB_ADMIN_KEY to the server's key"
+            raise InputError(f"model {config['name']}", "files that the server can load", got, remedy) from error
+
+    def unload(self, name: str) -> None:
+        """Unload a model; nothing happens when it is not loaded."""
+        self._client.unload_model(name, headers=self._headers, client_timeout=LOAD_S)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _load_steps(admin: _Admin, repository: Path, versions: set[int]) -> None:
     for config in step_configs(repository, versions).values():
         write_config(repository, config)
-        _load(admin, config)
+        admin.load(config)
 
 
-def _load(admin: grpc.InferenceServerClient, config: dict) -> None:
-    """Load a model with the configuration given. Raises InputError when it cannot be; the server goes on with what it had."""
-    try:
-        admin.load_model(config["name"], config=json.dumps(config), client_timeout=LOAD_S)
-    except InferenceServerException as error:
-        got = " ".join((error.message() or str(error)).split())[:500]
-        remedy = "the server keeps its release; read its log and export the bundle again"
-        raise InputError(f"model {config['name']}", "files that the server can load", got, remedy) from error
-
-
-def _try_out(admin: grpc.InferenceServerClient, bundle: Bundle, release: int, server_url: str) -> None:
+def _try_out(admin: _Admin, bundle: Bundle, release: int, server_url: str) -> None:
     """Send the golden scan through an ensemble of its own that is pinned to the new release; no client of the detector sees it."""
-    _load(admin, ensemble_config(PROBE, release, bundle.manifest_sha256))
+    admin.load(ensemble_config(PROBE, release, bundle.manifest_sha256))
     try:
         with Client(server_url, model=PROBE) as client:
             answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}")
     finally:
-        admin.unload_model(PROBE)
+        admin.unload(PROBE)
     check_golden(answer, bundle, release)
 
 
@@ -173,14 +192,14 @@ def _differences(expected: np.ndarray, got: np.ndarray) -> list[str]:
     return faults
 
 
-def _withdraw(admin: grpc.InferenceServerClient, repository: Path, kept: set[int]) -> None:
+def _withdraw(admin: _Admin, repository: Path, kept: set[int]) -> None:
     """Take a release that failed out again. Trouble here is logged only: the next deployment starts from what it finds."""
     try:
         if kept:
             _load_steps(admin, repository, kept)
         else:
             for step in STEPS:
-                admin.unload_model(step)
+                admin.unload(step)
     except (InputError, InferenceServerException) as error:
         logger.warning("could not withdraw the failed release: %s", error)
     remove_versions(repository, kept)

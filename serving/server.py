@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,19 @@ def default_environment() -> Path:
 
 @contextlib.contextmanager
 def running_server(
-    repository: Path, server_env: Path | None = None, *, grpc_port: int = 0, log: Path | None = None, ready_s: float = 60
+    repository: Path,
+    server_env: Path | None = None,
+    *,
+    grpc_port: int = 0,
+    log: Path | None = None,
+    ready_s: float = 60,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Server]:
     """A ready server on a model repository, with nothing loaded; ended on leaving, by whatever way.
 
-    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one beside the repository. Raises
-    InputError for a missing environment or a taken port, RuntimeError with the log's end when it is not ready after `ready_s`.
+    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one beside the repository.
+    arguments: more of tritonserver's own. Raises InputError for a missing environment or a taken port, RuntimeError with the log's
+    end when it is not ready after `ready_s`.
     """
     repository = Path(repository).resolve()
     repository.mkdir(parents=True, exist_ok=True)
@@ -76,7 +83,8 @@ def running_server(
         server = None
         for attempt in range(TRIES):
             try:
-                server = stack.enter_context(_started(repository, server_env or default_environment(), grpc_port, log, ready_s))
+                started = _started(repository, server_env or default_environment(), grpc_port, log, ready_s, arguments)
+                server = stack.enter_context(started)
                 break
             except PortTaken as error:
                 if grpc_port and _taken(grpc_port):
@@ -88,7 +96,9 @@ def running_server(
 
 
 @contextlib.contextmanager
-def _started(repository: Path, server_env: Path, grpc_port: int, log: Path, ready_s: float) -> Iterator[Server]:
+def _started(
+    repository: Path, server_env: Path, grpc_port: int, log: Path, ready_s: float, arguments: Sequence[str]
+) -> Iterator[Server]:
     facts = _environment_facts(server_env)
     token = uuid.uuid4().hex[:12]
     folder = Path(tempfile.mkdtemp(prefix="cmb-server-"))
@@ -97,7 +107,7 @@ def _started(repository: Path, server_env: Path, grpc_port: int, log: Path, read
         _copy_backends(facts, folder / "backends")
         ports = _free_ports(grpc_port)
         spec = {
-            "command": _command(facts, repository, folder / "backends", ports, token),
+            "command": [*_command(facts, repository, folder / "backends", ports, token), *arguments],
             "environment": _variables(facts, server_env),
             "log": str(log),
             "shm_prefix": f"cmb-{token}-",

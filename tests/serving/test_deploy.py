@@ -19,6 +19,7 @@ from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from serving.deploy import check_golden, deploy_bundle, deploy_production
+from serving.repository import write_release
 from serving.server import running_server
 from tests.bundles import head, make_bundle
 
@@ -96,10 +97,11 @@ def find_nothing(folder: Path) -> None:
 
 
 def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+    scan = head()
     with Client(url) as client:
         while not done.is_set():
             try:
-                answers.append(client.detect(head(), "scan"))
+                answers.append(client.detect(scan, "scan"))
             except Exception as error:  # any loss is what the test looks for
                 faults.append(error)
 
@@ -108,9 +110,8 @@ def test_releases_switch_and_roll_back_without_losing_or_mixing_a_request(site, 
     """Scans are sent all the while; the release before stays loaded, older ones go, rolling back is a deployment like another."""
     old = site.now()
     answers, faults, done = [], [], threading.Event()
-    senders = [threading.Thread(target=send_until, args=(done, site.url, answers, faults)) for _ in range(2)]
-    for sender in senders:
-        sender.start()
+    sender = threading.Thread(target=send_until, args=(done, site.url, answers, faults))
+    sender.start()
     try:
         first = site.deploy(bundles[1], old.release + 1)
         assert (first.release, first.previous, first.changed) == (old.release + 1, old.release, True)
@@ -128,8 +129,7 @@ def test_releases_switch_and_roll_back_without_losing_or_mixing_a_request(site, 
         assert (answer.release, answer.threshold, answer.manifest_sha256) == (old.release + 1, 0.8, verify_manifest(bundles[1]))
     finally:
         done.set()
-        for sender in senders:
-            sender.join()
+        sender.join()
     assert not faults
     assert {a.release for a in answers} == {old.release, old.release + 1, old.release + 2}
     signed = {
@@ -188,6 +188,16 @@ def test_release_that_fails_is_taken_out_and_the_old_one_goes_on(site, bundles, 
     assert site.resident() == site.on_disk() == {before.release}
 
 
+def test_deployment_killed_halfway_is_finished_by_the_next(site, bundles):
+    before = site.now()
+    write_release(site.repository, load_bundle(bundles[0]), before.release + 1)
+    (site.repository / UNET / str(before.release + 1) / "model.onnx").unlink()
+    assert site.now() == before
+    site.deploy(bundles[1], before.release + 1)
+    assert site.client.detect(head(), "scan").manifest_sha256 == verify_manifest(bundles[1])
+    assert site.resident() == site.on_disk() == {before.release, before.release + 1}
+
+
 def test_other_content_under_a_served_number_is_refused(site, bundles):
     served = served_bundle(site, bundles)
     other = bundles[1] if served == bundles[0] else bundles[0]
@@ -242,6 +252,19 @@ def test_golden_check_names_what_differs(bundles, change, words):
 def test_golden_scan_without_candidates_can_agree(bundles, tmp_path):
     bundle = load_bundle(altered(bundles[0], tmp_path / "silent", find_nothing))
     check_golden(Answer((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
+
+
+def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path, monkeypatch):
+    calls = "model-repository,shared-memory,trace,logging:admin-key=a-key"  # as in the Dockerfile
+    restricted = [f"--grpc-restricted-protocol={calls}", f"--http-restricted-api={calls}"]
+    with running_server(tmp_path / "repository", arguments=restricted) as server, Client(server.grpc_url) as client:
+        monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
+        with pytest.raises(InputError, match="CMB_ADMIN_KEY"):
+            deploy_bundle(bundles[0], 1, tmp_path / "repository", server.grpc_url)
+        assert client.serving() is None
+        monkeypatch.setenv("CMB_ADMIN_KEY", "a-key")
+        deploy_bundle(bundles[0], 1, tmp_path / "repository", server.grpc_url)
+        assert client.detect(head(), "scan").release == 1
 
 
 def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles, monkeypatch):
