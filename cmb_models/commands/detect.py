@@ -57,7 +57,9 @@ def detect(
     results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, out if figures else None), errors)
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
-    show(Console(), results, out, source)
+    show(Console(), results, source)
+    written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each answered scan" if figures else "")
+    Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
     if any(r.answer is None for r in results):
         raise typer.Exit(1)
 
@@ -172,8 +174,8 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def show(console: Console, results: list[ScanResult], out: Path, source: str) -> None:
-    """Print a line per scan, then where the files are."""
+def show(console: Console, results: list[ScanResult], source: str) -> None:
+    """Print a line per scan."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -190,7 +192,6 @@ def show(console: Console, results: list[ScanResult], out: Path, source: str) ->
             escape(r.scan), str(len(r.detections)), best, f"{r.threshold_used:.3f}", str(r.answer.release or "unregistered")
         )
     console.print(table)
-    console.print(f"Results in {escape(str(out))}: detections.csv, detections.json, a picture of each scan", soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cmb_models.files import replacing
 from cmb_models.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
+MOST_VOXELS = 2**30  # 4 GiB as float32, some 20 times the finest SWI: more is a damaged header
 # What nibabel and the layers below it raise for files that are cut short, damaged or of another format.
 BAD_HEADER = (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
 UNREADABLE = (*BAD_HEADER, OSError, EOFError, zlib.error, ValueError, OverflowError)
@@ -50,7 +52,9 @@ def read_volume(path: Path) -> Volume:
     try:
         return Volume(data.reshape(data.shape[:3]), image.affine)
     except ValueError as error:
-        raise InputError(path, "a usable affine", _one_line(error), "export the scan again with its orientation") from error
+        raise InputError(
+            path, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
+        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -71,6 +75,8 @@ def _check_voxels(path: Path, image: SpatialImage) -> None:
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"
         raise InputError(path, "one 3D volume", f"an array of shape {shape}", remedy)
+    if math.prod(shape) > MOST_VOXELS:
+        raise InputError(path, "the size of a head scan", f"shape {shape} in its header", "copy or export it again")
     if kind not in "iuf":
         got = "complex voxels" if kind == "c" else "colour voxels (RGB)"
         raise InputError(path, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")

@@ -1,0 +1,223 @@
+"""`cmb detect` as a person runs it: what it writes, what it says, and how it ends."""
+
+import csv
+import os
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from cmb_models import cli
+from cmb_models.client.outputs import COLUMNS
+from cmb_models.detection import Answer, Detection
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, write_json
+from cmb_models.io.nifti import write_volume
+from cmb_models.volume import Volume
+from tests.bundles import AFFINE, BLOBS_MM, head, make_bundle
+
+FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """An empty working folder with two scans, one of them without spots."""
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path / "spots.nii.gz", head())
+    write_volume(tmp_path / "clean.nii", head(blobs_mm=(), seed=2))
+    return tmp_path
+
+
+@pytest.fixture
+def cmb(monkeypatch, capsys):
+    """Run the command line; give its exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run
+
+
+def rows(path) -> list[dict]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def fake_server(monkeypatch, answer):
+    """Stand in for the gRPC client; `answer(volume, case)` is its detect."""
+    addresses = []
+
+    class Client:
+        def __init__(self, url):
+            addresses.append(url)
+
+        def detect(self, volume, case):
+            return answer(volume, case)
+
+    monkeypatch.setitem(sys.modules, "cmb_models.client.grpc_client", types.SimpleNamespace(Client=Client))
+    return addresses
+
+
+def test_bundle_to_table_json_and_pictures(work, cmb, bundle):
+    code, out, err = cmb("detect", "spots.nii.gz", "clean.nii", "--out", "results", "--bundle", bundle)
+    assert (code, err) == (0, "")
+    assert sorted(p.name for p in (work / "results").iterdir()) == ["clean.png", "detections.csv", "detections.json", "spots.png"]
+    table = rows(work / "results/detections.csv")
+    assert tuple(table[0]) == COLUMNS and {r["scan"] for r in table} == {"spots"}
+    places = sorted(tuple(float(r[c]) for c in ("x_mm", "y_mm", "z_mm")) for r in table)
+    np.testing.assert_allclose(places, sorted(BLOBS_MM), atol=1.5)
+    summary = read_json(work / "results/detections.json")
+    assert [s["scan"] for s in summary["scans"]] == ["spots", "clean"] and summary["refused"] == []
+    assert [len(s["detections"]) for s in summary["scans"]] == [3, 0]
+    assert "spots" in out and "clean" in out and "detections.csv" in out
+
+
+def test_bad_scans_are_told_in_a_line_each_and_the_others_go_on(work, cmb, bundle):
+    write_volume(work / "constant.nii.gz", Volume(np.ones((40, 40, 20), dtype=np.float32), AFFINE))
+    broken = head().data.copy()
+    broken[0, 0, 0] = np.nan
+    write_volume(work / "nan.nii.gz", Volume(broken, AFFINE))
+    (work / "cut.nii.gz").write_bytes((work / "spots.nii.gz").read_bytes()[:9000])
+    (work / "photo.png").write_bytes(b"\x89PNG")
+    (work / "folder").mkdir()
+    bad = ["constant.nii.gz", "missing[a].nii", "nan.nii.gz", "cut.nii.gz", "photo.png", "folder"]
+    code, _, err = cmb("detect", *bad, "spots.nii.gz", "--out", "results", "--bundle", bundle, "--no-figures")
+    lines = err.splitlines()
+    assert code == 1 and "Traceback" not in err
+    assert [line.split(":")[1].strip() for line in lines] == bad
+    assert all(line.startswith("error: ") and "expected" in line and "; " in line for line in lines)
+    summary = read_json(work / "results/detections.json")
+    assert [r["file"] for r in summary["refused"]] == bad and [s["scan"] for s in summary["scans"]] == ["spots"]
+    assert len(rows(work / "results/detections.csv")) == 3
+    assert not list((work / "results").glob("*.png"))
+
+
+def test_all_scans_bad_still_writes_a_header_and_fails(work, cmb, bundle):
+    code, _, _ = cmb("detect", "missing.nii", "--out", "results", "--bundle", bundle)
+    assert code == 1 and (work / "results/detections.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_another_threshold(work, cmb, bundle):
+    cmb("detect", "spots.nii.gz", "--out", "all", "--bundle", bundle, "--threshold", "0", "--no-figures")
+    assert len(rows(work / "all/detections.csv")) == len(read_json(work / "all/detections.json")["scans"][0]["detections"]) > 3
+    for impossible in ("1.5", "-0.1", "nan", "x"):
+        code, _, err = cmb("detect", "spots.nii.gz", "--out", "none", "--bundle", bundle, "--threshold", impossible)
+        assert code == 2 and "--threshold" in err and not (work / "none").exists()
+
+
+def test_an_earlier_calls_results_are_replaced(work, cmb, bundle):
+    for _ in range(2):
+        assert cmb("detect", "spots.nii.gz", "--out", "results", "--bundle", bundle, "--no-figures")[0] == 0
+    assert len(rows(work / "results/detections.csv")) == 3
+
+
+def test_a_named_server_answers(work, cmb, monkeypatch):
+    addresses = fake_server(monkeypatch, lambda volume, case: Answer((FOUND,), 0.5, 12, "ab" * 32))
+    code, out, _ = cmb("detect", "spots.nii.gz", "--out", "results", "--server", "gpu:8001", "--no-figures")
+    assert code == 0 and addresses == ["gpu:8001"] and "12" in out
+    assert rows(work / "results/detections.csv")[0]["release"] == "12"
+
+
+def test_the_server_started_here_is_the_default(work, cmb, monkeypatch):
+    write_json(work / "serving-state/server.json", {"grpc_url": "localhost:9001"})
+    addresses = fake_server(monkeypatch, lambda volume, case: Answer((), 0.5, 1))
+    assert cmb("detect", "spots.nii.gz", "--out", "results", "--no-figures")[0] == 0
+    assert addresses == ["localhost:9001"]
+
+
+def test_an_unreachable_server_is_told_once(work, cmb, monkeypatch):
+    def gone(volume, case):
+        raise InputError("gpu:8001", "a server that answers", "no connection", "start one")
+
+    fake_server(monkeypatch, gone)
+    code, _, err = cmb("detect", "spots.nii.gz", "clean.nii", "--out", "results", "--server", "gpu:8001")
+    assert code == 2 and err == "error: gpu:8001: expected a server that answers, got no connection; start one\n"
+    assert list((work / "results").iterdir()) == []
+
+
+def test_a_real_client_without_a_server(work, cmb):
+    pytest.importorskip("tritonclient")
+    code, _, err = cmb("detect", "spots.nii.gz", "--out", "results", "--server", "localhost:1")
+    assert code == 2 and err.startswith("error: localhost:1: ") and err.count("\n") == 1
+
+
+def test_a_server_that_goes_away_keeps_the_answers_so_far(work, cmb, monkeypatch):
+    def once(volume, case):
+        if case != "spots.nii.gz":
+            raise InputError("gpu:8001", "a server that answers", "no connection", "start one")
+        return Answer((FOUND,), 0.5, 1)
+
+    fake_server(monkeypatch, once)
+    names = ["spots.nii.gz", "clean.nii", "third.nii"]
+    code, _, err = cmb("detect", *names, "--out", "results", "--server", "gpu:8001", "--no-figures")
+    assert code == 1 and err.count("no connection") == 1
+    summary = read_json(work / "results/detections.json")
+    assert [s["scan"] for s in summary["scans"]] == ["spots"]
+    assert [(r["scan"], "no connection" in r["error"]) for r in summary["refused"]] == [("clean", True), ("third", True)]
+
+
+def test_refusals_and_failures_of_the_server_are_the_scans(work, cmb, monkeypatch):
+    def picky(volume, case):
+        if case == "spots.nii.gz":
+            raise InputError(case, "a scan", "a cat", "pass a scan")
+        raise RuntimeError(f"{case}: the server failed")
+
+    fake_server(monkeypatch, picky)
+    code, _, err = cmb("detect", "spots.nii.gz", "clean.nii", "--out", "results", "--server", "gpu:8001")
+    assert code == 1
+    assert err == "error: spots.nii.gz: expected a scan, got a cat; pass a scan\nerror: clean.nii: the server failed\n"
+
+
+CANNOT_START = {
+    "nowhere to run": (["spots.nii.gz", "--out", "r"], "--server HOST:PORT or --bundle DIR"),
+    "two places to run": (["spots.nii.gz", "--out", "r", "--server", "a:1", "--bundle", "BUNDLE"], "expected either"),
+    "no bundle there": (["spots.nii.gz", "--out", "r", "--bundle", "nothing"], "nothing: expected a bundle"),
+    "same name twice": (
+        ["spots.nii.gz", "other/spots.nii", "--out", "r", "--bundle", "BUNDLE"],
+        "expected a different name for each, got spots.nii.gz, other/spots.nii",
+    ),
+    "out is a file": (
+        ["spots.nii.gz", "--out", "file", "--bundle", "BUNDLE"],
+        "file: expected a folder to write results into, got a file",
+    ),
+    "out below a file": (["spots.nii.gz", "--out", "file/r", "--bundle", "BUNDLE"], "file/r: expected a folder"),
+    "no scans": (["--out", "r", "--bundle", "BUNDLE"], "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_START)
+def test_calls_that_cannot_start(work, cmb, bundle, case):
+    (work / "file").touch()
+    words, told = CANNOT_START[case]
+    code, out, err = cmb("detect", *(bundle if w == "BUNDLE" else w for w in words))
+    assert code == 2 and out == "" and "Traceback" not in err and told in err
+
+
+def test_a_folder_that_may_not_be_written(work, cmb, bundle, monkeypatch):
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != "r" and access(path, mode))
+    code, _, err = cmb("detect", "spots.nii.gz", "--out", "r", "--bundle", bundle)
+    assert code == 2 and "r: expected a folder to write results into, got permission denied" in err
+
+
+def test_a_damaged_server_state_is_told(work, cmb):
+    (work / "serving-state").mkdir()
+    for content in ("", "{}", "[]"):
+        (work / "serving-state/server.json").write_text(content)
+        code, _, err = cmb("detect", "spots.nii.gz", "--out", "r")
+        assert code == 2 and "serving-state/server.json: expected a grpc_url" in err
+
+
+def test_help_tells_the_exit_codes_and_the_use(work, cmb):
+    code, out, _ = cmb("detect", "--help")
+    assert code == 0 and "not a medical device" in " ".join(out.split()) and "1 some were refused" in " ".join(out.split())

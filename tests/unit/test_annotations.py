@@ -1,0 +1,69 @@
+"""annotations.csv: read as written, and every fault of a file told at once."""
+
+import pytest
+
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import COLUMNS, Annotation, read_annotations, write_annotations
+
+HEADER = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater\n"
+ROW = Annotation("sub-01", "", 1.0, -2.5, 3.0, 4.0, "cmb", "ab")
+
+
+def file(tmp_path, text: str | bytes):
+    path = tmp_path / "annotations.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_round_trip(tmp_path):
+    rows = [ROW, Annotation("sub-02", "ses-1", 0.1234, 0.0, -9.0, 2.0, "mimic:vessel", "")]
+    write_annotations(tmp_path / "a.csv", rows)
+    assert read_annotations(tmp_path / "a.csv") == rows
+    write_annotations(tmp_path / "empty.csv", [])
+    assert (tmp_path / "empty.csv").read_text() == HEADER
+    assert read_annotations(tmp_path / "empty.csv") == []
+
+
+def test_columns_in_another_order_extra_ones_and_a_byte_order_mark(tmp_path):
+    columns = [*reversed(COLUMNS), "note"]
+    values = {"subject": "sub-01", "x_mm": "1", "y_mm": "-2.5", "z_mm": "3", "diameter_mm": "4", "label": " cmb ", "rater": "ab"}
+    text = ",".join(columns) + "\n" + ",".join(values.get(c, "") for c in columns) + "\n"
+    assert read_annotations(file(tmp_path, b"\xef\xbb\xbf" + text.encode())) == [ROW]
+
+
+def test_all_faulty_rows_are_listed_with_their_lines(tmp_path):
+    rows = [
+        "sub-01,,1,2,3,4,cmb,a",
+        "sub-02,,one,2,3,4,cmb,a",
+        "",  # a blank line counts, as in every editor
+        "sub-03,,1,2,3,4,bleed,a",
+        "sub-04,,1,nan,3,4,cmb,a",
+        "sub-05,,1,2,3,0,cmb,a",
+        "sub-06,,1,2,3,4,mimic:,a",
+        "sub-07,,1",
+    ]
+    with pytest.raises(InputError) as raised:
+        read_annotations(file(tmp_path, HEADER + "\n".join(rows) + "\n"))
+    message = str(raised.value)
+    assert [f"line {n}:" in message for n in range(2, 10)] == [False, True, False, True, True, True, True, True]
+    assert "'one'" in message and "'bleed'" in message and "nan" in message and "'mimic:'" in message
+
+
+def test_missing_columns_are_named(tmp_path):
+    with pytest.raises(InputError, match="no z_mm, diameter_mm, label, rater"):
+        read_annotations(file(tmp_path, "subject,session,x_mm,y_mm\n"))
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_annotations(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_annotations(file(tmp_path, HEADER.encode() + "sub-01,,1,2,3,4,cmb,J\xe4ger\n".encode("latin-1")))
+    with pytest.raises(InputError, match="no subject"):
+        read_annotations(file(tmp_path, ""))
+
+
+@pytest.mark.parametrize("label", ["cmb", "possible", "mimic:vessel"])
+def test_labels_that_count(label):
+    row = Annotation("s", "", 0.0, 0.0, 0.0, 3.0, label, "")
+    assert row.is_cmb == (label == "cmb")

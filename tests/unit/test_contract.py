@@ -1,0 +1,42 @@
+"""Answers to tensors and back."""
+
+import numpy as np
+import pytest
+
+from cmb_models.client.contract import OUTPUTS, pack, unpack
+from cmb_models.detection import Answer, Detection
+
+FULL = Answer(
+    (
+        Detection((1.25, -2.0, 3.1), (4, 5, 6), 2.5, 0.123456789012, 0.5, 0.25),
+        Detection((0.0, 0.0, -9.9), (0, 700, 2), 10.0, 0.1, 0.75, 1.0),
+    ),
+    0.123456789012,
+    12,
+    "ab" * 32,
+)
+EMPTY = Answer((), 0.5)
+
+
+@pytest.mark.parametrize("answer", [FULL, EMPTY], ids=["two", "none"])
+def test_there_and_back(answer):
+    assert unpack(pack(answer)) == answer
+
+
+@pytest.mark.parametrize("answer", [FULL, EMPTY], ids=["two", "none"])
+def test_tensors_have_the_types_and_shapes_of_the_contract(answer):
+    tensors = pack(answer)
+    assert set(tensors) == {t.name for t in OUTPUTS}
+    for tensor in OUTPUTS:
+        shape = tuple(len(answer.candidates) if s == -1 else s for s in tensor.shape)
+        assert tensors[tensor.name].shape == shape and tensors[tensor.name].dtype == np.dtype(tensor.dtype)
+
+
+def test_a_score_at_the_threshold_stays_there():
+    """float32 on one side alone would drop the candidate that set the threshold."""
+    assert len(unpack(pack(FULL)).detections) == 1
+
+
+def test_the_manifest_may_come_as_text():
+    tensors = pack(FULL) | {"manifest_sha256": np.array(["ab" * 32], dtype=object)}
+    assert unpack(tensors) == FULL

@@ -1,0 +1,155 @@
+"""The shared path with networks that are plain functions, so that every number can be followed."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cmb_models.config import Decision
+from cmb_models.detect.detector import calibrated, detect, joint_score
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+from tests.bundles import AFFINE, BLOBS_MM, head, in_bounds, settings, spots_found
+
+CONFIG = settings(threshold=0.5)
+PATCHES = (20, 20, 10)
+
+
+def marking(points: dict):
+    """A stage 1 that answers these voxels of the working grid with these scores."""
+
+    def unet(image: np.ndarray) -> np.ndarray:
+        out = np.zeros_like(image)
+        for index, score in points.items():
+            out[(0, 0, *index)] = score
+        return out
+
+    return unet
+
+
+def answering(*scores):
+    def cnn(patches: np.ndarray) -> np.ndarray:
+        assert patches.shape == (len(scores), 1, *PATCHES) and patches.dtype == np.float32
+        return np.float32(scores)
+
+    return cnn
+
+
+def dark_spots(image: np.ndarray) -> np.ndarray:
+    """A stage 1 that finds dark spots: how much darker a place is than what lies around it."""
+    x = image[0, 0]
+    contrast = ndimage.gaussian_filter(x, (4, 4, 2)) - ndimage.gaussian_filter(x, (1.5, 1.5, 0.75))
+    return (1 / (1 + np.exp(-4 * contrast)))[None, None].astype(np.float32)
+
+
+def never(_):
+    raise AssertionError("stage 2 was asked without candidates")
+
+
+def test_scores_and_places_by_hand():
+    # head() is RAS on the working grid already: voxel (30, 40, 16) lies at (30 - 40, 40 - 40, 2 * 16 - 32) mm.
+    answer = detect(head(), CONFIG, marking({(30, 40, 16): 0.64, (50, 20, 10): 0.36}), answering(0.36, 1.0))
+    best, second = answer.candidates
+    assert best.world_mm == (10, -20, -12) and best.index == (50, 20, 10)
+    assert best.score == pytest.approx(0.6) and best.stage1_score == pytest.approx(0.36) and best.stage2_score == 1
+    assert second.world_mm == (-10, 0, 0) and second.index == (30, 40, 16)
+    assert second.score == pytest.approx(0.48)  # sqrt(0.64 * 0.36)
+    assert answer.detections == (best,) and answer.at(0.4) == (best, second) and answer.threshold == 0.5
+    assert answer.release == 0 and answer.manifest_sha256 == ""
+
+
+def test_stage_two_sees_the_patch_around_its_candidate():
+    seen = []
+
+    def cnn(patches):
+        seen.append(patches)
+        return np.array([0.5])
+
+    volume = head()
+    volume.data[30, 35, 16] = 1e4  # the one voxel that is clipped above
+    detect(volume, CONFIG, marking({(30, 35, 16): 0.9}), cnn)
+    patch = seen[0][0, 0]
+    assert patch.shape == PATCHES and np.argwhere(patch == 4).tolist() == [[10, 10, 5]]
+
+
+def test_no_candidates_no_second_stage():
+    answer = detect(head(), CONFIG, marking({}), never)
+    assert answer.candidates == () and answer.detections == () and answer.threshold == 0.5
+
+
+def test_nothing_is_found_in_the_padding():
+    volume = head(shape=(75, 80, 30))
+    answer = detect(volume, CONFIG, marking({(78, 40, 16): 0.9, (40, 40, 31): 0.9, (40, 40, 29): 0.8}), answering(0.5))
+    assert [c.index for c in answer.candidates] == [(40, 40, 29)]
+
+
+@pytest.mark.parametrize(
+    ("unet", "cnn", "words"),
+    [
+        (marking({(30, 40, 16): np.nan}), never, "stage 1's heatmap: expected finite values, got 1"),
+        (marking({(30, 40, 16): 0.9}), answering(np.nan), "stage 2's scores: expected finite values, got 1"),
+    ],
+)
+def test_a_broken_network_is_no_empty_answer(unet, cnn, words):
+    with pytest.raises(FloatingPointError, match=words):
+        detect(head(), CONFIG, unet, cnn)
+
+
+def test_bad_scans_are_refused_by_name():
+    with pytest.raises(InputError, match="^sub-9: "):
+        detect(Volume(np.ones((40, 40, 20), dtype=np.float32), AFFINE), CONFIG, never, never, "sub-9")
+
+
+ORDERS = list(itertools.permutations(range(3)))
+FLIPS = {"RAS": (1, 1, 1), "LAS": (-1, 1, 1), "LPS": (-1, -1, 1), "LPI": (-1, -1, -1)}
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_storage_order_does_not_matter(flip, order):
+    """The same head stored with other axes gives the same world positions, and indices into the file as stored."""
+    first = head()
+    reference = detect(first, CONFIG, dark_spots, lambda p: np.full(len(p), 0.9))
+    to_first = np.zeros((4, 4))  # index as stored to index in `first`
+    for new, old in enumerate(order):
+        to_first[old, new] = FLIPS[flip][old]
+        if FLIPS[flip][old] < 0:
+            to_first[old, 3] = first.data.shape[old] - 1
+    to_first[3, 3] = 1
+    flipped = first.data[tuple(slice(None, None, s) for s in FLIPS[flip])]
+    stored = Volume(np.ascontiguousarray(flipped.transpose(order)), first.affine @ to_first)
+    answer = detect(stored, CONFIG, dark_spots, lambda p: np.full(len(p), 0.9))
+    assert len(answer.candidates) == len(reference.candidates) >= len(BLOBS_MM)
+    for one, other in zip(answer.candidates, reference.candidates, strict=True):
+        np.testing.assert_allclose(one.world_mm, other.world_mm, atol=1e-6)
+        np.testing.assert_allclose(to_first[:3, :3] @ one.index + to_first[:3, 3], other.index)
+        assert one.score == pytest.approx(other.score, abs=1e-9) and one.diameter_mm == pytest.approx(other.diameter_mm)
+        assert in_bounds(one, stored)
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.7, 0.7, 1.3), (1, 1, 2), (1.4, 1.4, 3)])
+def test_spots_are_found_where_they_are_at_any_spacing(spacing_mm):
+    shape = tuple(round(80 / s) for s in spacing_mm)
+    affine = np.diag([-spacing_mm[0], spacing_mm[1], spacing_mm[2], 1.0])
+    affine[:3, 3] = [40, -40, -40]
+    volume = head(affine=affine, shape=shape)
+    answer = detect(volume, CONFIG, dark_spots, lambda p: np.full(len(p), 0.9))
+    assert spots_found(answer, within_mm=1.5) == len(BLOBS_MM)
+    assert all(in_bounds(c, volume) for c in answer.candidates)
+
+
+def test_joint_score():
+    np.testing.assert_allclose(joint_score(np.array([1, 0.25, 0]), np.array([1, 1, 0.9])), [1, 0.5, 0])
+
+
+def test_calibration_by_hand():
+    decision = Decision(slope=2, intercept=1, threshold=0.5)
+    # logit(0.5) = 0, so sigmoid(1); logit(0.8) = ln 4, so sigmoid(2 ln 4 + 1) = 16 e / (1 + 16 e).
+    expected = [np.e / (1 + np.e), 16 * np.e / (1 + 16 * np.e)]
+    np.testing.assert_allclose(calibrated(np.array([0.5, 0.8]), decision), expected)
+
+
+def test_calibration_stays_in_range_at_the_ends():
+    ends = calibrated(np.array([0.0, 1.0]), Decision(slope=1, intercept=0, threshold=0.5))
+    np.testing.assert_allclose(ends, [1e-6, 1 - 1e-6])
