@@ -128,6 +128,7 @@ def main() -> None:
     commit("Retrain", "dvc.lock", "reports/*/metrics.json")
     run("cmb", "register")
     run("cmb", "promote", "latest", "--reason", "demo")
+    commit("Promotion", "audit.jsonl")
     with server() as url:
         scans = sorted(str(p.relative_to(WORKSPACE)) for p in WORKSPACE.glob("data/raw/locked/sub-*/swi/*_swi.nii.gz"))
         scans = [s for s in scans if "part-phase" not in s]
