@@ -86,13 +86,15 @@ def resample(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 
 def apply_along(values: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
-    """Multiply one axis of `values` by a (new, old) matrix."""
+    """Multiply one of the last three axes (-3, -2, -1) of `values` (..., I, J, K) by a (new, old) matrix."""
+    matrix = matrix.astype(values.dtype, copy=False)
     if axis == -1:
         return values @ matrix.T
     if axis == -2:
         return matrix @ values
-    moved = np.moveaxis(values, axis, -2)  # a view: matmul works on the last two axes
-    return np.moveaxis(matrix @ moved, -2, axis)
+    *front, _, j, k = values.shape
+    flat = matrix @ np.ascontiguousarray(values).reshape(*front, values.shape[-3], j * k)  # matmul is fast on whole matrices
+    return flat.reshape(*front, len(matrix), j, k)
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, step_mm: float) -> np.ndarray:

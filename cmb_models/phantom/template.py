@@ -116,7 +116,7 @@ def _ellipsoid(grid: Grid, centre, half_axes, tilt_degrees: float = 0.0) -> np.n
     angle = np.deg2rad(tilt_degrees)
     along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
     plane = (along / half_axes[0]) ** 2 + (across / half_axes[1]) ** 2
-    return np.sqrt(plane[:, :, None] + np.square((z - centre[2]) / half_axes[2]))
+    return np.sqrt(plane.astype(np.float32)[:, :, None] + np.square((z - centre[2]) / half_axes[2]))
 
 
 def _nuclei(grid: Grid, white: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

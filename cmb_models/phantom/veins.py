@@ -39,42 +39,44 @@ class Walk:
 
 def draw_veins(rng: np.random.Generator, template: Template) -> list[Walk]:
     """All veins of one head."""
-    surface = _on_surface(rng, template, starts=None, count=int(rng.integers(90, 140)), steps=110, radius_mm=(0.35, 1.0))
+    surface = _on_surface(rng, template, starts=None, count=int(rng.integers(90, 140)), steps=110, radius_mm=(0.4, 1.1))
     twigs = int(rng.integers(280, 400))
     from_ = surface.points[rng.integers(5, 105, twigs), rng.integers(0, surface.points.shape[1], twigs)]
-    branches = _on_surface(rng, template, starts=from_, count=twigs, steps=40, radius_mm=(0.25, 0.5))
-    return [*_trunks(rng), surface, branches, _in_sulci(rng, template, int(rng.integers(350, 550))), _medullary(rng)]
+    branches = _on_surface(rng, template, starts=from_, count=twigs, steps=40, radius_mm=(0.3, 0.6))
+    return [*_trunks(rng), surface, branches, _in_sulci(rng, template, int(rng.integers(500, 800))), _medullary(rng)]
 
 
 def vein_fraction(walks: list[Walk], warp: Warp, grid: Grid) -> np.ndarray:
     """Share of each voxel that is venous blood: (I, J, K) float32, 0..1."""
-    rng = np.random.default_rng(0)  # only where within a vein the volume is put down
-    volume = np.zeros(np.prod(grid.shape), np.float32)
-    for walk in walks:
-        steps, count, _ = walk.points.shape
-        head = warp.to_head(walk.points.reshape(-1, 3)).reshape(steps, count, 3)
-        length = np.linalg.norm(np.diff(head, axis=0), axis=2)
-        middle, radius = (head[1:] + head[:-1]) / 2, (walk.radius_mm[1:] + walk.radius_mm[:-1]) / 2
-        keep = (radius > 0) & np.all((head[1:] > grid.axis_ends()[0]) & (head[1:] < grid.axis_ends()[1]), axis=2)
-        along, blood = (np.diff(head, axis=0)[keep], (np.pi * radius**2 * length)[keep])
-        _splat(rng, volume, grid, middle[keep], along, radius[keep], blood)
-    return np.minimum(volume.reshape(grid.shape), 1)
+    middle, along, radius = (np.concatenate(parts) for parts in zip(*(_cylinders(w, warp) for w in walks), strict=True))
+    first, last = grid.axis_ends()
+    inside = np.all((middle > first + 3) & (middle < last - 3), axis=1)
+    return _splat(grid, middle[inside], along[inside], radius[inside])
 
 
-def _splat(rng, volume, grid: Grid, middle, along, radius, blood) -> None:
-    """Spread each step's blood (M,) over SPLATS random points of its cylinder, each to its eight nearest voxels."""
+def _cylinders(walk: Walk, warp: Warp) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The steps of a walk in head mm: middle (M, 3), vector along (M, 3), radius (M,)."""
+    head = warp.to_head(walk.points.reshape(-1, 3)).reshape(walk.points.shape)
+    radius = (walk.radius_mm[1:] + walk.radius_mm[:-1]) / 2
+    keep = radius > 0
+    return (head[1:] + head[:-1])[keep] / 2, np.diff(head, axis=0)[keep], radius[keep]
+
+
+def _splat(grid: Grid, middle: np.ndarray, along: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Spread the volume of cylinders over SPLATS random points of each, every point to its eight nearest voxels."""
+    rng = np.random.default_rng(0)  # only where within a vein its volume is put down
     m = len(middle)
-    across = rng.standard_normal((SPLATS, m, 3))
-    across *= (radius * np.sqrt(rng.random((SPLATS, m))))[..., None] / np.linalg.norm(across, axis=2, keepdims=True)
+    across = _unit(rng.standard_normal((SPLATS, m, 3))) * (radius * np.sqrt(rng.random((SPLATS, m))))[..., None]
     points = middle + across + (rng.random((SPLATS, m, 1)) - 0.5) * along
+    blood = np.pi * radius**2 * np.linalg.norm(along, axis=1) / (SPLATS * np.prod(grid.spacing_mm))
     at = grid.index(points.reshape(-1, 3))
-    low = np.clip(np.floor(at).astype(np.intp), 0, np.array(grid.shape) - 2)
-    part = np.clip(at - low, 0, 1)
-    share = np.tile(blood / (SPLATS * np.prod(grid.spacing_mm)), SPLATS)
+    low = np.floor(at).astype(np.intp)
+    part = at - low
+    volume = np.zeros(np.prod(grid.shape))
     for corner in np.ndindex(2, 2, 2):
-        weight = share * np.prod(np.where(corner, part, 1 - part), axis=1)
-        where = np.ravel_multi_index((low + corner).T, grid.shape)
-        volume += np.bincount(where, weight, minlength=volume.size).astype(np.float32)
+        weight = np.tile(blood, SPLATS) * np.prod(np.where(corner, part, 1 - part), axis=1)
+        volume += np.bincount(np.ravel_multi_index((low + corner).T, grid.shape), weight, minlength=volume.size)
+    return np.minimum(volume, 1).astype(np.float32).reshape(grid.shape)
 
 
 def _trunks(rng: np.random.Generator) -> list[Walk]:
@@ -116,12 +118,12 @@ def _on_surface(rng, template: Template, starts, count: int, steps: int, radius_
         starts = rim[rng.integers(0, len(rim), count)] * template.half.spacing_mm + template.half.origin_mm
     point, heading, turn = starts.copy(), _unit(rng.standard_normal((count, 3))), rng.standard_normal((count, 3))
     drain = np.where(point[:, 2:] > -8, (0.0, -0.2, 1.0), (0.0, -1.0, 0.4))
-    depth = rng.uniform(-1.0, 1.0, count)
+    depth = rng.uniform(-8.0, 0.0, count)  # mm: the mask's surface lies outside the gyri
     path = [point]
     for _ in range(steps - 1):
         normal = _unit(_lookup(template.outward, template, point))
         turn = 0.85 * turn + 0.5 * rng.standard_normal((count, 3))
-        heading = heading + 0.12 * turn + 0.03 * drain + 0.3 * _lookup(template.to_fluid, template, point)
+        heading = heading + 0.12 * turn + 0.03 * drain + 0.8 * _lookup(template.to_fluid, template, point)
         heading = _unit(heading - np.sum(heading * normal, axis=1, keepdims=True) * normal)
         off = _lookup(template.brain_mm, template, point) - depth
         point = point + STEP_MM * heading - 0.4 * np.clip(off, -1, 1)[:, None] * normal
@@ -136,14 +138,14 @@ def _in_sulci(rng, template: Template, count: int) -> Walk:
     point = rim[rng.integers(0, len(rim), count)] * template.half.spacing_mm + template.half.origin_mm
     heading = -_unit(_lookup(template.outward, template, point))
     path = [point]
-    for _ in range(31):
+    for _ in range(39):
         pull = _lookup(template.to_fluid, template, point)
         heading = _unit(heading + 2.0 * pull + 0.18 * rng.standard_normal((count, 3)))
         point = point + STEP_MM * heading
         path.append(point)
-    step = np.arange(32)[:, None]
-    ends = rng.integers(8, 32, count)
-    radius = np.where(step < ends, 1 - 0.6 * step / ends, 0) * rng.uniform(0.22, 0.6, count)
+    step = np.arange(40)[:, None]
+    ends = rng.integers(10, 40, count)
+    radius = np.where(step < ends, 1 - 0.6 * step / ends, 0) * rng.uniform(0.3, 0.8, count)
     return Walk(np.stack(path), radius)
 
 
@@ -161,5 +163,5 @@ def _medullary(rng: np.random.Generator) -> Walk:
         path.append(point)
     step = np.arange(40)[:, None]
     ends = rng.integers(14, 40, count)
-    radius = np.where(step < ends, 1 - 0.6 * step / ends, 0) * rng.uniform(0.18, 0.42, count)
+    radius = np.where(step < ends, 1 - 0.6 * step / ends, 0) * rng.uniform(0.22, 0.5, count)
     return Walk(np.stack(path) * side, radius)
