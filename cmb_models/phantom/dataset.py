@@ -19,6 +19,7 @@ from cmb_models.io.nifti import write_volume
 from cmb_models.io.site import ANNOTATIONS
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.scan import MAX_CMBS, simulate_scan
+from cmb_models.phantom.template import map_path
 
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
 COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
@@ -67,6 +68,7 @@ def write_dataset(
     request = _request(scans, cmbs, seed, cmb_free, config or PhantomConfig())
     if workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
+    map_path("t1")  # refuses before anything is written
     _claim(out, request)
     sequence = np.random.SeedSequence(seed)
     counts = cmb_counts(np.random.default_rng(sequence.spawn(1)[0]), scans, cmbs, cmb_free)

@@ -30,7 +30,7 @@ INNER_SIGNAL = {"cmb": 0.1, "mimic:calcification": 0.25, "mimic:iron": 0.7}  # a
 MIMIC_RANGE_MM = (2.0, 5.0)  # diameter as seen, assumed
 CALCIUM_MNI_MM = ((0, -28, 3), (23, -42, 8), (-23, -42, 8), (19, -4, -1), (-19, -4, -1))  # pineal, choroid plexus, pallidum
 SEEN_OVER_BLOOM = 1.45  # full width at half depth in the SWI over the equator's bloom: measured on 86 simulated lesions at 1x1x2 mm
-APART_MM = 8.0  # between any two centres, plus half the larger one's diameter above 6 mm
+APART_MM = 8.0  # between any two centres; plus half of what the larger one's diameter exceeds 6 mm by
 EDGE_MM = 8.0  # from the field of view's edge
 SUBDIVISION = 4  # lesions are made on a grid this many times finer
 TRIES = 400
@@ -64,10 +64,10 @@ class Placer:
     def __init__(
         self, rng: np.random.Generator, template: Template, warp: Warp, config: PhantomConfig, grid: Grid, veins: np.ndarray
     ):
-        self._rng, self._template, self._warp, self._grid, self._veins = rng, template, warp, grid, veins
+        self._rng, self.template, self._warp, self._grid, self._veins = rng, template, warp, grid, veins
         half = np.array(config.fov_mm) / 2 - EDGE_MM
         self._low, self._high = config.fov_centre_mm - half, config.fov_centre_mm + half
-        self._taken = np.empty((0, 3))
+        self._taken: list[tuple[np.ndarray, float]] = []  # centre, and how far others keep away
 
     def place(self, template_mm: np.ndarray, diameter_mm: float) -> tuple[float, float, float] | None:
         """Take the first free one of places (N, 3) in MNI mm; None when there is none."""
@@ -75,17 +75,17 @@ class Placer:
         apart = APART_MM + max(0.0, diameter_mm - 6.0) / 2
         inside = np.all((head > self._low) & (head < self._high), axis=1)
         for place in head[inside]:
-            if len(self._taken) and np.min(np.linalg.norm(self._taken - place, axis=1)) < apart:
+            if any(np.linalg.norm(other - place) < max(apart, theirs) for other, theirs in self._taken):
                 continue
             i, j, k = np.rint(self._grid.index(place)).astype(int)
             if self._veins[i - 1 : i + 2, j - 1 : j + 2, k - 1 : k + 2].max() > 0.2:  # would be lost in the vein
                 continue
-            self._taken = np.vstack([self._taken, place])
+            self._taken.append((place, apart))
             return tuple(float(v) for v in place)
         return None
 
     def place_in(self, region: str, diameter_mm: float) -> tuple[float, float, float] | None:
-        places = self._template.places[region]
+        places = self.template.places[region]
         chosen = places[self._rng.integers(0, len(places), TRIES)] + self._rng.uniform(-0.5, 0.5, (TRIES, 3))
         return self.place(chosen, diameter_mm)
 
@@ -116,7 +116,7 @@ def draw_mimics(rng: np.random.Generator, placer: Placer, config: PhantomConfig,
     for place in rng.permutation(CALCIUM_MNI_MM)[: rng.integers(0, 3)]:
         wanted.append(("mimic:calcification", "usual", place + rng.normal(0, 1.5, 3), CALCIUM_PPM))
     for region in rng.choice(["subcortical_white", "cortex_junction"], rng.integers(0, 3)):
-        wanted.append(("mimic:calcification", str(region), rng.choice(placer._template.places[str(region)]), CALCIUM_PPM))
+        wanted.append(("mimic:calcification", str(region), rng.choice(placer.template.places[str(region)]), CALCIUM_PPM))
     if rng.random() < 0.5:
         name, middle = NUCLEI[rng.integers(0, 2)][:2]
         spot = middle + rng.normal(0, 1.5, 3)

@@ -79,7 +79,7 @@ class Template:
 @lru_cache(maxsize=1)
 def load_template() -> Template:
     """Read and prepare the template; about a second, once per process."""
-    t1, grey, white = (_read(kind) for kind in ("t1", "gm", "wm"))
+    t1, grey, white = (np.asarray(nib.load(map_path(kind)).dataobj) for kind in ("t1", "gm", "wm"))
     full = Grid(t1.shape, (1.0, 1.0, 1.0), (-98.0, -134.0, -72.0))
     half = Grid(t1[::2, ::2, ::2].shape, (HALF_MM,) * 3, full.origin_mm)
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(t1[::2, ::2, ::2] > 0, iterations=2))
@@ -93,14 +93,15 @@ def load_template() -> Template:
     return Template(full, grey, white, nucleus, iron, region, half, brain_mm, head_mm, air.astype(np.float32))
 
 
-def _read(kind: str) -> np.ndarray:
+def map_path(kind: str) -> Path:
+    """Where nilearn keeps its MNI152 map t1, gm or wm; InputError when it is not installed. nilearn itself is not imported."""
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise InputError("phantom", "the package nilearn, which carries the MNI152 maps", "none", "pip install nilearn")
     path = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
         raise InputError(path, "the MNI152 map of nilearn", "no such file", "install a nilearn that carries it (0.13 does)")
-    return np.asarray(nib.load(path).dataobj)
+    return path
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
