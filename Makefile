@@ -11,6 +11,7 @@ setup:
 	@$(MAKE) --no-print-directory -j2 environments
 
 environments: .venv/.done .venv-server/.done
+	@:
 
 # .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
 .venv/.done: requirements.lock pyproject.toml

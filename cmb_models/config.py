@@ -100,6 +100,7 @@ class Unet(Section):
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
+    residual_units: Annotated[int, Field(ge=0)]
     patch_vox: Size
     batch: Count
     steps: Count

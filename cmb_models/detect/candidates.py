@@ -7,6 +7,8 @@ from scipy.spatial import cKDTree
 
 from cmb_models.config import Candidates
 
+FIRST_LOOK = 20_000  # voxels; some hundred blobs of a few dozen voxels each
+
 
 def find_candidates(
     heatmap: np.ndarray, spacing_mm: tuple[float, float, float], settings: Candidates
@@ -18,6 +20,19 @@ def find_candidates(
     Works on the sparse set of voxels above the floor, so its cost follows what was found, not the volume.
     """
     flat = np.flatnonzero(heatmap >= settings.floor)
+    if len(flat) > FIRST_LOOK:
+        # A network that is unsure everywhere: the highest voxels alone often fill the list, and then no lower one can enter.
+        level = np.partition(heatmap.ravel()[flat], -FIRST_LOOK)[-FIRST_LOOK]
+        index, score = _peaks(heatmap, np.flatnonzero(heatmap > level), spacing_mm, settings)
+        if len(index) == settings.max_per_scan:
+            return index, score
+    return _peaks(heatmap, flat, spacing_mm, settings)
+
+
+def _peaks(
+    heatmap: np.ndarray, flat: np.ndarray, spacing_mm: tuple[float, float, float], settings: Candidates
+) -> tuple[np.ndarray, np.ndarray]:
+    """`find_candidates` among the voxels `flat`, indices into the raveled heatmap that hold all voxels above some level."""
     index = np.stack(np.unravel_index(flat, heatmap.shape), axis=1)
     score = heatmap.ravel()[flat]
     peak = _is_peak(heatmap, index, score)

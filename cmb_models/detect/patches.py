@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 
-def cut_patches(image: np.ndarray, index: np.ndarray, size_vox: tuple[int, int, int]) -> np.ndarray:
+def cut_patches(image: np.ndarray, index: np.ndarray, size_vox: tuple[int, int, int], fill: float | None = None) -> np.ndarray:
     """Cut a patch around each index.
 
     image: (I, J, K) float32. index: (N, 3) integers; voxel `size // 2` of a patch is the indexed one. Beyond the image's edge
-    patches are filled with its lowest value. Returns (N, 1, *size_vox) float32, (0, 1, *size_vox) for no indices.
+    patches are filled with `fill`, by default the image's lowest value. Returns (N, 1, *size_vox) float32, (0, 1, *size_vox) for
+    no indices.
     """
     size = np.asarray(size_vox)
     before = size // 2
     # Filling per patch rather than padding the image keeps a whole-head scan from being copied for a few patches.
-    patches = np.full((len(index), 1, *size_vox), image.min() if image.size else 0, dtype=np.float32)
+    if fill is None:
+        fill = image.min() if image.size else 0.0
+    patches = np.full((len(index), 1, *size_vox), fill, dtype=np.float32)
     for patch, centre in zip(patches[:, 0], np.asarray(index, dtype=np.int64), strict=True):
         start = centre - before
         low, high = np.maximum(start, 0), np.minimum(start + size, image.shape)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def build_unet(channels: tuple[int, ...]) -> nn.Module:
+def build_unet(channels: tuple[int, ...], residual_units: int) -> nn.Module:
     """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of 2 ** (len(channels) - 1).
 
     Batch normalisation, not instance normalisation: its running statistics make a voxel's answer independent of how much
@@ -20,7 +20,7 @@ def build_unet(channels: tuple[int, ...]) -> nn.Module:
         out_channels=1,
         channels=channels,
         strides=(2,) * (len(channels) - 1),
-        num_res_units=1,
+        num_res_units=residual_units,
         norm="BATCH",
     )
 

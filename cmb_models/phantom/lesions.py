@@ -34,6 +34,7 @@ APART_MM = 8.0  # between any two centres; plus half of what the larger one's di
 EDGE_MM = 8.0  # from the field of view's edge
 SUBDIVISION = 4  # lesions are made on a grid this many times finer
 TRIES = 400
+ODD_CALCIUM = 0.3  # share of scans with a calcification in white matter or cortex: assumed, far rarer than at the usual places
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ def draw_mimics(rng: np.random.Generator, placer: Placer, config: PhantomConfig,
     wanted = []
     for place in rng.permutation(CALCIUM_MNI_MM)[: rng.integers(0, 3)]:
         wanted.append(("mimic:calcification", "usual", place + rng.normal(0, 1.5, 3), CALCIUM_PPM))
-    for region in rng.choice(["subcortical_white", "cortex_junction"], rng.integers(0, 3)):
-        wanted.append(("mimic:calcification", str(region), rng.choice(placer.template.places[str(region)]), CALCIUM_PPM))
+    if rng.random() < ODD_CALCIUM:
+        region = str(rng.choice(["subcortical_white", "cortex_junction"]))
+        wanted.append(("mimic:calcification", region, rng.choice(placer.template.places[region]), CALCIUM_PPM))
     if rng.random() < 0.5:
         name, middle = NUCLEI[rng.integers(0, 2)][:2]
         spot = middle + rng.normal(0, 1.5, 3)

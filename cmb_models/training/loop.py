@@ -32,7 +32,7 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None) -
     """Train stage 1 from a seed; returns the model in float32 on `best_device()`."""
     s: Unet = sampler.settings
     torch.manual_seed(seed)
-    model = build_unet(s.channels)
+    model = build_unet(s.channels, s.residual_units)
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:

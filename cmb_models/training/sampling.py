@@ -24,6 +24,7 @@ class UnetSampler:
     def __init__(self, examples: Sequence[Example], settings: Unet) -> None:
         self.settings = settings
         self.examples = list(examples)
+        self._fill = [float(e.prepared.image.min()) for e in self.examples]  # once: it reads the whole image
         self._lesions = [
             (n, centre)
             for n, e in enumerate(self.examples)
@@ -51,7 +52,7 @@ class UnetSampler:
             start = rng.integers(0, np.maximum(1, np.asarray(self.examples[n].prepared.shape) - size + 1))
         prepared = self.examples[n].prepared
         start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
-        image = cut_patches(prepared.image, (start + size // 2)[None], self.settings.patch_vox)[0, 0]
+        image = cut_patches(prepared.image, (start + size // 2)[None], self.settings.patch_vox, self._fill[n])[0, 0]
         affine = prepared.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ start
         example = self.examples[n]
@@ -97,6 +98,7 @@ class CnnSampler:
     def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
         self.settings = settings
         self._sets = list(sets)
+        self._fill = [float(group.image.min()) for group in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
         self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
@@ -120,5 +122,5 @@ class CnnSampler:
         s, n = pool[rng.integers(len(pool))]
         jitter = np.asarray(self.settings.jitter_vox)
         index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
-        patch = cut_patches(self._sets[s].image, index[None], self.settings.patch_vox)[0, 0]
+        patch = cut_patches(self._sets[s].image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]
         return vary_intensity(flip_and_turn([patch], rng)[0], rng)

@@ -64,3 +64,15 @@ def test_heatmap_is_left_as_it_was():
     before = image.copy()
     find_candidates(image, SPACING, settings())
     np.testing.assert_array_equal(image, before)
+
+
+def test_a_heatmap_above_the_floor_everywhere_gives_the_same_list_sooner(monkeypatch):
+    """Looking at the highest voxels first may not change the answer, whether they fill the list or not."""
+    noise = np.random.default_rng(0).random((40, 40, 20), dtype=np.float32)
+    for most in (10, 4000):
+        whole = find_candidates(noise, SPACING, settings(floor=0.0, max_per_scan=most))
+        with monkeypatch.context() as patch:
+            patch.setattr("cmb_models.detect.candidates.FIRST_LOOK", 300)
+            first = find_candidates(noise, SPACING, settings(floor=0.0, max_per_scan=most))
+        np.testing.assert_array_equal(first[0], whole[0])
+        np.testing.assert_array_equal(first[1], whole[1])
