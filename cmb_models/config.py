@@ -6,6 +6,7 @@ in params.yaml, so a stage can never run on a number that DVC does not track.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -94,13 +95,14 @@ class PipelineConfig(Section):
 
 
 class Unet(Section):
-    """Stage 1: architecture and training recipe. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
+    """Stage 1: architecture and training recipe.
 
+    strides: from each level of `channels` to the next. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
     lesion_fraction: share of training patches placed around a CMB. focal_gamma, focal_beta: exponents of the loss (losses.py).
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
-    residual_units: Annotated[int, Field(ge=0)]
+    strides: tuple[Annotated[int, Field(ge=1, le=2)], ...]
     patch_vox: Size
     batch: Count
     steps: Count
@@ -110,6 +112,12 @@ class Unet(Section):
     lesion_fraction: Probability
     focal_gamma: Positive
     focal_beta: Positive
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> Unet:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError(f"unet.strides must have {len(self.channels) - 1} numbers, one fewer than unet.channels")
+        return self
 
 
 class Cnn(Section):
@@ -222,10 +230,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _patch_fits_network(self) -> Params:
-        factor = 2 ** (len(self.unet.channels) - 1)
+        factor = math.prod(self.unet.strides)
         for name, size in (("unet.patch_vox", self.unet.patch_vox), ("preprocess.multiple_vox", self.preprocess.multiple_vox)):
             if any(s % factor for s in size):
-                raise ValueError(f"{name} must be multiples of {factor}, since unet.channels has {len(self.unet.channels)} levels")
+                raise ValueError(f"{name} must be multiples of {factor}, the product of unet.strides")
         return self
 
 

@@ -69,6 +69,7 @@ def data() -> None:
         folder = f"data/raw/{name}"
         if not (WORKSPACE / folder / "annotations.csv").is_file():
             run("cmb", "phantom", folder, *options)
+        if not (WORKSPACE / f"{folder}.dvc").is_file():
             run("dvc", "add", "-q", folder)
     commit("Scans of the site and locked scans", "data/raw/*.dvc")
 

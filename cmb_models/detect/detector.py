@@ -37,7 +37,7 @@ def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> 
 
     Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found".
     """
-    spacing = tuple(np.linalg.norm(prepared.affine[:3, :3], axis=0))
+    spacing = prepared.spacing_mm
     inside = _finite(heatmap[tuple(slice(0, s) for s in prepared.shape)], "stage 1's heatmap")
     index, score = find_candidates(inside, spacing, config.candidates)
     image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]

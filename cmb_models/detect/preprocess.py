@@ -27,6 +27,12 @@ class Prepared:
     affine: np.ndarray
     shape: tuple[int, int, int]
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the working grid, along i, j and k."""
+        di, dj, dk = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(di), float(dj), float(dk)
+
 
 def prepare(volume: Volume, settings: Preprocess, case: str) -> Prepared:
     """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-GAIN = 0.25  # contrast differs between scanners and echo times by about this share
-OFFSET = 0.1  # in units of the head's 5-95 percentile range
-NOISE = 0.06  # highest added noise, same unit: a scan of half the SNR
+GAIN = 0.15  # contrast differs between scanners and echo times by about this share
+OFFSET = 0.05  # in units of the head's 5-95 percentile range
+NOISE = 0.03  # highest added noise, same unit: a scan of half the SNR
 
 
 def flip_and_turn(arrays: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

@@ -43,7 +43,7 @@ def load_weights(folder: Path) -> tuple[Unet, Cnn, nn.Module, nn.Module]:
     """The recipes and both networks in evaluation mode on the CPU."""
     recipe = read_json(folder / "recipe.json")
     unet, cnn = Unet.model_validate(recipe["unet"]), Cnn.model_validate(recipe["cnn"])
-    models = build_unet(unet.channels, unet.residual_units), PatchClassifier(cnn.channels, cnn.dropout)
+    models = build_unet(unet.channels, unet.strides), PatchClassifier(cnn.channels, cnn.dropout)
     for name, model in zip(("unet.pt", "cnn.pt"), models, strict=True):
         model.load_state_dict(torch.load(folder / name, weights_only=True))
     return unet, cnn, models[0].eval(), models[1].eval()

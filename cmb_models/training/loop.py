@@ -20,6 +20,7 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
+MAX_GRADIENT = 1.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 AVERAGE_LAST = 0.25  # share of the steps whose weights are averaged: steadier than the last step alone (Izmailov 2018)
 
 
@@ -32,7 +33,7 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None) -
     """Train stage 1 from a seed; returns the model in float32 on `best_device()`."""
     s: Unet = sampler.settings
     torch.manual_seed(seed)
-    model = build_unet(s.channels, s.residual_units)
+    model = build_unet(s.channels, s.strides)
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:
@@ -74,7 +75,7 @@ def _fit(model: nn.Module, loss: Callable[[torch.device], torch.Tensor], s: Unet
             )
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
         optimizer.step()
         schedule.step()
         if step >= (1 - AVERAGE_LAST) * s.steps:

@@ -19,7 +19,7 @@ from tests.imports import ROOT
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540), pytest.mark.xdist_group("end_to_end")]
 
 TINY = {  # small networks and few steps: enough to run everything, too little to be good
-    "unet": {"channels": [8, 16, 32], "patch_vox": [32, 32, 16], "batch": 4, "steps": 120},
+    "unet": {"channels": [8, 16, 32], "strides": [2, 2], "patch_vox": [32, 32, 16], "batch": 4, "steps": 120},
     "cnn": {"channels": [8, 16], "batch": 16, "steps": 60},
     "tune_unet": {"trials": 2, "steps": 30},
     "tune_cnn": {"trials": 2, "steps": 20},

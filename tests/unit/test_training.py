@@ -23,7 +23,7 @@ from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 UNET = Unet(
     channels=(8, 16),
-    residual_units=0,
+    strides=(1,),
     patch_vox=(16, 16, 8),
     batch=2,
     steps=80,
@@ -158,7 +158,7 @@ def test_cnn_learns_dark_spots(tmp_path):
     patches, labels = CnnSampler([group], CNN).batch(np.random.default_rng(5))
     score = as_callable(model, torch.device("cpu"))(patches)
     assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
-    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, 0), model)
+    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model)
     *_, loaded = load_weights(tmp_path)
     assert np.array_equal(as_callable(loaded, torch.device("cpu"))(patches), score)
 
@@ -170,9 +170,11 @@ def test_nan_loss_is_told():
         train_unet(UnetSampler([broken], UNET), seed=0)
 
 
-@pytest.mark.parametrize("channels", [(8, 16), (8, 16, 32)])
-def test_networks_keep_their_shapes(channels):
-    assert build_unet(channels, 1).eval()(torch.zeros(1, 1, 16, 24, 8)).shape == (1, 1, 16, 24, 8)
+@pytest.mark.parametrize(("channels", "strides"), [((8, 16), (2,)), ((8, 16, 32), (1, 2))])
+def test_networks_keep_their_shapes(channels, strides):
+    heat = torch.sigmoid(build_unet(channels, strides).eval()(torch.zeros(1, 1, 16, 24, 8)))
+    assert heat.shape == (1, 1, 16, 24, 8)
+    assert heat.mean() == pytest.approx(0.01, abs=0.005)  # nearly no voxel is a centre before training
     assert PatchClassifier(channels, 0.1).eval()(torch.zeros(5, 1, 20, 20, 10)).shape == (5,)
 
 
