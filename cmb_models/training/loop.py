@@ -20,7 +20,7 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
-MAX_GRADIENT = 1.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
+MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 AVERAGE_LAST = 0.25  # share of the steps whose weights are averaged: steadier than the last step alone (Izmailov 2018)
 
 

@@ -160,7 +160,8 @@ def test_cnn_learns_dark_spots(tmp_path):
     assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
     save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model)
     *_, loaded = load_weights(tmp_path)
-    assert np.array_equal(as_callable(loaded, torch.device("cpu"))(patches), score)
+    # Not equal to the bit: the loaded weights lie in another memory order, so sums are taken in another order.
+    np.testing.assert_allclose(as_callable(loaded, torch.device("cpu"))(patches), score, atol=1e-6)
 
 
 def test_nan_loss_is_told():
