@@ -175,7 +175,7 @@ def test_nan_loss_is_told():
 def test_networks_keep_their_shapes(channels, strides):
     heat = torch.sigmoid(build_unet(channels, strides).eval()(torch.zeros(1, 1, 16, 24, 8)))
     assert heat.shape == (1, 1, 16, 24, 8)
-    assert heat.mean() == pytest.approx(0.01, abs=0.005)  # nearly no voxel is a centre before training
+    assert 0.005 < heat.mean() < 0.03  # nearly no voxel is a centre before training; .5 without the prior
     assert PatchClassifier(channels, 0.1).eval()(torch.zeros(5, 1, 20, 20, 10)).shape == (5,)
 
 
