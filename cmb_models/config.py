@@ -98,7 +98,8 @@ class Unet(Section):
     """Stage 1: architecture and training recipe.
 
     strides: from each level of `channels` to the next. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
-    lesion_fraction: share of training patches placed around a CMB. focal_gamma, focal_beta: exponents of the loss (losses.py).
+    lesion_fraction: share of training patches placed around a CMB. planted_per_patch: mean number of simulated CMBs put into a
+    training patch (planting.py), 0 for none. focal_gamma, focal_beta: exponents of the loss (losses.py).
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
@@ -110,6 +111,7 @@ class Unet(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     sigma_mm: Positive
     lesion_fraction: Probability
+    planted_per_patch: Annotated[float, Field(ge=0)]
     focal_gamma: Positive
     focal_beta: Positive
 
@@ -123,6 +125,7 @@ class Unet(Section):
 class Cnn(Section):
     """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
 
+    planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
     match_mm: a candidate this near to a CMB's centre is a positive example.
     """
 
@@ -134,6 +137,7 @@ class Cnn(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
+    planted_fraction: Probability
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
 
@@ -189,7 +193,7 @@ class Export(Section):
 
 
 class Calibrate(Section):
-    """max_fp_per_scan: the threshold is the F1-best among those with at most this many false positives a scan, out of fold."""
+    """max_fp_per_scan: the threshold is the most sensitive one with at most this many false positives a scan, out of fold."""
 
     max_fp_per_scan: Positive
 

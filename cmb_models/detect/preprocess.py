@@ -33,6 +33,11 @@ class Prepared:
         di, dj, dk = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(di), float(dj), float(dk)
 
+    @property
+    def air(self) -> float:
+        """The image's lowest value: what an absent signal looks like, and what lies beyond the edge. Reads the whole image."""
+        return float(self.image.min())
+
 
 def prepare(volume: Volume, settings: Preprocess, case: str) -> Prepared:
     """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`."""

@@ -73,13 +73,11 @@ def intervals(
 
 
 def choose_threshold(curve: Froc, max_fp_per_scan: float) -> float:
-    """The threshold with the best F1 among those with at most `max_fp_per_scan`.
+    """The threshold with the highest sensitivity at no more than `max_fp_per_scan`, and among equals the fewest false positives.
 
     Set halfway down to the next lower score: one at the very score of a lesion would lose it to a change in the last bit.
     """
-    allowed = curve.fp_per_scan <= max_fp_per_scan
-    f1 = 2 * curve.hits / np.maximum(1, curve.hits + curve.false_positives + curve.n_lesions)
-    best = int(np.argmax(np.where(allowed, f1, -1)))
+    best = int(np.argmax(np.where(curve.fp_per_scan <= max_fp_per_scan, curve.hits, -1)))
     upper = float(curve.thresholds[best])
     lower = float(curve.thresholds[best + 1]) if best + 1 < len(curve.thresholds) else 0.0
     return (upper + lower) / 2

@@ -10,11 +10,11 @@ from cmb_models.detect.detector import Network
 
 
 def as_callable(model: nn.Module, device: torch.device) -> Network:
-    """Run `model`'s sigmoid output in float32, in evaluation mode, whatever the training precision was."""
+    """Run a network that ends in scores (Heatmap, Score) in float32, in evaluation mode, whatever the training precision was."""
     model.eval()
 
     def run(array: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return torch.sigmoid(model(torch.from_numpy(array).to(device))).float().cpu().numpy()
+            return model(torch.from_numpy(array).to(device)).float().cpu().numpy()
 
     return run

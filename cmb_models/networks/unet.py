@@ -36,7 +36,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
 
 
 class Heatmap(nn.Module):
-    """A U-Net with its sigmoid: what is exported, so that the server adds no arithmetic of its own."""
+    """A U-Net with its sigmoid, as it is used and exported: the server adds no arithmetic of its own."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()

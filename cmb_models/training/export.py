@@ -84,8 +84,8 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
     image = prepare(scan, config.preprocess, "golden scan").image[None, None]
     patches = np.random.default_rng(settings.golden_seed).standard_normal((16, 1, *config.patch_vox), dtype=np.float32)
     parity = {
-        "unet": float(np.abs(as_callable(unet, device)(image) - onnx_unet(image)).max()),
-        "cnn": float(np.abs(as_callable(cnn, device)(patches) - onnx_cnn(patches)).max()),
+        "unet": float(np.abs(as_callable(Heatmap(unet), device)(image) - onnx_unet(image)).max()),
+        "cnn": float(np.abs(as_callable(Score(cnn), device)(patches) - onnx_cnn(patches)).max()),
     }
     worst = max(parity.values())
     if not worst <= settings.parity_tolerance:

@@ -13,7 +13,9 @@ from cmb_models.detect.detector import propose
 from cmb_models.detect.patches import cut_patches
 from cmb_models.errors import InputError
 from cmb_models.files import replacing
+from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
+from cmb_models.networks.unet import Heatmap
 from cmb_models.training.examples import Example, load_examples
 from cmb_models.training.loop import best_device, train_cnn, train_unet
 from cmb_models.training.parallel import count_step
@@ -76,7 +78,7 @@ def run_unet_job(job: UnetJob) -> list[Mined]:
 
 def mine(example: Example, model: torch.nn.Module, config: PipelineConfig) -> Mined:
     """Stage 1 on one prepared scan, by the same steps as in production."""
-    heatmap = as_callable(model, best_device())(np.array(example.prepared.image)[None, None])[0, 0]
+    heatmap = as_callable(Heatmap(model), best_device())(np.array(example.prepared.image)[None, None])[0, 0]
     found, _ = propose(heatmap, example.prepared, config)
     return Mined(example.key, found.index_vox, found.centre_mm, found.stage1_score)
 
@@ -87,7 +89,7 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     examples = load_examples(job.prepared_dir)
     training = [e for e in examples if e.subject not in job.held_out]
     model = train_cnn(cnn_sampler(training, mined, job.cnn), job.seed, count_step)
-    network = as_callable(model, best_device())
+    network = as_callable(Score(model), best_device())
     scores = {}
     for example in (e for e in examples if e.subject in job.held_out):
         patches = cut_patches(example.prepared.image, mined[example.key].index_vox, job.cnn.patch_vox)

@@ -9,12 +9,15 @@ import numpy as np
 
 from cmb_models.config import Cnn, Unet
 from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.volume import index_from_world
+from cmb_models.training.planting import COARSE, places_inside, plant
+from cmb_models.volume import index_from_world, world_from_index
 
+APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
@@ -24,7 +27,8 @@ class UnetSampler:
     def __init__(self, examples: Sequence[Example], settings: Unet) -> None:
         self.settings = settings
         self.examples = list(examples)
-        self._fill = [float(e.prepared.image.min()) for e in self.examples]  # once: it reads the whole image
+        self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
+        self._inside = [places_inside(e.prepared.image, e.prepared.spacing_mm, e.prepared.air) for e in self.examples]
         self._lesions = [
             (n, centre)
             for n, e in enumerate(self.examples)
@@ -56,18 +60,37 @@ class UnetSampler:
         affine = prepared.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ start
         example = self.examples[n]
-        target = centre_heatmap(image.shape, affine, example.centres_mm("cmb"), self.settings.sigma_mm)
+        cmbs = example.centres_mm("cmb")
+        image, planted = self._plant(image, n, start, cmbs, rng)
+        target = centre_heatmap(image.shape, affine, np.concatenate([cmbs, planted]), self.settings.sigma_mm)
         possible = centre_heatmap(image.shape, affine, example.centres_mm("possible"), IGNORE_MM / 2)
         weight = np.where((possible > np.exp(-2)) & (target == 0), 0, 1).astype(np.float32)
         image, target, weight = flip_and_turn([image, target, weight], rng)
         return vary_intensity(image, rng), target, weight
+
+    def _plant(
+        self, image: np.ndarray, n: int, start: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The patch of scan `n` that begins at voxel `start`, with simulated CMBs planted, and their centres (P, 3) in mm."""
+        wanted = rng.poisson(self.settings.planted_per_patch)
+        prepared, taken, planted = self.examples[n].prepared, cmbs, [np.zeros((0, 3))]
+        places = self._inside[n][((self._inside[n] >= start) & (self._inside[n] < start + image.shape)).all(axis=1)]
+        for place in places[rng.permutation(len(places))[:wanted]]:
+            place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
+            world = world_from_index(place, prepared.affine)
+            if len(taken) and np.linalg.norm(taken - world, axis=1).min() < APART_MM:
+                continue
+            image = plant(image, place - start, prepared.spacing_mm, self._fill[n], rng)
+            planted.append(world)
+            taken = np.concatenate([taken, world])
+        return image, np.concatenate(planted)
 
 
 @dataclass(frozen=True)
 class CandidateSet:
     """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; positive: (N,) bool."""
 
-    image: np.ndarray
+    prepared: Prepared
     index_vox: np.ndarray
     positive: np.ndarray
 
@@ -89,7 +112,7 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     keep = positive | ~near(example.centres_mm("possible"))
     own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
     index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
-    return CandidateSet(example.prepared.image, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
+    return CandidateSet(example.prepared, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
 
 
 class CnnSampler:
@@ -98,7 +121,8 @@ class CnnSampler:
     def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
         self.settings = settings
         self._sets = list(sets)
-        self._fill = [float(group.image.min()) for group in self._sets]
+        self._fill = [group.prepared.air for group in self._sets]
+        self._inside = [places_inside(g.prepared.image, g.prepared.spacing_mm, g.prepared.air) for g in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
         self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
@@ -118,9 +142,25 @@ class CnnSampler:
         return patches, labels.astype(np.float32)
 
     def _patch(self, positive: bool, rng: np.random.Generator) -> np.ndarray:
+        if positive and rng.random() < self.settings.planted_fraction:
+            s = rng.integers(len(self._sets))
+            if len(self._inside[s]):
+                return self._planted(s, rng)
         pool = self._positive if positive else self._negative
         s, n = pool[rng.integers(len(pool))]
         jitter = np.asarray(self.settings.jitter_vox)
         index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
-        patch = cut_patches(self._sets[s].image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]
+        return self._vary(self._cut(s, index), rng)
+
+    def _planted(self, s: int, rng: np.random.Generator) -> np.ndarray:
+        """A patch of scan `s` with a simulated CMB about its centre, off it by as much as a candidate may be."""
+        jitter = np.asarray(self.settings.jitter_vox)
+        patch = self._cut(s, self._inside[s][rng.integers(len(self._inside[s]))])
+        centre = np.asarray(patch.shape) // 2 + rng.uniform(-jitter - 0.5, jitter + 0.5)
+        return self._vary(plant(patch, centre, self._sets[s].prepared.spacing_mm, self._fill[s], rng), rng)
+
+    def _cut(self, s: int, index: np.ndarray) -> np.ndarray:
+        return cut_patches(self._sets[s].prepared.image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]
+
+    def _vary(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return vary_intensity(flip_and_turn([patch], rng)[0], rng)

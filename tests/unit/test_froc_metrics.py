@@ -58,9 +58,8 @@ def test_false_positives_on_cmb_free_scans_are_apart():
     assert m["fp_per_cmb_free_scan"] == 2.0
 
 
-def test_threshold_has_the_best_f1_within_the_rate():
-    # F1: .9 -> 2/4, .8 -> 2/5, .7 -> 4/6, .6 -> 4/7, .5 -> 6/8. Up to .5 FP/scan .7 is best, set halfway to .6; up to 1 it is .5,
-    # set halfway to 0.
+def test_threshold_has_the_best_sensitivity_within_the_rate():
+    # Up to .5 FP/scan .7 finds most, set halfway to the next score .6; up to 1 it is .5, set halfway to 0.
     curve = froc(SCANS, 3.0)
     assert choose_threshold(curve, 0.5) == pytest.approx(0.65)
     assert choose_threshold(curve, 1.0) == pytest.approx(0.25)

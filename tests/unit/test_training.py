@@ -10,9 +10,9 @@ from cmb_models.config import Cnn, Unet
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation
-from cmb_models.networks.cnn import PatchClassifier
+from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
-from cmb_models.networks.unet import build_unet
+from cmb_models.networks.unet import Heatmap, build_unet
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.final import load_weights, save_weights
@@ -31,6 +31,7 @@ UNET = Unet(
     weight_decay=0,
     sigma_mm=1.5,
     lesion_fraction=0.5,
+    planted_per_patch=0,
     focal_gamma=2,
     focal_beta=4,
 )
@@ -43,6 +44,7 @@ CNN = Cnn(
     weight_decay=0,
     dropout=0,
     positive_fraction=0.5,
+    planted_fraction=0,
     jitter_vox=(1, 1, 0),
     match_mm=3,
 )
@@ -130,7 +132,7 @@ def test_candidates_are_labelled_by_distance_and_possible_ones_dropped():
 
 
 def test_cnn_batches_have_the_share_of_positives():
-    image = example([(10, 10, 10)]).prepared.image
+    image = example([(10, 10, 10)]).prepared
     index = np.array([[10, 10, 5], [20, 20, 5], [5, 25, 9]])
     sampler = CnnSampler([CandidateSet(image, index, np.array([True, False, False]))], CNN)
     patches, labels = sampler.batch(np.random.default_rng(0))
@@ -144,24 +146,32 @@ def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
     sampler = UnetSampler([example([(10, 12, 16)])], UNET)
     model = train_unet(sampler, seed=0)
     unseen = example([(20, 8, 12)])
-    heat = as_callable(model, torch.device("cpu"))(unseen.prepared.image[None, None])[0, 0]
+    heat = as_callable(Heatmap(model), torch.device("cpu"))(unseen.prepared.image[None, None])[0, 0]
     assert np.linalg.norm((np.array(np.unravel_index(heat.argmax(), heat.shape)) - (20, 8, 6)) * (1, 1, 2)) <= 3
     again = train_unet(sampler, seed=0).state_dict()
     assert all(torch.equal(v, again[k]) for k, v in model.state_dict().items())
 
 
 def test_cnn_learns_dark_spots(tmp_path):
-    image = example([(10, 10, 10), (22, 8, 20)]).prepared.image
+    image = example([(10, 10, 10), (22, 8, 20)]).prepared
     index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9], [26, 14, 3]])
     group = CandidateSet(image, index, np.array([True, True, False, False, False]))
     model = train_cnn(CnnSampler([group], CNN), seed=0)
     patches, labels = CnnSampler([group], CNN).batch(np.random.default_rng(5))
-    score = as_callable(model, torch.device("cpu"))(patches)
+    score = as_callable(Score(model), torch.device("cpu"))(patches)
     assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
     save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model)
     *_, loaded = load_weights(tmp_path)
     # Not equal to the bit: the loaded weights lie in another memory order, so sums are taken in another order.
-    np.testing.assert_allclose(as_callable(loaded, torch.device("cpu"))(patches), score, atol=1e-6)
+    np.testing.assert_allclose(as_callable(Score(loaded), torch.device("cpu"))(patches), score, atol=1e-6)
+
+
+def test_score_is_the_same_for_a_mirrored_patch():
+    score = Score(PatchClassifier((4,), 0.0)).eval()
+    patches = torch.randn(3, 1, 8, 8, 4)
+    with torch.no_grad():
+        assert torch.allclose(score(patches), score(patches.flip(2)), atol=1e-6)
+        assert not torch.allclose(score.classifier(patches), score.classifier(patches.flip(2)), atol=1e-4)
 
 
 def test_nan_loss_is_told():
