@@ -35,7 +35,7 @@ test: setup lint
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
 
-# After changing a version by hand: install it, run the tests, then freeze.
+# After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:
-	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
-	@.venv-server/bin/python -m pip freeze --exclude-editable > serving/requirements.txt
+	@{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > .lock.new && mv .lock.new requirements.lock
+	@{ grep '^#' serving/requirements.txt; .venv-server/bin/python -m pip freeze --exclude-editable; } > .lock.new && mv .lock.new serving/requirements.txt
