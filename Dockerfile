@@ -6,9 +6,9 @@
 FROM nvcr.io/nvidia/tritonserver:25.12-py3
 
 # The same exact versions as the bundled server's environment, for the few packages that the Python steps import.
-COPY serving/requirements.txt /tmp/requirements.txt
-RUN pip install --no-cache-dir --break-system-packages --constraint /tmp/requirements.txt \
-        numpy scipy nibabel pydantic pyyaml typer rich && rm /tmp/requirements.txt
+COPY serving/requirements.txt /opt/requirements.txt
+RUN pip install --no-cache-dir --break-system-packages --constraint /opt/requirements.txt \
+        numpy scipy nibabel pydantic pyyaml typer rich && rm /opt/requirements.txt
 
 COPY pyproject.toml README.md /opt/cmb-models/
 COPY cmb_models /opt/cmb-models/cmb_models

@@ -146,7 +146,6 @@ def test_an_unreachable_server_is_told_once(work, cmb, monkeypatch):
 
 
 def test_a_real_client_without_a_server(work, cmb):
-    pytest.importorskip("tritonclient")
     code, _, err = cmb("detect", "spots.nii.gz", "--out", "results", "--server", "localhost:1")
     assert code == 2 and err.startswith("error: localhost:1: ") and err.count("\n") == 1
 

@@ -5,13 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import colors
 
 from cmb_models.client.figures import RING, _View, scan_figure
 from cmb_models.detection import Answer, Detection
 from cmb_models.volume import Volume
 from tests.bundles import AFFINE, BLOBS_MM, head
-
-colors = pytest.importorskip("matplotlib.colors")
 
 
 def finding(world_mm, score=0.9) -> Detection:

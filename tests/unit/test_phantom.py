@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("nilearn", reason="the phantom needs nilearn's MNI152 maps")
-
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import read_annotations
 from cmb_models.io.nifti import read_volume
