@@ -35,6 +35,6 @@ def main() -> None:
     _add_commands()
     try:
         app()
-    except InputError as error:
+    except (InputError, RuntimeError) as error:  # RuntimeError: a server that failed, told with the end of its log
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)

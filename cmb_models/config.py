@@ -17,7 +17,10 @@ from cmb_models.errors import InputError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Steps = Annotated[int, Field(ge=4)]  # the last quarter of them is averaged
 
 
 def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
@@ -27,6 +30,7 @@ def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_low_to_high)]
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_to_high)]
 Size = tuple[Count, Count, Count]
 
 
@@ -50,7 +54,7 @@ class Split(Section):
     """
 
     folds: Annotated[int, Field(ge=2)]
-    seed: int
+    seed: Seed
     locked_datasets: tuple[str, ...]
     locked_fraction: Annotated[float, Field(ge=0, lt=1)]
 
@@ -106,7 +110,7 @@ class Unet(Section):
     strides: tuple[Annotated[int, Field(ge=1, le=2)], ...]
     patch_vox: Size
     batch: Count
-    steps: Count
+    steps: Steps
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     sigma_mm: Positive
@@ -132,7 +136,7 @@ class Cnn(Section):
     channels: Annotated[tuple[Count, ...], Field(min_length=1)]
     patch_vox: Size
     batch: Annotated[int, Field(ge=2)]
-    steps: Count
+    steps: Steps
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -145,13 +149,13 @@ class Cnn(Section):
 class UnetSearch(Section):
     learning_rate: Range
     sigma_mm: Range
-    lesion_fraction: Range
+    lesion_fraction: FractionRange
 
 
 class CnnSearch(Section):
     learning_rate: Range
     weight_decay: Range
-    dropout: Range
+    dropout: FractionRange
 
 
 class Tuning(Section):
@@ -159,9 +163,9 @@ class Tuning(Section):
     operating point (mean sensitivity up to it)."""
 
     trials: Count
-    steps: Count
+    steps: Steps
     fp_per_scan: Positive
-    seed: int
+    seed: Seed
 
 
 class TuneUnet(Tuning):
@@ -173,23 +177,23 @@ class TuneCnn(Tuning):
 
 
 class MineCandidates(Section):
-    seed: int
+    seed: Seed
     candidates: Candidates
 
 
 class CrossValidate(Section):
-    seed: int
+    seed: Seed
 
 
 class Train(Section):
-    seed: int
+    seed: Seed
 
 
 class Export(Section):
     """parity_tolerance: largest difference of a score between torch and ONNX that passes. golden_seed: of the known-answer scan."""
 
     parity_tolerance: Positive
-    golden_seed: int
+    golden_seed: Seed
 
 
 class Calibrate(Section):
@@ -203,7 +207,7 @@ class Evaluate(Section):
 
     tolerance_mm: Positive
     bootstrap: Count
-    seed: int
+    seed: Seed
 
 
 class Gate(Section):

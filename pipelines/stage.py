@@ -28,6 +28,6 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(level=os.environ.get("CMB_LOG", "WARNING"), format="%(asctime)s %(name)s: %(message)s")
     try:
         main()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the stage's own last word, for people
         sys.exit(2)

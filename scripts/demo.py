@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,11 +29,15 @@ DATASETS = {  # `cmb phantom` options: 15 scans with 40 CMBs as in Rau et al. 20
     "locked": ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"],
 }
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)
 
 
 def run(*command: str, quiet: bool = False) -> str:
-    """Show and run a command in the workspace; its failure ends the demo with its own words. Returns its output if `quiet`."""
+    """Show and run a command in the workspace; its failure ends the demo with its own words. Returns its output if `quiet`.
+
+    Quiet commands are short; their output is printed when they are done.
+    """
     console.print(f"[bold cyan]$ {shlex.join(command)}[/]", soft_wrap=True)
     done = subprocess.run(command, cwd=WORKSPACE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE if quiet else None)
     if done.returncode:
@@ -40,6 +45,8 @@ def run(*command: str, quiet: bool = False) -> str:
             f"[bold red]the demo stopped:[/] `{shlex.join(command)}` ended with exit code {done.returncode}", soft_wrap=True
         )
         sys.exit(done.returncode)
+    if quiet:
+        console.print(done.stdout.rstrip(), markup=False)
     return done.stdout or ""
 
 
@@ -56,11 +63,17 @@ def workspace() -> None:
         subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(WORKSPACE)], check=True)
         git("switch", "-q", "-c", "site")
     else:
-        git("fetch", "-q", "origin")
-        git("merge", "-q", "--no-edit", "origin/HEAD")
+        git("fetch", "-q", "origin", "HEAD")
+        try:
+            git("merge", "-q", "--no-edit", "FETCH_HEAD")
+        except subprocess.CalledProcessError as error:
+            subprocess.run(["git", "merge", "--abort"], cwd=WORKSPACE, capture_output=True)
+            got = " ".join((error.stdout + error.stderr).split())
+            sys.exit(f"the demo stopped: demo/ cannot be brought up to this commit ({got}); remove demo/ and start again")
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
     if dirty.strip():
-        console.print("[yellow]note:[/] the checkout has uncommitted changes; the demo runs its last commit")
+        note = "the checkout has uncommitted changes: stages run its last commit, `cmb` and the server its files"
+        console.print(f"[yellow]note:[/] {note}")
 
 
 def data() -> None:
@@ -98,7 +111,10 @@ def server() -> Iterator[str]:
         yield read_json(WORKSPACE / "serving-state/server.json")["grpc_url"]
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its supervisor then ends the server
 
 
 def show_results(started: float) -> None:
@@ -112,6 +128,9 @@ def show_results(started: float) -> None:
         numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%} ({low:.0%}–{high:.0%})"]
         table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{m['precision']:.0%}")
     console.print(table)
+    fitted = out_of_fold["cross_fitted"]
+    said = f"{fitted['sensitivity']:.1%} at {fitted['fp_per_scan']:.2f} false positives a scan"
+    console.print(f"out of fold with each fold's threshold chosen on the others: {said}")
     with (WORKSPACE / "results/detections.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     console.print(f"{len(rows)} microbleeds found in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")
@@ -123,12 +142,14 @@ def show_results(started: float) -> None:
 
 def main() -> None:
     started = time.monotonic()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # a closed terminal ends the server too
     workspace()
     data()
     run("dvc", "repro")
     commit("Retrain", "dvc.lock", "reports/*/metrics.json")
-    run("cmb", "register")
-    run("cmb", "promote", "latest", "--reason", "demo")
+    release = re.search(r"release (\d+)", run("cmb", "register", quiet=True)).group(1)
+    run("cmb", "promote", release, "--reason", "demo")
     commit("Promotion", "audit.jsonl")
     with server() as url:
         scans = sorted(str(p.relative_to(WORKSPACE)) for p in WORKSPACE.glob("data/raw/locked/sub-*/swi/*_swi.nii.gz"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from cmb_models.detect.checks import check_scan
 from cmb_models.errors import InputError
@@ -13,12 +14,15 @@ from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import ScanFile, find_scans
 from cmb_models.volume import Volume, index_from_world
 
+ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
+
 
 def index_datasets(raw_dir: Path) -> dict:
     """Check all datasets below `raw_dir` in one pass.
 
     Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm, n_cmbs.
-    Raises one InputError that lists every fault of every scan: unreadable, not SWI-like, or a lesion outside its volume.
+    Raises one InputError that lists every fault of every scan: unreadable, not SWI-like, the same file twice, a lesion outside
+    its volume or marked twice.
     """
     folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
@@ -35,10 +39,22 @@ def index_datasets(raw_dir: Path) -> dict:
                 entries.append(_entry(scan))
             except InputError as error:
                 faults.append(str(error))
+    faults += _repeated(entries)
     if faults:
         listed = "".join(f"\n  - {f}" for f in faults)
         raise InputError(raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these")
     return {"scans": entries}
+
+
+def _repeated(entries: list[dict]) -> list[str]:
+    """One fault for every file that stands under two names: its patient could be trained on and tested on."""
+    seen: dict[str, str] = {}
+    faults = []
+    for entry in entries:
+        first = seen.setdefault(entry["sha256"], entry["path"])
+        if first != entry["path"]:
+            faults.append(f"{entry['path']}: expected a scan of its own, got the same file as {first}; keep one of them")
+    return faults
 
 
 def _entry(scan: ScanFile) -> dict:
@@ -60,6 +76,10 @@ def _entry(scan: ScanFile) -> dict:
 
 def _check_inside(scan: ScanFile, volume: Volume) -> None:
     centres = np.array([a.centre_mm for a in scan.annotations]).reshape(-1, 3)
+    cmbs = np.array([a.centre_mm for a in scan.annotations if a.is_cmb]).reshape(-1, 3)
+    if len(pairs := cKDTree(cmbs).query_pairs(ONE_LESION_MM) if len(cmbs) else ()):
+        got = f"{len(pairs)} pairs of rows nearer than {ONE_LESION_MM:g} mm"
+        raise InputError(scan.path, "one row a microbleed", got, "merge the rows of several raters")
     index = np.rint(index_from_world(centres, volume.affine))
     outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
     if outside.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from cmb_models.registry.store import open_registry
 
 if TYPE_CHECKING:
     from cmb_models.registry.store import Registry
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH = 100  # MLflow takes at most 100 parameters in one request
 MAX_VALUE = 6000  # characters of a parameter's value that MLflow stores
@@ -26,16 +29,22 @@ def log_stage(
 ) -> str:
     """Log one finished run named after a DVC stage into the workspace's experiment; return its run id.
 
+    A store that cannot be reached is a warning and gives "": the stage's outputs do not depend on it.
+
     params and metrics may be nested: keys are joined by dots. Metrics that are not finite numbers are left out.
     artifacts: files to keep with the run.
     """
-    with open_registry(workspace) as registry:
-        run_id = start_run(registry, stage, {"stage": stage, **(tags or {})})
-        log_numbers(registry, run_id, params, metrics)
-        for file in artifacts:
-            registry.client.log_artifact(run_id, str(file))
-        registry.client.set_terminated(run_id)
-        return run_id
+    try:
+        with open_registry(workspace) as registry:
+            run_id = start_run(registry, stage, {"stage": stage, **(tags or {})})
+            log_numbers(registry, run_id, params, metrics)
+            for file in artifacts:
+                registry.client.log_artifact(run_id, str(file))
+            registry.client.set_terminated(run_id)
+            return run_id
+    except Exception as error:  # whatever a store or the network between can raise: an hour's training is worth more than its log
+        logger.warning("%s was not logged to MLflow: %s", stage, " ".join(str(error).split())[:300])
+        return ""
 
 
 def start_run(registry: Registry, name: str, tags: Mapping[str, str]) -> str:

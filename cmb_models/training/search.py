@@ -103,7 +103,8 @@ def _content(folder: Path) -> dict[str, str]:
 def _code() -> dict[str, str]:
     """Hashes of the code that a trial's value depends on: a study of other code is another study."""
     root = Path(__file__).resolve().parent.parent
-    files = [f for folder in ("detect", "networks", "training", "evaluation") for f in sorted((root / folder).glob("*.py"))]
+    folders = (".", "detect", "io", "networks", "training", "evaluation")
+    files = [f for folder in folders for f in sorted((root / folder).glob("*.py")) if f.name != "cli.py"]
     return {f.relative_to(root).as_posix(): sha256_of(f) for f in files}
 
 

@@ -55,9 +55,11 @@ def tune(
     search: name to (low, high). first: the settings params.yaml starts from, tried as trial 0 so that tuning cannot end below them.
     evaluate([(settings, trial number), ...], fold): values of that fold in the same order; a trial's value is the mean over folds.
     """
-    if not study.trials:
-        study.enqueue_trial({name: first[name] for name in search})
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    recipe = {name: first[name] for name in search}
+    tried = [t.params for t in study.get_trials(states=finished)]
+    if recipe not in tried and not study.get_trials(states=(TrialState.WAITING,)):
+        study.enqueue_trial(recipe)  # again, if a killed run cut it off
     while (missing := trials - len(study.get_trials(states=finished))) > 0:
         batch = [study.ask() for _ in range(min(side_by_side, missing))]
         _run_batch(study, batch, [_suggest(t, search) for t in batch], folds, evaluate)

@@ -279,3 +279,9 @@ def test_a_stage_logs_its_numbers_and_files(site):
     assert (run.data.params, run.data.metrics, files) == ({"unet.steps": "10"}, {"loss": 0.5}, ["params.yaml"])
     assert (run.info.run_name, run.info.status, run.data.tags["stage"]) == ("train", "FINISHED", "train")
     assert (site / "mlartifacts").is_dir() and not (site / "mlruns").exists()
+
+
+def test_a_store_that_cannot_be_reached_costs_a_stage_its_log_not_its_work(site, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////nowhere/at/all/mlflow.db")
+    assert log_stage("train", {}, {}) == ""
+    assert "train was not logged to MLflow" in caplog.text

@@ -46,7 +46,7 @@ def test_the_repositorys_own_file_is_valid():
         ({"preprocess__spacing_mm": [1, 1, 0]}, "preprocess.spacing_mm.2: .*greater than 0 .got 0"),
         ({"preprocess__spacing_mm": [1, 1]}, "preprocess.spacing_mm"),
         ({"unet__steps": "many"}, "unet.steps: .*got 'many'"),
-        ({"unet__patch_vox": [50, 48, 24]}, "unet.patch_vox must be multiples of 8"),
+        ({"unet__patch_vox": [50, 48, 24]}, "unet.patch_vox must be multiples of 4"),
         ({"preprocess__multiple_vox": [8, 8, 4]}, "preprocess.multiple_vox must be multiples of 8"),
         ({"tune_cnn__search__dropout": [0.5, 0.1]}, "tune_cnn.search.dropout: the first value must not be above the second"),
     ],
@@ -72,4 +72,24 @@ def test_files_that_are_no_params(tmp_path, text, words):
 
 def test_no_file(tmp_path):
     with pytest.raises(InputError, match="no such file; run inside a workspace"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("train", "seed", -1), ("export", "golden_seed", -3), ("unet", "steps", 2)],
+)
+def test_values_that_would_fail_hours_later_are_refused_at_load(tmp_path, section, key, value):
+    raw = yaml.safe_load(PARAMS.read_text())
+    raw[section][key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match=f"{section}.{key}: .*{value}"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_search_ranges_stay_where_the_recipe_may_go(tmp_path):
+    raw = yaml.safe_load(PARAMS.read_text())
+    raw["tune_cnn"]["search"]["dropout"] = [0.1, 1.5]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match="tune_cnn.search.dropout"):
         load_params(tmp_path / "params.yaml")

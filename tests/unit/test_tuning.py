@@ -79,3 +79,14 @@ def test_a_trial_far_below_the_others_is_pruned_after_its_first_fold(storage):
 
 def test_the_name_changes_with_all_that_values_depend_on():
     assert study_name("unet", {"a": 1}) == study_name("unet", {"a": 1}) != study_name("unet", {"a": 2})
+
+
+def test_the_recipe_is_tried_even_if_a_kill_cut_its_trial_off(storage):
+    def die_at_once(asked, fold):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(storage, evaluate=die_at_once)
+    study, best, _ = run(storage)
+    assert FIRST in [t.params for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert best.value >= quality(FIRST)
