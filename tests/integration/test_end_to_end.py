@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -79,7 +81,11 @@ def trained(site) -> Site:
     for line in killed.stdout:
         if "mine_candidates" in line:  # tuning of stage 1 is done, the stage after it begins
             break
-    os.killpg(killed.pid, signal.SIGKILL)
+    # DVC and the stage die at once; the helpers of Python's multiprocessing see it and take their semaphores out of /dev/shm.
+    for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if {"repro", "pipelines.mine_candidates"} & set(process.cmdline()):
+                process.kill()
     killed.wait()
     done = site.run("dvc", "repro")
     for stage in ("ingest", "split", "preprocess", "tune_unet"):
