@@ -30,7 +30,7 @@ demo: setup
 	@$(BIN)/python scripts/demo.py
 
 test: setup lint
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .

@@ -18,7 +18,7 @@ import yaml
 
 from tests.imports import ROOT
 
-pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540), pytest.mark.xdist_group("end_to_end")]
+pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
 
 TINY = {  # small networks and few steps: enough to run everything, too little to be good
     "unet": {"channels": [8, 16, 32], "strides": [2, 2], "patch_vox": [32, 32, 16], "batch": 4, "steps": 120},
