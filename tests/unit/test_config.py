@@ -47,7 +47,7 @@ def test_the_repositorys_own_file_is_valid():
         ({"preprocess__spacing_mm": [1, 1]}, "preprocess.spacing_mm"),
         ({"unet__steps": "many"}, "unet.steps: .*got 'many'"),
         ({"unet__patch_vox": [50, 48, 24]}, "unet.patch_vox must be multiples of 4"),
-        ({"preprocess__multiple_vox": [8, 8, 4]}, "preprocess.multiple_vox must be multiples of 8"),
+        ({"preprocess__multiple_vox": [4, 4, 2]}, "preprocess.multiple_vox must be multiples of 4"),
         ({"tune_cnn__search__dropout": [0.5, 0.1]}, "tune_cnn.search.dropout: the first value must not be above the second"),
     ],
 )
