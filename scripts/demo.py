@@ -110,7 +110,7 @@ def server() -> Iterator[str]:
             sys.exit("the demo stopped: the server ended before it served")
         yield read_json(WORKSPACE / "serving-state/server.json")["grpc_url"]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
