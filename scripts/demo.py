@@ -121,11 +121,11 @@ def show_results(started: float) -> None:
     """A table a person can read, and where everything lies."""
     out_of_fold, locked = (read_json(WORKSPACE / f"reports/{s}/metrics.json") for s in ("cross_validate", "evaluate"))
     table = Table(title="What this release can do", title_justify="left")
-    for column in ("", "scans", "microbleeds", "found", "sensitivity (95 %)", "false positives a scan", "precision"):
+    for column in ("", "scans", "CMBs", "found", "sensitivity", "95 %", "FP/scan", "precision"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, m in (("out of fold, the site's own", out_of_fold), ("locked test scans", locked)):
+    for name, m in (("out of fold", out_of_fold), ("locked scans", locked)):
         low, high = m["intervals_95"]["sensitivity"]
-        numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%} ({low:.0%}–{high:.0%})"]
+        numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%}", f"{low:.0%}–{high:.0%}"]
         table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{m['precision']:.0%}")
     console.print(table)
     fitted = out_of_fold["cross_fitted"]
