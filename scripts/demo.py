@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -120,7 +121,7 @@ def server() -> Iterator[str]:
 def show_results(started: float) -> None:
     """A table a person can read, and where everything lies."""
     out_of_fold, locked = (read_json(WORKSPACE / f"reports/{s}/metrics.json") for s in ("cross_validate", "evaluate"))
-    table = Table(title="What this release can do", title_justify="left")
+    table = Table(title="What this release can do", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for column in ("", "scans", "CMBs", "found", "sensitivity", "95 %", "FP/scan", "precision"):
         table.add_column(column, justify="left" if not column else "right")
     for name, m in (("out of fold", out_of_fold), ("locked scans", locked)):
