@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -121,9 +120,9 @@ def server() -> Iterator[str]:
 def show_results(started: float) -> None:
     """A table a person can read, and where everything lies."""
     out_of_fold, locked = (read_json(WORKSPACE / f"reports/{s}/metrics.json") for s in ("cross_validate", "evaluate"))
-    table = Table(title="What this release can do", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table = Table(title="What this release can do", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "scans", "CMBs", "found", "sensitivity", "95 %", "FP/scan", "precision"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, m in (("out of fold", out_of_fold), ("locked scans", locked)):
         low, high = m["intervals_95"]["sensitivity"]
         numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%}", f"{low:.0%}–{high:.0%}"]
