@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -92,8 +91,3 @@ def _learning_rate_factor(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def limit_threads(workers: int) -> None:
-    """Share the cores between `workers` processes: two single-threaded trainings outrun one with two threads."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -21,6 +21,11 @@ APART_MM = 8.0  # between a planted lesion and any other: each must keep a maxim
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
+def _places(scans: list[Prepared], air: list[float]) -> list[np.ndarray]:
+    """Where lesions may be planted in each scan (planting.py), given each one's air: finding it reads the whole image."""
+    return [places_inside(scan.image, scan.spacing_mm, a) for scan, a in zip(scans, air, strict=True)]
+
+
 class UnetSampler:
     """Draws stage-1 batches from prepared scans. Holds each scan's target heatmap only around its few lesions (sparse)."""
 
@@ -28,7 +33,7 @@ class UnetSampler:
         self.settings = settings
         self.examples = list(examples)
         self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
-        self._inside = [places_inside(e.prepared.image, e.prepared.spacing_mm, e.prepared.air) for e in self.examples]
+        self._inside = _places([e.prepared for e in self.examples], self._fill)
         self._lesions = [
             (n, centre)
             for n, e in enumerate(self.examples)
@@ -101,7 +106,7 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     The true centres are added so that a lesion stage 1 missed still teaches stage 2 what a CMB looks like.
     """
     affine, cmbs = example.prepared.affine, example.centres_mm("cmb")
-    world = index_vox @ affine[:3, :3].T + affine[:3, 3]
+    world = world_from_index(index_vox, affine)
 
     def near(centres: np.ndarray) -> np.ndarray:
         if not len(centres):
@@ -122,7 +127,7 @@ class CnnSampler:
         self.settings = settings
         self._sets = list(sets)
         self._fill = [group.prepared.air for group in self._sets]
-        self._inside = [places_inside(g.prepared.image, g.prepared.spacing_mm, g.prepared.air) for g in self._sets]
+        self._inside = _places([g.prepared for g in self._sets], self._fill)
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
         self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
