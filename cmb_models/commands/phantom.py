@@ -7,21 +7,29 @@ from typing import Annotated
 
 import typer
 
+PRESET_HELP = (
+    "Protocol, may be given several times: ukb, aibl, clinical, 7t, random, plain or small. [default: ukb, aibl, clinical]"
+)
+
 
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write the dataset into (new, or a killed run's).")],
-    scans: Annotated[int, typer.Option(min=1, help="Number of scans.")] = 15,
-    cmbs: Annotated[int, typer.Option(min=0, help="Number of microbleeds in all scans together.")] = 40,
-    cmb_free: Annotated[int, typer.Option(min=0, help="How many of the scans have none.")] = 0,
+    scans: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 15,
+    cmbs: Annotated[int, typer.Option(min=0, help="Number of microbleeds in all subjects together.")] = 40,
+    cmb_free: Annotated[int, typer.Option(min=0, help="How many of the subjects have none.")] = 0,
+    preset: Annotated[list[str] | None, typer.Option(help=PRESET_HELP, show_default=False)] = None,
+    new_cmbs: Annotated[
+        int | None, typer.Option(min=0, help="Add a second time point to every subject, with this many new microbleeds in all.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Scans made at a time.")] = 2,
-    small: Annotated[bool, typer.Option(help="Small fields of view: quick, for trying things out.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Subjects made at a time.")] = 2,
 ) -> None:
-    """Simulate SWI scans with known microbleeds, in the layout a site keeps its own scans in."""
-    from cmb_models.phantom import PhantomConfig, write_dataset
+    """Simulate SWI scans with known microbleeds and mimics, in the layout a site keeps its own scans in."""
+    from cmb_models.phantom import write_dataset
+    from cmb_models.phantom.presets import MIXED
 
-    config = PhantomConfig.small() if small else PhantomConfig()
-    write_dataset(out, scans=scans, cmbs=cmbs, seed=seed, cmb_free=cmb_free, workers=workers, config=config, progress=True)
+    presets = tuple(preset or MIXED)
+    write_dataset(out, scans, cmbs, seed, cmb_free=cmb_free, workers=workers, presets=presets, new_cmbs=new_cmbs, progress=True)
 
 
 def add_to(app: typer.Typer) -> None:

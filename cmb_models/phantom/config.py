@@ -1,52 +1,159 @@
-"""What a simulated scan is made with: acquisition, field of view, and how far each scan may stray from it."""
+"""How one scan is made: acquisition, field of view, and the scanner's habits when it stores images."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from cmb_models.errors import InputError
 
 GAMMA_RAD_PER_S_T = 2 * math.pi * 42.577e6  # proton gyromagnetic ratio (CODATA 2018)
+SMALLEST_CMB_MM = (1.4, 2.0)  # 5th percentile of 957 marked ones (FACTS section 3), and the definition's lower end
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """How a scanner's images look as files. phase_sign: of a positive field shift. phase_unit: radians per stored number.
+
+    swi_level: what white matter is stored as, lowest and highest. swi_max: the largest number stored.
+    """
+
+    phase_sign: int
+    phase_unit: float
+    swi_level: tuple[float, float]
+    swi_max: int
+
+
+# Handedness and ranges as such files commonly come out of DICOM converters: assumed; a reader of phase must not trust the sign.
+VENDORS = {
+    "siemens_like": Vendor(1, math.pi / 4096, (350, 900), 4095),
+    "ge_like": Vendor(-1, 1e-3, (1500, 5000), 32767),
+    "philips_like": Vendor(1, math.pi / 2048, (500, 1500), 4095),
+}
+ORIENTATIONS = ("RAS", "LAS", "LPS")
+LIMITS = {  # name: lowest, highest
+    "field_t": (0.5, 10.5),
+    "te_ms": (5.0, 60.0),
+    "tr_ms": (10.0, 2000.0),
+    "flip_deg": (3.0, 90.0),
+    "snr": (3.0, 1e6),
+    "mask_power": (0, 8),
+    "bias": (0.0, 0.6),
+    "motion_mm": (0.0, 3.0),
+    "fine_mm": (0.25, 1.0),
+}
 
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """Settings of the simulator; the values drawn for a scan lie around them and are written into its truth.
+    """Settings of one scan. Impossible ones raise InputError.
 
-    fov_mm, spacing_mm, guard_mm: along x, y, z. fov_centre_mm: MNI mm before the head is warped. guard_mm is simulated on both
-    sides of the field of view and cut off, since the Fourier transforms wrap. snr: white matter over noise, in the magnitude.
+    spacing_mm, fov_mm, guard_mm: along x, y, z of the slab. fov_centre_mm: head mm. oblique_deg: turn of the slab about x, y, z
+    against the scanner, whose field points along its z. guard_mm: at least this is simulated on either side of the field of view
+    and cut off, since Fourier transforms wrap. snr: white matter over noise in the magnitude. resolved: share of k-space that is
+    sampled along x, y, z, the rest being filled with zeros. highpass_vox: side of the phase filter's window in k-space (Haacke
+    2009 uses 32 to 96). bias: log-standard deviation of the coil's sensitivity. motion_mm: how far the head drifts. fine_mm:
+    largest step of the grid that is simulated on.
     """
 
+    name: str = "plain"
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 2.0)
     fov_mm: tuple[float, float, float] = (192.0, 224.0, 176.0)
     fov_centre_mm: tuple[float, float, float] = (0.0, -17.0, 15.0)
     guard_mm: tuple[float, float, float] = (0.0, 0.0, 8.0)
+    oblique_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     field_t: float = 3.0
     te_ms: float = 20.0
+    tr_ms: float = 28.0
+    flip_deg: float = 15.0
     snr: float = 20.0
+    resolved: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    highpass_vox: int = 64
+    mask_power: int = 4
+    bias: float = 0.12
+    motion_mm: float = 0.0
+    vendor: str = "siemens_like"
+    orientation: str = "RAS"
+    fine_mm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("spacing_mm", "fov_mm", "field_t", "te_ms", "snr"):
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if not all(math.isfinite(v) and v > 0 for v in numbers):
-                raise InputError(f"phantom {name}", "finite numbers above 0", str(value), "correct the setting")
-        if min(self.spacing_mm) < 0.4 or max(self.spacing_mm) > 4:
-            raise InputError("phantom spacing_mm", "0.4 to 4 mm", str(self.spacing_mm), "choose a usual voxel size")
+            if not low <= value <= high:
+                raise InputError(f"phantom {name}", f"{low:g} to {high:g}", str(value), "choose a value within")
+        if self.tr_ms <= self.te_ms:
+            raise InputError("phantom tr_ms", f"more than te_ms, {self.te_ms:g}", f"{self.tr_ms:g}", "lengthen it or shorten te_ms")
+        for name, known in (("vendor", tuple(VENDORS)), ("orientation", ORIENTATIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"phantom {name}", " or ".join(known), repr(getattr(self, name)), "choose one of them")
+        if not all(0.4 <= s <= 6 for s in self.spacing_mm):
+            raise InputError("phantom spacing_mm", "0.4 to 6 mm", str(self.spacing_mm), "choose a usual voxel size")
+        if not all(0.5 <= r <= 1 for r in self.resolved):
+            raise InputError("phantom resolved", "shares of 0.5 to 1", str(self.resolved), "choose larger shares")
+        if not all(abs(d) <= 45 for d in self.oblique_deg):
+            raise InputError("phantom oblique_deg", "-45 to 45 degrees", str(self.oblique_deg), "turn the slab less")
+        self._check_fov()
+        if not 8 <= self.highpass_vox <= min(self.shape[:2]):
+            got = str(self.highpass_vox)
+            raise InputError("phantom highpass_vox", f"8 to {min(self.shape[:2])}, the image's side", got, "choose another window")
+
+    def _check_fov(self) -> None:
         for fov, guard, step in zip(self.fov_mm, self.guard_mm, self.spacing_mm, strict=True):
-            if fov < 64 or guard < 0 or any(abs(v / step - round(v / step)) > 1e-6 for v in (fov, guard)):
+            if not 64 <= fov <= 320 or not 0 <= guard <= 40 or abs(fov / step - round(fov / step)) > 1e-6:
                 raise InputError(
                     "phantom fov_mm and guard_mm",
-                    "whole voxels, and a field of view of 64 mm or more",
+                    "whole voxels, a field of view of 64 to 320 mm, and guards of 0 to 40 mm",
                     f"{self.fov_mm} and {self.guard_mm} at {self.spacing_mm}",
                     "choose multiples of spacing_mm",
                 )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the scan along x, y, z of the slab."""
+        i, j, k = (round(f / s) if s > 0 else 0 for f, s in zip(self.fov_mm, self.spacing_mm, strict=True))
+        return i, j, k
+
+    @property
+    def guard_vox(self) -> tuple[int, int, int]:
+        """Whole voxels of guard on either side."""
+        i, j, k = (math.ceil(g / s - 1e-6) for g, s in zip(self.guard_mm, self.spacing_mm, strict=True))
+        return i, j, k
+
+    @property
+    def vendor_habits(self) -> Vendor:
+        """How the named vendor stores images."""
+        return VENDORS[self.vendor]
+
+    @property
+    def radians_per_ppm(self) -> float:
+        """Phase gained until the echo for a field shift of 1 ppm."""
+        return phase_per_ppm(self.field_t, self.te_ms)
+
+    @property
+    def smallest_cmb_mm(self) -> float:
+        """Least diameter of a microbleed that a reader would mark: two voxels in plane, within SMALLEST_CMB_MM."""
+        return float(np.clip(2 * max(self.spacing_mm[:2]), *SMALLEST_CMB_MM))
+
     @classmethod
     def small(cls) -> PhantomConfig:
         """A 96 x 96 x 40 voxel piece of one hemisphere with its skull, at full resolution: for tests and golden scans."""
-        return cls(fov_mm=(96.0, 96.0, 80.0), fov_centre_mm=(40.0, -16.0, 22.0), guard_mm=(12.0, 12.0, 12.0))
+        return cls(
+            name="small",
+            fov_mm=(96.0, 96.0, 80.0),
+            fov_centre_mm=(40.0, -16.0, 22.0),
+            guard_mm=(12.0, 12.0, 12.0),
+            highpass_vox=30,  # the window that 64 is for a whole head
+        )
+
+    def as_json(self) -> dict:
+        """As JSON gives it back: tuples are lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict) -> PhantomConfig:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def phase_per_ppm(field_t: float, te_ms: float) -> float:

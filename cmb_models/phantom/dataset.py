@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,36 +17,45 @@ from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.io.site import ANNOTATIONS
-from cmb_models.phantom.config import PhantomConfig
-from cmb_models.phantom.scan import MAX_CMBS, simulate_scan
-from cmb_models.phantom.template import map_path
+from cmb_models.phantom.head.template import map_path
+from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
+from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, simulate_subject
 
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
 COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
+IMAGES = {"swi": "swi", "phase": "part-phase_swi", "magnitude": "part-mag_swi", "minip": "minIP"}  # endings of their names
+MASKS = {"brain_mask": "brain", "cmb_mask": "cmb", "mimic_mask": "mimic", "vein_mask": "vein"}
 
 
 @dataclass(frozen=True)
 class _Job:
+    """One subject. n_cmbs: microbleeds at each time point."""
+
     out: Path
     subject: str
-    n_cmbs: int
+    preset: str
+    n_cmbs: tuple[int, ...]
     seed: np.random.SeedSequence
     request: dict
 
     @property
-    def truth(self) -> Path:
-        return self.out / "derivatives" / "truth" / self.subject / "truth.json"
+    def sessions(self) -> tuple[str, ...]:
+        """Empty for a single time point."""
+        return tuple(f"ses-{n + 1:02d}" for n in range(len(self.n_cmbs))) if len(self.n_cmbs) > 1 else ("",)
 
-    @property
-    def images(self) -> tuple[Path, Path, Path]:
-        """SWI, phase, brain mask."""
-        swi = self.out / self.subject / "swi"
-        mask = self.out / "derivatives" / "masks" / self.subject / f"{self.subject}_brain.nii.gz"
-        return swi / f"{self.subject}_swi.nii.gz", swi / f"{self.subject}_part-phase_swi.nii.gz", mask
+    def truth(self, session: str) -> Path:
+        return self.out / "derivatives" / "truth" / self.subject / session / "truth.json"
+
+    def files(self, session: str) -> dict[str, Path]:
+        """Where each volume of a SimulatedScan goes, by its name there."""
+        stem = "_".join(p for p in (self.subject, session) if p)
+        swi, masks = self.out / self.subject / session / "swi", self.out / "derivatives" / "masks" / self.subject / session
+        found = {kind: swi / f"{stem}_{ending}.nii.gz" for kind, ending in IMAGES.items()}
+        return found | {kind: masks / f"{stem}_{ending}.nii.gz" for kind, ending in MASKS.items()}
 
     @property
     def done(self) -> bool:
-        return self.truth.is_file() and all(p.is_file() for p in self.images)
+        return all(self.truth(s).is_file() and all(p.is_file() for p in self.files(s).values()) for s in self.sessions)
 
 
 def write_dataset(
@@ -56,31 +65,42 @@ def write_dataset(
     seed: int,
     cmb_free: int = 0,
     workers: int = 2,
-    config: PhantomConfig | None = None,
+    presets: Sequence[str] = MIXED,
+    new_cmbs: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Simulate `scans` scans with `cmbs` microbleeds in all, none of them in `cmb_free` scans; annotations.csv comes last.
+    """Simulate `scans` subjects with `cmbs` microbleeds in all, none of them in `cmb_free` subjects; annotations.csv comes last.
 
-    The bytes depend on everything but `workers`. Scans already there from the same request are kept; a folder that holds
-    anything else is refused with InputError, as are numbers that cannot be met.
+    presets: names of `presets.PRESETS`, shared out evenly. new_cmbs: when given, every subject has a second time point, and this
+    many microbleeds in all are new there. The bytes depend on everything but `workers`. Subjects already there from the same
+    request are kept; a folder that holds anything else is refused with InputError, as are numbers that cannot be met.
     """
     out = Path(out)
-    request = _request(scans, cmbs, seed, cmb_free, config or PhantomConfig())
+    request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs)
     if workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
     _claim(out, request)
-    sequence = np.random.SeedSequence(seed)
-    counts = cmb_counts(np.random.default_rng(sequence.spawn(1)[0]), scans, cmbs, cmb_free)
-    jobs = [
-        _Job(out, f"sub-{n:03d}", int(count), own, request)
-        for n, (count, own) in enumerate(zip(counts, sequence.spawn(scans), strict=True), start=1)
-    ]
+    jobs = _jobs(out, request)
     todo = [job for job in jobs if not job.done]
     for _ in track(_run(todo, workers), "simulating", len(todo), disable=not progress, transient=True):
         pass
-    rows = [Annotation(**row) for job in jobs for row in read_json(job.truth)["annotations"]]
+    rows = [Annotation(**row) for job in jobs for s in job.sessions for row in read_json(job.truth(s))["annotations"]]
     write_annotations(out / ANNOTATIONS, rows)
+
+
+def _jobs(out: Path, request: dict) -> list[_Job]:
+    sequence = np.random.SeedSequence(request["seed"])
+    rng = np.random.default_rng(sequence.spawn(1)[0])
+    scans, presets = request["scans"], request["presets"]
+    counts = cmb_counts(rng, scans, request["cmbs"], request["cmb_free"])
+    own = rng.permutation([presets[n % len(presets)] for n in range(scans)])
+    visits = [counts] if request["new_cmbs"] is None else [counts, counts + new_counts(rng, counts, request["new_cmbs"])]
+    subjects = zip(own, np.stack(visits, axis=1), sequence.spawn(scans), strict=True)
+    return [
+        _Job(out, f"sub-{n:03d}", str(preset), tuple(int(c) for c in visit), seed, request)
+        for n, (preset, visit, seed) in enumerate(subjects, start=1)
+    ]
 
 
 def cmb_counts(rng: np.random.Generator, scans: int, cmbs: int, cmb_free: int) -> np.ndarray:
@@ -98,8 +118,21 @@ def cmb_counts(rng: np.random.Generator, scans: int, cmbs: int, cmb_free: int) -
     return counts
 
 
-def _request(scans: int, cmbs: int, seed: int, cmb_free: int, config: PhantomConfig) -> dict:
+def new_counts(rng: np.random.Generator, counts: np.ndarray, new_cmbs: int) -> np.ndarray:
+    """New microbleeds of each subject (scans,), `new_cmbs` in all; who has many gets more (weight .3 + count: assumed)."""
+    new = np.zeros_like(counts)
+    while new.sum() < new_cmbs:
+        weight = (0.3 + counts) * (counts + new < MAX_CMBS)
+        drawn = rng.multinomial(new_cmbs - new.sum(), weight / weight.sum())
+        new = np.minimum(new + drawn, MAX_CMBS - counts)
+    return new
+
+
+def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[str], new_cmbs: int | None) -> dict:
     """Check the numbers; what was asked for, as JSON gives it back."""
+    unknown = sorted(set(presets) - set(PRESETS))
+    if unknown or not presets:
+        raise InputError("phantom preset", " or ".join(PRESETS), ", ".join(unknown) or "none", "choose one or more of them")
     if not 1 <= scans <= 999:
         raise InputError("phantom scans", "1 to 999", str(scans), "ask for another number of scans")
     if not 0 <= cmb_free <= scans:
@@ -112,12 +145,11 @@ def _request(scans: int, cmbs: int, seed: int, cmb_free: int, config: PhantomCon
     if not positive <= cmbs <= positive * MAX_CMBS:
         expected = f"{positive} to {positive * MAX_CMBS} for {positive} scans that have 1 to {MAX_CMBS} each"
         raise InputError("phantom cmbs", expected, str(cmbs), "change cmbs, scans or cmb_free")
-    numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free}
-    return {
-        "version": __version__,
-        **numbers,
-        "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
-    }
+    if new_cmbs is not None and not 0 <= new_cmbs <= scans * MAX_CMBS - cmbs:
+        expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
+        raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
+    numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
+    return {"version": __version__, **numbers, "presets": list(presets)}
 
 
 def _claim(out: Path, request: dict) -> None:
@@ -135,24 +167,26 @@ def _claim(out: Path, request: dict) -> None:
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[None]:
     if min(workers, len(jobs)) <= 1:
-        yield from map(_write_scan, jobs)
+        yield from map(_write_subject, jobs)
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_scan, jobs)
+        yield from pool.map(_write_subject, jobs)
 
 
-def _write_scan(job: _Job) -> None:
-    """Simulate one scan and write its files, truth.json last."""
+def _write_subject(job: _Job) -> None:
+    """Simulate one subject and write its files, each time point's truth.json last."""
     from threadpoolctl import threadpool_limits  # comes with nilearn
 
+    protocol, person = np.random.SeedSequence(job.seed.entropy, spawn_key=job.seed.spawn_key).spawn(2)
+    config = draw_config(job.preset, np.random.default_rng(protocol))
     with threadpool_limits(1):
-        scan = simulate_scan(job.seed, job.n_cmbs, _config(job.request), job.subject)
-    swi, phase, mask = job.images
-    write_volume(swi, scan.swi, np.int16)
-    write_volume(phase, scan.phase, np.float32)
-    write_volume(mask, scan.brain_mask, np.uint8)
-    write_json(job.truth, scan.truth | {"request": job.request, "annotations": [asdict(a) for a in scan.annotations]})
+        scans = simulate_subject(person, job.n_cmbs, config, job.subject)
+    for session, scan in zip(job.sessions, scans, strict=True):
+        _write_scan(job, session, scan)
 
 
-def _config(request: dict) -> PhantomConfig:
-    return PhantomConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in request["config"].items()})
+def _write_scan(job: _Job, session: str, scan: SimulatedScan) -> None:
+    for kind, path in job.files(session).items():
+        write_volume(path, getattr(scan, kind), np.uint8 if kind in MASKS else np.int16)
+    rows = [asdict(a) for a in scan.annotations]
+    write_json(job.truth(session), scan.truth | {"request": job.request, "preset": job.preset, "annotations": rows})

@@ -10,12 +10,10 @@ import scipy.fft
 
 from cmb_models.phantom.config import PhantomConfig
 
-FINE_MM = 1.0  # the template's own resolution; finer grids would only interpolate it
-
 
 @dataclass(frozen=True)
 class Grid:
-    """A box of voxels along the scanner's axes: voxel (0, 0, 0) has its centre at origin_mm."""
+    """A box of voxels along the axes of its frame: voxel (0, 0, 0) has its centre at origin_mm."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -35,37 +33,33 @@ class Grid:
         return (np.asarray(world_mm) - self.origin_mm) / self.spacing_mm
 
     def affine(self) -> np.ndarray:
-        """(4, 4), voxel index to RAS mm."""
+        """(4, 4), voxel index to mm of the grid's frame."""
         affine = np.diag([*self.spacing_mm, 1.0])
         affine[:3, 3] = self.origin_mm
         return affine
 
     def coarse(self, step_mm: float) -> Grid:
-        """A grid of about step_mm that covers this one."""
-        extent = [(n - 1) * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
-        shape = tuple(max(2, math.ceil(e / step_mm) + 1) for e in extent)
-        spacing = tuple(e / (n - 1) for e, n in zip(extent, shape, strict=True))
+        """A grid of about step_mm that covers this one: the same for all fine grids of a scan, which share origin and period."""
+        period = [n * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        shape = tuple(max(2, math.ceil(round(p / step_mm, 6)) + 1) for p in period)
+        spacing = tuple(p / (n - 1) for p, n in zip(period, shape, strict=True))
         return Grid(shape, spacing, self.origin_mm)
 
 
 def acquired_grid(config: PhantomConfig) -> Grid:
-    """Voxels of the scan with its guard, which is cut off in the end."""
-    shape = tuple(round((f + 2 * g) / s) for f, g, s in zip(config.fov_mm, config.guard_mm, config.spacing_mm, strict=True))
-    origin = tuple(
-        c - f / 2 - g + s / 2
-        for c, f, g, s in zip(config.fov_centre_mm, config.fov_mm, config.guard_mm, config.spacing_mm, strict=True)
-    )
-    return Grid(shape, config.spacing_mm, origin)
+    """Voxels of the scan with its guards, in slab mm: the field of view's centre is 0."""
+    shape = tuple(n + 2 * g for n, g in zip(config.shape, config.guard_vox, strict=True))
+    return Grid(shape, config.spacing_mm, tuple(-(n - 1) * s / 2 for n, s in zip(shape, config.spacing_mm, strict=True)))
 
 
-def fine_grid(acquired: Grid) -> Grid:
-    """The grid simulated on: the same box in steps of FINE_MM or a little less, in numbers that Fourier transforms like.
+def fine_grid(acquired: Grid, fine_mm: float) -> Grid:
+    """The grid simulated on: the same period in steps of fine_mm or a little less, in numbers that Fourier transforms like.
 
-    Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place.
+    Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place. An axis already that fine is taken as it is.
     """
     extent = [n * s for n, s in zip(acquired.shape, acquired.spacing_mm, strict=True)]
     shape = tuple(
-        scipy.fft.next_fast_len(max(n, math.ceil(e / FINE_MM - 1e-6)), real=True)
+        scipy.fft.next_fast_len(max(n, math.ceil(e / fine_mm - 1e-6)), real=True)
         for n, e in zip(acquired.shape, extent, strict=True)
     )
     return Grid(shape, tuple(e / n for e, n in zip(extent, shape, strict=True)), acquired.origin_mm)
@@ -82,6 +76,17 @@ def resample(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     for axis in range(3):
         at = (target.axis_mm(axis) - source.origin_mm[axis]) / source.spacing_mm[axis]
         values = apply_along(values, linear_matrix(at, source.shape[axis]), axis - 3)
+    return values
+
+
+def average(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Mean of `values` (I, J, K) on `source` over each voxel of the coarser `target`, whose voxels lie within it."""
+    for axis in range(3):
+        step, wide = source.spacing_mm[axis], target.spacing_mm[axis]
+        faces = source.axis_mm(axis) - step / 2
+        low = target.axis_mm(axis)[:, None] - wide / 2
+        overlap = np.minimum(faces + step, low + wide) - np.maximum(faces, low)
+        values = apply_along(values, (np.clip(overlap, 0, None) / wide).astype(np.float32), axis - 3)
     return values
 
 

@@ -1,41 +1,54 @@
-"""One simulated SWI scan, from a seed."""
+"""Simulated SWI scans of one subject, at one time point or several, from a seed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy.spatial.transform import RigidTransform, Rotation
 
 from cmb_models import __version__
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation
-from cmb_models.phantom import acquisition
-from cmb_models.phantom.anatomy import Head, build_head
-from cmb_models.phantom.config import PhantomConfig, phase_per_ppm
-from cmb_models.phantom.field import dipole_field, shim
-from cmb_models.phantom.grid import Grid, acquired_grid, fine_grid, resample, smooth_noise
-from cmb_models.phantom.lesions import Lesion, Placer, add_lesion, draw_cmbs, draw_mimics
-from cmb_models.phantom.template import load_template
-from cmb_models.phantom.veins import draw_veins, vein_fraction
-from cmb_models.phantom.warp import draw_warp
+from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.grid import average, resample, smooth_noise
+from cmb_models.phantom.head.anatomy import build_head
+from cmb_models.phantom.head.contrast import HEMATOCRIT, WHITE_SIGNAL, blood_signal
+from cmb_models.phantom.head.template import load_template
+from cmb_models.phantom.lesions.lesion import Lesion, add_lesion, lesion_mask
+from cmb_models.phantom.scanner import acquisition, images
+from cmb_models.phantom.scanner.field import dipole_field, shim
+from cmb_models.phantom.scanner.slab import Slab, SlabWarp, make_slab
+from cmb_models.phantom.subject import Subject, draw_subject
+from cmb_models.phantom.veins.raster import vein_fraction
 from cmb_models.volume import Volume
 
 MAX_CMBS = 60  # per scan: beyond, they no longer keep apart
-BLOOD_SIGNAL = 0.32  # venous, at the echo: T2* about 20 ms at 3 T
-HEMATOCRIT_PPM = 3.39 * 0.42  # venous susceptibility over 1 - oxygenation: FACTS section 3
-OXYGENATION = (0.55, 0.70)  # FACTS section 3
+BLOOD_CHI_PPM = 3.39 * HEMATOCRIT  # venous susceptibility over 1 - oxygenation: FACTS section 3
+REPOSITIONED = (2.0, 3.0)  # degrees and mm, standard deviations between two visits: assumed
+BIAS_STEP_MM = 70.0  # between nodes of the coil's sensitivity
+VEIN_SHARE = 0.25  # a voxel with this much blood is marked as vein
 RATER = "phantom"
-SWI_MAX = 4095  # scanners store 12 bits
-PHASE_STEP = 2.0**-9  # radians: about the 12 bits scanners store, and a step that float32 holds exactly
 
 
 @dataclass(frozen=True)
 class SimulatedScan:
-    """swi: 0..4095, whole numbers. phase: high-passed, radians, positive where paramagnetic along B0. brain_mask: 0 or 1."""
+    """One time point, all images on one grid, axes flipped as the vendor stores them.
+
+    swi, magnitude, minip: whole numbers from 0. phase: high-passed, whole numbers of truth["phase"]["radians_per_unit"], positive
+    times its "sign" where the field is higher. brain_mask, vein_mask: 0 or 1. cmb_mask, mimic_mask: n + 1 in the n-th
+    microbleed or mimic of the annotations, else 0.
+    """
 
     swi: Volume
     phase: Volume
+    magnitude: Volume
+    minip: Volume
     brain_mask: Volume
+    cmb_mask: Volume
+    mimic_mask: Volume
+    vein_mask: Volume
     annotations: tuple[Annotation, ...]
     truth: dict
 
@@ -43,36 +56,30 @@ class SimulatedScan:
 def simulate_scan(
     seed: int | np.random.SeedSequence, n_cmbs: int, config: PhantomConfig | None = None, subject: str = "sub-001"
 ) -> SimulatedScan:
-    """Simulate a scan with exactly n_cmbs microbleeds and a few mimics. Same seed, same scan."""
-    if not 0 <= n_cmbs <= MAX_CMBS:
-        raise InputError("phantom scan", f"0 to {MAX_CMBS} microbleeds", str(n_cmbs), "spread them over more scans")
+    """Simulate a scan with exactly n_cmbs microbleeds and its mimics. Same seed, same scan."""
+    return simulate_subject(seed, (n_cmbs,), config, subject)[0]
+
+
+def simulate_subject(
+    seed: int | np.random.SeedSequence, n_cmbs: Sequence[int], config: PhantomConfig | None = None, subject: str = "sub-001"
+) -> list[SimulatedScan]:
+    """Simulate a subject at one or more time points; n_cmbs: microbleeds at each, never fewer than before (none resolves).
+
+    At later time points the head lies a little otherwise in the scanner and everything of the acquisition is drawn anew. Raises
+    InputError for impossible numbers.
+    """
+    _check_counts(n_cmbs)
     config = config or PhantomConfig()
-    rng = np.random.default_rng(seed)
-    acquired = acquired_grid(config)
-    fine = fine_grid(acquired)
-    te_ms = config.te_ms * float(rng.uniform(0.9, 1.1))
-    snr = config.snr * float(rng.uniform(0.7, 1.4))
-    oxygenation = float(rng.uniform(*OXYGENATION))
-    template, warp = load_template(), draw_warp(rng, fine)
-    head = build_head(rng, template, warp, fine, te_ms)
-    veins = vein_fraction(draw_veins(rng, template), warp, fine)
-    signal = _signal(head, veins, fine, HEMATOCRIT_PPM * (1 - oxygenation), phase_per_ppm(config.field_t, te_ms))
-    placer = Placer(rng, template, warp, config, fine, veins)
-    lesions = [*draw_cmbs(rng, placer, n_cmbs, config, te_ms), *draw_mimics(rng, placer, config, te_ms)]
-    for lesion in lesions:
-        add_lesion(rng, signal, fine, lesion, phase_per_ppm(config.field_t, te_ms))
-    swi, phase = _acquire(rng, signal, acquired, snr)
-    keep = tuple(slice(g, n - g) for g, n in zip(_guard(config), acquired.shape, strict=True))
-    kept = Grid(swi[keep].shape, acquired.spacing_mm, tuple(acquired.axis_mm(a)[keep[a]][0] for a in range(3)))
-    mask = (resample(head.brain_mm, fine, kept) < 0).astype(np.float32)
-    truth = {
-        "version": __version__,
-        "config": asdict(config),
-        "drawn": {"te_ms": te_ms, "snr": snr, "oxygenation": oxygenation, **head.drawn},
-        "lesions": [asdict(lesion) for lesion in lesions],
-    }
-    volumes = (Volume(np.ascontiguousarray(v), kept.affine()) for v in (swi[keep], phase[keep], mask))
-    return SimulatedScan(*volumes, tuple(_annotation(lesion, subject) for lesion in lesions), truth)
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
+    randoms = [np.random.default_rng(v) for v in visits]
+    slabs = [make_slab(config)] + [make_slab(config, _repositioned(rng)) for rng in randoms[1:]]
+    drawn = draw_subject(person, n_cmbs[-1], slabs)
+    names = [f"ses-{n:02d}" for n in range(1, len(slabs) + 1)] if len(slabs) > 1 else [""]
+    return [
+        _time_point(rng, drawn, slab, n, (subject, session))
+        for n, slab, rng, session in zip(n_cmbs, slabs, randoms, names, strict=True)
+    ]
 
 
 def golden_scan(seed: int = 0) -> tuple[Volume, np.ndarray]:
@@ -81,28 +88,92 @@ def golden_scan(seed: int = 0) -> tuple[Volume, np.ndarray]:
     return scan.swi, np.array([a.centre_mm for a in scan.annotations if a.is_cmb])
 
 
-def _guard(config: PhantomConfig) -> list[int]:
-    return [round(g / s) for g, s in zip(config.guard_mm, config.spacing_mm, strict=True)]
+def _check_counts(n_cmbs: Sequence[int]) -> None:
+    for n in n_cmbs:
+        if not 0 <= n <= MAX_CMBS:
+            raise InputError("phantom scan", f"0 to {MAX_CMBS} microbleeds", str(n), "spread them over more scans")
+    if not n_cmbs or list(n_cmbs) != sorted(n_cmbs):
+        raise InputError("phantom time points", "one or more, none with fewer microbleeds than before", str(n_cmbs), "sort them")
 
 
-def _signal(head: Head, veins: np.ndarray, grid: Grid, vein_ppm: float, radians_per_ppm: float) -> np.ndarray:
-    """Complex signal (I, J, K) of the head with its veins at the echo, before any lesion."""
-    chi = head.chi_ppm + veins * (np.float32(vein_ppm) - head.chi_ppm)
-    magnitude = head.signal + veins * (np.float32(BLOOD_SIGNAL) - head.signal)
-    field = shim(dipole_field(chi, grid.spacing_mm), head.brain_mm < 0)
-    return acquisition.complex_signal(magnitude, field * np.float32(radians_per_ppm))
+def _repositioned(rng: np.random.Generator) -> RigidTransform:
+    """How the head lies in the scanner at a later visit: from the head's frame to the scanner's."""
+    turn = Rotation.from_rotvec(rng.normal(0, REPOSITIONED[0] / np.sqrt(3), 3), degrees=True)
+    return RigidTransform.from_components(rng.normal(0, REPOSITIONED[1] / np.sqrt(3), 3), turn)
 
 
-def _acquire(rng: np.random.Generator, signal: np.ndarray, acquired: Grid, snr: float) -> tuple[np.ndarray, np.ndarray]:
-    """SWI in whole numbers 0..SWI_MAX and high-pass phase in radians, both (I, J, K) float32."""
-    signal = acquisition.cut_kspace(signal, acquired.shape)
-    signal *= np.exp(np.float32(0.12) * smooth_noise(rng, acquired, 70.0))  # coil sensitivity, some 12 %
-    signal = acquisition.add_noise(rng, signal, 0.5 / snr)  # white matter signals about 0.5
-    phase = acquisition.highpass_phase(signal, acquired)
-    gain = rng.uniform(1000, 2400)  # white matter at 500 to 1200 of 4095
-    swi = np.clip(np.rint(acquisition.swi(np.abs(signal), phase) * np.float32(gain)), 0, SWI_MAX)
-    return swi, np.rint(phase / np.float32(PHASE_STEP)) * np.float32(PHASE_STEP)
+def _time_point(rng: np.random.Generator, subject: Subject, slab: Slab, n_cmbs: int, name: tuple[str, str]) -> SimulatedScan:
+    warp = SlabWarp(subject.warp, slab)
+    share = vein_fraction(subject.veins, warp, slab.fine)
+    cmbs, mimics = subject.cmbs[:n_cmbs], subject.mimics
+    signal, brain_mm = _signal(subject, slab, warp, share)
+    for lesion in (*cmbs, *mimics):
+        add_lesion(signal, slab, lesion)
+    swi, phase, magnitude, gain = _acquire(rng, signal, slab)
+    grid, affine, config = slab.kept_grid, slab.affine(), slab.config
+    arrays = {
+        "swi": swi,
+        "phase": phase,
+        "magnitude": magnitude,
+        "minip": images.minimum_projection(swi, config.spacing_mm[2]),
+        "brain_mask": resample(brain_mm, slab.fine, grid) < 0,
+        "cmb_mask": lesion_mask(cmbs, slab),
+        "mimic_mask": lesion_mask(mimics, slab),
+        "vein_mask": average(share, slab.fine, grid) > VEIN_SHARE,
+    }
+    volumes = {k: images.stored(np.asarray(v, np.float32), affine, config.orientation) for k, v in arrays.items()}
+    rows = tuple(_annotation(lesion, slab, *name) for lesion in (*cmbs, *mimics))
+    return SimulatedScan(**volumes, annotations=rows, truth=_truth(subject, slab, cmbs, gain))
 
 
-def _annotation(lesion: Lesion, subject: str) -> Annotation:
-    return Annotation(subject, "", *lesion.centre_mm, lesion.diameter_mm, lesion.label, RATER)
+def _signal(subject: Subject, slab: Slab, warp: SlabWarp, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Complex signal of the head with its veins at the echo, before any lesion, and brain_mm, both on slab.fine."""
+    config = slab.config
+    head = build_head(subject.traits, load_template(), warp, slab.fine, config)
+    chi, magnitude = head.chi_ppm, head.signal
+    chi += share * (np.float32(BLOOD_CHI_PPM * (1 - subject.oxygenation)) - chi)
+    magnitude += share * (np.float32(blood_signal(subject.oxygenation, config)) - magnitude)
+    field = shim(dipole_field(chi, slab.fine.spacing_mm, slab.b0), head.brain_mm < 0)
+    field *= np.float32(config.radians_per_ppm)
+    return acquisition.complex_signal(magnitude, field), head.brain_mm
+
+
+def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """SWI, phase and magnitude as the vendor's numbers, (I, J, K) float32 without the guards, and the numbers per signal."""
+    config = slab.config
+    shape = slab.acquired.shape
+    sensitivity = smooth_noise(rng, slab.fine, BIAS_STEP_MM)
+    sensitivity *= np.float32(config.bias)
+    signal *= np.exp(sensitivity, out=sensitivity)
+    drift = acquisition.draw_drift_mm(rng, shape[1], config.motion_mm) / config.spacing_mm[1:]
+    image = acquisition.scan_signal(rng, signal, shape, WHITE_SIGNAL / config.snr, config.resolved, drift)
+    half_width = tuple(config.highpass_vox / 2 / n for n in config.shape[:2])
+    phase = images.highpass_phase(image, half_width)[slab.kept]
+    magnitude = np.abs(image[slab.kept])
+    habits = config.vendor_habits
+    gain = float(rng.uniform(*habits.swi_level)) / WHITE_SIGNAL
+    magnitude *= np.float32(gain)
+    swi = images.swi(magnitude, phase, config.mask_power)
+    stored = (np.clip(np.rint(image), 0, habits.swi_max) for image in (swi, magnitude))
+    swi, magnitude = stored
+    return swi, images.phase_numbers(phase, config), magnitude, gain
+
+
+def _annotation(lesion: Lesion, slab: Slab, subject: str, session: str) -> Annotation:
+    x, y, z = (float(v) for v in slab.world_from_head(np.array([lesion.centre_mm]))[0])
+    return Annotation(subject, session, x, y, z, lesion.diameter_mm, lesion.label, RATER)
+
+
+def _truth(subject: Subject, slab: Slab, cmbs: Sequence[Lesion], gain: float) -> dict:
+    """Everything drawn, as plain JSON."""
+    habits = slab.config.vendor_habits
+    return {
+        "version": __version__,
+        "config": slab.config.as_json(),
+        "phase": {"sign": habits.phase_sign, "radians_per_unit": habits.phase_unit},
+        "numbers_per_signal": gain,
+        "head_to_world": (slab.to_world * slab.to_head.inv()).as_matrix().tolist(),
+        "traits": asdict(subject.traits),
+        "veins": subject.veins.drawn | {"oxygenation": subject.oxygenation},
+        "lesions": [asdict(lesion) for lesion in (*cmbs, *subject.mimics)],
+    }

@@ -66,7 +66,7 @@ def site(tmp_path_factory) -> Site:
     site = Site(folder)
     site.run("git", "init", "-q")
     for name, scans, cmbs, seed in (("site", "6", "14", "1"), ("locked", "2", "4", "2")):
-        site.run("cmb", "phantom", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--small")
+        site.run("cmb", "phantom", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         site.run("dvc", "add", "-q", f"data/raw/{name}")
     site.commit("start")
     return site

@@ -16,6 +16,7 @@ from cmb_models.phantom.grid import Grid
 
 HALF_MM = 2.0  # distances are smooth, so every second voxel carries them
 BASE_Z_MM = -5.0  # below this the head is filled out to the brain's outline above: face, orbits, neck
+INNER_MM, EDGE_MM = 3.0, (0.5, 2.5)  # depth of places in general, and of those at the edge, which a microbleed touches: assumed
 REGIONS = ("subcortical_white", "cortex_junction", "cerebellum", "basal_ganglia", "thalamus", "brainstem")
 
 # name, centre and half axes in MNI mm (right side; mirrored), tilt about z in degrees: read off the MNI152 T1 by eye.
@@ -29,6 +30,8 @@ NUCLEI = (
     ("dentate", (14, -56, -34), (5, 8, 4), 30),
 )
 THALAMUS = ((11, -18, 8), (9, 13, 8), 25)  # centre, half axes, tilt as above
+VENTRICLE_SEED_MM = (10.0, -12.0, 22.0)  # in the body of a lateral ventricle: read off the maps
+VENTRICLE_BLUR_MM = 5.0  # how far around the ventricles tissue makes way for them: assumed
 BRAINSTEM = (((0, -24, -13), (14, 10, 9)), ((0, -27, -33), (15, 12, 14)), ((0, -37, -52), (9, 8, 16)))  # midbrain, pons, medulla
 AIR_SPACES = (  # centre and half axes, mm: frontal, ethmoid, sphenoid sinuses, mastoid cells
     ((8, 74, -24), (9, 6, 9)),
@@ -60,9 +63,59 @@ class Template:
 
     @cached_property
     def places(self) -> dict[str, np.ndarray]:
-        """MNI mm (N, 3) float32 of the voxels of each region."""
-        origin = np.asarray(self.full.origin_mm, np.float32)
-        return {r: np.argwhere(self.region == n).astype(np.float32) + origin for n, r in enumerate(REGIONS, start=1)}
+        """MNI mm (N, 3) float32 of the voxels of each region INNER_MM or more inside the brain's surface, and of "cortex_edge":
+        the cortex that is nearer to it.
+        """
+        places = {}
+        for number, name in enumerate(REGIONS, start=1):
+            at = np.argwhere(self.region == number).astype(np.float32)
+            depth_mm = -ndimage.map_coordinates(self.brain_mm, at.T / HALF_MM, order=1, mode="nearest")
+            mni = at + np.asarray(self.full.origin_mm, np.float32)
+            places[name] = mni[depth_mm >= INNER_MM]
+            if name == "cortex_junction":
+                places["cortex_edge"] = mni[(depth_mm >= EDGE_MM[0]) & (depth_mm <= EDGE_MM[1])]
+        return places
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """(I, J, K, 4) uint8: grey, white, iron, and an empty one for a subject's white-matter lesions; one look-up gives all."""
+        return np.stack([self.grey, self.white, self.iron, np.zeros_like(self.grey)], axis=-1)
+
+    @cached_property
+    def ventricle_mm(self) -> np.ndarray:
+        """Signed distance in mm to the walls of the lateral ventricles on `half`, negative within: (I, J, K) float32."""
+        tissue = self.grey[::2, ::2, ::2].astype(np.uint16) + self.white[::2, ::2, ::2]
+        parts, _ = ndimage.label((tissue < 128) & (self.brain_mm < -22))  # -22: without the sulci
+        seed = parts[tuple(np.rint(self.half.index(VENTRICLE_SEED_MM)).astype(int))]
+        return _signed_distance(parts == seed)
+
+    @cached_property
+    def to_ventricles(self) -> np.ndarray:
+        """Smooth field (3, I, J, K) float32 on `half` towards the lateral ventricles, 0.9 long at their walls, at most 1.2."""
+        blurred = ndimage.gaussian_filter((self.ventricle_mm < 0).astype(np.float32), VENTRICLE_BLUR_MM / HALF_MM)
+        field = np.stack(np.gradient(blurred, HALF_MM))
+        length = np.sqrt((field**2).sum(0))
+        field /= np.median(length[np.abs(self.ventricle_mm) < HALF_MM / 2])
+        return field / (1 + ((field**2).sum(0) / 1.2**2) ** 2) ** 0.25
+
+    @cached_property
+    def periventricular(self) -> np.ndarray:
+        """MNI mm (N, 3) of white matter along the walls of the lateral ventricles, their horns counted three times."""
+        at = self._white_where((self.ventricle_mm > 0) & (self.ventricle_mm < 4))
+        at = at[np.abs(at[:, 0]) > 13]  # not in the corpus callosum
+        horns = at[(at[:, 1] > 16) | (at[:, 1] < -36)]  # caps are commoner than bands
+        return np.concatenate([at, horns, horns])
+
+    @cached_property
+    def deep_white(self) -> np.ndarray:
+        """MNI mm (N, 3) of white matter off the ventricles and off the fibres next to the cortex."""
+        white = ndimage.uniform_filter(self.white[::2, ::2, ::2].astype(np.float32), 3)
+        z = self.half.axis_mm(2)
+        return self._white_where((self.ventricle_mm > 6) & (white > 235) & (z > 2))
+
+    def _white_where(self, where: np.ndarray) -> np.ndarray:
+        mostly_white = (self.white > 178)[::2, ::2, ::2] & (self.nucleus == 0)[::2, ::2, ::2]
+        return np.argwhere(where & mostly_white) * HALF_MM + np.array(self.half.origin_mm)
 
     @cached_property
     def outward(self) -> np.ndarray:
@@ -133,7 +186,7 @@ def _nuclei(grid: Grid, white: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarray, brain_mm: np.ndarray) -> np.ndarray:
-    """Where microbleeds are sown; fluid and the brain's outermost millimetre stay 0."""
+    """Where microbleeds are sown; fluid and what lies nearer to the brain's surface than EDGE_MM stay 0."""
     x, y, z = (grid.axis_mm(a) for a in range(3))
     tentorium = -6 - 0.35 * np.abs(x)[:, None] - 0.2 * np.maximum(0, -60 - y)[None, :]  # read off the T1 by eye
     below = (z < tentorium[:, :, None]) & (y < -38)[None, :, None]
@@ -148,9 +201,42 @@ def _regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarra
     region[deep & (region == 1) & (ndimage.uniform_filter(white.astype(np.float32), 5) < 190)] = 0
     for number, where in ((3, below & ~stem), (4, ganglia), (5, thalamus), (6, stem)):
         region[solid & where] = number
-    inner = np.repeat(np.repeat(np.repeat(brain_mm < -3, 2, 0), 2, 1), 2, 2)[tuple(slice(n) for n in grid.shape)]
+    inner = np.repeat(np.repeat(np.repeat(brain_mm < -EDGE_MM[0] + HALF_MM / 2, 2, 0), 2, 1), 2, 2)[
+        tuple(slice(n) for n in grid.shape)
+    ]
     return np.where(inner, region, 0).astype(np.uint8)
 
 
 def _air(grid: Grid) -> np.ndarray:
     return np.max([np.clip((1.1 - _ellipsoid(grid, *space)) * 5, 0, 1) for space in AIR_SPACES], axis=0)
+
+
+def look_up(maps: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Four maps (I, J, K, 4) uint8 at voxel indices `at` (3, N) float32, linearly: (4, N) float32, 0..1; outside, the edge holds.
+
+    The four numbers of a voxel are fetched as one 32-bit word; the last two maps, mostly 0, are worked out only where they are not.
+    """
+    at = np.clip(at, 0, np.array(maps.shape[:3], np.float32)[:, None] - np.float32(1.001))
+    low = at.astype(np.int32)
+    part = at - low
+    strides = np.array([maps.shape[1] * maps.shape[2], maps.shape[2], 1])
+    base = strides @ low
+    words = maps.view(np.uint32).reshape(-1)
+    x, y, z = part
+    plane = [(1 - x) * (1 - y), (1 - x) * y, x * (1 - y), x * y]
+    values = np.zeros((4, at.shape[1]), np.float32)
+    fetched, weights = [], []
+    seen = np.zeros(at.shape[1], np.uint32)
+    for n, corner in enumerate(np.ndindex(2, 2, 2)):
+        word = np.take(words, base + strides @ corner)
+        weight = plane[n // 2] * (z if corner[2] else 1 - z)
+        seen |= word
+        for m in range(2):
+            values[m] += weight * word.view(np.uint8)[m::4]
+        fetched.append(word)
+        weights.append(weight)
+    some = np.flatnonzero(seen.view(np.uint8).reshape(-1, 4)[:, 2:].any(axis=1))
+    for word, weight in zip(fetched, weights, strict=True):
+        for m in (2, 3):
+            values[m, some] += weight[some] * word.view(np.uint8)[m::4][some]
+    return values * np.float32(1 / 255)

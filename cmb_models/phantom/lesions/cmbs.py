@@ -1,0 +1,78 @@
+"""Microbleeds: how many, how large, of what susceptibility, and where."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cmb_models.errors import InputError
+from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.lesions.bloom import body_radius_mm
+from cmb_models.phantom.lesions.lesion import Lesion
+from cmb_models.phantom.lesions.placing import Placer
+
+REGION_SHARE = {  # FACTS section 3
+    "subcortical_white": 0.40,
+    "cortex_junction": 0.33,
+    "cerebellum": 0.08,
+    "basal_ganglia": 0.08,
+    "thalamus": 0.05,
+    "brainstem": 0.04,
+}
+DIAMETER_MEDIAN_MM, DIAMETER_SIGMA = 2.7, 0.36  # lognormal, as seen: FACTS section 3, 957 real microbleeds
+LARGEST_MM = 10.0  # the definition's: FACTS section 3
+CHI_PPM = (0.5, 4.0)  # FACTS section 3
+CLUSTERED_SCANS, IN_CLUSTER = 0.3, 0.4  # share of scans with clusters, and of their microbleeds that join an earlier one: assumed
+CLUSTER_MM = (10.0, 20.0)  # to that earlier one: assumed
+AT_EDGE = 0.25  # share of the cortical ones that touch the brain's edge: assumed
+BESIDE_VEIN = 0.12  # share of the others that lie beside a vein: assumed
+BESIDE_MM = (1.0, 2.5)  # from there to the vein: touching, not buried (assumed)
+BESIDE_LARGEST_MM = 4.0  # larger ones would bury it
+
+
+def draw_cmbs(rng: np.random.Generator, placer: Placer, count: int, config: PhantomConfig) -> list[Lesion]:
+    """Exactly `count` microbleeds, seen at their diameter by this acquisition; [] for 0, InputError when they do not fit."""
+    found: list[Lesion] = []
+    clustered = rng.random() < CLUSTERED_SCANS
+    names, share = list(REGION_SHARE), np.array(list(REGION_SHARE.values()))
+    for _ in range(count):
+        diameter = draw_diameter_mm(rng, config.smallest_cmb_mm)
+        chi = float(np.exp(rng.uniform(*np.log(CHI_PPM))))
+        seed = int(rng.integers(2**31))
+        for region in rng.choice(names, len(names), replace=False, p=share / share.sum()):  # a crop may lack the first
+            place = _place(rng, placer, found if clustered else [], str(region), diameter)
+            if place is not None:
+                radius = body_radius_mm(diameter, chi, config)
+                found.append(Lesion("cmb", str(region), place[0], diameter, radius, chi, seed, place[1]))
+                break
+        else:
+            wanted, got = f"room for {count} microbleeds in one scan", f"room for {len(found)}"
+            raise InputError("phantom", wanted, got, "ask for fewer, or more scans")
+    return found
+
+
+def draw_diameter_mm(rng: np.random.Generator, smallest_mm: float) -> float:
+    """Lognormal from smallest_mm to LARGEST_MM; drawn again rather than cut, which would pile them up at the ends."""
+    while True:
+        diameter = float(rng.lognormal(np.log(DIAMETER_MEDIAN_MM), DIAMETER_SIGMA))
+        if smallest_mm <= diameter <= LARGEST_MM:
+            return diameter
+
+
+def _place(
+    rng: np.random.Generator, placer: Placer, cluster: list[Lesion], region: str, diameter_mm: float
+) -> tuple[tuple[float, float, float], str] | None:
+    """A place, head mm, and its kind as Lesion.placement names it; where the kind that was drawn has no room, any in the region."""
+    anchors = [lesion for lesion in cluster if lesion.region == region]
+    if anchors and rng.random() < IN_CLUSTER:
+        anchor = anchors[rng.integers(len(anchors))].centre_mm
+        placement, centre = "cluster", placer.place_in(region, diameter_mm, around=(np.array(anchor), *CLUSTER_MM))
+    elif region == "cortex_junction" and rng.random() < AT_EDGE:
+        placement, centre = "edge", placer.place_in("cortex_edge", diameter_mm)
+    elif rng.random() < BESIDE_VEIN and diameter_mm <= BESIDE_LARGEST_MM:
+        touching = (max(BESIDE_MM[0], diameter_mm / 2 - 0.25), min(BESIDE_MM[1], diameter_mm / 2 + 0.6))
+        placement, centre = "beside_vein", placer.place_in(region, diameter_mm, vein_mm=touching)
+    else:
+        placement, centre = "", None
+    if centre is None:
+        placement, centre = "", placer.place_in(region, diameter_mm)
+    return None if centre is None else (centre, placement)

@@ -1,0 +1,151 @@
+"""Datasets of simulated scans: a site's layout, exact counts, safe to kill, and never over somebody's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import read_annotations
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import find_scans
+from cmb_models.phantom import write_dataset
+from cmb_models.phantom.dataset import cmb_counts, new_counts
+
+ASKED = {"scans": 5, "cmbs": 9, "seed": 11, "cmb_free": 1, "presets": ("small",)}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Five small scans, one without microbleeds, nine microbleeds in all, made in this process."""
+    out = tmp_path_factory.mktemp("phantom") / "set"
+    write_dataset(out, workers=1, **ASKED)
+    return out
+
+
+def test_dataset_holds_what_was_asked_for(dataset):
+    scans = find_scans(dataset)
+    counts = [sum(a.is_cmb for a in s.annotations) for s in scans]
+    assert len(scans) == 5 and sum(counts) == 9 and counts.count(0) == 1
+    for scan, count in zip(scans, counts, strict=True):
+        name = scan.path.parent.parent.name
+        image = read_volume(scan.path)
+        beside = [scan.path.with_name(f"{name}_{part}.nii.gz") for part in ("part-phase_swi", "part-mag_swi", "minIP")]
+        masks = [dataset / f"derivatives/masks/{name}/{name}_{kind}.nii.gz" for kind in ("brain", "cmb", "mimic", "vein")]
+        for path in (*beside, *masks):
+            other = read_volume(path)
+            assert other.data.shape == image.data.shape == (96, 96, 40)
+            np.testing.assert_allclose(other.affine, image.affine)
+        assert image.spacing_mm == pytest.approx((1, 1, 2))
+        assert image.data.min() >= 0 and image.data.max() <= 4095
+        assert read_volume(masks[1]).data.max() == count
+
+
+def test_same_seed_same_bytes_whatever_the_workers(dataset, tmp_path):
+    write_dataset(tmp_path / "set", workers=2, **ASKED)
+    assert files_of(tmp_path / "set") == files_of(dataset)
+
+
+def test_a_killed_run_continues_and_leaves_finished_scans_alone(dataset, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(dataset, out)
+    before = files_of(out)
+    (out / "annotations.csv").unlink()
+    with pytest.raises(InputError, match="annotations.csv"):
+        find_scans(out)  # half a dataset does not look like one
+    (out / "derivatives/truth/sub-002/truth.json").unlink()  # its images were written, the kill came before the end
+    (out / "sub-004/swi/sub-004_swi.nii.gz").unlink()
+    (out / ".partial-x-annotations.csv").write_text("")
+    touched = {p: p.stat().st_mtime_ns for p in out.rglob("sub-00[135]*.nii.gz")}
+    assert len(touched) == 24
+    write_dataset(out, workers=1, **ASKED)
+    (out / ".partial-x-annotations.csv").unlink()
+    assert files_of(out) == before
+    assert touched == {p: p.stat().st_mtime_ns for p in touched}
+
+
+def test_another_request_or_foreign_files_are_refused_untouched(dataset, tmp_path):
+    before = files_of(dataset)
+    with pytest.raises(InputError, match="another request"):
+        write_dataset(dataset, **(ASKED | {"seed": 12}))
+    assert files_of(dataset) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="other files"):
+        write_dataset(tmp_path, **ASKED)
+    assert files_of(tmp_path) == {"notes.txt": b"mine"}
+    with pytest.raises(InputError, match="a folder to write to"):
+        write_dataset(tmp_path / "notes.txt", **ASKED)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "named"),
+    [
+        ({"scans": 0}, "phantom scans"),
+        ({"cmbs": 1}, "phantom cmbs"),
+        ({"cmbs": 121}, "phantom cmbs"),
+        ({"cmb_free": 3}, "phantom cmb_free"),
+        ({"cmb_free": -1}, "phantom cmb_free"),
+        ({"cmb_free": 2, "cmbs": 1}, "phantom cmbs"),
+        ({"seed": -1}, "phantom seed"),
+        ({"workers": 0}, "phantom workers"),
+        ({"new_cmbs": -1}, "phantom new_cmbs"),
+        ({"new_cmbs": 116}, "phantom new_cmbs"),
+        ({"presets": ("ukb", "siemens")}, "phantom preset.*siemens"),
+        ({"presets": ()}, "phantom preset"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_met_are_refused(numbers, named, tmp_path):
+    with pytest.raises(InputError, match=named):
+        write_dataset(tmp_path / "set", **({"scans": 2, "cmbs": 5, "seed": 0} | numbers))
+    assert not (tmp_path / "set").exists()
+
+
+def test_missing_nilearn_is_told_before_anything_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install nilearn"):
+        write_dataset(tmp_path / "set", scans=1, cmbs=1, seed=0, presets=("small",))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_second_time_point_is_a_session_with_the_new_ones(tmp_path):
+    write_dataset(tmp_path / "set", scans=2, cmbs=3, seed=4, presets=("small",), new_cmbs=3)
+    scans = find_scans(tmp_path / "set")
+    assert [s.session for s in scans] == ["ses-01", "ses-02"] * 2
+    counts = np.array([sum(a.is_cmb for a in s.annotations) for s in scans]).reshape(2, 2)
+    assert counts[:, 0].sum() == 3 and counts[:, 1].sum() == 6 and np.all(counts[:, 1] >= counts[:, 0])
+    truth = json.loads((tmp_path / "set/derivatives/truth/sub-001/ses-02/truth.json").read_text())
+    assert truth["request"]["new_cmbs"] == 3 and truth["preset"] == "small"
+    rows = [r.label for r in read_annotations(tmp_path / "set/annotations.csv") if (r.subject, r.session) == ("sub-001", "ses-02")]
+    assert [lesion["label"] for lesion in truth["lesions"]] == rows
+
+
+def test_counts_are_exact_and_heavy_tailed():
+    counts = cmb_counts(np.random.default_rng(0), 400, 1400, 100)
+    assert counts.sum() == 1400 and (counts == 0).sum() == 100 and counts.max() >= 10
+    positive = counts[counts > 0]
+    assert 0.35 < (positive == 1).mean() < 0.6  # FACTS section 3: 49 % have one
+
+
+def test_new_counts_are_exact_and_never_too_many():
+    counts = np.array([0, 1, 58, 60, 3])
+    new = new_counts(np.random.default_rng(0), counts, 40)
+    assert new.sum() == 40 and new.min() >= 0 and (counts + new).max() <= 60
+    assert new_counts(np.random.default_rng(0), counts, 0).sum() == 0
+
+
+def test_presets_are_shared_out_evenly(tmp_path):
+    from cmb_models.phantom.dataset import _jobs, _request
+
+    jobs = _jobs(tmp_path, _request(9, 20, 3, 1, ("ukb", "aibl", "clinical"), None))
+    names = [j.preset for j in jobs]
+    assert sorted(names) == sorted(("ukb", "aibl", "clinical") * 3) and names != sorted(names)
+    assert sum(j.n_cmbs[0] for j in jobs) == 20
