@@ -1,11 +1,11 @@
-# make setup | demo | test | lint. Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else.
+# make setup | demo | test | lint | gallery. Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo test lint lock environments
+.PHONY: setup demo test lint lock gallery environments
 
 setup:
 	@$(MAKE) --no-print-directory -j2 environments
@@ -34,6 +34,10 @@ test: setup lint
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
+
+# The pictures of docs/phantom.md, a few minutes.
+gallery: setup
+	@$(BIN)/python -m scripts.gallery
 
 # After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:

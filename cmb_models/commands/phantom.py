@@ -21,6 +21,12 @@ def phantom(
     new_cmbs: Annotated[
         int | None, typer.Option(min=0, help="Add a second time point to every subject, with this many new microbleeds in all.")
     ] = None,
+    voxel_mm: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Voxel size in place of the protocol's, e.g. 0.8 0.8 2.", metavar="X Y Z"),
+    ] = None,
+    te_ms: Annotated[float | None, typer.Option(help="Echo time in place of the protocol's.")] = None,
+    field_t: Annotated[float | None, typer.Option(help="Field strength in place of the protocol's.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Subjects made at a time.")] = 2,
 ) -> None:
@@ -28,8 +34,19 @@ def phantom(
     from cmb_models.phantom import write_dataset
     from cmb_models.phantom.presets import MIXED
 
-    presets = tuple(preset or MIXED)
-    write_dataset(out, scans, cmbs, seed, cmb_free=cmb_free, workers=workers, presets=presets, new_cmbs=new_cmbs, progress=True)
+    changes = {"spacing_mm": voxel_mm, "te_ms": te_ms, "field_t": field_t}
+    write_dataset(
+        out,
+        scans=scans,
+        cmbs=cmbs,
+        seed=seed,
+        cmb_free=cmb_free,
+        workers=workers,
+        presets=tuple(preset or MIXED),
+        new_cmbs=new_cmbs,
+        changes={k: v for k, v in changes.items() if v is not None},
+        progress=True,
+    )
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
 """A physics-based SWI simulator: heads with veins, microbleeds and mimics, and datasets of them.
 
-A subject (head, veins, lesions) is seen by a scanner as config and presets say: susceptibility -> field -> k-space -> images; scan and
-dataset put it together. grid: boxes of voxels.
+A subject (head, veins, lesions) is seen by a scanner as config and presets say: susceptibility -> field -> k-space -> images; scan
+and dataset put it together. grid: boxes of voxels.
 """
 
 from cmb_models.phantom.config import PhantomConfig

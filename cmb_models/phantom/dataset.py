@@ -67,16 +67,18 @@ def write_dataset(
     workers: int = 2,
     presets: Sequence[str] = MIXED,
     new_cmbs: int | None = None,
+    changes: dict | None = None,
     progress: bool = False,
 ) -> None:
     """Simulate `scans` subjects with `cmbs` microbleeds in all, none of them in `cmb_free` subjects; annotations.csv comes last.
 
-    presets: names of `presets.PRESETS`, shared out evenly. new_cmbs: when given, every subject has a second time point, and this
-    many microbleeds in all are new there. The bytes depend on everything but `workers`. Subjects already there from the same
-    request are kept; a folder that holds anything else is refused with InputError, as are numbers that cannot be met.
+    presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
+    given, every subject has a second time point, and this many microbleeds in all are new there. The bytes depend on everything but
+    `workers`. Subjects already there from the same request are kept; a folder that holds anything else is refused with InputError,
+    as are numbers that cannot be met.
     """
     out = Path(out)
-    request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs)
+    request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {})
     if workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
@@ -128,7 +130,7 @@ def new_counts(rng: np.random.Generator, counts: np.ndarray, new_cmbs: int) -> n
     return new
 
 
-def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[str], new_cmbs: int | None) -> dict:
+def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[str], new_cmbs: int | None, changes: dict) -> dict:
     """Check the numbers; what was asked for, as JSON gives it back."""
     unknown = sorted(set(presets) - set(PRESETS))
     if unknown or not presets:
@@ -149,7 +151,10 @@ def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[
         expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
         raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
     numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
-    return {"version": __version__, **numbers, "presets": list(presets)}
+    for preset in presets:
+        draw_config(preset, np.random.default_rng(0), **changes)  # refuses what no scan can be made with
+    changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    return {"version": __version__, **numbers, "presets": list(presets), "changes": changes}
 
 
 def _claim(out: Path, request: dict) -> None:
@@ -178,7 +183,7 @@ def _write_subject(job: _Job) -> None:
     from threadpoolctl import threadpool_limits  # comes with nilearn
 
     protocol, person = np.random.SeedSequence(job.seed.entropy, spawn_key=job.seed.spawn_key).spawn(2)
-    config = draw_config(job.preset, np.random.default_rng(protocol))
+    config = draw_config(job.preset, np.random.default_rng(protocol), **job.request["changes"])
     with threadpool_limits(1):
         scans = simulate_subject(person, job.n_cmbs, config, job.subject)
     for session, scan in zip(job.sessions, scans, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,14 +16,29 @@ RANDOM_TE_MS = {1.5: (22.0, 40.0), 3.0: (14.0, 30.0), 7.0: (10.0, 18.0)}  # usua
 RANDOM_FIELD_SHARE = {1.5: 0.35, 3.0: 0.55, 7.0: 0.10}  # assumed
 
 
-def draw_config(preset: str, rng: np.random.Generator) -> PhantomConfig:
+def draw_config(
+    preset: str,
+    rng: np.random.Generator,
+    spacing_mm: tuple[float, float, float] | None = None,
+    te_ms: float | None = None,
+    field_t: float | None = None,
+) -> PhantomConfig:
     """The settings of one scan by this preset's protocol: its fixed figures, and its spread of noise, tilt and motion.
 
-    Raises InputError for an unknown name.
+    spacing_mm, te_ms, field_t: in place of the protocol's own; the field of view is kept to whole voxels, and the time between echo
+    and next pulse stays. Raises InputError for an unknown name and impossible figures.
     """
     if preset not in PRESETS:
         raise InputError("phantom preset", " or ".join(PRESETS), repr(preset), "choose one of them")
-    return PRESETS[preset](rng)
+    config = PRESETS[preset](rng)
+    if spacing_mm is not None:
+        if not all(0.4 <= s <= 6 for s in spacing_mm):
+            config = replace(config, spacing_mm=tuple(spacing_mm))  # refuses
+        fov = tuple(2 * round(f / s / 2) * s for f, s in zip(config.fov_mm, spacing_mm, strict=True))
+        config = replace(config, spacing_mm=tuple(spacing_mm), fov_mm=fov)
+    if te_ms is not None:
+        config = replace(config, te_ms=te_ms, tr_ms=config.tr_ms - config.te_ms + te_ms)
+    return config if field_t is None else replace(config, field_t=field_t)
 
 
 def _small(rng: np.random.Generator) -> PhantomConfig:

@@ -100,6 +100,8 @@ def test_another_request_or_foreign_files_are_refused_untouched(dataset, tmp_pat
         ({"new_cmbs": 116}, "phantom new_cmbs"),
         ({"presets": ("ukb", "siemens")}, "phantom preset.*siemens"),
         ({"presets": ()}, "phantom preset"),
+        ({"changes": {"spacing_mm": (0.1, 1.0, 2.0)}}, "phantom spacing_mm: expected 0.4 to 6 mm"),
+        ({"changes": {"te_ms": 0.0}}, "phantom te_ms: expected 5 to 60, got 0.0"),
     ],
     ids=str,
 )
@@ -145,7 +147,7 @@ def test_new_counts_are_exact_and_never_too_many():
 def test_presets_are_shared_out_evenly(tmp_path):
     from cmb_models.phantom.dataset import _jobs, _request
 
-    jobs = _jobs(tmp_path, _request(9, 20, 3, 1, ("ukb", "aibl", "clinical"), None))
+    jobs = _jobs(tmp_path, _request(9, 20, 3, 1, ("ukb", "aibl", "clinical"), None, {}))
     names = [j.preset for j in jobs]
     assert sorted(names) == sorted(("ukb", "aibl", "clinical") * 3) and names != sorted(names)
     assert sum(j.n_cmbs[0] for j in jobs) == 20

@@ -89,6 +89,13 @@ def test_presets_are_what_their_names_say():
     assert set(MIXED) <= set(PRESETS)
 
 
+def test_a_protocol_can_be_changed_and_stays_whole():
+    changed = draw_config("ukb", np.random.default_rng(0), spacing_mm=(0.7, 0.7, 2.0), te_ms=30.0, field_t=7.0)
+    assert changed.spacing_mm == (0.7, 0.7, 2.0) and changed.te_ms == 30 and changed.tr_ms == 37 and changed.field_t == 7
+    np.testing.assert_allclose(changed.fov_mm, (204.8, 230.4, 144), atol=1.0)
+    assert changed.snr == draw_config("ukb", np.random.default_rng(0)).snr
+
+
 def test_random_scans_differ_in_everything():
     drawn = [draw_config("random", np.random.default_rng(n)) for n in range(60)]
     for name in ("field_t", "te_ms", "spacing_mm", "snr", "resolved", "highpass_vox", "mask_power", "vendor", "orientation"):
