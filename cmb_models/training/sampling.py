@@ -82,6 +82,8 @@ class UnetSampler:
         places = self._inside[n][((self._inside[n] >= start) & (self._inside[n] < start + image.shape)).all(axis=1)]
         for place in places[rng.permutation(len(places))[:wanted]]:
             place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
+            if np.any(place < start) or np.any(place > start + np.array(image.shape) - 1):
+                continue  # its maximum would lie outside
             world = world_from_index(place, prepared.affine)
             if len(taken) and np.linalg.norm(taken - world, axis=1).min() < APART_MM:
                 continue
@@ -103,18 +105,19 @@ class CandidateSet:
 def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -> CandidateSet:
     """Label candidates (N, 3) by the nearest CMB, drop those at a `possible` lesion, and add every CMB's own centre.
 
-    The true centres are added so that a lesion stage 1 missed still teaches stage 2 what a CMB looks like.
+    A candidate belongs to a lesion within max(match_mm, the lesion's radius), as in evaluation. The true centres are added so that
+    a lesion stage 1 missed still teaches stage 2 what a CMB looks like.
     """
     affine, cmbs = example.prepared.affine, example.centres_mm("cmb")
     world = world_from_index(index_vox, affine)
 
-    def near(centres: np.ndarray) -> np.ndarray:
-        if not len(centres):
-            return np.zeros(len(world), dtype=bool)
-        return np.linalg.norm(world[:, None] - centres[None], axis=2).min(axis=1) <= match_mm
+    def near(label: str) -> np.ndarray:
+        reach = np.array([max(match_mm, a.diameter_mm / 2) for a in example.annotations if a.label == label])
+        away = np.linalg.norm(world[:, None] - example.centres_mm(label)[None], axis=2)
+        return np.any(away <= reach, axis=1)
 
-    positive = near(cmbs)
-    keep = positive | ~near(example.centres_mm("possible"))
+    positive = near("cmb")
+    keep = positive | ~near("possible")
     own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
     index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
     return CandidateSet(example.prepared, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,28 @@ def test_candidates_are_labelled_by_distance_and_possible_ones_dropped():
     assert labelled.positive.tolist() == [True, False, False, True]
     nothing = label_candidates(marked, np.zeros((0, 3), dtype=np.int64), match_mm=3)
     assert nothing.positive.tolist() == [True]
+
+
+def test_a_candidate_within_a_large_lesion_belongs_to_it():
+    """4 mm off the centre of one 9 mm wide: as evaluation counts it."""
+    marked = example([(10, 10, 10)])
+    marked = replace(marked, annotations=(replace(marked.annotations[0], diameter_mm=9.0),))
+    assert label_candidates(marked, np.array([[10, 14, 5], [10, 16, 5]]), match_mm=3).positive.tolist() == [True, False, True]
+
+
+def test_every_planted_lesion_has_its_peak_in_the_patch():
+    """A patch that is dark somewhere holds a planted lesion, and is taught one: half lesions at its border would be untaught."""
+    quiet = replace(example([], shape=(80, 80, 60)), annotations=example([(64, 64, 104)]).annotations)  # marked, not drawn
+    quiet.prepared.image[0, 0, 0] = -3  # what air is
+    sampler = UnetSampler([quiet], UNET.model_copy(update={"planted_per_patch": 1.0, "lesion_fraction": 0.0}))
+    dark = 0
+    for seed in range(150):
+        images, targets, _ = sampler.batch(np.random.default_rng(seed))
+        for image, target in zip(images[:, 0], targets[:, 0], strict=True):
+            if (image < -1.2).sum() > 3:
+                dark += 1
+                assert (target == 1).any()
+    assert dark > 25
 
 
 def test_cnn_batches_have_the_share_of_positives():
