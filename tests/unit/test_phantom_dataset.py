@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,24 @@ def test_a_killed_run_continues_and_leaves_finished_scans_alone(dataset, tmp_pat
     (out / ".partial-x-annotations.csv").unlink()
     assert files_of(out) == before
     assert touched == {p: p.stat().st_mtime_ns for p in touched}
+
+
+def test_a_run_killed_without_warning_is_finished_by_the_next(dataset, tmp_path):
+    """SIGKILL after the first subject, whatever was being written; the same bytes in the end as without it."""
+    out = tmp_path / "set"
+    command = [str(Path(sys.executable).with_name("cmb")), "phantom", str(out), "--scans", "5", "--cmbs", "9", "--seed", "11"]
+    command += ["--cmb-free", "1", "--preset", "small", "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("derivatives/truth/sub-001/truth.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended or hung before its first subject"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (out / "annotations.csv").exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    left = {name: content for name, content in files_of(out).items() if ".partial-" not in name}
+    assert left == files_of(dataset)
 
 
 def test_another_request_or_foreign_files_are_refused_untouched(dataset, tmp_path):
