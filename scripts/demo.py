@@ -153,7 +153,7 @@ def main() -> None:
     commit("Promotion", "audit.jsonl")
     with server() as url:
         scans = sorted(str(p.relative_to(WORKSPACE)) for p in WORKSPACE.glob("data/raw/locked/sub-*/swi/*_swi.nii.gz"))
-        scans = [s for s in scans if "part-phase" not in s]
+        scans = [s for s in scans if "_part-" not in s]
         run("cmb", "detect", *scans, "--server", url, "--out", "results")
     show_results(started)
 
