@@ -1,4 +1,4 @@
-"""How large the simulator's lesions are seen in SWI: measures it, fits cmb_models.phantom.bloom.SEEN, prints what the fit misses.
+"""How large the simulator's lesions are seen in SWI: measures it, fits SEEN of lesions/bloom.py, prints what the fit misses.
 
 Lesions in a uniform medium, over body radius, susceptibility, field, echo time, voxel and phase filter; three bodies and places
 within the voxel each. About four minutes on one core: python benchmarks/phantom_bloom.py [--quick]

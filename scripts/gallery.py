@@ -28,7 +28,7 @@ MOST_SUBJECTS = 40  # looked through for rare kinds
 
 
 def middle(volume: Volume) -> tuple[np.ndarray, float]:
-    """The axial slice (I, J) a third above the middle, at the ventricles, and its voxels' aspect."""
+    """The axial slice (I, J) just above the middle, at the ventricles, and its voxels' aspect."""
     data = volume.data
     return data[:, :, round(data.shape[2] * 0.52)], volume.spacing_mm[1] / volume.spacing_mm[0]
 

@@ -33,6 +33,8 @@ VENDORS = {
     "philips_like": Vendor(1, math.pi / 2048, (500, 1500), 4095),
 }
 ORIENTATIONS = ("RAS", "LAS", "LPS")
+SPACING_MM = (0.4, 6.0)
+MOST_VOXELS = 40e6  # 3 GB of memory: benchmarks/phantom_speed.py
 LIMITS = {  # name: lowest, highest
     "field_t": (0.5, 10.5),
     "te_ms": (5.0, 60.0),
@@ -88,8 +90,7 @@ class PhantomConfig:
         for name, known in (("vendor", tuple(VENDORS)), ("orientation", ORIENTATIONS)):
             if getattr(self, name) not in known:
                 raise InputError(f"phantom {name}", " or ".join(known), repr(getattr(self, name)), "choose one of them")
-        if not all(0.4 <= s <= 6 for s in self.spacing_mm):
-            raise InputError("phantom spacing_mm", "0.4 to 6 mm", str(self.spacing_mm), "choose a usual voxel size")
+        check_spacing(self.spacing_mm)
         if not all(0.5 <= r <= 1 for r in self.resolved):
             raise InputError("phantom resolved", "shares of 0.5 to 1", str(self.resolved), "choose larger shares")
         if not all(abs(d) <= 45 for d in self.oblique_deg):
@@ -100,6 +101,9 @@ class PhantomConfig:
             raise InputError("phantom highpass_vox", f"8 to {min(self.shape[:2])}, the image's side", got, "choose another window")
 
     def _check_fov(self) -> None:
+        if not all(abs(c) <= 150 for c in self.fov_centre_mm):
+            got = str(self.fov_centre_mm)
+            raise InputError("phantom fov_centre_mm", "within 150 mm of the head's middle", got, "move the field of view")
         for fov, guard, step in zip(self.fov_mm, self.guard_mm, self.spacing_mm, strict=True):
             if not 64 <= fov <= 320 or not 0 <= guard <= 40 or abs(fov / step - round(fov / step)) > 1e-6:
                 raise InputError(
@@ -108,6 +112,10 @@ class PhantomConfig:
                     f"{self.fov_mm} and {self.guard_mm} at {self.spacing_mm}",
                     "choose multiples of spacing_mm",
                 )
+        voxels = math.prod(self.shape)
+        if voxels > MOST_VOXELS:
+            got = f"{voxels / 1e6:.0f} million at {self.spacing_mm}"
+            raise InputError("phantom spacing_mm", f"at most {MOST_VOXELS / 1e6:.0f} million voxels", got, "choose larger ones")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -154,6 +162,13 @@ class PhantomConfig:
     @classmethod
     def from_json(cls, values: dict) -> PhantomConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_spacing(spacing_mm: tuple[float, float, float]) -> None:
+    """Refuse voxel sizes that no scanner makes, NaN among them, by InputError."""
+    low, high = SPACING_MM
+    if not all(low <= s <= high for s in spacing_mm):
+        raise InputError("phantom spacing_mm", f"{low:g} to {high:g} mm", str(spacing_mm), "choose a usual voxel size")
 
 
 def phase_per_ppm(field_t: float, te_ms: float) -> float:

@@ -17,9 +17,10 @@ from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.io.site import ANNOTATIONS
+from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
-from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, simulate_subject
+from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simulate_subject
 
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
 COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
@@ -34,14 +35,15 @@ class _Job:
     out: Path
     subject: str
     preset: str
+    config: PhantomConfig
     n_cmbs: tuple[int, ...]
     seed: np.random.SeedSequence
     request: dict
 
     @property
     def sessions(self) -> tuple[str, ...]:
-        """Empty for a single time point."""
-        return tuple(f"ses-{n + 1:02d}" for n in range(len(self.n_cmbs))) if len(self.n_cmbs) > 1 else ("",)
+        """Names of the time points."""
+        return session_names(len(self.n_cmbs))
 
     def truth(self, session: str) -> Path:
         return self.out / "derivatives" / "truth" / self.subject / session / "truth.json"
@@ -82,13 +84,20 @@ def write_dataset(
     if workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
-    _claim(out, request)
-    jobs = _jobs(out, request)
-    todo = [job for job in jobs if not job.done]
-    for _ in track(_run(todo, workers), "simulating", len(todo), disable=not progress, transient=True):
-        pass
-    rows = [Annotation(**row) for job in jobs for s in job.sessions for row in read_json(job.truth(s))["annotations"]]
-    write_annotations(out / ANNOTATIONS, rows)
+    jobs = _jobs(out, request)  # as do impossible settings
+    try:
+        _claim(out, request)
+        todo = [job for job in jobs if not job.done]
+        if todo:
+            (out / ANNOTATIONS).unlink(missing_ok=True)  # half a dataset must not look whole
+        for _ in track(_run(todo, workers), "simulating", len(todo), disable=not progress, transient=True):
+            pass
+        rows = [Annotation(**row) for job in jobs for s in job.sessions for row in read_json(job.truth(s))["annotations"]]
+        write_annotations(out / ANNOTATIONS, rows)
+    except OSError as error:
+        got = error.strerror or type(error).__name__
+        remedy = "put that right and run the same command again, or name another folder"
+        raise InputError(out, "a folder that can be written to", got.lower(), remedy) from error
 
 
 def _jobs(out: Path, request: dict) -> list[_Job]:
@@ -98,11 +107,12 @@ def _jobs(out: Path, request: dict) -> list[_Job]:
     counts = cmb_counts(rng, scans, request["cmbs"], request["cmb_free"])
     own = rng.permutation([presets[n % len(presets)] for n in range(scans)])
     visits = [counts] if request["new_cmbs"] is None else [counts, counts + new_counts(rng, counts, request["new_cmbs"])]
-    subjects = zip(own, np.stack(visits, axis=1), sequence.spawn(scans), strict=True)
-    return [
-        _Job(out, f"sub-{n:03d}", str(preset), tuple(int(c) for c in visit), seed, request)
-        for n, (preset, visit, seed) in enumerate(subjects, start=1)
-    ]
+    jobs = []
+    for n, (preset, visit, seed) in enumerate(zip(own, np.stack(visits, axis=1), sequence.spawn(scans), strict=True), start=1):
+        protocol, person = seed.spawn(2)
+        config = draw_config(str(preset), np.random.default_rng(protocol), **request["changes"])
+        jobs.append(_Job(out, f"sub-{n:03d}", str(preset), config, tuple(int(c) for c in visit), person, request))
+    return jobs
 
 
 def cmb_counts(rng: np.random.Generator, scans: int, cmbs: int, cmb_free: int) -> np.ndarray:
@@ -151,8 +161,6 @@ def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[
         expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
         raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
     numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
-    for preset in presets:
-        draw_config(preset, np.random.default_rng(0), **changes)  # refuses what no scan can be made with
     changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     return {"version": __version__, **numbers, "presets": list(presets), "changes": changes}
 
@@ -162,12 +170,21 @@ def _claim(out: Path, request: dict) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(out, "a folder to write to", "a file", "name another folder")
     if (out / REQUEST).is_file():
-        if read_json(out / REQUEST) != request:
-            raise InputError(out, "an empty folder or the same request", f"another request in {REQUEST}", "name another folder")
+        if _read_request(out) != request:
+            got = f"another request or version in {REQUEST}"
+            raise InputError(out, "an empty folder or the same request", got, "name another folder")
     elif out.is_dir() and any(not p.name.startswith(".partial-") for p in out.iterdir()):
         raise InputError(out, "an empty folder", "one with other files in it", "name another folder")
     else:
         write_json(out / REQUEST, request)
+
+
+def _read_request(out: Path) -> dict | None:
+    """What an earlier run was asked for; None when that cannot be read."""
+    try:
+        return read_json(out / REQUEST)
+    except ValueError:
+        return None
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[None]:
@@ -182,10 +199,11 @@ def _write_subject(job: _Job) -> None:
     """Simulate one subject and write its files, each time point's truth.json last."""
     from threadpoolctl import threadpool_limits  # comes with nilearn
 
-    protocol, person = np.random.SeedSequence(job.seed.entropy, spawn_key=job.seed.spawn_key).spawn(2)
-    config = draw_config(job.preset, np.random.default_rng(protocol), **job.request["changes"])
-    with threadpool_limits(1):
-        scans = simulate_subject(person, job.n_cmbs, config, job.subject)
+    try:
+        with threadpool_limits(1):
+            scans = simulate_subject(job.seed, job.n_cmbs, job.config, job.subject)
+    except InputError as error:
+        raise InputError(f"{job.subject} ({job.preset})", error.expected, error.got, error.remedy) from error
     for session, scan in zip(job.sessions, scans, strict=True):
         _write_scan(job, session, scan)
 

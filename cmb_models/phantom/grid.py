@@ -55,7 +55,7 @@ def acquired_grid(config: PhantomConfig) -> Grid:
 def fine_grid(acquired: Grid, fine_mm: float) -> Grid:
     """The grid simulated on: the same period in steps of fine_mm or a little less, in numbers that Fourier transforms like.
 
-    Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place. An axis already that fine is taken as it is.
+    Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place. An axis already that fine gains a few voxels at most.
     """
     extent = [n * s for n, s in zip(acquired.shape, acquired.spacing_mm, strict=True)]
     shape = tuple(

@@ -26,7 +26,8 @@ from cmb_models.volume import Volume
 
 MAX_CMBS = 60  # per scan: beyond, they no longer keep apart
 BLOOD_CHI_PPM = 3.39 * HEMATOCRIT  # venous susceptibility over 1 - oxygenation: FACTS section 3
-REPOSITIONED = (2.0, 3.0)  # degrees and mm, standard deviations between two visits: assumed
+REPOSITIONED = (2.0, 3.0)  # degrees and mm, standard deviations of the head in the scanner between two visits: assumed
+LAID = (1.5, 2.0)  # and of the slab on the head: assumed
 BIAS_STEP_MM = 70.0  # between nodes of the coil's sensitivity
 VEIN_SHARE = 0.25  # a voxel with this much blood is marked as vein
 RATER = "phantom"
@@ -65,20 +66,21 @@ def simulate_subject(
 ) -> list[SimulatedScan]:
     """Simulate a subject at one or more time points; n_cmbs: microbleeds at each, never fewer than before (none resolves).
 
-    At later time points the head lies a little otherwise in the scanner and everything of the acquisition is drawn anew. Raises
-    InputError for impossible numbers.
+    At later time points the head lies a little otherwise in the scanner and the slab on the head; noise, motion, coil and gain are
+    drawn anew, the protocol stays. Raises InputError for impossible numbers.
     """
     _check_counts(n_cmbs)
+    if not isinstance(seed, np.random.SeedSequence) and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError("phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
     config = config or PhantomConfig()
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
     randoms = [np.random.default_rng(v) for v in visits]
-    slabs = [make_slab(config)] + [make_slab(config, _repositioned(rng)) for rng in randoms[1:]]
-    drawn = draw_subject(person, n_cmbs[-1], slabs)
-    names = [f"ses-{n:02d}" for n in range(1, len(slabs) + 1)] if len(slabs) > 1 else [""]
+    slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
+    drawn = draw_subject(person, n_cmbs, slabs)
     return [
         _time_point(rng, drawn, slab, n, (subject, session))
-        for n, slab, rng, session in zip(n_cmbs, slabs, randoms, names, strict=True)
+        for n, slab, rng, session in zip(n_cmbs, slabs, randoms, session_names(len(slabs)), strict=True)
     ]
 
 
@@ -96,10 +98,15 @@ def _check_counts(n_cmbs: Sequence[int]) -> None:
         raise InputError("phantom time points", "one or more, none with fewer microbleeds than before", str(n_cmbs), "sort them")
 
 
-def _repositioned(rng: np.random.Generator) -> RigidTransform:
-    """How the head lies in the scanner at a later visit: from the head's frame to the scanner's."""
-    turn = Rotation.from_rotvec(rng.normal(0, REPOSITIONED[0] / np.sqrt(3), 3), degrees=True)
-    return RigidTransform.from_components(rng.normal(0, REPOSITIONED[1] / np.sqrt(3), 3), turn)
+def session_names(visits: int) -> tuple[str, ...]:
+    """Names of a subject's time points; one empty name when there is but one."""
+    return tuple(f"ses-{n:02d}" for n in range(1, visits + 1)) if visits > 1 else ("",)
+
+
+def _off(rng: np.random.Generator, degrees: float, mm: float) -> RigidTransform:
+    """A small turn and shift with these standard deviations."""
+    turn = Rotation.from_rotvec(rng.normal(0, degrees / np.sqrt(3), 3), degrees=True)
+    return RigidTransform.from_components(rng.normal(0, mm / np.sqrt(3), 3), turn)
 
 
 def _time_point(rng: np.random.Generator, subject: Subject, slab: Slab, n_cmbs: int, name: tuple[str, str]) -> SimulatedScan:
@@ -165,7 +172,7 @@ def _annotation(lesion: Lesion, slab: Slab, subject: str, session: str) -> Annot
 
 
 def _truth(subject: Subject, slab: Slab, cmbs: Sequence[Lesion], gain: float) -> dict:
-    """Everything drawn, as plain JSON."""
+    """The settings, the subject's traits and lesions, and what the images are read by, as plain JSON."""
     habits = slab.config.vendor_habits
     return {
         "version": __version__,

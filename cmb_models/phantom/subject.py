@@ -32,11 +32,11 @@ class Subject:
     mimics: tuple[Lesion, ...]
 
 
-def draw_subject(seed: np.random.SeedSequence, n_cmbs: int, slabs: Sequence[Slab]) -> Subject:
-    """A subject with exactly n_cmbs microbleeds that all `slabs` see.
+def draw_subject(seed: np.random.SeedSequence, n_cmbs: Sequence[int], slabs: Sequence[Slab]) -> Subject:
+    """A subject with exactly n_cmbs microbleeds at each time point, never fewer than before, all seen by all `slabs`.
 
-    Each part has a random stream of its own: more microbleeds leave head and veins as they are. Raises InputError when the
-    microbleeds do not fit.
+    Each part has a random stream of its own: more microbleeds leave head and veins as they are, and later ones the mimics too.
+    Raises InputError when the microbleeds do not fit.
     """
     head, trees, bleeds, others = (np.random.default_rng(s) for s in seed.spawn(4))
     template = load_template()
@@ -44,7 +44,8 @@ def draw_subject(seed: np.random.SeedSequence, n_cmbs: int, slabs: Sequence[Slab
     warp = draw_warp(head, traits)
     veins = draw_veins(trees, template)
     placer = Placer(bleeds, template, warp, slabs, veins)
-    cmbs = draw_cmbs(bleeds, placer, n_cmbs, slabs[0].config)
+    cmbs = draw_cmbs(bleeds, placer, n_cmbs[0], slabs[0].config)
     placer = placer.continued(others)
     mimics = draw_mimics(others, placer, slabs[0].config, veins, warp, slabs[0].normal_in_head, traits.age_years)
+    cmbs += draw_cmbs(bleeds, placer.continued(bleeds), n_cmbs[-1] - n_cmbs[0], slabs[0].config)
     return Subject(traits, warp, veins, float(trees.uniform(*OXYGENATION)), tuple(cmbs), tuple(mimics))

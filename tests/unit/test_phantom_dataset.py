@@ -104,6 +104,33 @@ def test_another_request_or_foreign_files_are_refused_untouched(dataset, tmp_pat
     assert files_of(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(InputError, match="a folder to write to"):
         write_dataset(tmp_path / "notes.txt", **ASKED)
+    with pytest.raises(InputError, match="a folder that can be written to, got not a directory"):
+        write_dataset(tmp_path / "notes.txt" / "set", **ASKED)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "phantom.json").write_text("{not json")
+    with pytest.raises(InputError, match="another request or version"):
+        write_dataset(tmp_path / "other", **ASKED)
+    assert (tmp_path / "other" / "phantom.json").read_text() == "{not json"
+
+
+def test_a_dataset_that_is_mended_does_not_look_whole_meanwhile(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    shutil.copytree(dataset, out)
+    (out / "derivatives/masks/sub-003/sub-003_vein.nii.gz").unlink()
+
+    def no_room(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmb_models.phantom.dataset._write_scan", no_room)
+    with pytest.raises(InputError, match="no space left on device; put that right"):
+        write_dataset(out, workers=1, **ASKED)
+    assert not (out / "annotations.csv").exists()
+
+
+def test_what_does_not_fit_names_its_subject(tmp_path, monkeypatch):
+    monkeypatch.setattr("cmb_models.phantom.lesions.placing.TRIES", 1)
+    with pytest.raises(InputError, match=r"sub-00\d \(small\): expected room for"):
+        write_dataset(tmp_path / "set", scans=2, cmbs=110, seed=0, workers=1, presets=("small",))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +149,7 @@ def test_another_request_or_foreign_files_are_refused_untouched(dataset, tmp_pat
         ({"presets": ("ukb", "siemens")}, "phantom preset.*siemens"),
         ({"presets": ()}, "phantom preset"),
         ({"changes": {"spacing_mm": (0.1, 1.0, 2.0)}}, "phantom spacing_mm: expected 0.4 to 6 mm"),
+        ({"changes": {"spacing_mm": (0.4, 0.4, 0.4)}}, "phantom spacing_mm: expected at most 40 million voxels, got"),
         ({"changes": {"te_ms": 0.0}}, "phantom te_ms: expected 5 to 60, got 0.0"),
     ],
     ids=str,
@@ -152,10 +180,14 @@ def test_a_second_time_point_is_a_session_with_the_new_ones(tmp_path):
 
 
 def test_counts_are_exact_and_heavy_tailed():
-    counts = cmb_counts(np.random.default_rng(0), 400, 1400, 100)
-    assert counts.sum() == 1400 and (counts == 0).sum() == 100 and counts.max() >= 10
+    """FACTS section 3: of the positive scans 49 % have one, 28 % two to four, 10 % five to nine, 14 % more; 4.63 on average."""
+    counts = cmb_counts(np.random.default_rng(0), 1200, 4630, 200)
+    assert counts.sum() == 4630 and (counts == 0).sum() == 200
     positive = counts[counts > 0]
-    assert 0.35 < (positive == 1).mean() < 0.6  # FACTS section 3: 49 % have one
+    shares = [np.mean((positive >= low) & (positive <= high)) for low, high in ((1, 1), (2, 4), (5, 9), (10, 60))]
+    np.testing.assert_allclose(shares, [0.49, 0.28, 0.10, 0.13], atol=0.05)  # 1.6 % is one standard deviation; totals are forced
+    few = cmb_counts(np.random.default_rng(0), 15, 40, 0)
+    assert few.sum() == 40 and few.min() == 1
 
 
 def test_new_counts_are_exact_and_never_too_many():
@@ -172,3 +204,11 @@ def test_presets_are_shared_out_evenly(tmp_path):
     names = [j.preset for j in jobs]
     assert sorted(names) == sorted(("ukb", "aibl", "clinical") * 3) and names != sorted(names)
     assert sum(j.n_cmbs[0] for j in jobs) == 20
+
+
+def test_help_names_every_preset():
+    from cmb_models.commands.phantom import PRESET_HELP
+    from cmb_models.phantom.presets import MIXED, PRESETS
+
+    assert all(name in PRESET_HELP for name in PRESETS)
+    assert f"[default: {', '.join(MIXED)}]" in PRESET_HELP

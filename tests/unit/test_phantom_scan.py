@@ -66,6 +66,23 @@ def test_cmbs_are_dark_where_the_truth_says(config):
     assert np.median(dark_at(made, beside)) > 0.75
 
 
+@pytest.mark.parametrize("config", [SMALL, OBLIQUE], ids=["straight", "oblique"])
+def test_what_a_microbleed_takes_away_lies_around_its_annotation(config):
+    """The centre of mass of the difference that microbleeds make is each one's place, without a shift of half a voxel."""
+    quiet = replace(config, snr=1e6, motion_mm=0.0)
+    without, with_ = simulate_scan(9, 0, quiet), simulate_scan(9, 5, quiet)
+    gain = with_.truth["numbers_per_signal"] / without.truth["numbers_per_signal"]
+    lost = np.clip(without.swi.data * gain - with_.swi.data, 0, None)
+    off = []
+    for at in index_from_world(centres(with_), with_.swi.affine):
+        i, j, k = np.rint(at).astype(int)
+        box = lost[i - 4 : i + 5, j - 4 : j + 5, k - 2 : k + 3]
+        middle = [(box.sum(tuple(o for o in range(3) if o != a)) * np.arange(box.shape[a])).sum() / box.sum() for a in range(3)]
+        off.append(np.array(middle) + (i - 4, j - 4, k - 2) - at)
+    assert np.abs(np.mean(off, axis=0)).max() < 0.3
+    assert np.abs(off).max() < 0.6
+
+
 def test_masks_have_one_component_for_every_cmb(scan):
     """The n-th row's centre carries the number n."""
     labelled = scan.cmb_mask.data.astype(int)
@@ -117,6 +134,8 @@ def test_a_later_visit_keeps_every_microbleed_and_adds_the_new_ones():
     moved = np.array(second.truth["head_to_world"])
     np.testing.assert_allclose(centres(second)[:3], centres(first) @ moved[:3, :3].T + moved[:3, 3], atol=1e-6)
     assert 0.1 < np.linalg.norm(centres(second)[:3] - centres(first), axis=1).max() < 15  # the head lies otherwise
+    voxels = [index_from_world(centres(s)[:3], s.swi.affine) for s in (first, second)]
+    assert np.abs(voxels[0] - voxels[1]).max() > 0.3  # and so does the slab on the head
     assert second.truth["lesions"][:3] == first.truth["lesions"][:3] and second.truth["traits"] == first.truth["traits"]
     assert max(dark_at(first, centres(first)).max(), dark_at(second, centres(second)).max()) < 0.8
     not_yet = np.linalg.inv(moved) @ np.r_["0,2", centres(second)[3:].T, np.ones((1, 2))]
@@ -153,3 +172,15 @@ def test_venous_blood_decays_as_measured():
 def test_impossible_counts_are_refused(counts, message):
     with pytest.raises(InputError, match=message):
         simulate_subject(0, counts, SMALL)
+
+
+def test_new_microbleeds_leave_the_earlier_visit_as_it_was():
+    """The first time point of (2, 6) is that of (2, 2): the same microbleeds, mimics and voxels."""
+    few, many = (simulate_subject(3, counts, SMALL)[0] for counts in ((2, 2), (2, 6)))
+    assert few.annotations == many.annotations and np.array_equal(few.swi.data, many.swi.data)
+
+
+@pytest.mark.parametrize("seed", [-1, None, True])
+def test_a_seed_is_a_number(seed):
+    with pytest.raises(InputError, match="phantom seed"):
+        simulate_scan(seed, 1, SMALL)

@@ -93,6 +93,8 @@ def test_a_protocol_can_be_changed_and_stays_whole():
     changed = draw_config("ukb", np.random.default_rng(0), spacing_mm=(0.7, 0.7, 2.0), te_ms=30.0, field_t=7.0)
     assert changed.spacing_mm == (0.7, 0.7, 2.0) and changed.te_ms == 30 and changed.tr_ms == 37 and changed.field_t == 7
     np.testing.assert_allclose(changed.fov_mm, (204.8, 230.4, 144), atol=1.0)
+    thick = draw_config("clinical", np.random.default_rng(0), spacing_mm=(3.0, 3.0, 3.0))
+    assert thick.highpass_vox == min(thick.shape[:2])  # 96 would be more than there is
     assert changed.snr == draw_config("ukb", np.random.default_rng(0)).snr
 
 
@@ -121,6 +123,7 @@ def test_an_unknown_preset_is_refused():
         {"snr": float("nan")},
         {"fov_mm": (96.5, 96.0, 80.0)},
         {"fov_mm": (8.0,) * 3},
+        {"fov_centre_mm": (0.0, float("nan"), 0.0)},
         {"guard_mm": (0.0, 0.0, -1.0)},
         {"oblique_deg": (80.0, 0.0, 0.0)},
         {"resolved": (1.0, 0.2, 1.0)},

@@ -168,7 +168,7 @@ def test_junctions_are_where_thick_branches_leave():
     previous = np.concatenate([np.arange(-1, 10), [5], np.arange(11, 20), [8], np.arange(21, 30)])
     radius = np.repeat([0.7, 0.4, 0.2], [11, 10, 10])
     forked = Veins(points, previous, np.repeat([0, 1, 2], [11, 10, 10]), radius, np.full(31, CORTICAL, np.int8))
-    np.testing.assert_allclose(forked.junction_mm, [[20, 20, 25], [20, 20, 28]])
+    np.testing.assert_allclose(forked.points_mm[forked.junctions[0]], [[20, 20, 25], [20, 20, 28]])
     at, of_parent = junctions(forked, Still())
     np.testing.assert_allclose(at, [[20, 20, 25]])
     np.testing.assert_allclose(of_parent, [0.7])

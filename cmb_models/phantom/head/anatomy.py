@@ -16,7 +16,11 @@ from cmb_models.phantom.head.traits import IRON_PPM, Traits, WhiteMatterLesion
 from cmb_models.phantom.head.warp import Warp
 
 CHI_PPM = {"grey": 0.02, "white": -0.03, "fluid": 0.019}  # FACTS section 3
-BONE_PPM, FAT_PPM, AIR_PPM = -2.1, 0.6, 9.4  # against water: Schenck 1996, 10.1118/1.597854
+BONE_PPM, FAT_PPM = (
+    -2.1,
+    0.6,
+)  # against water: Hopkins and Wehrli 1997 (Magn Reson Med 37:494) found -2.3; fat assumed
+AIR_PPM = 9.4  # against water: Schenck 1996, 10.1118/1.597854
 BONE_SIGNAL, FAT_SIGNAL = 0.05, 0.85  # at the echo: bone has decayed, scalp fat is bright (assumed)
 MIXTURE, MIXTURE_SPREAD, MIXTURE_MM = 0.3, 0.22, 5.0  # signal of face, orbits and neck, and of their parts: assumed
 TEXTURE, TEXTURE_MM = 0.02, 3.0  # tissue is not uniform: assumed

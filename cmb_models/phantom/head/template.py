@@ -185,11 +185,15 @@ def _nuclei(grid: Grid, white: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return label, inside
 
 
+def tentorium_mm(x_mm: np.ndarray, y_mm: np.ndarray) -> np.ndarray:
+    """Height z of the tentorium in MNI mm, read off the T1 by eye; below it and behind y = -38 lies the cerebellum."""
+    return -6 - 0.35 * np.abs(x_mm) - 0.2 * np.maximum(0, -60 - y_mm)
+
+
 def _regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarray, brain_mm: np.ndarray) -> np.ndarray:
     """Where microbleeds are sown; fluid and what lies nearer to the brain's surface than EDGE_MM stay 0."""
     x, y, z = (grid.axis_mm(a) for a in range(3))
-    tentorium = -6 - 0.35 * np.abs(x)[:, None] - 0.2 * np.maximum(0, -60 - y)[None, :]  # read off the T1 by eye
-    below = (z < tentorium[:, :, None]) & (y < -38)[None, :, None]
+    below = (z < tentorium_mm(x[:, None], y)[:, :, None]) & (y < -38)[None, :, None]
     stem = np.min([_ellipsoid(grid, *part) for part in BRAINSTEM], axis=0) < 1
     ganglia = (nucleus > 0) & (nucleus <= 4)
     thalamus = (_ellipsoid(grid, *THALAMUS) < 1) & ~ganglia

@@ -1,4 +1,4 @@
-"""A subject: what every scan of one head shares, whatever the scanner, drawn once and written into the truth."""
+"""A subject: what every scan of one head shares, drawn once and written into the truth."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class Traits:
     """ventricle_mm: how far the ventricles' walls have moved out. sulcal_widening: 0 and up, how far fluid outweighs cortex.
 
     iron_ppm: susceptibility by nucleus. weight: factor on a tissue's proton density x T1 weighting. skull_mm, scalp_mm: thick.
+    texture_seed: of the tissue's unevenness, whose pattern follows the slab and not the head.
     """
 
     age_years: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmb_models.phantom.config import PhantomConfig, phase_per_ppm
+from cmb_models.phantom.config import PhantomConfig
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ SEEN = {  # fitted by benchmarks/phantom_bloom.py, which prints how far off it i
 def bloom_ratio(chi_ppm: float, radians_per_ppm: float) -> float:
     """(chi gamma B0 TE / 3 pi)^(1/3): where the phase at a sphere's equator is pi, over the sphere's radius (FACTS section 3)."""
     return float(np.cbrt(abs(chi_ppm) * radians_per_ppm / (3 * np.pi)))
-
-
-def bloom_factor(chi_ppm: float, field_t: float, te_ms: float) -> float:
-    """Dephased radius over true radius at the equator, at least 1 (FACTS section 3)."""
-    return max(1.0, bloom_ratio(chi_ppm, phase_per_ppm(field_t, te_ms)))
 
 
 def body_radius_mm(diameter_mm: float, chi_ppm: float, config: PhantomConfig, label: str = "cmb") -> float:

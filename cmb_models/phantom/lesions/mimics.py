@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.head.anatomy import AIR_PPM
 from cmb_models.phantom.head.template import NUCLEI
 from cmb_models.phantom.head.warp import Warp
 from cmb_models.phantom.lesions.bloom import body_radius_mm
@@ -35,7 +36,6 @@ VEIN_APART_MM = 6.0  # from any other centre
 VEIN_DEPTH_MM = 4.0  # inside the brain's surface: nearer, the skull's darkness would be marked (assumed)
 SEEN_PER_RADIUS = 2.2  # a vein through slices, from 0.5 mm radius and 0.5 to 1 mm pixels on: benchmarks/phantom_bloom.py
 
-AIR_PPM = 9.4  # against tissue: Schenck 1996, 10.1118/1.597854
 AIR_SITES_MM = {  # MNI mm on the right: read off the T1 by eye
     "frontal_sinus": (16, 66, 4),
     "orbital_roof": (28, 44, -20),

@@ -83,13 +83,15 @@ class SlabWarp:
         return self.slab.from_head(self.warp.to_head(template_mm))
 
 
-def make_slab(config: PhantomConfig, pose: RigidTransform | None = None) -> Slab:
+def make_slab(config: PhantomConfig, pose: RigidTransform | None = None, laid: RigidTransform | None = None) -> Slab:
     """The slab of a time point. pose: from the head's frame to the scanner's, None when they are the same.
 
-    The slab is laid on the head as at the first time point, as radiographers do; the scanner's field stays where it is.
+    laid: how otherwise than config says the slab lies on the head, about its own centre: it is laid by eye at every visit.
     """
     turn = Rotation.from_euler("xyz", config.oblique_deg, degrees=True)
     to_head = RigidTransform.from_components(np.array(config.fov_centre_mm), turn)
+    if laid is not None:
+        to_head = to_head * laid
     acquired = acquired_grid(config)
     to_world = to_head if pose is None else pose * to_head
     return Slab(config, acquired, fine_grid(acquired, config.fine_mm), to_head, to_world)

@@ -21,7 +21,7 @@ class Veins:
     points_mm: (P, 3). previous: (P,) index of the next point towards the heart, always smaller than the point's own; -1 at a
     root. vein: (P,) number of the vein, from 0. radius_mm: (P,) of the piece between a point and its previous. kind: (P,) index
     into KINDS. The piece between a branch and its parent's point is the branch's.
-    drawn: how many veins of each kind there are, and what else was drawn.
+    drawn: how many veins of each kind there are.
     """
 
     points_mm: np.ndarray
@@ -47,16 +47,6 @@ class Veins:
         """Points (B,) where a branch leaves, and the branch's first point (B,)."""
         first = np.flatnonzero(self.is_first & (self.previous >= 0))
         return self.previous[first], first
-
-    @property
-    def junction_mm(self) -> np.ndarray:
-        """(B, 3) template mm."""
-        return self.points_mm[self.junctions[0]]
-
-    @property
-    def junction_radius_mm(self) -> np.ndarray:
-        """(B,) radius of the parent, where all its branches have joined."""
-        return self.radius_mm[self.junctions[0]]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import map_coordinates
 
 from cmb_models.phantom.grid import Grid
-from cmb_models.phantom.head.template import Template
+from cmb_models.phantom.head.template import Template, tentorium_mm
 from cmb_models.phantom.veins.forest import CEREBELLAR, CORTICAL, DEEP, SINUS
 
 STEP_MM = 0.8  # between the points of a vein: shorter than most voxels, so that curves stay smooth
@@ -171,4 +171,4 @@ def white_share(template: Template, points: np.ndarray) -> np.ndarray:
 def below_tentorium(points: np.ndarray) -> np.ndarray:
     """Whether points (N, 3) in MNI mm lie in the posterior fossa: (N,) bool, read off the T1 by eye."""
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
-    return (z < -6 - 0.35 * x - 0.2 * np.maximum(0, -60 - y)) & (y < -38) | (z < -18) & (x < 22) & (y < -8)
+    return (z < tentorium_mm(x, y)) & (y < -38) | (z < -18) & (x < 22) & (y < -8)
