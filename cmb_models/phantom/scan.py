@@ -70,10 +70,11 @@ def simulate_subject(
     drawn anew, the protocol stays. Raises InputError for impossible numbers.
     """
     _check_counts(n_cmbs)
-    if not isinstance(seed, np.random.SeedSequence) and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+    number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not isinstance(seed, np.random.SeedSequence) and not (number and seed >= 0):
         raise InputError("phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
     config = config or PhantomConfig()
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(int(seed))
     person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
     randoms = [np.random.default_rng(v) for v in visits]
     slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
