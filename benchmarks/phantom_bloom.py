@@ -1,7 +1,7 @@
 """How large the simulator's lesions are seen in SWI: measures it, fits SEEN of lesions/bloom.py, prints what the fit misses.
 
 Lesions in a uniform medium, over body radius, susceptibility, field, echo time, voxel and phase filter; three bodies and places
-within the voxel each. About four minutes on one core: python benchmarks/phantom_bloom.py [--quick]
+within the voxel each. About four minutes on one core: python -m benchmarks.phantom_bloom [--quick]
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from scipy.optimize import brentq, least_squares
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.grid import apply_along, linear_matrix
 from cmb_models.phantom.lesions.bloom import SEEN, Seen, bloom_ratio, body_radius_mm
-from cmb_models.phantom.lesions.lesion import Lesion, add_lesion
+from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.scanner import acquisition, images
 from cmb_models.phantom.scanner.field import dipole_field
-from cmb_models.phantom.scanner.slab import Slab, make_slab
+from cmb_models.phantom.scanner.slab import Slab
+from tests.phantoms import alone, lone_slab
 
 PROTOCOLS = {  # spacing mm, field T, echo ms, window of the phase filter in cycles per mm (side over field of view), resolved share
     "plain": ((1.0, 1.0, 2.0), 3.0, 20.0, 64 / 200, (1.0, 1.0, 1.0)),
@@ -50,26 +51,15 @@ class Row:
 
 
 def slab_of(spacing, field_t: float, te_ms: float, window: float, resolved) -> Slab:
-    fov = tuple(2 * int(np.ceil(32 / s)) * s for s in spacing)
-    config = PhantomConfig(
-        spacing_mm=spacing,
-        fov_mm=fov,
-        guard_mm=(0.0, 0.0, 0.0),
-        fov_centre_mm=(0.0, 0.0, 0.0),
-        field_t=field_t,
-        te_ms=te_ms,
-        tr_ms=1000.0,
-        resolved=resolved,
-        highpass_vox=max(8, round(window * fov[0])),
-    )
-    return make_slab(config)
+    """The slab of one of PROTOCOLS."""
+    return lone_slab(spacing, field_t, te_ms, window, resolved=resolved)
 
 
 def swi_of(slab: Slab, lesion: Lesion) -> np.ndarray:
     """Noiseless SWI (I, J, K) of a lesion amid a signal of 1."""
-    signal = np.ones(slab.fine.shape, np.complex64)
-    add_lesion(signal, slab, lesion)
-    return _swi(slab, acquisition.scan_signal(np.random.default_rng(0), signal, slab.acquired.shape, 0.0, slab.config.resolved))
+    return _swi(
+        slab, acquisition.scan_signal(np.random.default_rng(0), alone(slab, lesion), slab.acquired.shape, 0.0, slab.config.resolved)
+    )
 
 
 def _swi(slab: Slab, image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmb_models.files import read_json
+from cmb_models.io.site import find_scans
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WORKSPACE = CHECKOUT / "demo"
@@ -152,8 +153,7 @@ def main() -> None:
     run("cmb", "promote", release, "--reason", "demo")
     commit("Promotion", "audit.jsonl")
     with server() as url:
-        scans = sorted(str(p.relative_to(WORKSPACE)) for p in WORKSPACE.glob("data/raw/locked/sub-*/swi/*_swi.nii.gz"))
-        scans = [s for s in scans if "_part-" not in s]
+        scans = [str(scan.path.relative_to(WORKSPACE)) for scan in find_scans(WORKSPACE / "data/raw/locked")]
         run("cmb", "detect", *scans, "--server", url, "--out", "results")
     show_results(started)
 

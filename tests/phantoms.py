@@ -1,4 +1,4 @@
-"""A lone lesion in a uniform medium, for the tests of the phantom."""
+"""A lone lesion in a uniform medium, for the phantom's tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lone_slab(spacing=(1.0, 1.0, 1.0), field_t=3.0, te_ms=20.0, window=0.32, **m
         field_t=field_t,
         te_ms=te_ms,
         tr_ms=1000.0,
-        highpass_vox=round(window * fov[0]),
+        highpass_vox=max(8, round(window * fov[0])),
         **more,
     )
     return make_slab(config)

@@ -156,12 +156,17 @@ class PhantomConfig:
         )
 
     def as_json(self) -> dict:
-        """As JSON gives it back: tuples are lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """As JSON gives it back."""
+        return plain_json(asdict(self))
 
     @classmethod
     def from_json(cls, values: dict) -> PhantomConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def plain_json(values: dict) -> dict:
+    """Settings as JSON gives them back: tuples are lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def check_spacing(spacing_mm: tuple[float, float, float]) -> None:

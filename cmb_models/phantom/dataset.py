@@ -17,7 +17,7 @@ from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.io.site import ANNOTATIONS
-from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.config import PhantomConfig, plain_json
 from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
 from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simulate_subject
@@ -161,8 +161,7 @@ def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[
         expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
         raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
     numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
-    changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
-    return {"version": __version__, **numbers, "presets": list(presets), "changes": changes}
+    return {"version": __version__, **numbers, "presets": list(presets), "changes": plain_json(changes)}
 
 
 def _claim(out: Path, request: dict) -> None:

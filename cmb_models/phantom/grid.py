@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+from scipy.ndimage import map_coordinates
 
 from cmb_models.phantom.config import PhantomConfig
 
@@ -77,6 +78,17 @@ def resample(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
         at = (target.axis_mm(axis) - source.origin_mm[axis]) / source.spacing_mm[axis]
         values = apply_along(values, linear_matrix(at, source.shape[axis]), axis - 3)
     return values
+
+
+def lookup(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Values of a map (C, I, J, K) or (I, J, K) on `grid` at points (N, 3) in its mm: (N, C) or (N,) float32, linearly.
+
+    Outside, the nearest edge holds.
+    """
+    at = grid.index(points).T
+    if values.ndim == 3:
+        return map_coordinates(values, at, np.float32, order=1, mode="nearest")
+    return np.stack([map_coordinates(v, at, np.float32, order=1, mode="nearest") for v in values], axis=1)
 
 
 def average(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from cmb_models.phantom.grid import Grid, apply_along, resample
+from cmb_models.phantom.grid import Grid, apply_along, lookup, resample
 from cmb_models.phantom.head.template import HALF_MM, load_template
 from cmb_models.phantom.head.traits import Traits
 
@@ -69,8 +69,7 @@ class Warp:
         return np.stack([self.to_template(head_mm + s) - self.to_template(head_mm - s) for s in steps], axis=2)
 
     def _shift(self, head_mm: np.ndarray) -> np.ndarray:
-        at = self.nodes.index(head_mm).T
-        return np.stack([map_coordinates(d, at, order=1, mode="nearest") for d in self.displacement], axis=1)
+        return lookup(self.displacement, self.nodes, head_mm)
 
 
 def draw_warp(rng: np.random.Generator, traits: Traits) -> Warp:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.grid import lookup
 from cmb_models.phantom.head.anatomy import AIR_PPM
 from cmb_models.phantom.head.template import NUCLEI
 from cmb_models.phantom.head.warp import Warp
@@ -206,8 +206,7 @@ def _veins(
 
 def _depth(placer: Placer, template_mm: np.ndarray) -> np.ndarray:
     """Signed distance (N,) of template points (N, 3) to the brain's surface in mm, negative inside."""
-    template = placer.template
-    return map_coordinates(template.brain_mm, template.half.index(template_mm).T, order=1, mode="nearest")
+    return lookup(placer.template.brain_mm, placer.template.half, template_mm)
 
 
 def _near(rng: np.random.Generator, middle_mm: np.ndarray) -> np.ndarray:

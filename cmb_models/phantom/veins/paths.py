@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.ndimage import map_coordinates
 
-from cmb_models.phantom.grid import Grid
+from cmb_models.phantom.grid import lookup
 from cmb_models.phantom.head.template import Template, tentorium_mm
 from cmb_models.phantom.veins.forest import CEREBELLAR, CORTICAL, DEEP, SINUS
 
@@ -77,14 +76,6 @@ TRUNKS = (
 
 def unit(v: np.ndarray) -> np.ndarray:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
-
-
-def lookup(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
-    """Values of a map (C, I, J, K) or (I, J, K) at points (N, 3): (N, C) or (N,), linearly."""
-    at = grid.index(points).T
-    if values.ndim == 3:
-        return map_coordinates(values, at, np.float32, order=1, mode="nearest")
-    return np.stack([map_coordinates(v, at, np.float32, order=1, mode="nearest") for v in values], axis=1)
 
 
 def trunk_points(rng: np.random.Generator, template: Template, trunk: Trunk, side: int) -> np.ndarray:
