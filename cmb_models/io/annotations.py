@@ -1,4 +1,4 @@
-"""annotations.csv: the marked places of a dataset, one row each (columns: COLUMNS)."""
+"""annotations.csv: the marked places of a dataset, one row each (columns: COLUMNS, of which OPTIONAL may be absent)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIMIC_PREFIX = "mimic:"
 class Annotation:
     """A marked place: centre in scanner RAS mm, diameter in mm as seen, label `cmb`, `possible` or `mimic:<kind>`.
 
-    session is "" for a subject scanned once.
+    session is "" for a subject scanned once; region, of the brain in the site's own words, is "" where nobody named it.
     """
 
     subject: str
@@ -29,6 +29,7 @@ class Annotation:
     diameter_mm: float
     label: str
     rater: str
+    region: str = ""
 
     def __post_init__(self) -> None:
         if self.label not in ("cmb", "possible") and not (self.label.startswith(MIMIC_PREFIX) and self.label != MIMIC_PREFIX):
@@ -52,6 +53,8 @@ class Annotation:
 
 
 COLUMNS = tuple(f.name for f in fields(Annotation))
+OPTIONAL = ("region",)
+REQUIRED = tuple(c for c in COLUMNS if c not in OPTIONAL)
 _NUMBERS = ("x_mm", "y_mm", "z_mm", "diameter_mm")
 
 
@@ -71,14 +74,16 @@ def _read_rows(path: Path) -> list[Annotation]:
     faults: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+        there = reader.fieldnames or []
+        missing = [c for c in REQUIRED if c not in there]
         if missing:
             raise InputError(
-                path, f"columns {', '.join(COLUMNS)}", f"no {', '.join(missing)}", "add the missing columns to its first line"
+                path, f"columns {', '.join(REQUIRED)}", f"no {', '.join(missing)}", "add the missing columns to its first line"
             )
+        columns = [c for c in COLUMNS if c in there]
         for row in reader:
             try:
-                rows.append(Annotation(**{c: float(row[c]) if c in _NUMBERS else (row[c] or "").strip() for c in COLUMNS}))
+                rows.append(Annotation(**{c: float(row[c]) if c in _NUMBERS else (row[c] or "").strip() for c in columns}))
             except (TypeError, ValueError) as error:
                 faults.append(f"line {reader.line_num}: {error}")
     if faults:

@@ -169,7 +169,7 @@ def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[
 
 def _annotation(lesion: Lesion, slab: Slab, subject: str, session: str) -> Annotation:
     x, y, z = (float(v) for v in slab.world_from_head(np.array([lesion.centre_mm]))[0])
-    return Annotation(subject, session, x, y, z, lesion.diameter_mm, lesion.label, RATER)
+    return Annotation(subject, session, x, y, z, lesion.diameter_mm, lesion.label, RATER, lesion.region)
 
 
 def _truth(subject: Subject, slab: Slab, cmbs: Sequence[Lesion], gain: float) -> dict:

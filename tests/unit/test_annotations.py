@@ -16,11 +16,11 @@ def file(tmp_path, text: str | bytes):
 
 
 def test_round_trip(tmp_path):
-    rows = [ROW, Annotation("sub-02", "ses-1", 0.1234, 0.0, -9.0, 2.0, "mimic:vessel", "")]
+    rows = [ROW, Annotation("sub-02", "ses-1", 0.1234, 0.0, -9.0, 2.0, "mimic:vessel", "", "thalamus, left")]
     write_annotations(tmp_path / "a.csv", rows)
     assert read_annotations(tmp_path / "a.csv") == rows
     write_annotations(tmp_path / "empty.csv", [])
-    assert (tmp_path / "empty.csv").read_text() == HEADER
+    assert (tmp_path / "empty.csv").read_text() == HEADER.replace("rater\n", "rater,region\n")
     assert read_annotations(tmp_path / "empty.csv") == []
 
 
@@ -29,6 +29,13 @@ def test_columns_in_another_order_extra_ones_and_a_byte_order_mark(tmp_path):
     values = {"subject": "sub-01", "x_mm": "1", "y_mm": "-2.5", "z_mm": "3", "diameter_mm": "4", "label": " cmb ", "rater": "ab"}
     text = ",".join(columns) + "\n" + ",".join(values.get(c, "") for c in columns) + "\n"
     assert read_annotations(file(tmp_path, b"\xef\xbb\xbf" + text.encode())) == [ROW]
+
+
+def test_the_region_is_read_where_there_is_such_a_column(tmp_path):
+    row = "sub-01,,1,2,3,4,cmb,a"
+    without = read_annotations(file(tmp_path, HEADER + row + "\n"))
+    given = read_annotations(file(tmp_path, HEADER.replace("rater", "rater,region") + f"{row}, lobar \n{row},\n"))
+    assert ([a.region for a in without], [a.region for a in given]) == ([""], ["lobar", ""])
 
 
 def test_all_faulty_rows_are_listed_with_their_lines(tmp_path):

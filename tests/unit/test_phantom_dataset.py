@@ -177,6 +177,8 @@ def test_a_second_time_point_is_a_session_with_the_new_ones(tmp_path):
     assert truth["request"]["new_cmbs"] == 3 and truth["preset"] == "small"
     rows = [r.label for r in read_annotations(tmp_path / "set/annotations.csv") if (r.subject, r.session) == ("sub-001", "ses-02")]
     assert [lesion["label"] for lesion in truth["lesions"]] == rows
+    marked = [r for s in scans for r in s.annotations if (s.subject, s.session) == ("sub-001", "ses-02")]
+    assert [lesion["region"] for lesion in truth["lesions"]] == [r.region for r in marked] and all(r.region for r in marked)
 
 
 def test_counts_are_exact_and_heavy_tailed():
