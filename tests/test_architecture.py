@@ -11,7 +11,14 @@ from tests.imports import ROOT, imports_of, project_imports
 
 # Each layer may import those before it and its own.
 LAYERS = (
-    ("cmb_models/__init__.py", "cmb_models/errors.py", "cmb_models/files.py", "cmb_models/volume.py", "cmb_models/detection.py"),
+    (
+        "cmb_models/__init__.py",
+        "cmb_models/errors.py",
+        "cmb_models/files.py",
+        "cmb_models/chain.py",
+        "cmb_models/volume.py",
+        "cmb_models/detection.py",
+    ),
     ("cmb_models/config.py",),
     ("cmb_models/io", "cmb_models/detect", "cmb_models/evaluation"),
     ("cmb_models/phantom",),

@@ -77,10 +77,10 @@ def history(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     """Show what was promoted and rolled back, when, by whom and why."""
     from pathlib import Path
 
-    from cmb_models.registry.audit import read_entries
-    from cmb_models.registry.workspace import find_workspace
+    from cmb_models.chain import read_entries
+    from cmb_models.registry.workspace import AUDIT_FILE, find_workspace
 
-    entries = read_entries(find_workspace(Path(".")))
+    entries = read_entries(find_workspace(Path(".")) / AUDIT_FILE)
     if as_json:
         _print_json(entries)
         return

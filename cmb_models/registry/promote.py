@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmb_models.chain import append_entry, first_fault, read_entries
 from cmb_models.errors import InputError
-from cmb_models.registry.audit import append_entry, first_fault, read_entries
 from cmb_models.registry.store import MODEL, STATE_DIR, Registry, Release, open_registry
 from cmb_models.registry.workspace import AUDIT_FILE, PARAMS_FILE, user_name
 
@@ -68,11 +68,11 @@ def rollback(reason: str = "", start: Path = Path(".")) -> Move:
 def audit_fault(start: Path = Path(".")) -> str:
     """The first thing wrong with the audit log, its chain or its last entry against the aliases, in words; "" when it holds."""
     with open_registry(start) as registry:
-        fault = first_fault(registry.workspace)
+        fault = first_fault(registry.workspace / AUDIT_FILE)
         if fault:
             return fault
         aliases = {k: v for k, v in registry.aliases().items() if k in (PRODUCTION, PREVIOUS)}
-        entries = read_entries(registry.workspace)
+        entries = read_entries(registry.workspace / AUDIT_FILE)
         logged = entries[-1]["after"] if entries else {}
         if logged != aliases:
             ends = f"the aliases are {_words(aliases)} but {AUDIT_FILE} ends with {_words(logged)}"
@@ -102,7 +102,7 @@ def _move(registry: Registry, action: str, old: dict[str, int], new: dict[str, i
     keys = (PRODUCTION, PREVIOUS)
     after = {k: n for k in keys if (n := new.get(k)) is not None}
     append_entry(
-        registry.workspace,
+        registry.workspace / AUDIT_FILE,
         user=user_name(registry.workspace),
         action=action,
         release=new[PRODUCTION],
@@ -120,7 +120,7 @@ def _move(registry: Registry, action: str, old: dict[str, int], new: dict[str, i
 
 
 def _require_whole_log(workspace: Path) -> None:
-    fault = first_fault(workspace)
+    fault = first_fault(workspace / AUDIT_FILE)
     if fault:
         raise InputError(workspace / AUDIT_FILE, "an unbroken log", fault, "restore it from git or a backup before promoting")
 

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from cmb_models.bundle import CARD_FILE, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, verify_manifest, write_manifest
+from cmb_models.chain import utc_now
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json, write_text
-from cmb_models.registry.audit import utc_now
 from cmb_models.registry.promote import PRODUCTION, registry_lock
 from cmb_models.registry.store import MODEL, Registry, Release, open_registry, quiet_mlflow
 from cmb_models.registry.tracking import flatten, is_number, log_numbers, start_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cmb_models.chain import canonical_sha256
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 
@@ -116,11 +116,6 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
         "data_sha256": canonical_sha256(data),
         "split_sha256": sha256_of(workspace / SPLIT_FILE),
     }
-
-
-def canonical_sha256(value: Any) -> str:
-    """SHA-256 of a value as canonical JSON: sorted keys, no blanks."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 def _dvc_file_outs(workspace: Path, file: Path) -> list[dict]:

@@ -16,10 +16,10 @@ import yaml
 from typer.testing import CliRunner
 
 from cmb_models.bundle import load_bundle, write_manifest
+from cmb_models.chain import first_fault, read_entries
 from cmb_models.commands import registry as commands
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import write_volume
-from cmb_models.registry.audit import first_fault, read_entries
 from cmb_models.registry.promote import audit_fault, promote, rollback
 from cmb_models.registry.register import register
 from cmb_models.registry.store import fetch_release, open_registry
@@ -168,7 +168,7 @@ def test_promote_and_rollback_move_the_aliases_and_are_logged(site):
     assert "release 2 is already production" in cmb("promote", "production").output
     assert rollback("too many false alarms", site).release == 1
     assert aliases(site) == {"production": 1, "previous": 2}
-    entries = read_entries(site)
+    entries = read_entries(site / "audit.jsonl")
     assert [(e["action"], e["release"], e["reason"]) for e in entries] == [
         ("promote", 1, "first"),
         ("promote", 2, "better"),
@@ -251,7 +251,7 @@ def test_audit_names_the_edited_line_and_moves_outside(site):
     assert "the aliases are unset but audit.jsonl ends with production 1" in audit_fault(site)
     log = site / "audit.jsonl"
     log.write_text(log.read_text().replace("kept", "fine"))
-    assert first_fault(site) == "audit.jsonl line 1 was changed after it was written"
+    assert first_fault(site / "audit.jsonl") == "audit.jsonl line 1 was changed after it was written"
     assert cmb("audit", "verify").exit_code == 1
     with pytest.raises(InputError, match="unbroken log"):
         promote("1", start=site)

@@ -1,4 +1,4 @@
-"""The parts of the registry that need no MLflow: the audit chain, the gate's bounds, flattening."""
+"""The parts of the registry that need no MLflow: the gate's bounds, flattening."""
 
 from __future__ import annotations
 
@@ -7,43 +7,10 @@ import json
 import pytest
 
 from cmb_models.config import Gate
-from cmb_models.registry.audit import append_entry, first_fault, read_entries
 from cmb_models.registry.gate import Check, check_gate
 from cmb_models.registry.tracking import flatten, is_number
 
 GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
-
-
-def test_an_empty_log_holds_and_has_no_entries(tmp_path):
-    assert (first_fault(tmp_path), read_entries(tmp_path)) == ("", [])
-
-
-def test_entries_carry_the_hash_of_the_one_before(tmp_path):
-    first, second = append_entry(tmp_path, action="promote", release=1), append_entry(tmp_path, action="rollback", release=2)
-    assert (first["n"], first["previous_sha256"], second["n"], second["previous_sha256"]) == (1, "", 2, first["sha256"])
-    assert read_entries(tmp_path) == [first, second]
-    assert first_fault(tmp_path) == ""
-
-
-@pytest.mark.parametrize(
-    ("edit", "said"),
-    [
-        (lambda lines: [lines[0], lines[1].replace("two", "six"), lines[2]], "line 2 was changed"),
-        (lambda lines: [lines[0], lines[2]], "line 2 does not follow"),
-        (lambda lines: lines[1:], "line 1 does not follow"),
-        (lambda lines: [lines[1], lines[0], lines[2]], "line 1 does not follow"),
-        (lambda lines: [*lines, lines[2]], "line 4 does not follow"),
-        (lambda lines: [lines[0], lines[1][:-9], lines[2]], "line 2 is not a log entry"),
-        (lambda lines: [lines[0], "[]", lines[2]], "line 2 is not a log entry"),
-    ],
-    ids=["edited", "removed", "first removed", "swapped", "doubled", "cut", "foreign"],
-)
-def test_the_first_broken_link_is_named(tmp_path, edit, said):
-    for reason in ("one", "two", "three"):
-        append_entry(tmp_path, reason=reason)
-    log = tmp_path / "audit.jsonl"
-    log.write_text("\n".join(edit(log.read_text().splitlines())) + "\n")
-    assert said in first_fault(tmp_path)
 
 
 @pytest.mark.parametrize(
