@@ -5,20 +5,23 @@ from __future__ import annotations
 from cmb_models.config import Decision
 from cmb_models.detect.detector import calibrated
 from cmb_models.evaluation.calibration import adaptive_ece, fit_platt
+from cmb_models.evaluation.leaks import calibration_subjects
 from cmb_models.evaluation.report import read_scores
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
-from pipelines.stage import CALIBRATION, REPORTS, run
+from pipelines.stage import CALIBRATION, REPORTS, SPLIT, run
 
 
 def main() -> None:
-    joint, hit = read_scores(REPORTS / "cross_validate/detections.csv")
+    scores = REPORTS / "cross_validate/detections.csv"
+    subjects = calibration_subjects(scores, read_json(SPLIT))
+    joint, hit = read_scores(scores)
     slope, intercept = fit_platt(joint, hit)
     # The threshold was chosen on joint scores by cross_validate; calibration is monotone, so it keeps what passes.
     chosen = read_json(REPORTS / "cross_validate/metrics.json")["threshold"]
     uncut = Decision(slope=slope, intercept=intercept, threshold=0.0)
     decision = uncut.model_copy(update={"threshold": float(calibrated(chosen, uncut))})
-    write_json(CALIBRATION, decision.model_dump())
+    write_json(CALIBRATION, {"decision": decision.model_dump(), "subjects": subjects})
     metrics = {"threshold": decision.threshold, "slope": slope, "intercept": intercept}
     metrics |= {"ece_before": adaptive_ece(joint, hit), "ece_after": adaptive_ece(calibrated(joint, uncut), hit)}
     write_json(REPORTS / "calibrate/metrics.json", metrics)

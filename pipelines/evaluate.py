@@ -8,6 +8,7 @@ import numpy as np
 
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
+from cmb_models.evaluation.leaks import check_lineage
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.report import detection_rows, locked_metrics, write_rows
 from cmb_models.evaluation.run import score_scans
@@ -21,9 +22,10 @@ OUT = REPORTS / "evaluate"
 def main() -> None:
     params = load_params(PARAMS)
     locked = set(read_json(SPLIT)["locked"])
-    index = [s for s in read_json(INDEX)["scans"] if s["subject"] in locked]
+    index = read_json(INDEX)["scans"]
     detector = BundleDetector(BUNDLE)
-    scans = score_scans(detector, Path(params.ingest.raw_dir), index)
+    check_lineage(detector.bundle.lineage, index, locked)
+    scans = score_scans(detector, Path(params.ingest.raw_dir), [s for s in index if s["subject"] in locked])
     rng = np.random.default_rng(params.evaluate.seed)
     metrics, table = locked_metrics(scans, detector.bundle.config.decision.threshold, params, rng)
     write_rows(OUT / "detections.csv", detection_rows(scans, params.evaluate.tolerance_mm))

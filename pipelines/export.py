@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmb_models.config import Decision, load_params
 from cmb_models.files import read_json, replacing_folder, write_json
 from cmb_models.training.export import write_bundle
-from cmb_models.training.final import load_weights
+from cmb_models.training.final import RECIPE, load_weights
 from cmb_models.training.folds import pipeline_config
 from pipelines.stage import BUNDLE, CALIBRATION, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
 
@@ -13,8 +13,9 @@ from pipelines.stage import BUNDLE, CALIBRATION, INDEX, PARAMS, REPORTS, SPLIT, 
 def main() -> None:
     params = load_params(PARAMS)
     _, cnn, unet_model, cnn_model = load_weights(WEIGHTS)
-    config = pipeline_config(params, cnn, Decision.model_validate(read_json(CALIBRATION)))
+    config = pipeline_config(params, cnn, Decision.model_validate(read_json(CALIBRATION)["decision"]))
     inputs = {"index": INDEX, "split": SPLIT, "tuned_unet": TUNED_UNET, "tuned_cnn": TUNED_CNN}
+    inputs |= {"recipe": WEIGHTS / RECIPE, "calibration": CALIBRATION}
     with replacing_folder(BUNDLE) as folder:
         parity = write_bundle(folder, unet_model, cnn_model, config, params.export, inputs)
     write_json(REPORTS / "export/metrics.json", parity)

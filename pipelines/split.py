@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 from cmb_models.config import load_params
 from cmb_models.evaluation.split import split_subjects
 from cmb_models.files import read_json, write_json
 from pipelines.stage import INDEX, PARAMS, SPLIT, run
 
+log = logging.getLogger(__name__)
+
 
 def main() -> None:
     params = load_params(PARAMS)
-    write_json(SPLIT, split_subjects(read_json(INDEX)["scans"], params.split, params.ingest.min_scans))
+    split = split_subjects(read_json(INDEX)["scans"], params.split, params.ingest.min_scans)
+    write_json(SPLIT, split)
+    for note in split["notes"]:
+        log.warning(note)
 
 
 if __name__ == "__main__":

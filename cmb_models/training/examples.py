@@ -8,19 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.detect.preprocess import Prepared
+from cmb_models.errors import InputError
+from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space."""
+    """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
+
+    sha256: of the stored scan's file, which says what was trained on whatever it is called.
+    """
 
     key: str
     subject: str
     prepared: Prepared
     annotations: tuple[Annotation, ...]
     source_affine: np.ndarray
+    sha256: str
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
@@ -33,6 +39,7 @@ def save_example(folder: Path, example: Example) -> None:
         np.save(temporary, example.prepared.image)
     about = {
         "subject": example.subject,
+        "sha256": example.sha256,
         "affine": example.prepared.affine.tolist(),
         "shape": list(example.prepared.shape),
         "source_affine": example.source_affine.tolist(),
@@ -42,12 +49,37 @@ def save_example(folder: Path, example: Example) -> None:
 
 
 def load_examples(folder: Path) -> list[Example]:
-    """All examples of a folder by key, images memory-mapped: a hundred scans cost no more memory than is touched."""
+    """All examples of a folder by key, images memory-mapped: a hundred scans cost no more memory than is touched.
+
+    [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones.
+    """
     found = []
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
         image = np.load(file.with_suffix(".npy"), mmap_mode="r")
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]))
         marked = tuple(Annotation(**a) for a in about["annotations"])
-        found.append(Example(file.stem, about["subject"], prepared, marked, np.array(about["source_affine"])))
+        found.append(Example(file.stem, about["subject"], prepared, marked, np.array(about["source_affine"]), about["sha256"]))
     return found
+
+
+def load_training(folder: Path, split: dict) -> list[Example]:
+    """The examples of the subjects in the split's folds, by key, once all in the folder are known to be no locked ones.
+
+    split: split.json, or the part of it that nested cross-validation works on (folds.inner_split), whose `held_out` subjects are
+    left out. Raises InputError for a scan that is locked, by subject or by content, or in no fold, and for no scans at all.
+    """
+    remedy = "remove data/prepared and run `dvc repro`"
+    examples = load_examples(folder)
+    keep_apart("training folds", split["folds"], [*split["locked"], *split.get("held_out", ())], "run the split stage again")
+    keep_apart("training data", (e.subject for e in examples), split["locked"], remedy)
+    locked = set(split["locked_sha256"])
+    if same := [e.key for e in examples if e.sha256 in locked]:
+        raise InputError("training data", "no scan of the locked set", f"{', '.join(same)}, the same file as a locked one", remedy)
+    known = {*split["folds"], *split.get("held_out", ())}
+    if strays := sorted({e.subject for e in examples} - known):
+        raise InputError("training data", "subjects that split.json puts in a fold", f"{', '.join(strays)}", remedy)
+    training = [e for e in examples if e.subject in split["folds"]]
+    if not training:
+        raise InputError(folder, "prepared training scans", "none", "run `dvc repro`")
+    return training

@@ -30,7 +30,7 @@ def write_bundle(
 ) -> dict[str, float]:
     """Write a whole bundle into an empty folder and return its parity, the largest score differences torch - ONNX.
 
-    inputs: the files that lineage.json records by hash (index, split, tuned_unet, tuned_cnn).
+    inputs: the files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
     Raises InputError when parity exceeds settings.parity_tolerance: such networks would not answer as they were evaluated.
     """
     _export_onnx(unet, cnn, config, folder)
@@ -95,14 +95,15 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
 
 
 def lineage(inputs: dict[str, Path]) -> dict:
-    """What went into the networks: hash of every scan, of the split and the settings, and the chosen trials.
+    """What went into the networks: hash of every scan as training recorded it, whose scores calibrated them, the chosen trials.
 
     `cmb register` adds what is known only then: the commit, dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]
     return {
-        "training_scans": {s["key"]: s["sha256"] for s in index["scans"] if s["subject"] in folds},
+        "training_scans": read_json(inputs["recipe"])["scans"],
+        "calibrated_on": read_json(inputs["calibration"])["subjects"],
         "locked_scans": {s["key"]: s["sha256"] for s in index["scans"] if s["subject"] not in folds},
         "index_sha256": sha256_of(inputs["index"]),
         "split_sha256": sha256_of(inputs["split"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,17 +12,17 @@ from cmb_models.config import Cnn, Unet
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.examples import load_examples
-from cmb_models.training.folds import cnn_sampler, job_seed, load_mined
+from cmb_models.training.examples import Example
+from cmb_models.training.folds import Mined, cnn_sampler, job_seed
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.sampling import UnetSampler
 
+RECIPE = "recipe.json"
 
-def train_both(unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Train stage 1 and stage 2 on every prepared scan; stage 2 sees out-of-fold candidates only, as it does in production."""
-    examples = load_examples(prepared_dir)
-    mined = {m.key: m for m in load_mined(candidates_dir)}
+
+def train_both(unet: Unet, cnn: Cnn, examples: list[Example], mined: dict[str, Mined], seed: int) -> tuple[nn.Module, nn.Module]:
+    """Train stage 1 and stage 2 on every example; stage 2 sees out-of-fold candidates only (by key), as it does in production."""
     with progress_bar() as bar:
         first = bar.add_task("train stage 1 on all scans", total=unet.steps)
         second = bar.add_task("train stage 2 on all candidates", total=cnn.steps)
@@ -31,17 +32,21 @@ def train_both(unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, s
     return unet_model.cpu(), cnn_model.cpu()
 
 
-def save_weights(folder: Path, unet: Unet, cnn: Cnn, unet_model: nn.Module, cnn_model: nn.Module) -> None:
-    """Write unet.pt and cnn.pt (tensors only) and recipe.json, the settings that rebuild the networks around them."""
+def save_weights(
+    folder: Path, unet: Unet, cnn: Cnn, unet_model: nn.Module, cnn_model: nn.Module, examples: Sequence[Example]
+) -> None:
+    """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
+    they were trained on by name and content. recipe.json comes last, it marks a whole folder."""
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         with replacing(folder / name) as temporary:
             torch.save(model.state_dict(), temporary)
-    write_json(folder / "recipe.json", {"unet": unet.model_dump(), "cnn": cnn.model_dump()})
+    scans = {e.key: e.sha256 for e in examples}
+    write_json(folder / RECIPE, {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans})
 
 
 def load_weights(folder: Path) -> tuple[Unet, Cnn, nn.Module, nn.Module]:
     """The recipes and both networks in evaluation mode on the CPU."""
-    recipe = read_json(folder / "recipe.json")
+    recipe = read_json(folder / RECIPE)
     unet, cnn = Unet.model_validate(recipe["unet"]), Cnn.model_validate(recipe["cnn"])
     models = build_unet(unet.channels, unet.strides), PatchClassifier(cnn.channels, cnn.dropout)
     for name, model in zip(("unet.pt", "cnn.pt"), models, strict=True):

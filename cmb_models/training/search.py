@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from cmb_models.detect.detector import joint_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import sha256_of
-from cmb_models.training.examples import Example, load_examples
+from cmb_models.training.examples import Example, load_training
 from cmb_models.training.folds import (
     CnnJob,
     Mined,
@@ -20,6 +20,7 @@ from cmb_models.training.folds import (
     fold_of,
     job_seed,
     load_mined,
+    others,
     pipeline_config,
     run_cnn_job,
     run_unet_job,
@@ -40,19 +41,20 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
 
     Returns {"settings", "trial", "study", "best_value", "trials"}.
     """
-    examples = {e.key: e for e in load_examples(prepared_dir)}
+    examples = {e.key: e for e in load_training(prepared_dir, split)}
     folds, settings, config = fold_of(split), params.tune_unet, pipeline_config(params, params.cnn)
 
     def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
         jobs = []
         for chosen, number in asked:
             unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps})
-            jobs.append(UnetJob(prepared_dir, folds[fold], unet, config, job_seed(settings.seed, number, fold)))
+            seed = job_seed(settings.seed, number, fold)
+            jobs.append(UnetJob(prepared_dir, others(folds, fold), folds[fold], unet, config, seed))
         mined = workers.map(run_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))
         scored = [[scored_scan(examples[m.key], m, m.stage1_score) for m in result] for result in mined]
         return [_value(scans, params, settings) for scans in scored]
 
-    content = (config, params.evaluate.tolerance_mm, split, _content(prepared_dir))
+    content = (config, params.evaluate.tolerance_mm, split, _content(prepared_dir, examples))
     return _search("unet", settings, params.unet, content, folds, evaluate)
 
 
@@ -61,19 +63,20 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
 
     Returns as search_unet.
     """
-    examples = {e.key: e for e in load_examples(prepared_dir)}
+    examples = {e.key: e for e in load_training(prepared_dir, split)}
     mined = {m.key: m for m in load_mined(candidates_dir)}
-    folds, settings = fold_of(split), params.tune_cnn
+    folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
 
     def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
         jobs = []
         for chosen, number in asked:
             cnn = Cnn.model_validate({**params.cnn.model_dump(), **chosen, "steps": settings.steps})
-            jobs.append(CnnJob(prepared_dir, candidates_dir, folds[fold], cnn, job_seed(settings.seed, number, fold)))
+            seed = job_seed(settings.seed, number, fold)
+            jobs.append(CnnJob(prepared_dir, candidates_dir, others(folds, fold), folds[fold], cnn, seed, unseen))
         results = workers.map(run_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
         return [_value(join(examples, mined, scores), params, settings) for scores in results]
 
-    content = (params.evaluate.tolerance_mm, split, _content(prepared_dir), _content(candidates_dir))
+    content = (params.evaluate.tolerance_mm, split, _content(prepared_dir, examples), _content(candidates_dir, examples))
     return _search("cnn", settings, params.cnn, content, folds, evaluate)
 
 
@@ -96,8 +99,9 @@ def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold:
     return f"tune {what}: trial {numbers} of {settings.trials}, fold {fold + 1}"
 
 
-def _content(folder: Path) -> dict[str, str]:
-    return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir())}
+def _content(folder: Path, keys: Collection[str]) -> dict[str, str]:
+    """Hashes of the folder's files of these scans; those of other scans do not matter to a search."""
+    return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir()) if p.stem in keys}
 
 
 def _code() -> dict[str, str]:

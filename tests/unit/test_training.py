@@ -11,13 +11,14 @@ import torch
 from cmb_models.config import Cnn, Unet
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
+from cmb_models.files import read_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap, build_unet
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example, load_examples, save_example
-from cmb_models.training.final import load_weights, save_weights
+from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
 from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, label_candidates
@@ -61,7 +62,7 @@ def example(centres, labels=None, shape=(32, 32, 16), key="a"):
         image -= 3 * np.exp(-((world - centre) ** 2).sum(-1) / (2 * 1.5**2)).astype(np.float32)
     labels = labels or ["cmb"] * len(centres)
     rows = tuple(Annotation("s", "", *map(float, c), 3.0, label, "r") for c, label in zip(centres, labels, strict=True))
-    return Example(key, "s", Prepared(image, AFFINE, shape), rows, AFFINE)
+    return Example(key, "s", Prepared(image, AFFINE, shape), rows, AFFINE, "0" * 64)
 
 
 def test_heatmap_is_one_at_the_centre_and_falls_with_mm_not_voxels():
@@ -184,7 +185,8 @@ def test_cnn_learns_dark_spots(tmp_path):
     patches, labels = CnnSampler([group], CNN).batch(np.random.default_rng(5))
     score = as_callable(Score(model), torch.device("cpu"))(patches)
     assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
-    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model)
+    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model, [example([])])
+    assert read_json(tmp_path / RECIPE)["scans"] == {"a": "0" * 64}
     *_, loaded = load_weights(tmp_path)
     # Not equal to the bit: the loaded weights lie in another memory order, so sums are taken in another order.
     np.testing.assert_allclose(as_callable(Score(loaded), torch.device("cpu"))(patches), score, atol=1e-6)

@@ -1,0 +1,77 @@
+"""Guards against judging a model on what it has seen. Each raises one InputError that names the subjects or scans at fault.
+
+A number is honest when no subject it is taken from had a part in what it judges: weights, settings, candidates, threshold or
+calibration. The unit is the subject; where files are known, their content counts too, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cmb_models.errors import InputError
+
+SHOWN = 5  # names in a message; the first are enough to find the fault
+
+
+def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: str) -> None:
+    """Refuse when a subject that `what` was made from is among those it is used to judge. Empty sets are apart."""
+    both = sorted(set(seen) & set(judged))
+    if both:
+        raise InputError(what, "one made without the subjects it is used on", f"one that has seen {_names(both)}", remedy)
+
+
+def check_split(split: dict, scans: Sequence[dict]) -> None:
+    """Refuse a split (split.json) that has a subject on both sides, or does not fit the index's scans, or one file on both sides.
+
+    scans: entries of data/index.json; key, subject and sha256 are read.
+    """
+    remedy = "run the split stage again; split.json is written by it alone"
+    if both := sorted(set(split["folds"]) & set(split["locked"])):
+        raise InputError("split.json", "each subject in a fold or locked", f"{_names(both)} in both", remedy)
+    known, divided = {s["subject"] for s in scans}, {*split["folds"], *split["locked"]}
+    if odd := sorted(known ^ divided):
+        raise InputError("split.json", "each subject of the index in one fold or locked", f"{_names(odd)} on one side only", remedy)
+    first: dict[str, dict] = {}
+    for scan in scans:
+        other = first.setdefault(scan["sha256"], scan)
+        if other["subject"] != scan["subject"]:
+            got = f"one file as {other['key']} and as {scan['key']}"
+            raise InputError("split", "every scan under one subject's name", got, "keep one of them: the other would be tested on")
+
+
+def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -> None:
+    """Refuse to evaluate a bundle whose lineage names a locked scan: by subject, by content, or in its calibration.
+
+    lineage: lineage.json of a bundle, {"training_scans": {key: sha256}, "calibrated_on": [subject]}. scans: the index.
+    """
+    remedy = "train again from a split that locks it (`dvc repro`); such a bundle's test result would be wrong"
+    missing = sorted({"training_scans", "calibrated_on"} - set(lineage))
+    if missing:
+        raise InputError(
+            "lineage.json", "what the bundle was made from", f"no {' and no '.join(missing)}", "export the bundle again"
+        )
+    locked = set(locked)
+    subject_of = {s["key"]: s["subject"] for s in scans}
+    keep_apart("the bundle's networks", {subject_of.get(k, k) for k in lineage["training_scans"]}, locked, remedy)
+    keep_apart("the bundle's threshold and calibration", lineage["calibrated_on"], locked, remedy)
+    trained = {sha256: key for key, sha256 in lineage["training_scans"].items()}
+    same = [f"{s['key']}, trained on as {trained[s['sha256']]}" for s in scans if s["subject"] in locked and s["sha256"] in trained]
+    if same:
+        raise InputError("the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
+
+
+def calibration_subjects(detections: Path, split: dict) -> list[str]:
+    """The subjects in a file of out-of-fold detections, sorted. Refuses one that is in no fold: locked, or unknown."""
+    with Path(detections).open(newline="", encoding="utf-8") as stream:
+        subjects = sorted({row["subject"] for row in csv.DictReader(stream)})
+    strays = [s for s in subjects if s not in split["folds"] or s in split["locked"]]
+    if strays:
+        raise InputError(detections, "training subjects alone", f"scores of {_names(strays)}", "run cross_validate again")
+    return subjects
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

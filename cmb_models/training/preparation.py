@@ -1,0 +1,57 @@
+"""The training scans on the working grid, by the code that the server runs; locked scans are never opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.config import Preprocess
+from cmb_models.detect.preprocess import prepare
+from cmb_models.errors import InputError
+from cmb_models.evaluation.leaks import check_split
+from cmb_models.files import sha256_of
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import ScanFile, find_scans
+from cmb_models.training.examples import Example, save_example
+
+Track = Callable[[list[ScanFile]], Iterable[ScanFile]]
+
+
+def prepare_training(
+    raw_dir: Path, index: list[dict], split: dict, settings: Preprocess, folder: Path, track: Track = iter
+) -> None:
+    """Write the examples of all scans whose subject is in a fold. index: entries of data/index.json; track: a progress bar.
+
+    Raises InputError for a split that does not fit the index, a file that is not the one the index was made from, and a
+    preparation that depends on more than the scan itself.
+    """
+    check_split(split, index)
+    known = {e["key"]: e for e in index if e["subject"] in split["folds"]}
+    found = {s.key: s for d in sorted({e["dataset"] for e in known.values()}) for s in find_scans(raw_dir / d)}
+    if missing := sorted(set(known) - set(found)):
+        raise InputError(raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
+    scans = [found[key] for key in sorted(known)]
+    for scan in track(scans):
+        save_example(folder, _prepared(scan, settings, known[scan.key]["sha256"]))
+    _check_alone(scans[0], settings, known[scans[0].key]["sha256"], folder)
+
+
+def _prepared(scan: ScanFile, settings: Preprocess, sha256: str) -> Example:
+    if sha256_of(scan.path) != sha256:
+        raise InputError(scan.path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
+    volume = read_volume(scan.path)
+    prepared = prepare(volume, settings, str(scan.path))
+    return Example(scan.key, scan.subject_key, prepared, scan.annotations, np.asarray(volume.affine), sha256)
+
+
+def _check_alone(scan: ScanFile, settings: Preprocess, sha256: str, folder: Path) -> None:
+    """Prepare the first scan again after all others: statistics that run over several scans would change it.
+
+    Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.
+    """
+    before, again = np.load(folder / f"{scan.key}.npy", mmap_mode="r"), _prepared(scan, settings, sha256).prepared.image
+    if not np.array_equal(before, again):
+        got = f"{scan.key} is another picture after the other scans"
+        raise InputError("preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans")

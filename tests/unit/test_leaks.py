@@ -1,0 +1,270 @@
+"""A leak of every kind, planted on purpose: each must be refused, and the same thing without the leak must pass."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cmb_models.config import Params, Preprocess, load_params
+from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.errors import InputError
+from cmb_models.evaluation.leaks import calibration_subjects, check_lineage, check_split
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.split import split_subjects
+from cmb_models.evaluation.thresholds import threshold_apart
+from cmb_models.files import sha256_of
+from cmb_models.io.annotations import Annotation
+from cmb_models.io.index import index_datasets
+from cmb_models.io.nifti import write_volume
+from cmb_models.training import preparation
+from cmb_models.training.crossval import cross_validate, mine_out_of_fold
+from cmb_models.training.examples import Example, load_training, save_example
+from cmb_models.training.folds import CnnJob, Mined, cnn_sampler, load_mined, run_cnn_job, save_mined
+from cmb_models.training.search import search_cnn, search_unet
+from tests.bundles import head
+from tests.imports import ROOT
+from tests.unit.test_training import CNN, UNET, example
+
+SPLIT = {"folds": {"s_a": 0, "s_b": 1}, "locked": ["l_a"], "locked_sha256": ["locked file"], "notes": []}
+SCANS = [
+    {"key": "s_a", "dataset": "s", "subject": "s_a", "sha256": "file a", "n_cmbs": 2},
+    {"key": "s_b", "dataset": "s", "subject": "s_b", "sha256": "file b", "n_cmbs": 2},
+    {"key": "l_a", "dataset": "l", "subject": "l_a", "sha256": "locked file", "n_cmbs": 2},
+]
+PARAMS = load_params(ROOT / "params.yaml")
+
+
+def of(subject, key=None, sha256="a file", centres=((10, 12, 16),)) -> Example:
+    """An example with a lesion that belongs to `subject`."""
+    return replace(example(list(centres)), key=key or subject, subject=subject, sha256=sha256)
+
+
+def mined(key, trained_on) -> Mined:
+    index = np.array([[10, 12, 8], [25, 25, 4]])
+    return Mined(key, frozenset(trained_on), index, index * (1.0, 1.0, 2.0), np.array([0.9, 0.4]))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Prepared scans of two subjects in two folds, and their out-of-fold candidates."""
+    for n, subject in enumerate(("s_a", "s_b")):
+        save_example(tmp_path / "prepared", of(subject, sha256=f"file {n}"))
+    save_mined(tmp_path / "candidates", mined("s_a", {"s_b"}))
+    save_mined(tmp_path / "candidates", mined("s_b", {"s_a"}))
+    return tmp_path
+
+
+def every_training(folder, split):
+    """What each stage that trains does first with the prepared scans."""
+    prepared, candidates = folder / "prepared", folder / "candidates"
+    return {
+        "train": lambda: load_training(prepared, split),
+        "tune_unet": lambda: search_unet(PARAMS, prepared, split),
+        "mine_candidates": lambda: mine_out_of_fold(PARAMS, UNET, prepared, split),
+        "tune_cnn": lambda: search_cnn(PARAMS, prepared, candidates, split),
+        "cross_validate": lambda: cross_validate(PARAMS, CNN, prepared, candidates, split),
+    }
+
+
+STAGES = ("train", "tune_unet", "mine_candidates", "tune_cnn", "cross_validate")
+
+
+def test_what_is_clean_passes(folder):
+    examples = load_training(folder / "prepared", SPLIT)
+    assert [e.subject for e in examples] == ["s_a", "s_b"]
+    cnn_sampler(examples, {m.key: m for m in load_mined(folder / "candidates")}, CNN)
+    check_split(SPLIT, SCANS)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_locked_subject_in_training(folder, stage):
+    """Its prepared scan lies among the others: weights, and every trial's objective, would be of it."""
+    save_example(folder / "prepared", of("l_a"))
+    with pytest.raises(InputError, match="training data: .* seen l_a"):
+        every_training(folder, SPLIT)[stage]()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_locked_scan_in_training_under_another_name(folder, stage):
+    """The name is a training subject's, the file is a locked one: only its content tells."""
+    save_example(folder / "prepared", of("s_a", key="s_a_ses-02", sha256="locked file"))
+    with pytest.raises(InputError, match="s_a_ses-02, the same file as a locked one"):
+        every_training(folder, SPLIT)[stage]()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_subject_that_is_both_locked_and_in_a_fold(folder, stage):
+    split = {**SPLIT, "folds": {**SPLIT["folds"], "l_a": 1}}
+    save_example(folder / "prepared", of("l_a"))
+    with pytest.raises(InputError, match="training folds: .* seen l_a"):
+        every_training(folder, split)[stage]()
+    with pytest.raises(InputError, match="each subject in a fold or locked, got l_a in both"):
+        check_split(split, SCANS)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_sessions_of_a_subject_in_two_folds(folder, stage):
+    """A split by scan instead of by subject."""
+    split = {**SPLIT, "folds": {"s_a_ses-01": 0, "s_a_ses-02": 1, "s_b": 1}}
+    with pytest.raises(InputError, match="subjects that split.json puts in a fold, got s_a"):
+        every_training(folder, split)[stage]()
+    with pytest.raises(InputError, match="each subject of the index in one fold or locked, got s_a, s_a_ses-01, s_a_ses-02 on one"):
+        check_split(split, SCANS)
+
+
+@pytest.mark.parametrize("second", ["l_a", "s_b"])
+def test_one_scan_under_two_names(second):
+    """In training and locked, or in two folds: refused by its content when the data are split."""
+    scans = [{**s, "sha256": "file a"} if s["subject"] == second else s for s in SCANS]
+    with pytest.raises(InputError, match=f"one file as s_a and as {second}"):
+        check_split(SPLIT, scans)
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    assert split_subjects(SCANS, settings, 2)["locked"] == ["l_a"]
+    with pytest.raises(InputError, match=f"one file as s_a and as {second}"):
+        split_subjects(scans, settings, 2)
+
+
+def scored(subject) -> ScoredScan:
+    lesion = Annotation("s", "", 0.0, 0.0, 0.0, 3.0, "cmb", "r")
+    return ScoredScan(subject, subject, (lesion,), np.zeros((1, 3)), np.array([0.8]))
+
+
+def test_a_threshold_chosen_with_the_scores_it_is_counted_on():
+    assert threshold_apart([scored("s_a")], [scored("s_b")], 3.0, 1.0) == 0.4  # halfway between .8 and none
+    with pytest.raises(InputError, match="a threshold: .* seen s_a"):
+        threshold_apart([scored("s_a")], [scored("s_b"), scored("s_a")], 3.0, 1.0)
+
+
+def write_detections(path, subjects):
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["scan", "subject", "score"])
+        writer.writeheader()
+        writer.writerows({"scan": s, "subject": s, "score": 0.5} for s in subjects)
+    return path
+
+
+def test_a_calibration_fitted_on_locked_scores(tmp_path):
+    assert calibration_subjects(write_detections(tmp_path / "clean.csv", ["s_b", "s_a"]), SPLIT) == ["s_a", "s_b"]
+    for stray in ("l_a", "nobody"):
+        with pytest.raises(InputError, match=f"training subjects alone, got scores of {stray}"):
+            calibration_subjects(write_detections(tmp_path / "rows.csv", ["s_a", stray]), SPLIT)
+
+
+LINEAGE = {"training_scans": {"s_a": "file a", "s_b": "file b"}, "calibrated_on": ["s_a", "s_b"]}
+
+
+def test_a_bundle_without_leaks_may_be_evaluated():
+    check_lineage(LINEAGE, SCANS, ["l_a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training_scans": {"s_a": "file a", "l_a": "locked file"}}, "the bundle's networks: .* seen l_a"),
+        ({"training_scans": {"s_a": "file a", "s_b": "locked file"}}, "the bundle's networks: .* got l_a, trained on as s_b"),
+        ({"calibrated_on": ["s_a", "l_a"]}, "the bundle's threshold and calibration: .* seen l_a"),
+    ],
+)
+def test_a_bundle_that_has_seen_a_locked_scan_is_not_evaluated(change, words):
+    with pytest.raises(InputError, match=words):
+        check_lineage({**LINEAGE, **change}, SCANS, ["l_a"])
+
+
+@pytest.mark.parametrize("missing", ["training_scans", "calibrated_on"])
+def test_a_bundle_that_does_not_say_what_it_has_seen_is_not_evaluated(missing):
+    with pytest.raises(InputError, match=f"what the bundle was made from, got no {missing}"):
+        check_lineage({k: v for k, v in LINEAGE.items() if k != missing}, SCANS, ["l_a"])
+
+
+def test_stage_2_trained_on_candidates_of_a_stage_1_that_saw_the_scan(folder):
+    examples = load_training(folder / "prepared", SPLIT)
+    save_mined(folder / "candidates", mined("s_b", {"s_a", "s_b"}))
+    known = {m.key: m for m in load_mined(folder / "candidates")}
+    with pytest.raises(InputError, match="stage 1 behind the candidates of s_b: .* seen s_b"):
+        cnn_sampler(examples, known, CNN)
+    job = CnnJob(folder / "prepared", folder / "candidates", frozenset({"s_a"}), frozenset({"s_b"}), CNN, 0)
+    with pytest.raises(InputError, match="stage 1 behind the candidates of s_b: .* seen s_b"):
+        run_cnn_job(job)  # scored, not trained on: its candidates would be too good
+
+
+def test_candidates_from_a_stage_1_that_saw_the_outer_fold(folder):
+    """Out of fold as to its own scan, but the fold that all this is judged on was among its training data."""
+    save_example(folder / "prepared", of("s_c"))
+    save_mined(folder / "candidates", mined("s_a", {"s_b", "s_c"}))
+    known = {m.key: m for m in load_mined(folder / "candidates")}
+    example_a = [e for e in load_training(folder / "prepared", {**SPLIT, "held_out": ["s_c"]}) if e.subject == "s_a"]
+    cnn_sampler(example_a, known, CNN)
+    with pytest.raises(InputError, match="stage 1 behind the candidates of s_a: .* seen s_c"):
+        cnn_sampler(example_a, known, CNN, frozenset({"s_c"}))
+
+
+def test_candidates_that_are_missing(folder):
+    (folder / "candidates/s_b.npz").unlink()
+    with pytest.raises(InputError, match="candidates of s_b: expected mined candidates, got none"):
+        cnn_sampler(load_training(folder / "prepared", SPLIT), {m.key: m for m in load_mined(folder / "candidates")}, CNN)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Three real files of two datasets with their index and split."""
+    for dataset, subjects in (("s", ("sub-a", "sub-b")), ("l", ("sub-a",))):
+        for n, subject in enumerate(subjects):
+            scan = head(seed=n + 10 * len(subjects))
+            write_volume(tmp_path / "raw" / dataset / subject / "swi" / f"{subject}_swi.nii.gz", scan)
+        rows = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater\n" + "".join(f"{s},,-10,-5,0,3,cmb,r\n" for s in subjects)
+        (tmp_path / "raw" / dataset / "annotations.csv").write_text(rows)
+    index = index_datasets(tmp_path / "raw")["scans"]
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    return tmp_path, index, split_subjects(index, settings, 2)
+
+
+def images(folder):
+    return {p.name: sha256_of(p) for p in folder.glob("*.npy")}
+
+
+def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
+    folder, index, split = site
+    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "all")
+    assert set(images(folder / "all")) == {"s_sub-a.npy", "s_sub-b.npy"}
+    examples = load_training(folder / "all", split)
+    assert {e.key: e.sha256 for e in examples} == {e["key"]: e["sha256"] for e in index if e["dataset"] == "s"}
+    alone = [e for e in index if e["subject"] != "s_sub-b"]
+    shutil.rmtree(folder / "raw/s/sub-b")
+    (folder / "raw/s/annotations.csv").write_text((folder / "raw/l/annotations.csv").read_text())
+    split = {**split, "folds": {"s_sub-a": 0}}
+    preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, folder / "one")
+    assert images(folder / "one")["s_sub-a.npy"] == images(folder / "all")["s_sub-a.npy"]
+
+
+def test_normalisation_statistics_over_several_scans(site, monkeypatch):
+    """A running mean over the scans seen so far, as an online normaliser keeps it."""
+    folder, index, split = site
+    seen = []
+
+    def pooled(volume, settings, case):
+        own = prepare(volume, settings, case)
+        seen.append(float(volume.data.mean()))
+        return Prepared((own.image - np.float32(np.mean(seen) - seen[0])), own.affine, own.shape)
+
+    monkeypatch.setattr(preparation, "prepare", pooled)
+    with pytest.raises(InputError, match="images that depend on their own scan alone, got s_sub-a is another picture"):
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "prepared")
+
+
+@pytest.mark.parametrize("statistic", ["mean", "std", "percentiles"])
+def test_statistics_cannot_travel_in_the_settings(statistic):
+    """The settings are what every scan is prepared with, in training and when served: no place for numbers of other scans."""
+    with pytest.raises(ValueError, match=f"{statistic}\n  Extra inputs are not permitted"):
+        Preprocess.model_validate({**PARAMS.preprocess.model_dump(), statistic: 1.0})
+    assert Params.model_config["extra"] == "forbid"
+
+
+def test_a_file_that_changed_since_it_was_checked_is_not_prepared(site):
+    folder, index, split = site
+    shutil.copy(folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz", folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz")
+    with pytest.raises(InputError, match="sub-b_swi.nii.gz: expected the file that ingest checked, got another one"):
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "prepared")
