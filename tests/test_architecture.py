@@ -18,6 +18,7 @@ LAYERS = (
         "cmb_models/chain.py",
         "cmb_models/volume.py",
         "cmb_models/detection.py",
+        "cmb_models/views.py",
     ),
     ("cmb_models/config.py",),
     ("cmb_models/io", "cmb_models/detect", "cmb_models/evaluation"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from cmb_models.client.figures import RING, _View, scan_figure
+from cmb_models.client.figures import scan_figure, slabs
 from cmb_models.detection import Answer, Detection
+from cmb_models.views import RING, View
 from cmb_models.volume import Volume
 from tests.bundles import AFFINE, BLOBS_MM, head
 
@@ -56,11 +57,10 @@ def test_storage_order_gives_the_same_picture(tmp_path):
 
 
 def test_slabs_are_where_most_findings_are():
-    view = _View(head())
     # Slices of 2 mm, z = 2 k - 32: four of them make 8 mm. Two findings share a slab, a third is alone.
-    slabs = view.slabs((finding((0, 0, 0)), finding((9, 0, 2)), finding((0, 0, -18))))
-    assert len(slabs) == 3 and slabs == sorted(slabs)
-    covered = {k for first in slabs for k in range(first, first + 4)}
+    shown = slabs(View(head()), (finding((0, 0, 0)), finding((9, 0, 2)), finding((0, 0, -18))))
+    assert len(shown) == 3 and shown == sorted(shown)
+    covered = {k for first in shown for k in range(first, first + 4)}
     assert {16, 17, 7} <= covered
 
 
