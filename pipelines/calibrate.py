@@ -6,7 +6,7 @@ from cmb_models.config import Decision
 from cmb_models.detect.detector import calibrated
 from cmb_models.evaluation.calibration import adaptive_ece, fit_platt
 from cmb_models.evaluation.leaks import calibration_subjects
-from cmb_models.evaluation.report import read_scores
+from cmb_models.evaluation.rows import read_scores
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
 from pipelines.stage import CALIBRATION, REPORTS, SPLIT, run

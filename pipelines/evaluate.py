@@ -8,31 +8,41 @@ import numpy as np
 
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
+from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.leaks import check_lineage
+from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans_sha256, require_whole
 from cmb_models.evaluation.plots import froc_figure
-from cmb_models.evaluation.report import detection_rows, locked_metrics, write_rows
+from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.run import score_scans
+from cmb_models.evaluation.summary import locked_metrics
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
+from cmb_models.registry.workspace import git_commit
 from pipelines.stage import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, run
 
 OUT = REPORTS / "evaluate"
 
 
 def main() -> None:
-    params = load_params(PARAMS)
+    params, commit = load_params(PARAMS), git_commit(Path("."))
+    require_whole(LEDGER)
     locked = set(read_json(SPLIT)["locked"])
     index = read_json(INDEX)["scans"]
     detector = BundleDetector(BUNDLE)
     check_lineage(detector.bundle.lineage, index, locked)
-    scans = score_scans(detector, Path(params.ingest.raw_dir), [s for s in index if s["subject"] in locked])
-    rng = np.random.default_rng(params.evaluate.seed)
-    metrics, table = locked_metrics(scans, detector.bundle.config.decision.threshold, params, rng)
-    write_rows(OUT / "detections.csv", detection_rows(scans, params.evaluate.tolerance_mm))
+    test = [s for s in index if s["subject"] in locked]
+    scans = score_scans(detector, Path(params.ingest.raw_dir), test)
+    tolerance, threshold = params.evaluate.tolerance_mm, detector.bundle.config.decision.threshold
+    metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
+    # Counted before anything is written: a look that was stopped midway is still a look.
+    sha256 = locked_scans_sha256(test)
+    metrics["locked_set"] = count_evaluation(LEDGER, detector.bundle.manifest_sha256, sha256, commit, metrics)
+    rows = write_rows(OUT, scans, threshold, tolerance)
     write_json(OUT / "froc.json", table)
-    froc_figure(scans, metrics, params.evaluate.tolerance_mm, "Locked test set", OUT / "froc.png")
+    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
+    froc_figure(scans, metrics, tolerance, "Locked test set", OUT / "froc.png", draws)
     write_json(OUT / "metrics.json", metrics)
-    log_stage("evaluate", {}, metrics, [OUT / "froc.png", OUT / "detections.csv"])
+    log_stage("evaluate", {}, metrics, [OUT / "froc.png", *rows])
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def main() -> None:
     workspace()
     data()
     run("dvc", "repro")
-    commit("Retrain", "dvc.lock", "reports/*/metrics.json")
+    commit("Retrain", "dvc.lock", "reports/*/metrics.json", "locked_evaluations.jsonl")
     release = re.search(r"release (\d+)", run("cmb", "register", quiet=True)).group(1)
     run("cmb", "promote", release, "--reason", "demo")
     commit("Promotion", "audit.jsonl")

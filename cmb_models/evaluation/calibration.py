@@ -28,10 +28,19 @@ def fit_platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return float(np.exp(best.x[0])), float(best.x[1])
 
 
+def reliability(scores: np.ndarray, positive: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Candidates in bins of equal count by rising score: (bins, 3) of mean score, positives and count. Empty bins are left out.
+
+    scores: (N,) in [0, 1]; positive: (N,) bool. (0, 3) for no candidates.
+    """
+    groups = np.array_split(np.argsort(scores, kind="stable"), bins)
+    rows = [(float(np.mean(scores[g])), int(np.sum(positive[g])), len(g)) for g in groups if len(g)]
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
 def adaptive_ece(scores: np.ndarray, positive: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error over bins of equal count (Nixon 2019); 0 for no candidates. scores: (N,); positive: (N,)."""
     if not len(scores):
         return 0.0
-    groups = np.array_split(np.argsort(scores, kind="stable"), bins)
-    gaps = [len(g) * abs(float(np.mean(scores[g])) - float(np.mean(positive[g]))) for g in groups if len(g)]
-    return sum(gaps) / len(scores)
+    mean, hits, count = reliability(scores, positive, bins).T
+    return float(np.sum(np.abs(mean * count - hits)) / len(scores))

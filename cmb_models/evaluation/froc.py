@@ -10,6 +10,7 @@ import numpy as np
 from cmb_models.evaluation.matching import ScoredScan, match
 
 STANDARD_FP = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # FP per scan at which FROC is read (LUNA16's convention and 1/8, FACTS 4)
+ALSO_AT_MM = (2.0, 5.0)  # FACTS 4: the primary tolerance is shown with a stricter and a looser one
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,34 @@ def froc(scans: Sequence[ScoredScan], tolerance_mm: float) -> Froc:
 
     No detections at all give one point, threshold 1 with no hits.
     """
-    events: list[tuple[float, int, int]] = []  # at this score, this scan's hits and false positives rise by so much
-    for scan in scans:
+    thresholds, hits, false = steps(scans, tolerance_mm)
+    return Froc(thresholds, hits.sum(axis=0), false.sum(axis=0), sum(len(s.cmbs) for s in scans), len(scans))
+
+
+def steps(scans: Sequence[ScoredScan], tolerance_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All thresholds (T,), falling from 1, with each scan's hits and false positives there, both (S, T) int."""
+    thresholds = np.array(sorted({1.0, *(t for s in scans for t in s.scores.tolist())}, reverse=True))
+    place = {t: n for n, t in enumerate(thresholds.tolist())}
+    rises = np.zeros((2, len(scans), len(thresholds)), dtype=int)
+    for n, scan in enumerate(scans):
         hits = false = 0
         for score in sorted(set(scan.scores.tolist()), reverse=True):
             found = match(scan, score, tolerance_mm)
-            events.append((score, found.hits - hits, found.false_positives - false))
+            rises[:, n, place[score]] = found.hits - hits, found.false_positives - false
             hits, false = found.hits, found.false_positives
-    thresholds = np.array(sorted({1.0, *(e[0] for e in events)}, reverse=True))
-    rises = np.zeros((len(thresholds), 2), dtype=int)
-    place = {t: n for n, t in enumerate(thresholds.tolist())}
-    for score, more_hits, more_false in events:
-        rises[place[score]] += (more_hits, more_false)
-    total = rises.cumsum(axis=0)
-    return Froc(thresholds, total[:, 0], total[:, 1], sum(len(s.cmbs) for s in scans), len(scans))
+    return thresholds, *rises.cumsum(axis=2)
+
+
+def froc_draws(scans: Sequence[ScoredScan], tolerance_mm: float, rates: Sequence[float], draws: np.ndarray) -> np.ndarray:
+    """Sensitivity at each of R rates of false positives per scan in each resample of the scans, (B, R), as `at_fp` reads it.
+
+    draws: (B, S), bootstrap.subject_draws. NaN in a resample without lesions.
+    """
+    _, hits, false = steps(scans, tolerance_mm)
+    lesions = draws @ np.array([len(s.cmbs) for s in scans], dtype=float)
+    hits, fp_per_scan = draws @ hits, draws @ false / draws.sum(axis=1, keepdims=True)
+    most = np.stack([np.where(fp_per_scan <= rate, hits, 0).max(axis=1) for rate in rates], axis=1)
+    return np.divide(most, lesions[:, None], out=np.full(most.shape, np.nan), where=lesions[:, None] > 0)
 
 
 def mean_sensitivity(curve: Froc, fp_per_scan: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +15,45 @@ FAR = 1e6  # mm; a pair that may not match costs more than all that may together
 
 @dataclass(frozen=True)
 class ScoredScan:
-    """One scan's truth and what was detected in it. centres_mm: (N, 3) RAS. scores: (N,) in [0, 1]. N may be 0."""
+    """One scan's truth and what was detected in it. centres_mm: (N, 3) RAS. scores: (N,) in [0, 1]. N may be 0.
+
+    stage1, stage2: (N,), each stage's own score, None where it gave none. voxel_mm: of the stored scan, ascending, None where
+    nobody asks for it.
+    """
 
     key: str
     subject: str
     annotations: tuple[Annotation, ...]
     centres_mm: np.ndarray
     scores: np.ndarray
+    stage1: np.ndarray | None = None
+    stage2: np.ndarray | None = None
+    voxel_mm: tuple[float, float, float] | None = None
 
     @property
     def cmbs(self) -> list[Annotation]:
         return [a for a in self.annotations if a.is_cmb]
+
+    @property
+    def dataset(self) -> str:
+        """The part of the subject's name before its own, sub-* (io/site); "" where there is none."""
+        return self.subject.rpartition("_sub-")[0]
+
+    @property
+    def slice_mm(self) -> float | None:
+        """Slice thickness: the longest side of a voxel."""
+        return self.voxel_mm[-1] if self.voxel_mm else None
+
+
+def voxel_sides_mm(spacing_mm: Iterable[float]) -> tuple[float, float, float]:
+    """Sides of a voxel in mm, ascending, to 0.1 um: the last is the slice thickness however the axes are stored."""
+    a, b, c = sorted(round(float(s), 4) for s in spacing_mm)
+    return a, b, c
+
+
+def reach_mm(lesion: Annotation, tolerance_mm: float) -> float:
+    """How far from a lesion's centre a detection of it may lie."""
+    return max(tolerance_mm, lesion.diameter_mm / 2)
 
 
 @dataclass(frozen=True)
@@ -64,7 +93,7 @@ def _assign(scan: ScoredScan, lesions: list[Annotation], tolerance_mm: float, sk
     if not len(rows) or not lesions:
         return
     centres = np.array([a.centre_mm for a in lesions])
-    reach = np.array([max(tolerance_mm, a.diameter_mm / 2) for a in lesions])
+    reach = np.array([reach_mm(a, tolerance_mm) for a in lesions])
     distance = np.linalg.norm(scan.centres_mm[rows][:, None] - centres[None], axis=2)
     cost = np.where(distance <= reach, distance, FAR)
     for row, column in zip(*linear_sum_assignment(cost), strict=True):

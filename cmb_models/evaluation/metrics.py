@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmb_models.evaluation.froc import STANDARD_FP, Froc, froc
+from cmb_models.evaluation.bootstrap import percentiles, rate_interval, share_interval, subject_draws, wilson
+from cmb_models.evaluation.froc import STANDARD_FP, Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan, match
+
+Part = tuple[Sequence[ScoredScan], float]  # scans and the threshold they are judged at
+Intervals = dict[str, list[float] | None]  # [low, high]; None where there is nothing to tell
 
 
 def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> dict[str, float | int]:
@@ -16,10 +20,10 @@ def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: floa
     With no lesions sensitivity is 1 (nothing was missed) and with no detections precision is 1 (nothing was wrong), so that a
     CMB-free set answered with silence is perfect; n_lesions and n_detections tell such cases apart.
     """
-    return _summary(_counts(scans, threshold, tolerance_mm), threshold)
+    return _summary(counts_of(scans, threshold, tolerance_mm), threshold)
 
 
-def _counts(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> np.ndarray:
+def counts_of(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> np.ndarray:
     """(S, 4) integers: hits, false positives, lesions, and 1 if the scan has no CMB."""
     rows = []
     for scan in scans:
@@ -48,28 +52,37 @@ def _summary(counts: np.ndarray, threshold: float) -> dict[str, float | int]:
     }
 
 
-def pooled(parts: Sequence[tuple[Sequence[ScoredScan], float]], tolerance_mm: float) -> dict[str, float | int]:
+def pooled(parts: Sequence[Part], tolerance_mm: float) -> dict[str, float | int]:
     """Metrics over groups of scans that each have a threshold of their own; `threshold` is their mean."""
-    counts = np.concatenate([_counts(scans, threshold, tolerance_mm) for scans, threshold in parts])
+    counts = np.concatenate([counts_of(scans, threshold, tolerance_mm) for scans, threshold in parts])
     return _summary(counts, float(np.mean([threshold for _, threshold in parts])))
+
+
+def pooled_intervals(parts: Sequence[Part], tolerance_mm: float, resamples: int, rng: np.random.Generator) -> Intervals:
+    """95 % intervals of `pooled`'s figures over subjects, the thresholds being what they are."""
+    counts = np.concatenate([counts_of(scans, threshold, tolerance_mm) for scans, threshold in parts])
+    return count_intervals(counts, subject_draws([s.subject for scans, _ in parts for s in scans], resamples, rng))
 
 
 def intervals(
     scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, resamples: int, rng: np.random.Generator
-) -> dict[str, list[float]]:
-    """95 % percentile bootstrap intervals over subjects of sensitivity, precision, f1 and fp_per_scan.
+) -> Intervals:
+    """95 % intervals over subjects of sensitivity, precision, f1, fp_per_scan and fp_per_cmb_free_scan."""
+    draws = subject_draws([s.subject for s in scans], resamples, rng)
+    return count_intervals(counts_of(scans, threshold, tolerance_mm), draws)
 
-    Subjects are resampled, not lesions: lesions of one brain are not independent.
-    """
-    counts = _counts(scans, threshold, tolerance_mm)
-    subjects = sorted({s.subject for s in scans})
-    rows_of = [np.flatnonzero([s.subject == name for s in scans]) for name in subjects]
-    draws = []
-    for _ in range(resamples):
-        chosen = np.concatenate([rows_of[n] for n in rng.integers(len(subjects), size=len(subjects))])
-        draws.append(_summary(counts[chosen], threshold))
-    names = ("sensitivity", "precision", "f1", "fp_per_scan")
-    return {n: [float(q) for q in np.percentile([d[n] for d in draws], (2.5, 97.5))] for n in names}
+
+def count_intervals(counts: np.ndarray, draws: np.ndarray) -> Intervals:
+    """The same of counts (S, 4) by `counts_of`, in the resamples draws (B, S) of bootstrap.subject_draws."""
+    hits, false, lesions, free = counts.T
+    free = free == 1
+    return {
+        "sensitivity": share_interval(hits, lesions, draws),
+        "precision": share_interval(hits, hits + false, draws),
+        "f1": share_interval(hits, (hits + false + lesions) / 2, draws),
+        "fp_per_scan": rate_interval(false, draws),
+        "fp_per_cmb_free_scan": rate_interval(false[free], draws[:, free]),
+    }
 
 
 def choose_threshold(curve: Froc, max_fp_per_scan: float) -> float:
@@ -83,11 +96,25 @@ def choose_threshold(curve: Froc, max_fp_per_scan: float) -> float:
     return (upper + lower) / 2
 
 
-def froc_table(scans: Sequence[ScoredScan], tolerance_mm: float) -> list[dict[str, float]]:
-    """Sensitivity and its threshold at the standard rates of false positives per scan."""
-    curve = froc(scans, tolerance_mm)
-    rows = []
-    for rate in STANDARD_FP:
+def froc_table(
+    scans: Sequence[ScoredScan],
+    tolerance_mm: float,
+    draws: np.ndarray | None = None,
+    rates: Sequence[float] = STANDARD_FP,
+) -> list[dict[str, float | None]]:
+    """Sensitivity and its threshold at rates of false positives per scan; with draws (B, S) also its 95 % interval, low and high
+    (Wilson's where all resamples agree, as in bootstrap.share_interval).
+
+    Without lesions sensitivity is None.
+    """
+    curve, rows = froc(scans, tolerance_mm), []
+    resampled = None if draws is None else froc_draws(scans, tolerance_mm, rates, draws)
+    for n, rate in enumerate(rates):
         sensitivity, threshold = curve.at_fp(rate)
-        rows.append({"fp_per_scan": rate, "sensitivity": sensitivity, "threshold": threshold})
+        row = {"fp_per_scan": rate, "sensitivity": sensitivity if curve.n_lesions else None, "threshold": threshold}
+        if resampled is not None:
+            low, high = percentiles(resampled[:, n]) or (0.0, 0.0)
+            found = round(sensitivity * curve.n_lesions) if curve.n_lesions else 0
+            row["low"], row["high"] = (low, high) if low < high else wilson(found, curve.n_lesions)
+        rows.append(row)
     return rows

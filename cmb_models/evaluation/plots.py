@@ -1,43 +1,63 @@
-"""Figures of an evaluation, as PNG files."""
+"""Figures of an evaluation, as PNG files and on axes of a larger figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmb_models.evaluation.froc import STANDARD_FP, froc
+from cmb_models.evaluation.froc import ALSO_AT_MM, STANDARD_FP, froc
 from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import froc_table
 from cmb_models.files import replacing
 
-ALSO_AT_MM = (2.0, 5.0)  # FACTS 4: the primary tolerance is shown with a stricter and a looser one
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BAND_FP = (0.0, *np.geomspace(1 / 16, STANDARD_FP[-1], 43).tolist())  # where the band is computed: close enough for a smooth edge
 
 
-def froc_figure(scans: Sequence[ScoredScan], operating: dict[str, float], tolerance_mm: float, title: str, path: Path) -> None:
-    """FROC at the primary tolerance, at 2 and 5 mm, and the operating point {fp_per_scan, sensitivity, threshold}."""
+def froc_figure(
+    scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, title: str, path: Path, draws: np.ndarray | None = None
+) -> None:
+    """Write `draw_froc` as a PNG with a title that counts lesions and scans."""
     from matplotlib.figure import Figure  # imported here: evaluation also runs where nothing is drawn
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
+    draw_froc(axes, scans, operating, tolerance_mm, draws)
+    lesions = sum(len(s.cmbs) for s in scans)
+    axes.set_title(f"{title}: {lesions} microbleeds in {len(scans)} scans", loc="left")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def draw_froc(
+    axes: Axes, scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, draws: np.ndarray | None = None
+) -> None:
+    """FROC at the primary tolerance, at 2 and 5 mm, and the operating point {fp_per_scan, sensitivity, threshold}.
+
+    draws: (B, S), bootstrap.subject_draws, for a 95 % band over subjects around the primary curve; no band without.
+    """
+    if draws is not None:
+        band = froc_table(scans, tolerance_mm, draws, BAND_FP)
+        low, high = ([row[side] for row in band] for side in ("low", "high"))
+        label = "95 % over subjects"
+        axes.fill_between(BAND_FP, low, high, color="C0", alpha=0.18, lw=0, step="post", label=label, zorder=1)
     for tolerance in (tolerance_mm, *(t for t in ALSO_AT_MM if t != tolerance_mm)):
         curve = froc(scans, tolerance)
         primary = tolerance == tolerance_mm
         x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
         y = np.append(curve.sensitivity, curve.sensitivity[-1])
-        label = f"within max({tolerance:g} mm, lesion radius)"
-        axes.step(
-            x, y, where="post", color="C0" if primary else "0.6", lw=2 if primary else 1, label=label, zorder=3 if primary else 2
-        )
-        axes.lines[-1].set_linestyle({2.0: ":", 5.0: "--"}.get(tolerance, "-") if not primary else "-")
+        style = {"color": "C0", "lw": 2, "zorder": 3} if primary else {"color": "0.55", "lw": 1, "zorder": 2}
+        dashes = "-" if primary else {2.0: ":", 5.0: "--"}[tolerance]
+        axes.step(x, y, where="post", ls=dashes, label=f"within max({tolerance:g} mm, lesion radius)", **style)
     label = f"operating point: {operating['sensitivity']:.1%} at {operating['fp_per_scan']:.2f} FP/scan"
     axes.plot(operating["fp_per_scan"], operating["sensitivity"], "o", color="C3", ms=8, label=label, zorder=4)
     axes.set_xscale("symlog", base=2, linthresh=0.125, linscale=0.6)
     axes.set_xticks([0, *STANDARD_FP], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(0, STANDARD_FP[-1]), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="sensitivity (per microbleed)")
-    lesions = sum(len(s.cmbs) for s in scans)
-    axes.set_title(f"{title}: {lesions} microbleeds in {len(scans)} scans", loc="left")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")

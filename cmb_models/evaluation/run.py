@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 from cmb_models.detection import Answer
-from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import find_scans
 from cmb_models.volume import Volume
@@ -21,7 +21,10 @@ def score_scans(detector: Callable[[Volume, str], Answer], raw_dir: Path, index:
     scored = []
     for entry in track(index, description="evaluate the bundle"):
         scan = truth[entry["key"]]
-        candidates = detector(read_volume(scan.path), str(scan.path)).candidates
-        centres = np.array([c.world_mm for c in candidates]).reshape(-1, 3)
-        scored.append(ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, np.array([c.score for c in candidates])))
+        volume = read_volume(scan.path)
+        found = detector(volume, str(scan.path)).candidates
+        centres = np.array([c.world_mm for c in found]).reshape(-1, 3)
+        scores = (np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score"))
+        voxel = voxel_sides_mm(volume.spacing_mm)
+        scored.append(ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, *scores, voxel))
     return scored

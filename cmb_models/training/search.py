@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from cmb_models.config import Cnn, Params, Section, Tuning, Unet
 from cmb_models.detect.detector import joint_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
-from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.files import sha256_of
 from cmb_models.training.examples import Example, load_training
 from cmb_models.training.folds import (
@@ -25,6 +26,7 @@ from cmb_models.training.folds import (
     run_cnn_job,
     run_unet_job,
 )
+from cmb_models.training.identity import code_hashes
 from cmb_models.training.parallel import Workers
 from cmb_models.training.tuning import open_study, study_name, summary, tune
 
@@ -82,12 +84,17 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
 
 def scored_scan(example: Example, mined: Mined, scores: np.ndarray) -> ScoredScan:
     """A scan's truth beside its candidates with `scores` (N,)."""
-    return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, np.asarray(scores, dtype=np.float64))
+    voxel_mm = voxel_sides_mm(np.linalg.norm(example.source_affine[:3, :3], axis=0))
+    scores, stage1 = (np.asarray(s, dtype=np.float64) for s in (scores, mined.stage1_score))
+    return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, scores, stage1, voxel_mm=voxel_mm)
 
 
 def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str, np.ndarray]) -> list[ScoredScan]:
-    """Scans with both stages' joint score, for every scan that stage 2 scored."""
-    return [scored_scan(examples[k], mined[k], joint_score(mined[k].stage1_score, s)) for k, s in sorted(stage2.items())]
+    """Scans with both stages' joint score and each one's own, for every scan that stage 2 scored."""
+    return [
+        replace(scored_scan(examples[k], mined[k], joint_score(mined[k].stage1_score, s)), stage2=np.asarray(s, dtype=np.float64))
+        for k, s in sorted(stage2.items())
+    ]
 
 
 def _value(scans: list[ScoredScan], params: Params, settings: Tuning) -> float:
@@ -104,19 +111,11 @@ def _content(folder: Path, keys: Collection[str]) -> dict[str, str]:
     return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir()) if p.stem in keys}
 
 
-def _code() -> dict[str, str]:
-    """Hashes of the code that a trial's value depends on: a study of other code is another study."""
-    root = Path(__file__).resolve().parent.parent
-    folders = (".", "detect", "io", "networks", "training", "evaluation")
-    files = [f for folder in folders for f in sorted((root / folder).glob("*.py")) if f.name != "cli.py"]
-    return {f.relative_to(root).as_posix(): sha256_of(f) for f in files}
-
-
 def _search(stage: str, settings: Tuning, recipe: Section, content: tuple, folds: list, evaluate: Callable) -> dict:
     """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *content)]
-    name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, _code())
+    name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
     study = open_study(name, settings.seed)
     with Workers(SIDE_BY_SIDE) as workers:
         best = tune(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmb_models.evaluation.calibration import adaptive_ece, fit_platt
-from cmb_models.evaluation.froc import froc, mean_sensitivity
+from cmb_models.evaluation.bootstrap import wilson
+from cmb_models.evaluation.calibration import adaptive_ece, fit_platt, reliability
+from cmb_models.evaluation.froc import froc, froc_draws, mean_sensitivity
 from cmb_models.evaluation.metrics import choose_threshold, froc_table, intervals, metrics_at, pooled
 from cmb_models.evaluation.plots import froc_figure
-from cmb_models.evaluation.report import detection_rows, read_scores, write_rows
 from tests.unit.test_matching import lesion, scan
 
 # Scan A: lesions at 0 and 20; scan B: lesion at 0. Scores falling: .9 hit (A), .8 false (B), .7 hit (B), .6 false (A), .5 hit (A).
@@ -82,8 +82,8 @@ def test_intervals_hold_the_estimate_and_come_from_subjects():
     low, high = found["sensitivity"]
     assert low < 2 / 3 < high
     # All scans of one subject: every resample is the same set, so the interval has no width.
-    low, high = intervals(many, 0.65, 3.0, 50, np.random.default_rng(0))["sensitivity"]
-    assert low == high == pytest.approx(2 / 3)
+    # That would promise certainty, so Wilson's interval for 10 of 15 stands in.
+    assert intervals(many, 0.65, 3.0, 50, np.random.default_rng(0))["sensitivity"] == pytest.approx(wilson(10, 15))
 
 
 def test_platt_recovers_a_known_distortion():
@@ -102,18 +102,30 @@ def test_ece_by_hand():
     assert adaptive_ece(np.zeros(0), np.zeros(0, dtype=bool)) == 0.0
 
 
-def test_rows_keep_every_candidate_and_every_miss(tmp_path):
-    rows = detection_rows([scan([lesion(0), lesion(20), lesion(40, "mimic:vein")], [(0, 0.9), (41, 0.3)])], 3.0)
-    assert [(r["outcome"], r["label"], r["lesion"]) for r in rows] == [
-        ("hit", "cmb", 0),
-        ("false_positive", "mimic:vein", -1),
-        ("missed", "cmb", 1),
-    ]
-    write_rows(tmp_path / "rows.csv", rows)
-    scores, hit = read_scores(tmp_path / "rows.csv")
-    assert scores.tolist() == [0.9, 0.3] and hit.tolist() == [True, False]
-
-
-def test_froc_figure_is_drawn(tmp_path):
-    froc_figure(SCANS, metrics_at(SCANS, 0.65, 3.0), 3.0, "Test", tmp_path / "froc.png")
+@pytest.mark.parametrize("draws", [None, np.ones((5, 2), dtype=int)], ids=["without a band", "with one"])
+def test_froc_figure_is_drawn(tmp_path, draws):
+    froc_figure(SCANS, metrics_at(SCANS, 0.65, 3.0), 3.0, "Test", tmp_path / "froc.png", draws)
     assert (tmp_path / "froc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resampled_curves_are_the_curves_of_the_resampled_scans():
+    draws = np.array([[1, 1], [2, 0], [0, 2], [3, 1]])
+    rates = (0.0, 0.5, 1.0, 8.0)
+    found = froc_draws(SCANS, 3.0, rates, draws)
+    for times, row in zip(draws, found, strict=True):
+        curve = froc([A] * times[0] + [B] * times[1], 3.0)
+        assert row.tolist() == pytest.approx([curve.at_fp(rate)[0] for rate in rates])
+
+
+def test_a_resample_without_lesions_is_undefined_and_left_out():
+    empty = scan([], [(0, 0.9)])
+    found = froc_draws([A, empty], 3.0, (0.5,), np.array([[0, 2], [1, 1]]))
+    assert np.isnan(found[0, 0]) and found[1, 0] == 0.5  # with the one at .9 first, a second false positive comes before .5
+    table = froc_table([empty], 3.0, np.ones((4, 1), dtype=int), (1.0,))
+    assert table == [{"fp_per_scan": 1.0, "sensitivity": None, "threshold": 1.0, "low": 0.0, "high": 1.0}]
+
+
+def test_reliability_bins_hold_equal_counts():
+    rows = reliability(np.array([0.9, 0.1, 0.2, 0.8]), np.array([True, False, True, True]), bins=2)
+    assert rows.tolist() == [[pytest.approx(0.15), 1, 2], [pytest.approx(0.85), 2, 2]]
+    assert reliability(np.zeros(0), np.zeros(0, dtype=bool)).shape == (0, 3)

@@ -1,0 +1,231 @@
+"""What is saved of an evaluation, and read back: a row a scan, a row a marked lesion, a row a candidate.
+
+The rows are the whole truth: every figure of metrics.json can be computed again from them (summary.recomputed).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.errors import InputError
+from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
+from cmb_models.files import replacing
+from cmb_models.io.annotations import Annotation
+
+SCANS, LESIONS, DETECTIONS = "scans.csv", "lesions.csv", "detections.csv"
+_PLACE = ("x_mm", "y_mm", "z_mm")
+_SCORES = ("stage1_score", "stage2_score", "score")
+SCAN_ROW = ("scan", "subject", "dataset", "session", "fold", "voxel_1_mm", "voxel_2_mm", "slice_mm", "threshold")
+SCAN_ROW += ("n_cmbs", "n_candidates", "hits", "false_positives")
+LESION_ROW = ("scan", "subject", "dataset", "label", "lesion", *_PLACE, "diameter_mm", "region", "rater", "slice_mm")
+LESION_ROW += (*_SCORES, "hit", "rejected")
+DETECTION_ROW = ("scan", "subject", "dataset", *_PLACE, *_SCORES, "outcome", "at_threshold", "label", "diameter_mm", "lesion")
+
+NO_CANDIDATE = "stage 1: no candidate within tolerance"
+NEIGHBOURS = "stage 1: its candidate belongs to a neighbouring lesion"
+DOUBT_1 = "threshold: stage 1 doubts it"
+DOUBT_2 = "threshold: stage 2 doubts it"
+TAKEN = "threshold: its candidate belongs to a neighbouring lesion"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An evaluation as read from its rows. folds: of each subject, None for a locked set. threshold: the operating point."""
+
+    scans: tuple[ScoredScan, ...]
+    folds: dict[str, int] | None
+    threshold: float
+
+
+def write_rows(
+    folder: Path, scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, folds: Mapping[str, int] | None = None
+) -> list[Path]:
+    """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
+
+    folds: each subject's, for an evaluation out of fold. Numbers that figures depend on are written with all their digits.
+    """
+    tables = {
+        SCANS: (SCAN_ROW, scan_rows(scans, threshold, tolerance_mm, folds)),
+        LESIONS: (LESION_ROW, lesion_rows(scans, threshold, tolerance_mm)),
+        DETECTIONS: (DETECTION_ROW, detection_rows(scans, threshold, tolerance_mm)),
+    }
+    for name, (columns, rows) in tables.items():
+        _write(Path(folder) / name, columns, rows)
+    return [Path(folder) / name for name in tables]
+
+
+def scan_rows(
+    scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, folds: Mapping[str, int] | None = None
+) -> list[dict]:
+    """One row a scan: its fold, its voxel's sides (ascending, the slice thickness last), and how many were marked and found."""
+    rows = []
+    for scan in scans:
+        found = match(scan, threshold, tolerance_mm)
+        session = scan.key.removeprefix(scan.subject).lstrip("_")
+        values = [scan.key, scan.subject, scan.dataset, session, "" if folds is None else folds[scan.subject]]
+        values += [*(scan.voxel_mm or ("", "", "")), _digits(threshold)]
+        values += [len(scan.cmbs), len(scan.scores), found.hits, found.false_positives]
+        rows.append(dict(zip(SCAN_ROW, values, strict=True)))
+    return rows
+
+
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[dict]:
+    """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
+
+    `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
+    would have with no threshold; "" where there is none. `rejected` says where and why a missed one was lost.
+    """
+    rows = []
+    for scan in scans:
+        at_point, at_all = match(scan, threshold, tolerance_mm), match(scan, 0.0, tolerance_mm)
+        number = 0
+        for about in scan.annotations:
+            if about.is_cmb:
+                rows.append(_cmb_row(scan, number, at_point, at_all, threshold, tolerance_mm))
+                number += 1
+            elif about.label == "possible":
+                rows.append(_lesion_row(scan, about, -1, None, "", ""))
+    return rows
+
+
+def _cmb_row(scan: ScoredScan, lesion: int, at_point: Match, at_all: Match, threshold: float, tolerance_mm: float) -> dict:
+    about = scan.cmbs[lesion]
+    by, would = (np.flatnonzero(m.lesion_of == lesion) for m in (at_point, at_all))
+    if len(by):
+        return _lesion_row(scan, about, lesion, int(by[0]), 1, "")
+    if len(would):
+        candidate = int(would[0])
+        return _lesion_row(scan, about, lesion, candidate, 0, _doubt(scan, candidate, threshold))
+    away = np.linalg.norm(scan.centres_mm.reshape(-1, 3) - about.centre_mm, axis=1)
+    return _lesion_row(scan, about, lesion, None, 0, NEIGHBOURS if np.any(away <= reach_mm(about, tolerance_mm)) else NO_CANDIDATE)
+
+
+def _doubt(scan: ScoredScan, candidate: int, threshold: float) -> str:
+    """Why a candidate that reaches its lesion does not count: the joint score is a mean, so the lower stage is what it lacks."""
+    if scan.scores[candidate] >= threshold:
+        return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
+    if scan.stage1 is None or scan.stage2 is None:
+        return "threshold: its score is too low"
+    return DOUBT_2 if scan.stage2[candidate] < scan.stage1[candidate] else DOUBT_1
+
+
+def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int | None, hit: int | str, rejected: str) -> dict:
+    values = [scan.key, scan.subject, scan.dataset, about.label, lesion, *map(_digits, about.centre_mm), _digits(about.diameter_mm)]
+    values += [about.region, about.rater, "" if scan.slice_mm is None else scan.slice_mm, *_scores(scan, candidate), hit, rejected]
+    return dict(zip(LESION_ROW, values, strict=True))
+
+
+def detection_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[dict]:
+    """One row a candidate. outcome: hit, false_positive or ignored (at a `possible` place) when all candidates count;
+    at_threshold: the same at the operating point, "" below it.
+
+    `label` and `diameter_mm` are those of the annotation that the row is about or lies nearest to within the tolerance, so that
+    false positives on annotated mimics show their kind; `lesion` numbers the CMBs of a scan, -1 for none.
+    """
+    rows = []
+    for scan in scans:
+        at_all, at_point = match(scan, 0.0, tolerance_mm), match(scan, threshold, tolerance_mm)
+        for n, centre in enumerate(scan.centres_mm):
+            lesion = int(at_all.lesion_of[n])
+            about = scan.cmbs[lesion] if lesion >= 0 else _nearest(scan, centre, tolerance_mm)
+            counted = _outcome(at_point, n) if scan.scores[n] >= threshold else ""
+            values = [scan.key, scan.subject, scan.dataset, *map(_digits, centre), *_scores(scan, n)]
+            values += [
+                _outcome(at_all, n),
+                counted,
+                about.label if about else "",
+                _digits(about.diameter_mm) if about else "",
+                lesion,
+            ]
+            rows.append(dict(zip(DETECTION_ROW, values, strict=True)))
+    return rows
+
+
+def _outcome(found: Match, n: int) -> str:
+    return "hit" if found.lesion_of[n] >= 0 else "ignored" if found.ignored[n] else "false_positive"
+
+
+def _nearest(scan: ScoredScan, centre: np.ndarray, tolerance_mm: float) -> Annotation | None:
+    near = [(float(np.linalg.norm(np.subtract(a.centre_mm, centre))), a) for a in scan.annotations]
+    near = [(d, a) for d, a in near if d <= reach_mm(a, tolerance_mm)]
+    return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+def _scores(scan: ScoredScan, candidate: int | None) -> list[str]:
+    columns = (scan.stage1, scan.stage2, scan.scores)
+    return ["" if candidate is None or c is None else _digits(c[candidate]) for c in columns]
+
+
+def _digits(value: float) -> str:
+    """A number with all digits that it takes to read the same one back."""
+    return repr(float(value))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(folder: Path) -> Saved:
+    """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out."""
+    tables = {name: _read(Path(folder) / name, columns) for name, columns in _TABLES.items()}
+    if not tables[SCANS]:
+        raise InputError(Path(folder) / SCANS, "one row a scan", "none", "run the stage that writes it again")
+    lesions, found = (_by_scan(tables[name]) for name in (LESIONS, DETECTIONS))
+    scans = tuple(_scan(row, lesions.get(row["scan"], []), found.get(row["scan"], [])) for row in tables[SCANS])
+    folds = {row["subject"]: int(row["fold"]) for row in tables[SCANS] if row["fold"]}
+    return Saved(scans, folds or None, float(tables[SCANS][0]["threshold"]))
+
+
+_TABLES = {SCANS: SCAN_ROW, LESIONS: LESION_ROW, DETECTIONS: DETECTION_ROW}
+
+
+def _scan(row: dict, lesions: list[dict], found: list[dict]) -> ScoredScan:
+    own = row["subject"].removeprefix(f"{row['dataset']}_")
+    marked = tuple(
+        Annotation(own, row["session"], *(float(r[c]) for c in (*_PLACE, "diameter_mm")), r["label"], r["rater"], r["region"])
+        for r in lesions
+    )
+    centres = np.array([[float(r[c]) for c in _PLACE] for r in found]).reshape(-1, 3)
+    stage1, stage2, scores = (_column(found, c) for c in _SCORES)
+    sides = tuple(float(row[c]) for c in ("voxel_1_mm", "voxel_2_mm", "slice_mm") if row[c])
+    return ScoredScan(row["scan"], row["subject"], marked, centres, scores, stage1, stage2, sides or None)
+
+
+def _column(rows: list[dict], name: str) -> np.ndarray | None:
+    """Values (N,) of a column; None when a stage gave none."""
+    if rows and all(not r[name] for r in rows):
+        return None
+    return np.array([float(r[name]) for r in rows])
+
+
+def _by_scan(rows: list[dict]) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["scan"], []).append(row)
+    return groups
+
+
+def _read(path: Path, columns: Sequence[str]) -> list[dict]:
+    if not path.is_file():
+        raise InputError(path, "the saved rows of an evaluation", "no such file", "run `dvc repro`")
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise InputError(path, f"columns {', '.join(columns)}", "others", "run `dvc repro`")
+        return list(reader)
+
+
+def read_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) and whether each is a hit (N,), of the candidates in a detections.csv that are hit or false positive."""
+    rows = [r for r in _read(Path(path), DETECTION_ROW) if r["outcome"] in ("hit", "false_positive")]
+    if not rows:
+        raise InputError(path, "scored candidates", "none", "lower mine_candidates.candidates.floor or train longer")
+    return np.array([float(r["score"]) for r in rows]), np.array([r["outcome"] == "hit" for r in rows])

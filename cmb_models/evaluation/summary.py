@@ -1,0 +1,111 @@
+"""The figures of an evaluation, out of fold or on the locked set, each with its interval over subjects: metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.config import Params
+from cmb_models.evaluation.bootstrap import percentiles, subject_draws
+from cmb_models.evaluation.calibration import adaptive_ece
+from cmb_models.evaluation.counts import agreement
+from cmb_models.evaluation.froc import ALSO_AT_MM, froc
+from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.metrics import (
+    choose_threshold,
+    count_intervals,
+    counts_of,
+    froc_table,
+    metrics_at,
+    pooled,
+    pooled_intervals,
+)
+from cmb_models.evaluation.rows import read_rows
+from cmb_models.evaluation.strata import strata
+from cmb_models.evaluation.thresholds import threshold_apart
+
+ALSO_AT_FP = 0.6  # false positives per scan of SHIVA-CMB 2024 and of the multicentre nnU-Net 2026, to compare with (FACTS 2)
+LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the other tolerances
+
+
+def cross_validation_metrics(
+    scans: Sequence[ScoredScan], folds: Mapping[str, int], params: Params, rng: np.random.Generator
+) -> tuple[dict, list[dict]]:
+    """Figures at the threshold chosen on all out-of-fold scores, the same with each fold's threshold chosen on the other
+    folds (`cross_fitted`, free of the optimism of choosing and counting on the same scans), and the FROC table."""
+    tolerance, most = params.evaluate.tolerance_mm, params.calibrate.max_fp_per_scan
+    metrics, table = figures(scans, choose_threshold(froc(scans, tolerance), most), params, rng)
+    parts = []
+    for fold in sorted(set(folds.values())):
+        inside = [s for s in scans if folds[s.subject] == fold]
+        outside = [s for s in scans if folds[s.subject] != fold]
+        parts.append((inside, threshold_apart(inside, outside, tolerance, most)))
+    fitted = pooled_intervals(parts, tolerance, params.evaluate.bootstrap, rng)
+    return metrics | {"cross_fitted": pooled(parts, tolerance) | {"intervals_95": fitted}}, table
+
+
+def locked_metrics(
+    scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator
+) -> tuple[dict, list[dict]]:
+    """Figures on the locked test set at the bundle's threshold, with the calibration error of its scores, and the FROC table."""
+    metrics, table = figures(scans, threshold, params, rng)
+    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, rng)
+    metrics["ece"], metrics["intervals_95"]["ece"] = calibration_error(scans, params.evaluate.tolerance_mm, draws)
+    return metrics, table
+
+
+def recomputed(folder: Path, params: Params) -> tuple[dict, list[dict]]:
+    """An evaluation's figures and FROC table from the rows saved in its folder alone: the very numbers it reported."""
+    saved, rng = read_rows(folder), np.random.default_rng(params.evaluate.seed)
+    if saved.folds:
+        return cross_validation_metrics(saved.scans, saved.folds, params, rng)
+    return locked_metrics(saved.scans, saved.threshold, params, rng)
+
+
+def figures(scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator) -> tuple[dict, list[dict]]:
+    """What both evaluations tell at a threshold, and the FROC table at the standard rates, all from one set of resamples.
+
+    metrics_at's keys, n_subjects, sensitivity_at_0.6_fp, and intervals_95 of each; within_2_mm and within_5_mm (other
+    tolerances); counts (counts.agreement); strata (strata.strata). None stands for what is undefined.
+    """
+    tolerance = params.evaluate.tolerance_mm
+    subjects = [s.subject for s in scans]
+    draws = subject_draws(subjects, params.evaluate.bootstrap, rng)
+    counts = counts_of(scans, threshold, tolerance)
+    metrics = metrics_at(scans, threshold, tolerance) | {"n_subjects": len(set(subjects))}
+    metrics["intervals_95"] = count_intervals(counts, draws)
+    at = froc_table(scans, tolerance, draws, (ALSO_AT_FP,))[0]
+    metrics[f"sensitivity_at_{ALSO_AT_FP:g}_fp"] = at["sensitivity"]
+    metrics["intervals_95"][f"sensitivity_at_{ALSO_AT_FP:g}_fp"] = [at["low"], at["high"]]
+    for other in ALSO_AT_MM:
+        metrics[f"within_{other:g}_mm"] = _within(scans, threshold, other, draws)
+    metrics["counts"] = agreement(counts[:, 0] + counts[:, 1], counts[:, 2], draws)
+    metrics["strata"] = strata(scans, threshold, tolerance, draws)
+    return metrics, froc_table(scans, tolerance, draws)
+
+
+def _within(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict:
+    """Figures and intervals with another tolerance of matching."""
+    at = metrics_at(scans, threshold, tolerance_mm)
+    intervals = count_intervals(counts_of(scans, threshold, tolerance_mm), draws)
+    return {n: at[n] for n in LOOSE} | {"intervals_95": {n: intervals[n] for n in LOOSE}}
+
+
+def calibration_error(scans: Sequence[ScoredScan], tolerance_mm: float, draws: np.ndarray) -> tuple[float, list[float] | None]:
+    """Adaptive expected calibration error of all candidates' scores, those at `possible` places left out, and its interval."""
+    groups = [judged(s, tolerance_mm) for s in scans]
+
+    def error(chosen: Sequence[int]) -> float:
+        parts = [groups[n] for n in chosen if len(groups[n][0])]
+        return adaptive_ece(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts else 0.0
+
+    resampled = np.array([error(np.repeat(np.arange(len(scans)), times)) for times in draws])
+    return error(range(len(scans))), percentiles(resampled)
+
+
+def judged(scan: ScoredScan, tolerance_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (M,) of a scan's candidates and whether each is a hit (M,), all counting, those at `possible` places left out."""
+    found = match(scan, 0.0, tolerance_mm)
+    return scan.scores[~found.ignored], found.lesion_of[~found.ignored] >= 0
