@@ -17,10 +17,11 @@ from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.grid import apply_along, linear_matrix
 from cmb_models.phantom.lesions.bloom import SEEN, Seen, bloom_ratio, body_radius_mm
 from cmb_models.phantom.lesions.lesion import Lesion
-from cmb_models.phantom.scanner import acquisition, images
+from cmb_models.phantom.lone import swi_of, uniform_swi
+from cmb_models.phantom.scanner import acquisition
 from cmb_models.phantom.scanner.field import dipole_field
 from cmb_models.phantom.scanner.slab import Slab
-from tests.phantoms import alone, lone_slab
+from tests.phantoms import lone_slab
 
 PROTOCOLS = {  # spacing mm, field T, echo ms, window of the phase filter in cycles per mm (side over field of view), resolved share
     "plain": ((1.0, 1.0, 2.0), 3.0, 20.0, 64 / 200, (1.0, 1.0, 1.0)),
@@ -55,18 +56,6 @@ def slab_of(spacing, field_t: float, te_ms: float, window: float, resolved) -> S
     return lone_slab(spacing, field_t, te_ms, window, resolved=resolved)
 
 
-def swi_of(slab: Slab, lesion: Lesion) -> np.ndarray:
-    """Noiseless SWI (I, J, K) of a lesion amid a signal of 1."""
-    return _swi(
-        slab, acquisition.scan_signal(np.random.default_rng(0), alone(slab, lesion), slab.acquired.shape, 0.0, slab.config.resolved)
-    )
-
-
-def _swi(slab: Slab, image: np.ndarray) -> np.ndarray:
-    half_width = tuple(slab.config.highpass_vox / 2 / n for n in slab.config.shape[:2])
-    return images.swi(np.abs(image), images.highpass_phase(image, half_width), slab.config.mask_power)
-
-
 def dark_region(slab: Slab, swi: np.ndarray) -> np.ndarray:
     """Where the SWI, linearly between voxels, is below half of 1: bool (N, N, N) in steps of STEP_MM around the middle."""
     at = np.arange(-HALF_MM, HALF_MM, STEP_MM)
@@ -91,7 +80,9 @@ def measure(label: str, quick: bool) -> list[Row]:
                 seen = []
                 for seed in range(1, 2 if quick else 4):
                     centre = np.random.default_rng(seed).uniform(-0.5, 0.5, 3) * slab.config.spacing_mm
-                    seen.append(ball_mm(dark_region(slab, swi_of(slab, Lesion(label, "", tuple(centre), 3.0, radius, chi, seed)))))
+                    seen.append(
+                        ball_mm(dark_region(slab, uniform_swi(slab, [Lesion(label, "", tuple(centre), 3.0, radius, chi, seed)])))
+                    )
                 rows.append(Row(name, chi, radius, float(np.mean(seen)), float(np.std(seen))))
     return rows
 
@@ -154,7 +145,7 @@ def _vein_mm(slab: Slab, radius_mm: float, off_vox: float) -> float:
     share = np.clip((radius_mm - np.hypot(at[:, None], at)) / step + 0.5, 0, 1).astype(np.float32)[:, :, None]
     phase = dipole_field(VEIN_PPM * share, (step, step, step)) * np.float32(slab.config.radians_per_ppm)
     signal = ((1 - share * (1 - VEIN_SIGNAL)) * np.exp(1j * phase)).astype(np.complex64)
-    swi = _swi(slab, acquisition.cut_kspace(signal, (*grid.shape[:2], 1)))[:, :, 0]
+    swi = swi_of(acquisition.cut_kspace(signal, (*grid.shape[:2], 1)), slab)[:, :, 0]
     return float(np.sqrt(4 / np.pi * (ndimage.zoom(swi, 8, order=1) < 0.5).sum()) * grid.spacing_mm[0] / 8)
 
 
@@ -168,7 +159,7 @@ def cavernomas() -> None:
         for chi in (0.3, 0.8):
             seen = []
             for radius in radii:
-                dark = dark_region(slab, swi_of(slab, Lesion("mimic:cavernoma", "", (0.1, 0.2, 0.3), 9.0, radius, chi, 1)))
+                dark = dark_region(slab, uniform_swi(slab, [Lesion("mimic:cavernoma", "", (0.1, 0.2, 0.3), 9.0, radius, chi, 1)]))
                 filled = ndimage.binary_fill_holes(ndimage.binary_closing(dark, iterations=6))
                 seen.append(ball_mm(filled) / 2 / radius)
             print(f"{name:12}{chi:4.1f} ppm" + "".join(f"{s:8.2f}" for s in seen))

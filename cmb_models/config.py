@@ -102,8 +102,9 @@ class Unet(Section):
     """Stage 1: architecture and training recipe.
 
     strides: from each level of `channels` to the next. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
-    lesion_fraction: share of training patches placed around a CMB. planted_per_patch: mean number of simulated CMBs put into a
-    training patch (planting.py), 0 for none. focal_gamma, focal_beta: exponents of the loss (losses.py).
+    lesion_fraction: share of training patches placed around a CMB. planted_per_patch, planted_mimics_per_patch: mean number of
+    simulated CMBs and mimics put into a training patch (planting.py), 0 for none. focal_gamma, focal_beta: exponents of the loss
+    (losses.py).
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
@@ -116,6 +117,7 @@ class Unet(Section):
     sigma_mm: Positive
     lesion_fraction: Probability
     planted_per_patch: Annotated[float, Field(ge=0)]
+    planted_mimics_per_patch: Annotated[float, Field(ge=0)]
     focal_gamma: Positive
     focal_beta: Positive
 
@@ -130,6 +132,7 @@ class Cnn(Section):
     """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
 
     planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
+    planted_mimic_fraction: of the negative ones that are simulated mimics.
     match_mm: a candidate this near to a CMB's centre is a positive example.
     """
 
@@ -142,8 +145,16 @@ class Cnn(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
     planted_fraction: Probability
+    planted_mimic_fraction: Probability
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
+
+
+class Planting(Section):
+    """plants: simulated lesions in all, shared among the voxel sizes of the training scans (plants.py); 0 for none."""
+
+    plants: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class UnetSearch(Section):
@@ -224,6 +235,7 @@ class Params(Section):
     ingest: Ingest
     split: Split
     preprocess: Preprocess
+    planting: Planting
     unet: Unet
     cnn: Cnn
     tune_unet: TuneUnet
@@ -242,6 +254,14 @@ class Params(Section):
         for name, size in (("unet.patch_vox", self.unet.patch_vox), ("preprocess.multiple_vox", self.preprocess.multiple_vox)):
             if any(s % factor for s in size):
                 raise ValueError(f"{name} must be multiples of {factor}, the product of unet.strides")
+        return self
+
+    @model_validator(mode="after")
+    def _plants_for_planting(self) -> Params:
+        unet, cnn = self.unet, self.cnn
+        wanted = (unet.planted_per_patch, unet.planted_mimics_per_patch, cnn.planted_fraction, cnn.planted_mimic_fraction)
+        if any(wanted) and not self.planting.plants:
+            raise ValueError("planting.plants must be above 0, or all planted_ settings of unet and cnn 0")
         return self
 
 

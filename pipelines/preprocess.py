@@ -20,6 +20,7 @@ def main() -> None:
             index,
             read_json(SPLIT),
             params.preprocess,
+            params.planting,
             PREPARED,
             lambda scans: bar.track(scans, description="preprocess scans"),
         )

@@ -6,7 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_models.phantom.config import PhantomConfig
-from cmb_models.phantom.lesions.lesion import Lesion, add_lesion
+from cmb_models.phantom.lesions.lesion import Lesion
+from cmb_models.phantom.lone import uniform_signal
 from cmb_models.phantom.scanner.slab import Slab, make_slab
 
 
@@ -29,9 +30,7 @@ def lone_slab(spacing=(1.0, 1.0, 1.0), field_t=3.0, te_ms=20.0, window=0.32, **m
 
 def alone(slab: Slab, lesion: Lesion) -> np.ndarray:
     """Complex signal on slab.fine of a lesion amid a signal of 1."""
-    signal = np.ones(slab.fine.shape, np.complex64)
-    add_lesion(signal, slab, lesion)
-    return signal
+    return uniform_signal(slab, [lesion])
 
 
 def body(label: str = "cmb", radius_mm: float = 2.0, chi_ppm: float = 1.0, **more) -> Lesion:

@@ -7,11 +7,13 @@ import math
 import torch
 from torch import nn
 
+from cmb_models.networks.spots import CHANNELS, DarkSpots
+
 PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initialisation of focal loss, Lin et al. 2017, section 4.1)
 
 
 def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module:
-    """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`.
+    """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. DarkSpots comes first.
 
     strides: one fewer than `channels`. A first stride of 1 keeps a level at full resolution: the smallest microbleeds are one
     or two voxels wide, and half of their trace is gone after a first convolution with stride 2.
@@ -22,7 +24,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
 
     unet = UNet(
         spatial_dims=3,
-        in_channels=1,
+        in_channels=CHANNELS,
         out_channels=1,
         channels=channels,
         strides=strides,
@@ -32,7 +34,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
     )
     last = [m for m in unet.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d) and m.out_channels == 1][-1]
     nn.init.constant_(last.bias, -math.log((1 - PRIOR) / PRIOR))
-    return unet
+    return nn.Sequential(DarkSpots(), unet)
 
 
 class Heatmap(nn.Module):

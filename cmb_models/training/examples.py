@@ -12,13 +12,15 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
+from cmb_models.training.planting import PLANTS_FILES, Plants, read_plants
 
 
 @dataclass(frozen=True)
 class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
-    sha256: of the stored scan's file, which says what was trained on whatever it is called.
+    sha256: of the stored scan's file, which says what was trained on whatever it is called. plants: lesions simulated for its
+    voxel size; None where none are planted.
     """
 
     key: str
@@ -27,14 +29,18 @@ class Example:
     annotations: tuple[Annotation, ...]
     source_affine: np.ndarray
     sha256: str
+    plants: Plants | None = None
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
         return np.array([a.centre_mm for a in self.annotations if a.label == label]).reshape(-1, 3)
 
 
-def save_example(folder: Path, example: Example) -> None:
-    """Write <key>.npy (the image, which can be memory-mapped) and <key>.json (all else); the JSON last, it marks a whole pair."""
+def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
+    """Write <key>.npy (the image, which can be memory-mapped) and <key>.json (all else); the JSON last, it marks a whole pair.
+
+    plants_file: name of the file beside them (write_plants) with the plants for this scan; empty for none.
+    """
     with replacing(folder / f"{example.key}.npy") as temporary:
         np.save(temporary, example.prepared.image)
     about = {
@@ -44,6 +50,7 @@ def save_example(folder: Path, example: Example) -> None:
         "shape": list(example.prepared.shape),
         "source_affine": example.source_affine.tolist(),
         "annotations": [vars(a) for a in example.annotations],
+        "plants": plants_file,
     }
     write_json(folder / f"{example.key}.json", about)
 
@@ -53,13 +60,14 @@ def load_examples(folder: Path) -> list[Example]:
 
     [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones.
     """
-    found = []
+    found, plants = [], {"": None} | {p.name: read_plants(p) for p in Path(folder).glob(PLANTS_FILES)}
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
         image = np.load(file.with_suffix(".npy"), mmap_mode="r")
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]))
         marked = tuple(Annotation(**a) for a in about["annotations"])
-        found.append(Example(file.stem, about["subject"], prepared, marked, np.array(about["source_affine"]), about["sha256"]))
+        source, planted = np.array(about["source_affine"]), plants[about["plants"]]
+        found.append(Example(file.stem, about["subject"], prepared, marked, source, about["sha256"], planted))
     return found
 
 

@@ -1,21 +1,45 @@
-"""Microbleeds planted into a site's own scans: few scans hold few lesions, and a network needs to see many.
+"""Lesions planted into a site's own scans: few scans hold few lesions, and a network needs to see many.
 
-A planted lesion darkens the tissue by a smooth ellipsoid, in the sizes that microbleeds have by definition. It is drawn in the
-picture, not by physics, and knows nothing of how the phantom makes its lesions.
+Where they go, and how one is put in. What they look like comes from the phantom's physics (plants.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage
 
-DIAMETER_MM = (2.0, 7.0)  # as seen; log-uniform; 2-10 mm by definition, 95 % below 4.8 (957 real ones, README)
-DEPTH = (0.55, 1.0)  # share of the tissue's signal lost at the centre: what a reader would mark, up to a void
-EDGE_MM = (0.25, 0.5)  # over which the darkness fades: partial volume at 1 mm voxels
-ASYMMETRY = 0.15  # log-standard deviation of the axes: sphericity of about .85
+PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
+FAINTEST = 0.75  # share of a plant's darkness that is put in, at least: scanners differ in contrast
 INSIDE_MM = 12.0  # least depth below the head's surface: scalp and skull hold no microbleeds
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 COARSE = 4  # the head's inside is judged on every fourth voxel, since only its rough shape matters
+
+
+@dataclass(frozen=True)
+class Plants:
+    """N simulated lesions on the working grid.
+
+    share: (N, I, J, K) float32, odd extents, what each voxel keeps of its signal, 1 at the border. off_vox: (N, 3), the lesion's
+    centre from the middle voxel. label: (N,), as in annotations. diameter_mm: (N,), as seen.
+    """
+
+    share: np.ndarray
+    off_vox: np.ndarray
+    label: np.ndarray
+    diameter_mm: np.ndarray
+
+    def of(self, cmbs: bool) -> np.ndarray:
+        """Numbers of the microbleeds, or of the mimics."""
+        return np.flatnonzero((self.label == "cmb") == cmbs)
+
+
+def read_plants(path: Path) -> Plants:
+    """Plants of one file of `write_plants` (plants.py)."""
+    with np.load(path) as arrays:
+        return Plants(**arrays)
 
 
 def places_inside(image: np.ndarray, spacing_mm: tuple[float, float, float], air: float) -> np.ndarray:
@@ -31,16 +55,26 @@ def places_inside(image: np.ndarray, spacing_mm: tuple[float, float, float], air
 
 
 def plant(
-    image: np.ndarray, centre_vox: np.ndarray, spacing_mm: tuple[float, float, float], air: float, rng: np.random.Generator
-) -> np.ndarray:
-    """A copy of a normalised patch (I, J, K) with one lesion at centre_vox (3,), fractions allowed."""
-    radius_mm = 0.5 * np.exp(rng.uniform(*np.log(DIAMETER_MM)))
-    depth, edge_mm = rng.uniform(*DEPTH), rng.uniform(*EDGE_MM)
-    stretch = np.exp(rng.normal(0, ASYMMETRY, 3))
-    away = [
-        ((np.arange(n) - c) * s / f) ** 2
-        for n, c, s, f in zip(image.shape, centre_vox, spacing_mm, stretch / np.cbrt(stretch.prod()), strict=True)
-    ]
-    distance_mm = np.sqrt(away[0][:, None, None] + away[1][None, :, None] + away[2][None, None, :])
-    dark = depth / (1 + np.exp(np.clip((distance_mm - radius_mm) / edge_mm, -30, 30)))
-    return (air + (image - air) * (1 - dark)).astype(np.float32)
+    image: np.ndarray, at_vox: np.ndarray, plants: Plants, cmb: bool, air: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of a normalised patch (I, J, K) float32 with one plant near at_vox (3,), and the voxel (3,) of its very centre.
+
+    cmb: a microbleed, or else a mimic. It is mirrored and its in-plane axes are swapped at random, which leaves its physics true
+    (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the signal of nothing.
+    """
+    rows = plants.of(cmb)
+    n = rows[rng.integers(len(rows))]
+    share, off = plants.share[n], plants.off_vox[n]
+    flips = rng.random(3) < 0.5
+    share, off = np.flip(share, np.flatnonzero(flips)), np.where(flips, -off, off)
+    if rng.random() < 0.5 and share.shape[0] == share.shape[1]:
+        share, off = np.swapaxes(share, 0, 1), off[[1, 0, 2]]
+    middle = np.rint(at_vox).astype(int)
+    start = middle - np.array(share.shape) // 2
+    low, high = np.maximum(start, 0), np.minimum(start + share.shape, image.shape)
+    image = np.array(image, dtype=np.float32)
+    if np.all(low < high):
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        kept = share[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+        image[here] = air + (image[here] - air) * (1 - (1 - kept) * np.float32(rng.uniform(FAINTEST, 1)))
+    return image, middle + off

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Preprocess
+from cmb_models.config import Planting, Preprocess
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.evaluation.leaks import check_split
@@ -15,14 +15,17 @@ from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import ScanFile, find_scans
 from cmb_models.training.examples import Example, save_example
+from cmb_models.training.plants import plants_name, write_plants
 
 Track = Callable[[list[ScanFile]], Iterable[ScanFile]]
 
 
 def prepare_training(
-    raw_dir: Path, index: list[dict], split: dict, settings: Preprocess, folder: Path, track: Track = iter
+    raw_dir: Path, index: list[dict], split: dict, settings: Preprocess, planting: Planting, folder: Path, track: Track = iter
 ) -> None:
-    """Write the examples of all scans whose subject is in a fold. index: entries of data/index.json; track: a progress bar.
+    """Write the examples of all scans whose subject is in a fold, and the plants for their voxel sizes.
+
+    index: entries of data/index.json; track: a progress bar.
 
     Raises InputError for a split that does not fit the index, a file that is not the one the index was made from, and a
     preparation that depends on more than the scan itself.
@@ -33,17 +36,23 @@ def prepare_training(
     if missing := sorted(set(known) - set(found)):
         raise InputError(raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
     scans = [found[key] for key in sorted(known)]
+    sizes = set()
     for scan in track(scans):
-        save_example(folder, _prepared(scan, settings, known[scan.key]["sha256"]))
+        example, native_mm = _prepared(scan, settings, known[scan.key]["sha256"])
+        save_example(folder, example, plants_name(native_mm) if planting.plants else "")
+        sizes.add(native_mm)
+    write_plants(folder, sizes, settings, planting)
     _check_alone(scans[0], settings, known[scans[0].key]["sha256"], folder)
 
 
-def _prepared(scan: ScanFile, settings: Preprocess, sha256: str) -> Example:
+def _prepared(scan: ScanFile, settings: Preprocess, sha256: str) -> tuple[Example, tuple[float, float, float]]:
+    """A scan's example, without plants, and its own voxel size in RAS order, mm."""
     if sha256_of(scan.path) != sha256:
         raise InputError(scan.path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
     volume = read_volume(scan.path)
     prepared = prepare(volume, settings, str(scan.path))
-    return Example(scan.key, scan.subject_key, prepared, scan.annotations, np.asarray(volume.affine), sha256)
+    example = Example(scan.key, scan.subject_key, prepared, scan.annotations, np.asarray(volume.affine), sha256)
+    return example, volume.to_ras().spacing_mm
 
 
 def _check_alone(scan: ScanFile, settings: Preprocess, sha256: str, folder: Path) -> None:
@@ -51,7 +60,7 @@ def _check_alone(scan: ScanFile, settings: Preprocess, sha256: str, folder: Path
 
     Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.
     """
-    before, again = np.load(folder / f"{scan.key}.npy", mmap_mode="r"), _prepared(scan, settings, sha256).prepared.image
+    before, again = np.load(folder / f"{scan.key}.npy", mmap_mode="r"), _prepared(scan, settings, sha256)[0].prepared.image
     if not np.array_equal(before, again):
         got = f"{scan.key} is another picture after the other scans"
         raise InputError("preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans")

@@ -14,7 +14,7 @@ from cmb_models.errors import InputError
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.training.planting import COARSE, places_inside, plant
+from cmb_models.training.planting import COARSE, Plants, places_inside, plant
 from cmb_models.volume import index_from_world, world_from_index
 
 APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
@@ -34,6 +34,8 @@ class UnetSampler:
         self.examples = list(examples)
         self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
         self._inside = _places([e.prepared for e in self.examples], self._fill)
+        planted = settings.planted_per_patch + settings.planted_mimics_per_patch
+        self._plants = [_plants_of(e) if planted else None for e in self.examples]
         self._lesions = [
             (n, centre)
             for n, e in enumerate(self.examples)
@@ -58,7 +60,7 @@ class UnetSampler:
             start = lesion - rng.integers(size // 6, size - size // 6)
         else:
             n = rng.integers(len(self.examples))
-            start = rng.integers(0, np.maximum(1, np.asarray(self.examples[n].prepared.shape) - size + 1))
+            start = self._anywhere(n, rng) - rng.integers(size // 6, size - size // 6)
         prepared = self.examples[n].prepared
         start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
         image = cut_patches(prepared.image, (start + size // 2)[None], self.settings.patch_vox, self._fill[n])[0, 0]
@@ -73,33 +75,54 @@ class UnetSampler:
         image, target, weight = flip_and_turn([image, target, weight], rng)
         return vary_intensity(image, rng), target, weight
 
+    def _anywhere(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """A voxel (3,) of scan `n` inside the head, where all the look-alikes are; of the whole scan if no head is made out."""
+        inside = self._inside[n]
+        return inside[rng.integers(len(inside))] if len(inside) else rng.integers(0, self.examples[n].prepared.shape)
+
     def _plant(
         self, image: np.ndarray, n: int, start: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The patch of scan `n` that begins at voxel `start`, with simulated CMBs planted, and their centres (P, 3) in mm."""
-        wanted = rng.poisson(self.settings.planted_per_patch)
+        """The patch of scan `n` that begins at voxel `start`, with lesions planted, and the planted CMBs' centres (P, 3) in mm."""
+        s, plants = self.settings, self._plants[n]
+        kinds = np.repeat([True, False], rng.poisson((s.planted_per_patch, s.planted_mimics_per_patch)))
+        if plants is None or not len(kinds):
+            return image, np.zeros((0, 3))
         prepared, taken, planted = self.examples[n].prepared, cmbs, [np.zeros((0, 3))]
         places = self._inside[n][((self._inside[n] >= start) & (self._inside[n] < start + image.shape)).all(axis=1)]
-        for place in places[rng.permutation(len(places))[:wanted]]:
+        places = places[rng.permutation(len(places))[: len(kinds)]]
+        for place, cmb in zip(places, kinds[: len(places)], strict=True):
             place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
-            if np.any(place < start) or np.any(place > start + np.array(image.shape) - 1):
-                continue  # its maximum would lie outside
-            world = world_from_index(place, prepared.affine)
+            world = world_from_index(place, prepared.affine).reshape(1, 3)
             if len(taken) and np.linalg.norm(taken - world, axis=1).min() < APART_MM:
                 continue
-            image = plant(image, place - start, prepared.spacing_mm, self._fill[n], rng)
-            planted.append(world)
+            with_plant, centre = plant(image, place - start, plants, bool(cmb), self._fill[n], rng)
+            if np.any(np.rint(centre) < 0) or np.any(np.rint(centre) >= image.shape):
+                continue  # its maximum would lie outside
+            image, world = with_plant, world_from_index(centre + start, prepared.affine).reshape(1, 3)
+            planted += [world] if cmb else []
             taken = np.concatenate([taken, world])
         return image, np.concatenate(planted)
+
+
+def _plants_of(example: Example) -> Plants:
+    if example.plants is None:
+        remedy = "remove data/prepared and run `dvc repro`, or set all planted_ settings to 0"
+        raise InputError(f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
+    return example.plants
 
 
 @dataclass(frozen=True)
 class CandidateSet:
     """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; positive: (N,) bool."""
 
-    prepared: Prepared
+    example: Example
     index_vox: np.ndarray
     positive: np.ndarray
+
+    @property
+    def prepared(self) -> Prepared:
+        return self.example.prepared
 
 
 def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -> CandidateSet:
@@ -120,7 +143,7 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     keep = positive | ~near("possible")
     own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
     index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
-    return CandidateSet(example.prepared, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
+    return CandidateSet(example, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
 
 
 class CnnSampler:
@@ -131,6 +154,8 @@ class CnnSampler:
         self._sets = list(sets)
         self._fill = [group.prepared.air for group in self._sets]
         self._inside = _places([g.prepared for g in self._sets], self._fill)
+        planted = settings.planted_fraction + settings.planted_mimic_fraction
+        self._plants = [_plants_of(group.example) if planted else None for group in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
         self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
@@ -150,22 +175,22 @@ class CnnSampler:
         return patches, labels.astype(np.float32)
 
     def _patch(self, positive: bool, rng: np.random.Generator) -> np.ndarray:
-        if positive and rng.random() < self.settings.planted_fraction:
+        if rng.random() < (self.settings.planted_fraction if positive else self.settings.planted_mimic_fraction):
             s = rng.integers(len(self._sets))
             if len(self._inside[s]):
-                return self._planted(s, rng)
+                return self._planted(s, positive, rng)
         pool = self._positive if positive else self._negative
         s, n = pool[rng.integers(len(pool))]
         jitter = np.asarray(self.settings.jitter_vox)
         index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
         return self._vary(self._cut(s, index), rng)
 
-    def _planted(self, s: int, rng: np.random.Generator) -> np.ndarray:
-        """A patch of scan `s` with a simulated CMB about its centre, off it by as much as a candidate may be."""
+    def _planted(self, s: int, cmb: bool, rng: np.random.Generator) -> np.ndarray:
+        """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._inside[s][rng.integers(len(self._inside[s]))])
-        centre = np.asarray(patch.shape) // 2 + rng.uniform(-jitter - 0.5, jitter + 0.5)
-        return self._vary(plant(patch, centre, self._sets[s].prepared.spacing_mm, self._fill[s], rng), rng)
+        middle = np.asarray(patch.shape) // 2 + rng.integers(-jitter, jitter + 1)
+        return self._vary(plant(patch, middle, self._plants[s], cmb, self._fill[s], rng)[0], rng)
 
     def _cut(self, s: int, index: np.ndarray) -> np.ndarray:
         return cut_patches(self._sets[s].prepared.image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]

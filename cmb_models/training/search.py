@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from cmb_models.config import Cnn, Params, Section, Tuning, Unet
 from cmb_models.detect.detector import joint_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
-from cmb_models.files import sha256_of
 from cmb_models.training.examples import Example, load_training
 from cmb_models.training.folds import (
     CnnJob,
@@ -22,12 +21,14 @@ from cmb_models.training.folds import (
     job_seed,
     load_mined,
     others,
+    out_of_fold,
     pipeline_config,
     run_cnn_job,
     run_unet_job,
 )
-from cmb_models.training.identity import code_hashes
+from cmb_models.training.identity import code_hashes, content
 from cmb_models.training.parallel import Workers
+from cmb_models.training.planting import PLANTS_FILES
 from cmb_models.training.tuning import open_study, study_name, summary, tune
 
 SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points
@@ -56,8 +57,8 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
         scored = [[scored_scan(examples[m.key], m, m.stage1_score) for m in result] for result in mined]
         return [_value(scans, params, settings) for scans in scored]
 
-    content = (config, params.evaluate.tolerance_mm, split, _content(prepared_dir, examples))
-    return _search("unet", settings, params.unet, content, folds, evaluate)
+    data = content(list(examples.values()))
+    return _search("unet", settings, params.unet, (config, params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
 def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: dict) -> dict:
@@ -78,8 +79,8 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
         results = workers.map(run_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
         return [_value(join(examples, mined, scores), params, settings) for scores in results]
 
-    content = (params.evaluate.tolerance_mm, split, _content(prepared_dir, examples), _content(candidates_dir, examples))
-    return _search("cnn", settings, params.cnn, content, folds, evaluate)
+    data = content([(e, out_of_fold(e, mined, unseen)) for e in examples.values()])
+    return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
 def scored_scan(example: Example, mined: Mined, scores: np.ndarray) -> ScoredScan:
@@ -106,15 +107,10 @@ def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold:
     return f"tune {what}: trial {numbers} of {settings.trials}, fold {fold + 1}"
 
 
-def _content(folder: Path, keys: Collection[str]) -> dict[str, str]:
-    """Hashes of the folder's files of these scans; those of other scans do not matter to a search."""
-    return {p.name: sha256_of(p) for p in sorted(Path(folder).iterdir()) if p.stem in keys}
-
-
-def _search(stage: str, settings: Tuning, recipe: Section, content: tuple, folds: list, evaluate: Callable) -> dict:
+def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, folds: list, evaluate: Callable) -> dict:
     """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
     # The number of trials is left out of the name: asking for more goes on with the same study.
-    fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *content)]
+    fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
     study = open_study(name, settings.seed)
     with Workers(SIDE_BY_SIDE) as workers:

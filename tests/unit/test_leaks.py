@@ -36,6 +36,7 @@ SCANS = [
     {"key": "l_a", "dataset": "l", "subject": "l_a", "sha256": "locked file", "n_cmbs": 2},
 ]
 PARAMS = load_params(ROOT / "params.yaml")
+NO_PLANTS = PARAMS.planting.model_copy(update={"plants": 0})
 
 
 def of(subject, key=None, sha256="a file", centres=((10, 12, 16),)) -> Example:
@@ -228,7 +229,7 @@ def images(folder):
 
 def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     folder, index, split = site
-    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "all")
+    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "all")
     assert set(images(folder / "all")) == {"s_sub-a.npy", "s_sub-b.npy"}
     examples = load_training(folder / "all", split)
     assert {e.key: e.sha256 for e in examples} == {e["key"]: e["sha256"] for e in index if e["dataset"] == "s"}
@@ -236,7 +237,7 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     shutil.rmtree(folder / "raw/s/sub-b")
     (folder / "raw/s/annotations.csv").write_text((folder / "raw/l/annotations.csv").read_text())
     split = {**split, "folds": {"s_sub-a": 0}}
-    preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, folder / "one")
+    preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, NO_PLANTS, folder / "one")
     assert images(folder / "one")["s_sub-a.npy"] == images(folder / "all")["s_sub-a.npy"]
 
 
@@ -252,7 +253,7 @@ def test_normalisation_statistics_over_several_scans(site, monkeypatch):
 
     monkeypatch.setattr(preparation, "prepare", pooled)
     with pytest.raises(InputError, match="images that depend on their own scan alone, got s_sub-a is another picture"):
-        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "prepared")
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")
 
 
 @pytest.mark.parametrize("statistic", ["mean", "std", "percentiles"])
@@ -267,4 +268,4 @@ def test_a_file_that_changed_since_it_was_checked_is_not_prepared(site):
     folder, index, split = site
     shutil.copy(folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz", folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz")
     with pytest.raises(InputError, match="sub-b_swi.nii.gz: expected the file that ingest checked, got another one"):
-        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, folder / "prepared")
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")

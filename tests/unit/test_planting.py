@@ -1,35 +1,84 @@
-"""Planted lesions: dark, round, of the size drawn, inside the head."""
+"""Planted lesions: by the phantom's physics, where they are said to be, inside the head."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from cmb_models.training.planting import DEPTH, DIAMETER_MM, places_inside, plant
+from cmb_models.config import load_params
+from cmb_models.training.planting import Plants, places_inside, plant, read_plants
+from cmb_models.training.plants import SHARE, plants_name, write_plants
+from tests.imports import ROOT
 
 SPACING = (1.0, 1.0, 2.0)
 AIR = -1.0
+PARAMS = load_params(ROOT / "params.yaml")
+NATIVE = (0.9, 0.9, 3.0)
 
 
-def test_a_planted_lesion_darkens_its_place_and_leaves_the_rest():
+@pytest.fixture(scope="module")
+def plants(tmp_path_factory) -> Plants:
+    folder = tmp_path_factory.mktemp("plants")
+    write_plants(folder, [NATIVE, (0.91, 0.89, 3.01)], PARAMS.preprocess, PARAMS.planting.model_copy(update={"plants": 27}))
+    (file,) = folder.iterdir()  # sizes that differ by a hundredth of a millimetre share theirs
+    assert file.name == plants_name(NATIVE) == "plants_0.90x0.90x3.00.npz"
+    return read_plants(file)
+
+
+def test_simulated_plants_are_dark_where_they_say_and_leave_the_rest(plants):
+    assert 20 <= len(plants.share) <= 27 and set(plants.label) <= set(SHARE)
+    assert len(plants.of(cmbs=True)) + len(plants.of(cmbs=False)) == len(plants.label)
+    assert plants.share.dtype == np.float32 and all(n % 2 for n in plants.share.shape[1:])
+    assert np.abs(plants.off_vox).max() <= 0.5
+    index = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in plants.share.shape[1:]), indexing="ij"), -1)
+    for share, off in zip(plants.share, plants.off_vox, strict=True):
+        gone = np.clip(1 - share, 0.2, None) - 0.2
+        centre = (index * gone[..., None]).sum((0, 1, 2)) / gone.sum()
+        assert np.linalg.norm((centre - off) * SPACING) < 1.0  # dents and ringing move the centre of mass by less
+        assert (share[0] == 1).all() and (share[:, -1] == 1).all() and (share[:, :, 0] == 1).all()
+        assert 0 <= share.min() < 0.85 and share.max() < 1.3  # thick slices leave faint ones; edges ring
+
+
+def test_larger_ones_take_more_away(plants):
+    cmbs = plants.of(cmbs=True)
+    taken = (1 - plants.share[cmbs]).sum((1, 2, 3))
+    assert np.corrcoef(taken, plants.diameter_mm[cmbs] ** 3)[0, 1] > 0.8
+
+
+def test_the_same_settings_give_the_same_plants(plants, tmp_path):
+    write_plants(tmp_path, [NATIVE], PARAMS.preprocess, PARAMS.planting.model_copy(update={"plants": 27}))
+    again = read_plants(tmp_path / plants_name(NATIVE))
+    assert np.array_equal(again.share, plants.share) and np.array_equal(again.label, plants.label)
+
+
+def test_nothing_is_written_for_no_plants(tmp_path):
+    write_plants(tmp_path, [NATIVE], PARAMS.preprocess, PARAMS.planting.model_copy(update={"plants": 0}))
+    write_plants(tmp_path, [], PARAMS.preprocess, PARAMS.planting)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plant_lies_where_it_is_said_to(plants):
+    """The darkest voxel in the voxel that holds the centre, whatever flips and swaps were drawn; the original is left alone."""
+    one = np.ones((1, 9, 9, 5), np.float32)
+    one[0, 5, 4, 2] = 0  # darkest one voxel beside the middle along i
+    single = Plants(one, np.array([[0.9, 0.2, 0.0]]), np.array(["cmb"]), np.array([2.0]))
     tissue = np.zeros((24, 24, 12), dtype=np.float32)
-    for seed in range(20):
-        planted = plant(tissue, np.array([11.6, 12.3, 6.2]), SPACING, AIR, np.random.default_rng(seed))
-        darkest = np.array(np.unravel_index(planted.argmin(), planted.shape))
-        assert np.abs((darkest - (11.6, 12.3, 6.2)) * SPACING).max() <= 1.6
-        assert AIR <= planted.min() < 0.5 * DEPTH[0] * AIR
-        assert abs(planted[0, 0, 0]) < 1e-3 and planted.max() <= 0
+    seen = set()
+    for seed in range(30):
+        planted, centre = plant(tissue, np.array([11.6, 12.3, 6.2]), single, True, AIR, np.random.default_rng(seed))
+        darkest = np.unravel_index(planted.argmin(), planted.shape)
+        assert np.array_equal(darkest, np.rint(centre))
+        assert AIR <= planted.min() <= 0.75 * AIR and np.count_nonzero(planted) == 1
+        seen.add(tuple(map(int, darkest)))
+    assert len(seen) == 4  # either side along i, and along j once the axes are swapped
     assert not tissue.any()
 
 
-def test_the_seen_size_is_within_the_range_drawn_from():
-    tissue = np.zeros((40, 40, 40), dtype=np.float32)
-    sizes = []
-    for seed in range(40):
-        planted = plant(tissue, np.array([20.0, 20.0, 20.0]), (0.5, 0.5, 0.5), AIR, np.random.default_rng(seed))
-        volume_mm3 = (planted < planted.min() / 2).sum() * 0.5**3
-        sizes.append(2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3))
-    assert min(sizes) > 0.85 * DIAMETER_MM[0] and max(sizes) < 1.1 * DIAMETER_MM[1]
-    assert max(sizes) > 2 * min(sizes)
+def test_a_plant_at_the_border_is_cut(plants):
+    planted, centre = plant(np.zeros((24, 24, 12), np.float32), np.array([0, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    assert planted.shape == (24, 24, 12) and np.abs(centre).max() <= 0.5
+    far, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([60, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    assert not far.any()
 
 
 def test_places_are_tissue_deep_inside_the_head():

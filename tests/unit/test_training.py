@@ -21,6 +21,7 @@ from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
+from cmb_models.training.planting import Plants
 from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, label_candidates
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -35,6 +36,7 @@ UNET = Unet(
     sigma_mm=1.5,
     lesion_fraction=0.5,
     planted_per_patch=0,
+    planted_mimics_per_patch=0,
     focal_gamma=2,
     focal_beta=4,
 )
@@ -48,8 +50,18 @@ CNN = Cnn(
     dropout=0,
     positive_fraction=0.5,
     planted_fraction=0,
+    planted_mimic_fraction=0,
     jitter_vox=(1, 1, 0),
     match_mm=3,
+)
+
+
+BALL = np.linalg.norm((np.stack(np.meshgrid(*map(np.arange, (9, 9, 5)), indexing="ij"), -1) - (4, 4, 2)) * (1, 1, 2), axis=-1) <= 2
+PLANTS = Plants(  # a microbleed that leaves nothing and a mimic that leaves .7, both a third of a voxel off their middle
+    np.stack([np.where(BALL, 0, 1), np.where(BALL, 0.7, 1)]).astype(np.float32),
+    np.full((2, 3), 0.33),
+    np.array(["cmb", "mimic:iron"]),
+    np.array([4.0, 4.0]),
 )
 
 
@@ -145,6 +157,7 @@ def test_every_planted_lesion_has_its_peak_in_the_patch():
     """A patch that is dark somewhere holds a planted lesion, and is taught one: half lesions at its border would be untaught."""
     quiet = replace(example([], shape=(80, 80, 60)), annotations=example([(64, 64, 104)]).annotations)  # marked, not drawn
     quiet.prepared.image[0, 0, 0] = -3  # what air is
+    quiet = replace(quiet, plants=PLANTS)
     sampler = UnetSampler([quiet], UNET.model_copy(update={"planted_per_patch": 1.0, "lesion_fraction": 0.0}))
     dark = 0
     for seed in range(150):
@@ -156,8 +169,33 @@ def test_every_planted_lesion_has_its_peak_in_the_patch():
     assert dark > 25
 
 
+def test_planted_mimics_are_in_the_picture_and_not_in_the_target():
+    quiet = example([], shape=(80, 80, 60))
+    marked = replace(quiet, annotations=example([(64, 64, 104)]).annotations, plants=PLANTS)
+    marked.prepared.image[0, 0, 0] = -3
+    sampler = UnetSampler([marked], UNET.model_copy(update={"planted_mimics_per_patch": 2.0, "lesion_fraction": 0.0}))
+    batches = [sampler.batch(np.random.default_rng(seed)) for seed in range(40)]
+    darker = sum(int((image < -0.7).sum() > 5) for images, *_ in batches for image in images)
+    assert darker > 20 and not any(targets.any() for _, targets, _ in batches)
+
+
+def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives():
+    plain = example([], shape=(80, 80, 60))
+    plain.prepared.image[0, 0, 0] = -3
+    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[10, 10, 5], [20, 20, 5]]), np.array([True, False]))
+    all_planted = {"planted_fraction": 1.0, "planted_mimic_fraction": 1.0}
+    patches, labels = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
+    darkest = patches.min(axis=(1, 2, 3, 4))
+    assert darkest[labels == 1].max() < -1.7 < darkest[labels == 0].min() <= darkest[labels == 0].max() < -0.6
+
+
+def test_planting_without_plants_is_refused():
+    with pytest.raises(InputError, match="simulated lesions to plant"):
+        UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"planted_per_patch": 0.5}))
+
+
 def test_cnn_batches_have_the_share_of_positives():
-    image = example([(10, 10, 10)]).prepared
+    image = example([(10, 10, 10)])
     index = np.array([[10, 10, 5], [20, 20, 5], [5, 25, 9]])
     sampler = CnnSampler([CandidateSet(image, index, np.array([True, False, False]))], CNN)
     patches, labels = sampler.batch(np.random.default_rng(0))
@@ -178,7 +216,7 @@ def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
 
 
 def test_cnn_learns_dark_spots(tmp_path):
-    image = example([(10, 10, 10), (22, 8, 20)]).prepared
+    image = example([(10, 10, 10), (22, 8, 20)])
     index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9], [26, 14, 3]])
     group = CandidateSet(image, index, np.array([True, True, False, False, False]))
     model = train_cnn(CnnSampler([group], CNN), seed=0)

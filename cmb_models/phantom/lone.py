@@ -1,0 +1,32 @@
+"""Lesions amid nothing: SWI of bodies in a uniform signal, noiseless, by the same acquisition as a whole head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmb_models.phantom.lesions.lesion import Lesion, add_lesion
+from cmb_models.phantom.scanner import acquisition, images
+from cmb_models.phantom.scanner.slab import Slab
+
+
+def uniform_signal(slab: Slab, lesions: Sequence[Lesion]) -> np.ndarray:
+    """Complex64 signal (I, J, K) on slab.fine of lesions amid a signal of 1; all 1 without lesions."""
+    signal = np.ones(slab.fine.shape, np.complex64)
+    for lesion in lesions:
+        add_lesion(signal, slab, lesion)
+    return signal
+
+
+def uniform_swi(slab: Slab, lesions: Sequence[Lesion]) -> np.ndarray:
+    """SWI (I, J, K) float32 on slab.acquired of lesions amid a signal of 1: what each voxel keeps of it."""
+    signal, config = uniform_signal(slab, lesions), slab.config
+    image = acquisition.scan_signal(np.random.default_rng(0), signal, slab.acquired.shape, 0.0, config.resolved)
+    return swi_of(image, slab)
+
+
+def swi_of(image: np.ndarray, slab: Slab) -> np.ndarray:
+    """SWI (I, J, K) float32 of a complex image (I, J, K) by this slab's phase filter and mask."""
+    half_width = tuple(slab.config.highpass_vox / 2 / n for n in slab.config.shape[:2])
+    return images.swi(np.abs(image), images.highpass_phase(image, half_width), slab.config.mask_power)

@@ -1,0 +1,59 @@
+"""The fixed filters in front of stage 1: high in dark spots, near zero in lines, sheets and large dark regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cmb_models.networks.spots import ACROSS, IN_PLANE, OBLIQUE, DarkSpots
+
+SHAPE = (40, 40, 24)
+MIDDLE = (20, 20, 12)
+AT = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - MIDDLE  # voxels; 1 x 1 x 2 mm
+
+
+def spots(dark: np.ndarray) -> np.ndarray:
+    """(3, I, J, K) of an image that is 0, and -1 where `dark`."""
+    return DarkSpots()(torch.from_numpy(-dark.astype(np.float32))[None, None])[0].numpy()
+
+
+def test_a_ball_is_filled_from_every_side():
+    ball = ((AT * (1, 1, 2)) ** 2).sum(-1) <= 2**2
+    image, within, everywhere = spots(ball)
+    np.testing.assert_array_equal(image, -ball.astype(np.float32))
+    assert within[MIDDLE] == everywhere[MIDDLE] == 1
+    assert everywhere[~ball].max() == 0  # nothing is ever filled where nothing is dark
+
+
+@pytest.mark.parametrize("direction", [*IN_PLANE, *ACROSS, *OBLIQUE])
+def test_a_line_is_not_filled_along_itself(direction):
+    line = np.zeros(SHAPE, bool)
+    for step in range(-19, 20):
+        voxel = np.add(MIDDLE, np.multiply(direction, step))
+        if np.all(voxel >= 0) and np.all(voxel < SHAPE):
+            line[tuple(voxel)] = True
+    _, within, everywhere = spots(line)
+    assert everywhere[MIDDLE] == 0
+    assert within[MIDDLE] == (direction[2] != 0)  # seen in one slice alone, a line that crosses it is a spot
+
+
+def test_sheets_and_large_regions_are_no_spots():
+    for dark in (np.abs(AT[..., 0]) <= 1, np.abs(AT[..., 2]) <= 1, (np.abs(AT) <= (8, 8, 6)).all(-1)):
+        assert spots(dark)[2][MIDDLE] == 0
+
+
+def test_a_run_shorter_than_the_line_is_filled_and_one_as_long_is_not():
+    """Along i, by lines of 9 voxels: one of 8 is bridged, one of 9 holds the line. All other lines lie across it and fill it."""
+    for length, filled in ((8, 1), (9, 0)):
+        dark = np.zeros(SHAPE, bool)
+        dark[10 : 10 + length, 20, 12] = True
+        assert spots(dark)[1][12, 20, 12] == filled
+
+
+def test_places_move_with_the_image():
+    image = torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    whole = DarkSpots()(image)
+    piece = DarkSpots()(image[:, :, 3:, 2:, 1:])
+    inner = (slice(None), slice(None), slice(12, -12), slice(12, -12), slice(8, -8))
+    assert torch.equal(whole[:, :, 3:, 2:, 1:][inner], piece[inner])
