@@ -1,0 +1,135 @@
+"""nnU-Net v2 (Isensee 2021, Nature Methods 18:203) from its own package, run by its own commands in processes of their own.
+
+It is no dependency of this project. Where a Python has it (`pip install nnunetv2`) and a GPU, or where it is asked for by name,
+the scans are written in its raw layout, planned, trained and predicted, and its probabilities are read back as findings.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.alternatives.single_stage import components, sphere_mask
+from cmb_models.errors import InputError
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.files import write_json
+from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.site import ScanFile
+from cmb_models.volume import Volume
+
+DATASET, CONFIGURATION = 501, "3d_fullres"
+NAME = f"Dataset{DATASET}_Microbleeds"
+STEPS_PER_EPOCH = 250  # nnUNetTrainer.num_iterations_per_epoch
+EPOCHS = {1: "nnUNetTrainer_1epoch"} | {
+    n: f"nnUNetTrainer_{n}epochs" for n in (5, 10, 20, 50, 100, 250, 500, 750)
+}  # in the package
+THRESHOLD = 0.1  # on its probability of a microbleed: its own .5 would end the FROC early
+ENTRY = {  # what its console scripts call; called so, they are found whatever PATH says
+    "plan": "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:plan_and_preprocess_entry",
+    "train": "nnunetv2.run.run_training:run_training_entry",
+    "predict": "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
+}
+
+
+def unavailable(python: str) -> str | None:
+    """Why nnU-Net cannot run here, None if it can. python: an interpreter that has it, asked for by name; "" for this one."""
+    code = "import nnunetv2, torch; print(torch.cuda.is_available())"
+    try:
+        done = subprocess.run([python or sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{python} cannot be run ({error.strerror})"
+    if done.returncode:
+        return "the package nnunetv2 is not installed (pip install nnunetv2, in an environment of its own)"
+    if not python and done.stdout.strip() != "True":
+        return "no CUDA device; with --nnunet-python it runs on the CPU, for days"
+    return None
+
+
+def epochs_for(steps: int) -> int:
+    """The number of epochs among the package's trainers whose steps come nearest to `steps`."""
+    return min(EPOCHS, key=lambda n: abs(n * STEPS_PER_EPOCH - steps))
+
+
+def run(
+    training: Sequence[ScanFile], split: dict, test: Sequence[ScanFile], steps: int, python: str = "", folder: Path | None = None
+) -> tuple[list[ScoredScan], dict]:
+    """Train on all training scans and answer for the test scans. split: {"folds": {subject: fold}}, handed over as its splits.
+
+    folder: where its files go and stay, else a temporary one. Returns the findings and what was run.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(folder or temporary)
+        write_raw(root / "raw" / NAME, training, test)
+        epochs, trainer = epochs_for(steps), EPOCHS[epochs_for(steps)]
+        device = "cuda" if _has_cuda(python) else "cpu"
+        _call(root, python, "plan", "-d", str(DATASET), "--verify_dataset_integrity", "-c", CONFIGURATION, "-np", "2", "-npfp", "2")
+        write_json(root / "preprocessed" / NAME / "splits_final.json", splits(training, split["folds"]))
+        _call(root, python, "train", str(DATASET), CONFIGURATION, "all", "-tr", trainer, "-device", device)
+        images, answers = root / "raw" / NAME / "imagesTs", root / "answers"
+        options = ["-d", str(DATASET), "-c", CONFIGURATION, "-tr", trainer, "-f", "all", "--save_probabilities", "-device", device]
+        _call(root, python, "predict", "-i", str(images), "-o", str(answers), *options, "-npp", "1", "-nps", "1")
+        found = [read_answer(answers, scan) for scan in test]
+    return found, {"trainer": trainer, "steps": epochs * STEPS_PER_EPOCH, "device": device, "threshold": THRESHOLD}
+
+
+def write_raw(folder: Path, training: Sequence[ScanFile], test: Sequence[ScanFile]) -> None:
+    """nnU-Net's raw layout: images as stored, masks with a sphere at each microbleed, dataset.json."""
+    for scan in training:
+        volume = read_volume(scan.path)
+        cmbs = [a for a in scan.annotations if a.is_cmb]
+        centres = np.array([a.centre_mm for a in cmbs]).reshape(-1, 3)
+        mask = sphere_mask(volume.data.shape, volume.affine, centres, np.array([a.diameter_mm / 2 for a in cmbs]))
+        write_volume(folder / "imagesTr" / f"{scan.key}_0000.nii.gz", volume)
+        write_volume(folder / "labelsTr" / f"{scan.key}.nii.gz", Volume(mask, volume.affine), np.uint8)
+    for scan in test:
+        write_volume(folder / "imagesTs" / f"{scan.key}_0000.nii.gz", read_volume(scan.path))
+    labels = {"background": 0, "cmb": 1}
+    about = {"channel_names": {"0": "SWI"}, "labels": labels, "numTraining": len(training), "file_ending": ".nii.gz"}
+    write_json(folder / "dataset.json", about)
+
+
+def splits(training: Sequence[ScanFile], folds: dict[str, int]) -> list[dict]:
+    """nnU-Net's splits_final.json with our folds: {"train": [case], "val": [case]} of each."""
+    cases = []
+    for n in range(max(folds.values()) + 1):
+        held = [s.key for s in training if folds[s.subject_key] == n]
+        cases.append({"train": [s.key for s in training if s.key not in held], "val": held})
+    return cases
+
+
+def read_answer(folder: Path, scan: ScanFile) -> ScoredScan:
+    """nnU-Net's probabilities of one test scan as findings. InputError when they are missing."""
+    file = folder / f"{scan.key}.npz"
+    if not file.is_file():
+        raise InputError(file, "nnU-Net's probabilities", "no such file", "read what nnUNetv2_predict printed")
+    with np.load(file) as arrays:
+        probability = np.asarray(arrays["probabilities"][1], dtype=np.float32).transpose(2, 1, 0)  # it stores (k, j, i)
+    centres, scores = components(probability, read_volume(scan.path).affine, THRESHOLD)
+    return ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, scores)
+
+
+def _has_cuda(python: str) -> bool:
+    code = "import torch; print(torch.cuda.is_available())"
+    return subprocess.run([python or sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def _call(root: Path, python: str, command: str, *arguments: str) -> None:
+    """One of nnU-Net's commands with its folders below `root`; its output goes to <command>.log there."""
+    module, function = ENTRY[command].split(":")
+    code = f"import sys; sys.argv[0] = 'nnUNetv2_{command}'; from {module} import {function}; {function}()"
+    folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+    log = root / f"{command}.log"
+    environment = {**os.environ, **folders, "nnUNet_compile": "false"}
+    with log.open("w", encoding="utf-8") as stream:
+        line = [python or sys.executable, "-c", code, *arguments]
+        done = subprocess.run(line, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
+        got = f"{done.returncode}: {last}"
+        raise InputError(f"nnUNetv2_{command}", "exit code 0", got, "read its messages and correct the installation")
