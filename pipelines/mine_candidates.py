@@ -6,19 +6,21 @@ from cmb_models.config import load_params
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
+from cmb_models.training.checkpoint import kept_until_done
 from cmb_models.training.crossval import mine_out_of_fold
 from cmb_models.training.examples import load_examples
 from cmb_models.training.folds import save_mined
 from cmb_models.training.search import apply_tuned, scored_scan
-from pipelines.stage import CANDIDATES, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET, run
+from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET, run
 
 
 def main() -> None:
     params = load_params(PARAMS)
     unet = apply_tuned(params.unet, read_json(TUNED_UNET))
-    mined = mine_out_of_fold(params, unet, PREPARED, read_json(SPLIT))
-    for scan in mined:
-        save_mined(CANDIDATES, scan)
+    with kept_until_done(CHECKPOINTS / "mine_candidates") as checkpoints:
+        mined = mine_out_of_fold(params, unet, PREPARED, read_json(SPLIT), checkpoints)
+        for scan in mined:
+            save_mined(CANDIDATES, scan)
     examples = {e.key: e for e in load_examples(PREPARED)}
     rows = froc_table([scored_scan(examples[m.key], m, m.stage1_score) for m in mined], params.evaluate.tolerance_mm)
     metrics = {f"sensitivity_at_{row['fp_per_scan']:g}_fp": row["sensitivity"] for row in rows}

@@ -21,6 +21,7 @@ CALIBRATION = Path("models/calibration.json")
 WEIGHTS = Path("models/weights")
 BUNDLE = Path("models/bundle")
 REPORTS = Path("reports")
+CHECKPOINTS = Path("studies/checkpoints")  # no output: what a killed stage goes on from
 
 
 def run(main: Callable[[], None]) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from cmb_models.config import load_params
-from cmb_models.files import read_json
+from cmb_models.files import read_json, replacing_folder
 from cmb_models.registry.tracking import log_stage
+from cmb_models.training.checkpoint import kept_until_done
 from cmb_models.training.examples import load_training
 from cmb_models.training.final import save_weights, train_both
 from cmb_models.training.folds import load_mined
 from cmb_models.training.search import apply_tuned
-from pipelines.stage import CANDIDATES, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
+from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
 
 
 def main() -> None:
     params = load_params(PARAMS)
     unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
     examples = load_training(PREPARED, read_json(SPLIT))
-    models = train_both(unet, cnn, examples, {m.key: m for m in load_mined(CANDIDATES)}, params.train.seed)
-    save_weights(WEIGHTS, unet, cnn, *models, examples)
+    mined = {m.key: m for m in load_mined(CANDIDATES)}
+    with kept_until_done(CHECKPOINTS / "train") as checkpoints:
+        models = train_both(unet, cnn, examples, mined, params.train.seed, checkpoints)
+        with replacing_folder(WEIGHTS) as folder:
+            save_weights(folder, unet, cnn, *models, examples)
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 
 

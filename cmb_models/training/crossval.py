@@ -28,25 +28,30 @@ from cmb_models.training.parallel import Workers
 from cmb_models.training.search import join
 
 
-def mine_out_of_fold(params: Params, unet: Unet, prepared_dir: Path, split: dict) -> list[Mined]:
+def mine_out_of_fold(params: Params, unet: Unet, prepared_dir: Path, split: dict, checkpoints: Path | None = None) -> list[Mined]:
     """Stage 1 trained once a fold; candidates of each scan from the model that did not see its subject, by key."""
     folds, seed = fold_of(split), params.mine_candidates.seed
     load_training(prepared_dir, split)
     config = pipeline_config(params, params.cnn)
-    jobs = [UnetJob(prepared_dir, others(folds, n), held, unet, config, job_seed(seed, n)) for n, held in enumerate(folds)]
+    jobs = [
+        UnetJob(prepared_dir, others(folds, n), held, unet, config, job_seed(seed, n), checkpoints) for n, held in enumerate(folds)
+    ]
     with Workers(len(jobs)) as workers:
         results = workers.map(run_unet_job, jobs, unet.steps * len(jobs), f"stage 1, {len(jobs)} folds")
     return sorted((m for result in results for m in result), key=lambda m: m.key)
 
 
-def cross_validate(params: Params, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: dict) -> list[ScoredScan]:
+def cross_validate(
+    params: Params, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: dict, checkpoints: Path | None = None
+) -> list[ScoredScan]:
     """Both stages out of fold: stage 2 is trained once a fold on the other folds' out-of-fold candidates. Joint scores, by key."""
     folds, seed = fold_of(split), params.cross_validate.seed
     unseen = frozenset(split.get("held_out", ()))
     examples = {e.key: e for e in load_training(prepared_dir, split)}
     mined = {m.key: m for m in load_mined(candidates_dir)}
     jobs = [
-        CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen) for n, held in enumerate(folds)
+        CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen, checkpoints)
+        for n, held in enumerate(folds)
     ]
     with Workers(len(jobs)) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")

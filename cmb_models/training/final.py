@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from cmb_models.config import Cnn, Unet
-from cmb_models.files import read_json, replacing, write_json
+from cmb_models.files import read_json, write_json
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.examples import Example
-from cmb_models.training.folds import Mined, cnn_sampler, job_seed
+from cmb_models.training.folds import Mined, cnn_checkpoint, cnn_sampler, job_seed, unet_checkpoint
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.sampling import UnetSampler
@@ -21,14 +22,19 @@ from cmb_models.training.sampling import UnetSampler
 RECIPE = "recipe.json"
 
 
-def train_both(unet: Unet, cnn: Cnn, examples: list[Example], mined: dict[str, Mined], seed: int) -> tuple[nn.Module, nn.Module]:
+def train_both(
+    unet: Unet, cnn: Cnn, examples: list[Example], mined: dict[str, Mined], seed: int, checkpoints: Path | None = None
+) -> tuple[nn.Module, nn.Module]:
     """Train stage 1 and stage 2 on every example; stage 2 sees out-of-fold candidates only (by key), as it does in production."""
     with progress_bar() as bar:
         first = bar.add_task("train stage 1 on all scans", total=unet.steps)
         second = bar.add_task("train stage 2 on all candidates", total=cnn.steps)
-        unet_model = train_unet(UnetSampler(examples, unet), job_seed(seed, 1), lambda step: bar.update(first, completed=step + 1))
+        checkpoint = unet_checkpoint(checkpoints, unet, job_seed(seed, 1), examples)
+        sampler = UnetSampler(examples, unet)
+        unet_model = train_unet(sampler, job_seed(seed, 1), lambda step: bar.update(first, completed=step + 1), checkpoint)
+        checkpoint = cnn_checkpoint(checkpoints, cnn, job_seed(seed, 2), examples, mined)
         sampler = cnn_sampler(examples, mined, cnn)
-        cnn_model = train_cnn(sampler, job_seed(seed, 2), lambda step: bar.update(second, completed=step + 1))
+        cnn_model = train_cnn(sampler, job_seed(seed, 2), lambda step: bar.update(second, completed=step + 1), checkpoint)
     return unet_model.cpu(), cnn_model.cpu()
 
 
@@ -38,8 +44,7 @@ def save_weights(
     """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
     they were trained on by name and content. recipe.json comes last, it marks a whole folder."""
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
-        with replacing(folder / name) as temporary:
-            torch.save(model.state_dict(), temporary)
+        save_tensors(folder / name, model.state_dict())
     scans = {e.key: e.sha256 for e in examples}
     write_json(folder / RECIPE, {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans})
 

@@ -17,7 +17,9 @@ from cmb_models.files import replacing
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap
+from cmb_models.training.checkpoint import Checkpoint, open_checkpoint
 from cmb_models.training.examples import Example, load_examples
+from cmb_models.training.identity import content
 from cmb_models.training.loop import best_device, train_cnn, train_unet
 from cmb_models.training.parallel import count_step
 from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
@@ -41,7 +43,10 @@ class Mined:
 
 @dataclass(frozen=True)
 class UnetJob:
-    """Train stage 1 on the `training` subjects' examples in `prepared_dir`, then mine those of `held_out`."""
+    """Train stage 1 on the `training` subjects' examples in `prepared_dir`, then mine those of `held_out`.
+
+    checkpoints: folder where a killed training leaves its state; None for one too short to be worth it.
+    """
 
     prepared_dir: Path
     training: frozenset[str]
@@ -49,6 +54,7 @@ class UnetJob:
     unet: Unet
     config: PipelineConfig
     seed: int
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class CnnJob:
     cnn: Cnn
     seed: int
     unseen: frozenset[str] = frozenset()
+    checkpoints: Path | None = None
 
 
 def pipeline_config(params: Params, cnn: Cnn, decision: Decision = UNDECIDED) -> PipelineConfig:
@@ -82,7 +89,8 @@ def job_seed(seed: int, *position: int) -> int:
 def run_unet_job(job: UnetJob) -> list[Mined]:
     """Candidates of the held-out scans from a stage 1 that saw the training subjects alone."""
     training, held_out = _divide(job)
-    model = train_unet(UnetSampler(training, job.unet), job.seed, count_step)
+    checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training)
+    model = train_unet(UnetSampler(training, job.unet), job.seed, count_step, checkpoint)
     return [mine(e, model, job.config, job.training) for e in held_out]
 
 
@@ -104,7 +112,8 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans' candidates, by scan."""
     mined = {m.key: m for m in load_mined(job.candidates_dir)}
     training, held_out = _divide(job)
-    model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step)
+    checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined)
+    model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint)
     network = as_callable(Score(model), best_device())
     scores = {}
     for example in held_out:
@@ -128,6 +137,20 @@ def out_of_fold(example: Example, mined: dict[str, Mined], unseen: frozenset[str
         raise InputError(case, "mined candidates", "none", remedy)
     keep_apart(case, mined[example.key].trained_on, {example.subject, *unseen}, remedy)
     return mined[example.key]
+
+
+def unet_checkpoint(folder: Path | None, unet: Unet, seed: int, examples: list[Example]) -> Checkpoint | None:
+    """Where such a training of stage 1 leaves its state; None without a folder."""
+    return open_checkpoint(folder, "unet", unet, seed, content(examples)) if folder else None
+
+
+def cnn_checkpoint(folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, Mined]) -> Checkpoint | None:
+    """Where such a training of stage 2 leaves its state; None without a folder."""
+    if folder is None:
+        return None
+    return open_checkpoint(
+        folder, "cnn", cnn, seed, content(examples), [content(out_of_fold(e, mined).index_vox) for e in examples]
+    )
 
 
 def fold_of(split: dict) -> list[frozenset[str]]:

@@ -13,6 +13,7 @@ from torch import nn
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
+SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
+HALVINGS = 2  # of the learning rate before a diverging training is given up
 AVERAGE_LAST = 0.25  # share of the steps whose weights are averaged: steadier than the last step alone (Izmailov 2018)
 
 
@@ -28,7 +31,11 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None) -> nn.Module:
+class Diverged(FloatingPointError):
+    """A training whose loss or weights are no numbers any more, whatever the learning rate."""
+
+
+def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
     """Train stage 1 from a seed; returns the model in float32 on `best_device()`."""
     s: Unet = sampler.settings
     torch.manual_seed(seed)
@@ -36,14 +43,14 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None) -
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:
-        image, target, weight = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
+        image, target, weight = (_to(device, a) for a in sampler.batch(rng))
         logits = model(image.to(memory_format=torch.channels_last_3d))
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
-    return _fit(model, loss, s, step_done)
+    return _fit(model, loss, s, rng, step_done, checkpoint)
 
 
-def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None) -> nn.Module:
+def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
     """Train stage 2 from a seed; returns the model in float32 on `best_device()`."""
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
@@ -51,39 +58,100 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None) -> 
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:
-        patches, labels = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
+        patches, labels = (_to(device, a) for a in sampler.batch(rng))
         logits = model(patches.to(memory_format=torch.channels_last_3d))
         return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
 
-    return _fit(model, loss, s, step_done)
+    return _fit(model, loss, s, rng, step_done, checkpoint)
 
 
-def _fit(model: nn.Module, loss: Callable[[torch.device], torch.Tensor], s: Unet | Cnn, step_done: Step | None) -> nn.Module:
-    """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights."""
+def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _fit(
+    model: nn.Module,
+    loss: Callable[[torch.device], torch.Tensor],
+    s: Unet | Cnn,
+    rng: np.random.Generator,
+    step_done: Step | None,
+    checkpoint: Checkpoint | None,
+) -> nn.Module:
+    """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
+
+    loss: draws a batch with `rng` and gives its loss on a device. With a checkpoint a killed training goes on from its last state
+    to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed order).
+    Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
+    """
     device = best_device()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _learning_rate_factor(n, s.steps))
-    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
-    for step in range(s.steps):
-        with torch.autocast(device.type, torch.bfloat16):
-            value = loss(device)
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"training loss became {value.item()} at step {step}: lower the learning rate ({s.learning_rate:g})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+    state = TrainingState(model, optimizer, torch.optim.swa_utils.AveragedModel(model, use_buffers=True), rng)
+    _resume(state, checkpoint, step_done)
+    safe = state.capture()
+    while state.step < s.steps:
+        if state.step % SNAPSHOT == 0 and state.is_finite():
+            safe = state.capture()
+            if checkpoint:
+                checkpoint.save_if_due(safe)
+        for group in optimizer.param_groups:
+            group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
+        value, norm = _gradient(model, optimizer, loss, device)
+        if not torch.isfinite(value + norm):
+            _step_back(state, safe, s, value.item())
+            continue
         optimizer.step()
-        schedule.step()
-        if step >= (1 - AVERAGE_LAST) * s.steps:
-            average.update_parameters(model)
-        if step % 100 == 0:
-            log.info("step %d of %d: loss %.4f", step, s.steps, value.item())
+        if state.step >= (1 - AVERAGE_LAST) * s.steps:
+            state.average.update_parameters(model)
+        if state.step % 100 == 0:
+            log.info("step %d of %d: loss %.4f", state.step, s.steps, value.item())
         if step_done:
-            step_done(step)
-    return average.module.eval()
+            step_done(state.step)
+        state.step += 1
+        if state.step == s.steps and not state.is_finite():
+            _step_back(state, safe, s, math.nan)
+    if checkpoint:
+        checkpoint.save(state.capture())  # finished trainings too: a stage killed in a later one does not begin again
+    return state.average.module.eval()
+
+
+def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step | None) -> None:
+    """Go on from the checkpoint's state, if it has one, telling of the steps that are already done."""
+    saved = checkpoint.load() if checkpoint else None
+    if saved is None:
+        return
+    state.restore(saved)
+    log.info("going on from step %d of %s", state.step, checkpoint.path)
+    for step in range(state.step if step_done else 0):
+        step_done(step)
+
+
+def _gradient(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[torch.device], torch.Tensor], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch's loss and the norm of its gradient, which is left, limited, in the model."""
+    # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
+    fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        value = loss(device)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    return value.detach(), nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+
+
+def _step_back(state: TrainingState, safe: dict, s: Unet | Cnn, value: float) -> None:
+    """Back to the last sound state with half the learning rate; Diverged when that was done HALVINGS times already."""
+    if state.rate <= 0.5**HALVINGS:
+        tried = f"({s.learning_rate:g}; {HALVINGS} times halved it did so again)"
+        raise Diverged(
+            f"training loss became {value} at step {state.step}: lower the learning rate {tried}, or look for broken scans"
+        )
+    log.warning("training loss became %s at step %d: back to step %d, learning rate halved", value, state.step, safe["step"])
+    rate = state.rate / 2
+    state.restore(safe)
+    state.rate = rate
 
 
 def _learning_rate_factor(step: int, steps: int) -> float:

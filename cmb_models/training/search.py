@@ -28,7 +28,6 @@ from cmb_models.training.folds import (
 )
 from cmb_models.training.identity import code_hashes, content
 from cmb_models.training.parallel import Workers
-from cmb_models.training.planting import PLANTS_FILES
 from cmb_models.training.tuning import open_study, study_name, summary, tune
 
 SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.trial import Trial, TrialState
+
+from cmb_models.training.identity import digest
 
 Fold = int
 Evaluate = Callable[[Sequence[tuple[dict[str, float], int]], Fold], list[float]]
@@ -19,8 +19,7 @@ LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose rat
 
 def study_name(stage: str, *what: object) -> str:
     """Name of a study: the stage and a hash of all that its values depend on, so that changed data or settings start anew."""
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-    return f"{stage}-{digest[:12]}"
+    return f"{stage}-{digest(*what)}"
 
 
 def open_study(name: str, seed: int, storage: str | None = None) -> optuna.Study:

@@ -1,0 +1,122 @@
+"""The state of a training, in memory to step back to and on disk for a killed run to go on from, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cmb_models.errors import InputError
+from cmb_models.files import replacing
+from cmb_models.training.identity import code_hashes, digest
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 20.0  # a kill costs no more than this; writing the 2 MB of the default U-Net's state takes 30 ms, so under 1 %
+
+
+@dataclass
+class TrainingState:
+    """All that the next step depends on. rate: factor on the learning rate, halved each time the training diverges."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: torch.optim.swa_utils.AveragedModel
+    rng: np.random.Generator
+    step: int = 0
+    rate: float = 1.0
+
+    def capture(self) -> dict[str, Any]:
+        """A copy that later steps do not change."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
+        random = {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        tensors = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+        return {**tensors, "random": random, "step": self.step, "rate": self.rate}
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        """Go back, or on, to a captured state. A copy is taken, so that it can be gone back to again."""
+        self.model.load_state_dict(captured["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(captured["optimizer"]))
+        self.average.load_state_dict(captured["average"])
+        self.rng.bit_generator.state = captured["random"]["numpy"]
+        torch.set_rng_state(captured["random"]["torch"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(captured["random"]["cuda"])
+        self.step, self.rate = captured["step"], captured["rate"]
+
+    def is_finite(self) -> bool:
+        """Whether every weight, and every averaged weight, is a number."""
+        weights = [*self.model.parameters(), *self.average.parameters()]
+        return bool(torch.stack([torch.isfinite(w).all() for w in weights]).all())
+
+
+@dataclass
+class Checkpoint:
+    """One training's file. Its name is a hash of all the training depends on, so that no other one can pick it up."""
+
+    path: Path
+    every_s: float = EVERY_S
+    _saved: float = field(default_factory=time.monotonic)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last; None if there is none, or none that can be read."""
+        if not self.path.is_file():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in any way, and beginning anew is right after each
+            log.warning("%s cannot be read and is left aside: %s", self.path, error)
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state, atomically. A full disk is a warning: the training itself needs none of it."""
+        try:
+            save_tensors(self.path, state)
+        except InputError as error:
+            log.warning("training goes on without a checkpoint: %s", error)
+        self._saved = time.monotonic()
+
+    def save_if_due(self, state: dict[str, Any]) -> None:
+        """Write a state unless one was written less than `every_s` ago."""
+        if time.monotonic() - self._saved >= self.every_s:
+            self.save(state)
+
+
+def open_checkpoint(folder: Path, kind: str, *depends_on: object) -> Checkpoint:
+    """The checkpoint of the training that `depends_on` describes: settings, seed, data.
+
+    Code, torch and the kind of device count too: with another of them the same seed gives other weights.
+    """
+    machine = (torch.__version__, np.__version__, "cuda" if torch.cuda.is_available() else "cpu")
+    return Checkpoint(Path(folder) / f"{kind}-{digest(kind, depends_on, machine, code_hashes())}.pt")
+
+
+@contextlib.contextmanager
+def kept_until_done(folder: Path) -> Iterator[Path]:
+    """A folder for the checkpoints of one stage: they outlive a stage that fails or is killed, and go when it is done.
+
+    Finished trainings are among them, so that a stage killed in its third one does not begin again with the first.
+    """
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_tensors(path: Path, what: Any) -> None:
+    """torch.save, atomically; by way of memory, since torch itself tells of a full disk in a RuntimeError of its own."""
+    buffer = io.BytesIO()
+    torch.save(what, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

@@ -1,0 +1,48 @@
+"""Hashes of all that a training's or a trial's result depends on: what was made from something else is never taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.files import sha256_of
+
+LIBRARY = Path(__file__).resolve().parent.parent
+
+
+def digest(*what: object) -> str:
+    """12 hexadecimal digits of the SHA-256 of `what` as canonical JSON; objects that JSON does not know count as their text."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+@cache
+def code_hashes() -> dict[str, str]:
+    """Hashes of the code between prepared scans and a trial's value, by file."""
+    folders = (".", "detect", "io", "networks", "training", "evaluation")
+    files = [f for folder in folders for f in sorted((LIBRARY / folder).glob("*.py")) if f.name != "cli.py"]
+    return {f.relative_to(LIBRARY).as_posix(): sha256_of(f) for f in files}
+
+
+def array_sha256(*arrays: np.ndarray) -> str:
+    """Hash of arrays' contents in index order, with shapes and types. Reads all of a memory-mapped one (0.8 GB/s measured)."""
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(f"{array.shape}{array.dtype}".encode())
+        whole.update(np.ascontiguousarray(array))
+    return whole.hexdigest()
+
+
+def content(value: object) -> object:
+    """`value` as plain data for `digest`, arrays as their hashes; a dataclass field by field, so that no new one is missed."""
+    if isinstance(value, np.ndarray):
+        return array_sha256(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: content(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return [content(v) for v in value] if isinstance(value, list | tuple) else value
