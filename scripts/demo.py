@@ -136,7 +136,7 @@ def show_results(started: float) -> None:
         rows = list(csv.DictReader(stream))
     console.print(f"{len(rows)} microbleeds found in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")
     console.print(f"pictures of every finding   {WORKSPACE / 'results'}/*.png", soft_wrap=True)
-    console.print(f"figures and reports         {WORKSPACE / 'reports'}", soft_wrap=True)
+    console.print(f"everything on one page      {WORKSPACE / 'reports/report.html'}", soft_wrap=True)
     console.print("runs and releases           cd demo && ../.venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
     console.print(f"done in {(time.monotonic() - started) / 60:.1f} minutes. Research software, not a medical device.")
 

@@ -25,6 +25,7 @@ LAYERS = (
     ("cmb_models/phantom",),
     ("cmb_models/networks", "cmb_models/bundle.py"),
     ("cmb_models/training",),
+    ("cmb_models/report",),
     ("cmb_models/client",),
     ("cmb_models/registry",),
     ("cmb_models/commands", "cmb_models/cli.py"),
@@ -37,6 +38,7 @@ ONLY_IN = {
     "optuna": ("cmb_models/training", "pipelines"),
     "tritonclient": ("cmb_models/client", "serving"),
     "triton_python_backend_utils": ("serving",),
+    "jinja2": ("cmb_models/report",),
     "dvc": (),
 }
 LIBRARY = sorted((ROOT / "cmb_models").rglob("*.py"))

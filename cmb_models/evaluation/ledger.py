@@ -33,12 +33,13 @@ def require_whole(file: Path) -> None:
 def count_evaluation(file: Path, bundle_sha256: str, scans_sha256: str, commit: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Append an evaluation and return how often this locked set has been looked at, this time included.
 
-    Returns {"scans_sha256", "evaluations", "bundles"}: evaluations of this set, and of how many different bundles. The same bundle
-    evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. commit: checked out in the workspace, ""
+    Returns {"scans_sha256", "time", "evaluations", "bundles"}: evaluations of this set, and of how many different bundles. The same
+    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. commit: checked out in the workspace, ""
     outside of git. Raises InputError for a broken log, before anything is written.
     """
     require_whole(file)
     figures = {name: metrics[name] for name in KEY_FIGURES}
-    append_entry(file, bundle_sha256=bundle_sha256, scans_sha256=scans_sha256, commit=commit, figures=figures)
+    entry = append_entry(file, bundle_sha256=bundle_sha256, scans_sha256=scans_sha256, commit=commit, figures=figures)
     own = [e for e in read_entries(file) if e["scans_sha256"] == scans_sha256]
-    return {"scans_sha256": scans_sha256, "evaluations": len(own), "bundles": len({e["bundle_sha256"] for e in own})}
+    counted = {"evaluations": len(own), "bundles": len({e["bundle_sha256"] for e in own})}
+    return {"scans_sha256": scans_sha256, "time": entry["time"], **counted}

@@ -175,7 +175,7 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
 
 def read_rows(folder: Path) -> Saved:
     """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out."""
-    tables = {name: _read(Path(folder) / name, columns) for name, columns in _TABLES.items()}
+    tables = {name: read_table(Path(folder) / name) for name in _COLUMNS}
     if not tables[SCANS]:
         raise InputError(Path(folder) / SCANS, "one row a scan", "none", "run the stage that writes it again")
     lesions, found = (_by_scan(tables[name]) for name in (LESIONS, DETECTIONS))
@@ -184,7 +184,7 @@ def read_rows(folder: Path) -> Saved:
     return Saved(scans, folds or None, float(tables[SCANS][0]["threshold"]))
 
 
-_TABLES = {SCANS: SCAN_ROW, LESIONS: LESION_ROW, DETECTIONS: DETECTION_ROW}
+_COLUMNS = {SCANS: SCAN_ROW, LESIONS: LESION_ROW, DETECTIONS: DETECTION_ROW}
 
 
 def _scan(row: dict, lesions: list[dict], found: list[dict]) -> ScoredScan:
@@ -213,7 +213,9 @@ def _by_scan(rows: list[dict]) -> dict[str, list[dict]]:
     return groups
 
 
-def _read(path: Path, columns: Sequence[str]) -> list[dict]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of one file of `write_rows`, as text. Raises InputError when it is missing or has other columns."""
+    path, columns = Path(path), _COLUMNS[Path(path).name]
     if not path.is_file():
         raise InputError(path, "the saved rows of an evaluation", "no such file", "run `dvc repro`")
     with path.open(newline="", encoding="utf-8") as stream:
@@ -225,7 +227,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict]:
 
 def read_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N,) and whether each is a hit (N,), of the candidates in a detections.csv that are hit or false positive."""
-    rows = [r for r in _read(Path(path), DETECTION_ROW) if r["outcome"] in ("hit", "false_positive")]
+    rows = [r for r in read_table(path) if r["outcome"] in ("hit", "false_positive")]
     if not rows:
         raise InputError(path, "scored candidates", "none", "lower mine_candidates.candidates.floor or train longer")
     return np.array([float(r["score"]) for r in rows]), np.array([r["outcome"] == "hit" for r in rows])

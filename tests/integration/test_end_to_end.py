@@ -29,7 +29,7 @@ TINY = {  # small networks and few steps: enough to run everything, too little t
     "evaluate": {"bootstrap": 50},
     "gate": {"min_sensitivity": 0.0, "max_fp_per_scan": 40.0},
 }
-STAGES = 11
+STAGES = 12
 
 
 class Site:

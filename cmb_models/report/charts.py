@@ -1,0 +1,196 @@
+"""The report's charts: vector graphics inside the page, as data URIs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cmb_models.evaluation.bootstrap import wilson
+from cmb_models.evaluation.calibration import reliability
+from cmb_models.evaluation.metrics import counts_of
+from cmb_models.evaluation.plots import draw_froc
+from cmb_models.evaluation.summary import judged
+from cmb_models.report.material import Evaluation, Material
+from cmb_models.report.pictures import data_uri
+from cmb_models.report.words import number
+from cmb_models.training.tuning import LOG_SCALE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, RED, GREY, DARK = "#2563a8", "#c2452d", "#8b929b", "#1f2933"
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.labelcolor": DARK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": "#55606b",
+    "ytick.color": "#55606b",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.hashsalt": "cmb-models",  # the same chart has the same bytes every time
+}
+
+
+def side_by_side(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
+    """One drawing for each evaluation, titled with its name and size."""
+
+    def both(panels: Sequence[Axes]) -> None:
+        for axes, evaluation in zip(panels, evaluations, strict=True):
+            draw(axes, evaluation)
+            m = evaluation.metrics
+            axes.set_title(f"{evaluation.title.capitalize()}: {m['n_lesions']} microbleeds, {m['n_scans']} scans")
+
+    return chart(both, len(evaluations), height)
+
+
+def chart(draw: Callable[[Sequence[Axes]], None], columns: int, height: float, width: float = 9.6) -> str:
+    """A row of axes drawn by `draw`, as an SVG data URI."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots(1, columns, squeeze=False)[0])
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return data_uri(stream.getvalue(), "image/svg+xml")
+
+
+def froc_chart(material: Material) -> str:
+    def draw(axes: Axes, e: Evaluation) -> None:
+        draw_froc(axes, e.scans, e.metrics, material.settings.tolerance_mm, e.draws)
+
+    return side_by_side(draw, material.evaluations, 4.0)
+
+
+def calibration_chart(material: Material) -> str:
+    """Share of hits against score in bins of equal count, with Wilson intervals; on the diagonal a score means what it says."""
+
+    def draw(axes: Axes, e: Evaluation) -> None:
+        groups = [judged(s, material.settings.tolerance_mm) for s in e.scans]
+        scores, hit = (np.concatenate(column) for column in zip(*groups, strict=True))
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="as it should be")
+        for mean, hits, count in reliability(scores, hit):
+            low, high = wilson(hits, count)
+            axes.plot([mean, mean], [low, high], color=BLUE, lw=1, alpha=0.5)
+            axes.plot(mean, hits / count, "o", color=BLUE, ms=3 + np.sqrt(count) / 3)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="calibrated score", ylabel="share that is a microbleed")
+        axes.legend(loc="upper left")
+
+    return side_by_side(draw, material.evaluations, 3.4)
+
+
+def score_chart(material: Material) -> str:
+    """How the scores of hits and of all other candidates are spread, and the threshold between."""
+
+    def draw(axes: Axes, e: Evaluation) -> None:
+        rows = [r for r in e.detections if r["outcome"] != "ignored"]
+        bins = np.linspace(0, 1, 26)
+        for outcome, color, name in (("false_positive", GREY, "no microbleed"), ("hit", BLUE, "at a microbleed")):
+            own = [r["score"] for r in rows if r["outcome"] == outcome]
+            axes.hist(own, bins, color=color, alpha=0.75, label=f"{name} ({len(own)})", histtype="stepfilled")
+        axes.axvline(e.threshold, color=RED, lw=1.5, label=f"threshold {e.threshold:.2f}")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
+        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="calibrated score", ylabel="candidates")
+        axes.legend(loc="upper right")
+
+    return side_by_side(draw, material.evaluations, 3.0)
+
+
+def count_chart(material: Material, evaluation: Evaluation) -> str:
+    """Found against marked counts a scan, and their difference against their mean (Bland-Altman)."""
+    counts = counts_of(evaluation.scans, evaluation.threshold, material.settings.tolerance_mm)
+    found, marked = counts[:, 0] + counts[:, 1], counts[:, 2]
+
+    def draw(panels: Sequence[Axes]) -> None:
+        most = max(1, int(found.max()), int(marked.max()))
+        panels[0].plot([0, most], [0, most], color=GREY, lw=1, ls="--")
+        _dots(panels[0], marked, found)
+        panels[0].set(xlabel="marked per scan", ylabel="found per scan", xlim=(-0.5, most + 0.7), ylim=(-0.5, most + 0.7))
+        panels[0].set_title(f"{evaluation.title.capitalize()}: counts")
+        _dots(panels[1], (found + marked) / 2, found - marked)
+        told = evaluation.metrics["counts"]
+        for name, label, dashes in (
+            ("bias", "bias", "-"),
+            ("lower_limit", "lower limit", ":"),
+            ("upper_limit", "upper limit", ":"),
+        ):
+            if told[name] is not None:
+                panels[1].axhline(told[name], color=BLUE, lw=1.2, ls=dashes)
+                at = {"xytext": (-2, 2), "xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+                panels[1].annotate(f"{label} {number(told[name])}", (1, told[name]), fontsize=8, **at)
+        panels[1].axhline(0, color=GREY, lw=1, ls="--", zorder=1)
+        panels[1].set(xlabel="mean of found and marked", ylabel="found − marked")
+        panels[1].set_title("Bland–Altman")
+
+    return chart(draw, 2, 3.2)
+
+
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Dots as large as the number of scans at their place, so that equal ones are seen."""
+    places, times = np.unique(np.stack([x, y], axis=1), axis=0, return_counts=True)
+    axes.scatter(places[:, 0], places[:, 1], s=26 * times, color=BLUE, alpha=0.75, lw=0, zorder=3)
+
+
+def search_chart(search: Mapping) -> str:
+    """Value of each trial in turn with the best so far, and against every setting; trials that were stopped early have none."""
+    trials = [t for t in search["trials"] if t["state"] == "COMPLETE"]
+    numbers, values = [t["number"] for t in trials], [t["value"] for t in trials]
+    names, best = sorted(search["settings"]), values.index(max(values))
+    stopped = [t["number"] for t in search["trials"] if t["state"] != "COMPLETE"]
+
+    def draw(panels: Sequence[Axes]) -> None:
+        panels[0].step(numbers, np.maximum.accumulate(values), where="post", color=GREY, lw=1, label="best so far")
+        if stopped:
+            panels[0].plot(stopped, np.full(len(stopped), min(values)), "x", color=GREY, ms=5, label="stopped early")
+        panels[0].set(xlabel="trial (0: as in params.yaml)", ylabel="mean sensitivity")
+        panels[0].xaxis.get_major_locator().set_params(integer=True)
+        for axes, name in zip(panels[1:], names, strict=True):
+            _setting_axis(axes, name)
+        for axes, place in zip(panels, [numbers, *([t["params"][n] for t in trials] for n in names)], strict=True):
+            axes.plot(place, values, "o", color=BLUE, ms=5, alpha=0.8)
+            axes.plot(place[best], values[best], "o", color=RED, ms=6, label="chosen" if axes is panels[0] else None)
+        panels[0].figure.legend(loc="outside upper left", ncols=3)
+
+    return chart(draw, 1 + len(names), 2.7)
+
+
+def _setting_axis(axes: Axes, name: str) -> None:
+    """The horizontal axis of a setting, by ratios where Optuna searched by ratios."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axes.set_xlabel(name.replace("_", " "))
+    axes.tick_params(labelleft=False)
+    if name in LOG_SCALE:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def learning_chart(accuracy: Mapping) -> str:
+    """Sensitivity at the benchmark's rate of false positives against the number of training scans, draw by draw and their mean."""
+
+    def draw(panels: Sequence[Axes]) -> None:
+        for n, method in enumerate(accuracy["methods"]):
+            points, color = method["points"], f"C{n}"
+            sizes = sorted({p["scans"] for p in points})
+            own = [[p["sensitivity"] for p in points if p["scans"] == size] for size in sizes]
+            panels[0].plot(sizes, [float(np.mean(v)) for v in own], "-", color=color, lw=1.8, label=method["name"])
+            for size, values in zip(sizes, own, strict=True):
+                panels[0].plot([size] * len(values), values, "o", color=color, ms=4, alpha=0.6)
+        rate = f"{accuracy['rate_fp_per_scan']:g} false positives per scan"
+        panels[0].set(xlabel="training scans", ylabel=f"sensitivity at {rate}", ylim=(0, 1.02), xticks=accuracy["sizes"])
+        panels[0].grid(alpha=0.3)
+        panels[0].legend(loc="lower right")
+
+    return chart(draw, 1, 3.6, 7.0)

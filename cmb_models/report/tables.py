@@ -1,0 +1,89 @@
+"""The report's tables: what each column and row says, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cmb_models.report.material import Evaluation, Material
+from cmb_models.report.words import number, percent
+
+Metrics = Mapping
+STRATA = {  # key in metrics.json, heading, what tells a row apart
+    "size": ("By size as marked", "lesion"),
+    "region": ("By region", "lesion"),
+    "slice_thickness": ("By slice thickness", "scan"),
+    "voxel_size": ("By voxel size (protocol)", "scan"),
+    "dataset": ("By dataset (site)", "scan"),
+}
+
+
+def _share(name: str) -> Callable[[Metrics], str]:
+    return lambda m: percent(m.get(name), m.get("intervals_95", {}).get(name))
+
+
+def _number(name: str) -> Callable[[Metrics], str]:
+    return lambda m: number(m.get(name), m.get("intervals_95", {}).get(name))
+
+
+def _within(mm: str, name: str) -> Callable[[Metrics], str]:
+    return lambda m: _share(name)(m[f"within_{mm}_mm"]) if f"within_{mm}_mm" in m else "–"
+
+
+def _count(name: str) -> Callable[[Metrics], str]:
+    return lambda m: _number(name)(m["counts"]) if "counts" in m else "–"
+
+
+def _limits(m: Metrics) -> str:
+    counts = m.get("counts", {})
+    return "–" if counts.get("lower_limit") is None else f"{number(counts['lower_limit'])} to {number(counts['upper_limit'])}"
+
+
+FIGURES: tuple[tuple[str, Callable[[Metrics], str]], ...] = (
+    ("scans (without microbleeds)", lambda m: f"{m['n_scans']} ({m['n_cmb_free_scans']})"),
+    ("microbleeds found", lambda m: f"{m['hits']} of {m['n_lesions']}"),
+    ("sensitivity", _share("sensitivity")),
+    ("false positives per scan", _number("fp_per_scan")),
+    ("… per scan without microbleeds", lambda m: _number("fp_per_cmb_free_scan")(m) if m["n_cmb_free_scans"] else "–"),
+    ("precision", _share("precision")),
+    ("F1", _number("f1")),
+    ("sensitivity at 0.6 false positives per scan", _share("sensitivity_at_0.6_fp")),
+    ("sensitivity, matched within 2 mm", _within("2", "sensitivity")),
+    ("sensitivity, matched within 5 mm", _within("5", "sensitivity")),
+    ("calibration error of scores", _number("ece")),
+    ("counts: ICC(2,1)", _count("icc")),
+    ("counts: bias, found − marked", _count("bias")),
+    ("counts: 95 % limits of agreement", _limits),
+    ("counts: weighted kappa of 0 / 1–4 / 5–9 / ≥ 10", _count("weighted_kappa")),
+)
+
+
+def overview(material: Material) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Headings and rows of the figures side by side: locked, out of fold, and its stricter variants where there are any."""
+    locked, own = (e.metrics for e in material.evaluations)
+    columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": own}
+    columns |= {"… each fold's threshold from the others": own["cross_fitted"]} if "cross_fitted" in own else {}
+    columns |= {"… nested": own["nested"]} if "sensitivity" in own.get("nested", {}) else {}
+    return list(columns), [(name, [tell(m) for m in columns.values()]) for name, tell in FIGURES]
+
+
+def strata(material: Material) -> list[dict]:
+    """One table a way of dividing: heading, by_scan, and rows of a name with one cell an evaluation, None where it has no such."""
+    tables = []
+    for key, (heading, unit) in STRATA.items():
+        per_set = [{row["name"]: row for row in e.metrics["strata"][key]} for e in material.evaluations]
+        names = list(dict.fromkeys(name for rows in per_set for name in rows))
+        order = _order(material.evaluations, key)
+        rows = [(name, [own.get(name) for own in per_set]) for name in sorted(names, key=order)]
+        if rows and [name for name, _ in rows] != ["not given"]:
+            tables.append({"heading": heading, "by_scan": unit == "scan", "rows": rows})
+    return tables
+
+
+def _order(evaluations: tuple[Evaluation, ...], key: str) -> Callable[[str], float]:
+    """Sorting key that keeps the order of each set's own rows: a class's mean place in them."""
+    places: dict[str, list[float]] = {}
+    for e in evaluations:
+        rows = e.metrics["strata"][key]
+        for n, row in enumerate(rows):
+            places.setdefault(row["name"], []).append(n / max(1, len(rows) - 1))
+    return lambda name: sum(places[name]) / len(places[name])

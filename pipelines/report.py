@@ -1,0 +1,29 @@
+"""Stage report: everything that was measured in one self-contained page, with every miss and every false positive to look at."""
+
+from __future__ import annotations
+
+from cmb_models.config import load_params
+from cmb_models.files import write_text
+from cmb_models.report.material import Sources, gather
+from cmb_models.report.page import render
+from pipelines.stage import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET, run
+
+SOURCES = Sources(
+    out_of_fold=REPORTS / "cross_validate",
+    locked=REPORTS / "evaluate",
+    tuned_unet=TUNED_UNET,
+    tuned_cnn=TUNED_CNN,
+    bundle=BUNDLE,
+    index=INDEX,
+    split=SPLIT,
+    accuracy=REPORTS / "benchmarks/accuracy.json",
+)
+
+
+def main() -> None:
+    params = load_params(PARAMS)
+    write_text(REPORTS / "report.html", render(gather(SOURCES, params.evaluate)))
+
+
+if __name__ == "__main__":
+    run(main)
