@@ -102,9 +102,10 @@ class Unet(Section):
     """Stage 1: architecture and training recipe.
 
     strides: from each level of `channels` to the next. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
-    lesion_fraction: share of training patches placed around a CMB. planted_per_patch, planted_mimics_per_patch: mean number of
-    simulated CMBs and mimics put into a training patch (planting.py), 0 for none. focal_gamma, focal_beta: exponents of the loss
-    (losses.py).
+    lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the others, share placed around what the
+    network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are done; none before.
+    planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training patch (planting.py),
+    0 for none. focal_gamma, focal_beta: exponents of the loss (losses.py).
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
@@ -116,6 +117,8 @@ class Unet(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     sigma_mm: Positive
     lesion_fraction: Probability
+    hard_fraction: Probability
+    mine_at: tuple[Fraction, ...]
     planted_per_patch: Annotated[float, Field(ge=0)]
     planted_mimics_per_patch: Annotated[float, Field(ge=0)]
     focal_gamma: Positive
@@ -193,7 +196,11 @@ class MineCandidates(Section):
 
 
 class CrossValidate(Section):
+    """nested: also tune, mine and calibrate anew inside each fold (training/nested.py), which takes about as many times as long as
+    there are folds."""
+
     seed: Seed
+    nested: bool
 
 
 class Train(Section):

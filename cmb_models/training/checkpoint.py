@@ -28,12 +28,16 @@ EVERY_S = 20.0  # a kill costs no more than this; writing the 2 MB of the defaul
 
 @dataclass
 class TrainingState:
-    """All that the next step depends on. rate: factor on the learning rate, halved each time the training diverges."""
+    """All that the next step depends on.
+
+    sampler: with state() and restore(). rate: factor on the learning rate, halved each time the training diverges.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: torch.optim.swa_utils.AveragedModel
     rng: np.random.Generator
+    sampler: Any
     step: int = 0
     rate: float = 1.0
 
@@ -44,13 +48,14 @@ class TrainingState:
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
         tensors = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-        return {**tensors, "random": random, "step": self.step, "rate": self.rate}
+        return {**tensors, "sampler": self.sampler.state(), "random": random, "step": self.step, "rate": self.rate}
 
     def restore(self, captured: dict[str, Any]) -> None:
         """Go back, or on, to a captured state. A copy is taken, so that it can be gone back to again."""
         self.model.load_state_dict(captured["model"])
         self.optimizer.load_state_dict(copy.deepcopy(captured["optimizer"]))
         self.average.load_state_dict(captured["average"])
+        self.sampler.restore(captured["sampler"])
         self.rng.bit_generator.state = captured["random"]["numpy"]
         torch.set_rng_state(captured["random"]["torch"])
         if torch.cuda.is_available():

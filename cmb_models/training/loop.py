@@ -15,6 +15,7 @@ from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss
+from cmb_models.training.mining import look_alikes
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,18 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     model = build_unet(s.channels, s.strides)
     rng = np.random.default_rng(seed)
 
+    looks = {round(share * s.steps) for share in s.mine_at} if s.hard_fraction else set()
+
     def loss(device: torch.device) -> torch.Tensor:
         image, target, weight = (_to(device, a) for a in sampler.batch(rng))
         logits = model(image.to(memory_format=torch.channels_last_3d))
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
-    return _fit(model, loss, s, rng, step_done, checkpoint)
+    def before(step: int) -> None:
+        if step in looks:
+            sampler.hard = look_alikes(model, sampler.examples, rng)
+
+    return _fit(model, loss, sampler, rng, step_done, checkpoint, before)
 
 
 def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -62,7 +69,7 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
         logits = model(patches.to(memory_format=torch.channels_last_3d))
         return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
 
-    return _fit(model, loss, s, rng, step_done, checkpoint)
+    return _fit(model, loss, sampler, rng, step_done, checkpoint)
 
 
 def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
@@ -74,21 +81,24 @@ def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
 def _fit(
     model: nn.Module,
     loss: Callable[[torch.device], torch.Tensor],
-    s: Unet | Cnn,
+    sampler: UnetSampler | CnnSampler,
     rng: np.random.Generator,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
+    before: Step | None = None,
 ) -> nn.Module:
     """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
 
-    loss: draws a batch with `rng` and gives its loss on a device. With a checkpoint a killed training goes on from its last state
-    to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed order).
+    loss: draws a batch with `rng` and gives its loss on a device. before: called with the number of each step before it. With a
+    checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same number
+    of threads; CUDA sums in no fixed order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
+    s: Unet | Cnn = sampler.settings
     device = best_device()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-    state = TrainingState(model, optimizer, torch.optim.swa_utils.AveragedModel(model, use_buffers=True), rng)
+    state = TrainingState(model, optimizer, torch.optim.swa_utils.AveragedModel(model, use_buffers=True), rng, sampler)
     _resume(state, checkpoint, step_done)
     safe = state.capture()
     while state.step < s.steps:
@@ -98,6 +108,8 @@ def _fit(
                 checkpoint.save_if_due(safe)
         for group in optimizer.param_groups:
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
+        if before:
+            before(state.step)
         value, norm = _gradient(model, optimizer, loss, device)
         if not torch.isfinite(value + norm):
             _step_back(state, safe, s, value.item())

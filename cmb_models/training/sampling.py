@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from cmb_models.config import Cnn, Unet
 from cmb_models.detect.patches import cut_patches
@@ -36,6 +37,7 @@ class UnetSampler:
         self._inside = _places([e.prepared for e in self.examples], self._fill)
         planted = settings.planted_per_patch + settings.planted_mimics_per_patch
         self._plants = [_plants_of(e) if planted else None for e in self.examples]
+        self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of the look-alikes that mining.py found last
         self._lesions = [
             (n, centre)
             for n, e in enumerate(self.examples)
@@ -52,12 +54,23 @@ class UnetSampler:
         images, targets, weights = (np.stack(column)[:, None] for column in zip(*drawn, strict=True))
         return images, targets, weights
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What later batches depend on besides the generator, for a checkpoint."""
+        return {"hard": torch.from_numpy(self.hard.copy())}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from `state()`."""
+        self.hard = state["hard"].numpy().copy()
+
     def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = np.asarray(self.settings.patch_vox)
         if rng.random() < self.settings.lesion_fraction:
             n, lesion = self._lesions[rng.integers(len(self._lesions))]
             # Anywhere in the patch, but a sixth off its border: a lesion at the very edge shows half of itself.
             start = lesion - rng.integers(size // 6, size - size // 6)
+        elif len(self.hard) and rng.random() < self.settings.hard_fraction:
+            n, *look_alike = self.hard[rng.integers(len(self.hard))]
+            start = look_alike - rng.integers(size // 6, size - size // 6)
         else:
             n = rng.integers(len(self.examples))
             start = self._anywhere(n, rng) - rng.integers(size // 6, size - size // 6)
@@ -173,6 +186,13 @@ class CnnSampler:
         labels = np.arange(self.settings.batch) < positives
         patches = np.stack([self._patch(bool(label), rng) for label in labels])[:, None]
         return patches, labels.astype(np.float32)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Nothing: batches depend on the generator alone."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to restore."""
 
     def _patch(self, positive: bool, rng: np.random.Generator) -> np.ndarray:
         if rng.random() < (self.settings.planted_fraction if positive else self.settings.planted_mimic_fraction):

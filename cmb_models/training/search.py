@@ -49,7 +49,8 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
     def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
         jobs = []
         for chosen, number in asked:
-            unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps})
+            # Looking through whole scans would take longer than a trial's few steps.
+            unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps, "mine_at": ()})
             seed = job_seed(settings.seed, number, fold)
             jobs.append(UnetJob(prepared_dir, others(folds, fold), folds[fold], unet, config, seed))
         mined = workers.map(run_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))

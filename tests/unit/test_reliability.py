@@ -48,7 +48,8 @@ class Killed(BaseException):
 
 
 def unet_sampler(**changes) -> UnetSampler:
-    return UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"steps": STEPS, "batch": 1, **changes}))
+    mined = {"mine_at": (0.5,), "hard_fraction": 0.5}
+    return UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"steps": STEPS, "batch": 1, **mined, **changes}))
 
 
 def cnn_sampler(**changes) -> CnnSampler:
@@ -193,6 +194,12 @@ class Broken:
         self.drawn += 1
         patches, labels = self.inner.batch(rng)
         return (patches * np.nan if self.at is None or self.drawn in self.at else patches), labels
+
+    def state(self):
+        return self.inner.state()
+
+    def restore(self, state):
+        self.inner.restore(state)
 
 
 def test_a_training_that_diverges_once_goes_back_and_on_with_half_the_rate(caplog):

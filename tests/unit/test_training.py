@@ -21,6 +21,7 @@ from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
+from cmb_models.training.mining import look_alikes
 from cmb_models.training.planting import Plants
 from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, label_candidates
 
@@ -35,6 +36,8 @@ UNET = Unet(
     weight_decay=0,
     sigma_mm=1.5,
     lesion_fraction=0.5,
+    hard_fraction=0,
+    mine_at=(),
     planted_per_patch=0,
     planted_mimics_per_patch=0,
     focal_gamma=2,
@@ -187,6 +190,43 @@ def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_neg
     patches, labels = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
     darkest = patches.min(axis=(1, 2, 3, 4))
     assert darkest[labels == 1].max() < -1.7 < darkest[labels == 0].min() <= darkest[labels == 0].max() < -0.6
+
+
+class Darkness(torch.nn.Module):
+    """A stage 1 that takes every dark voxel for a microbleed."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(-4.0))
+
+    def forward(self, image):
+        return self.scale * image - 6
+
+
+def test_look_alikes_are_what_is_found_and_not_marked():
+    spots = [(10, 12, 16), (25, 8, 8), (20, 24, 24)]
+    first = example(spots)
+    first = replace(
+        first, annotations=(first.annotations[0], replace(first.annotations[1], label="possible"))
+    )  # the third is neither
+    model = Darkness().train()
+    found = look_alikes(model, [example([]), first], np.random.default_rng(0))
+    assert found.tolist() == [[1, 20, 24, 12]] and found.dtype == np.int64 and model.training
+    assert look_alikes(model, [example([])], np.random.default_rng(0)).shape == (0, 4)
+
+
+def test_hard_patches_hold_a_look_alike():
+    scan = example([(16, 16, 16)], shape=(64, 64, 32))
+    sampler = UnetSampler([scan], UNET.model_copy(update={"hard_fraction": 1.0, "lesion_fraction": 0.0}))
+    scan.prepared.image[50, 50, 20] = 9.0  # stands for the look-alike: bright, so that it is seen among noise
+    usual = sum((sampler.batch(np.random.default_rng(seed))[0] > 5).any(axis=(1, 2, 3, 4)).sum() for seed in range(20))
+    sampler.hard = np.array([[0, 50, 50, 20]])
+    for seed in range(20):
+        assert (sampler.batch(np.random.default_rng(seed))[0] > 5).any(axis=(1, 2, 3, 4)).all()
+    assert usual < 20
+    other = UnetSampler([scan], sampler.settings)
+    other.restore(sampler.state())
+    assert np.array_equal(other.hard, sampler.hard)
 
 
 def test_planting_without_plants_is_refused():
