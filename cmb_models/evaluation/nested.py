@@ -1,0 +1,98 @@
+"""The figures of a nested cross-validation: each outer fold at a threshold, and with a calibration, that knew nothing of it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.config import Decision, Params
+from cmb_models.detect.detector import calibrated
+from cmb_models.evaluation.bootstrap import subject_draws
+from cmb_models.evaluation.calibration import fit_platt
+from cmb_models.evaluation.leaks import keep_apart
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import froc_table, metrics_at, pooled, pooled_intervals
+from cmb_models.evaluation.rows import DETECTION_ROW, detection_rows
+from cmb_models.evaluation.summary import calibration_error, judged
+from cmb_models.evaluation.thresholds import threshold_apart
+from cmb_models.files import replacing
+
+ROW = ("fold", "threshold", *DETECTION_ROW)
+
+
+@dataclass(frozen=True)
+class OuterFold:
+    """One outer fold. inner: the other folds' scans with joint scores out of the inner folds; outer: its own scans with those of
+    networks trained on all of `inner`. chosen: what tuning inside found, {"unet": ..., "cnn": ...}, as models/tuned/*.json."""
+
+    number: int
+    inner: tuple[ScoredScan, ...]
+    outer: tuple[ScoredScan, ...]
+    chosen: dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The scans of an outer fold with calibrated scores, and the decision that was made for them inside."""
+
+    number: int
+    scans: tuple[ScoredScan, ...]
+    decision: Decision
+
+
+def decide_inside(fold: OuterFold, params: Params) -> Decided:
+    """Choose the threshold and fit the calibration on the inner scores, as a release's are on its own, and apply both.
+
+    Raises InputError when a subject of the outer fold is among the inner ones.
+    """
+    tolerance = params.evaluate.tolerance_mm
+    inner, outer = ({s.subject for s in scans} for scans in (fold.inner, fold.outer))
+    keep_apart(f"the calibration of outer fold {fold.number + 1}", inner, outer, "this is a fault of the program: report it")
+    threshold = threshold_apart(fold.outer, fold.inner, tolerance, params.calibrate.max_fp_per_scan)
+    scores, hits = (np.concatenate(column) for column in zip(*(judged(s, tolerance) for s in fold.inner), strict=True))
+    slope, intercept = fit_platt(scores, hits)
+    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0)
+    scans = tuple(replace(s, scores=calibrated(s.scores, uncut)) for s in fold.outer)
+    decision = uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})
+    return Decided(fold.number, scans, decision)
+
+
+def nested_metrics(folds: Sequence[OuterFold], params: Params, rng: np.random.Generator) -> tuple[dict, list[Decided]]:
+    """Pooled figures over the outer folds, each at its own threshold, with intervals over subjects; and what was decided.
+
+    Keys of metrics.pooled, `intervals_95`, `ece` of the calibrated scores, `froc` of these, and `folds`: for each outer fold its
+    decision, its own figures and the trials chosen for it.
+    """
+    tolerance, resamples = params.evaluate.tolerance_mm, params.evaluate.bootstrap
+    decided = [decide_inside(f, params) for f in folds]
+    parts = [(d.scans, d.decision.threshold) for d in decided]
+    scans = [s for d in decided for s in d.scans]
+    metrics = pooled(parts, tolerance) | {"intervals_95": pooled_intervals(parts, tolerance, resamples, rng)}
+    draws = subject_draws([s.subject for s in scans], resamples, rng)
+    metrics["ece"], metrics["intervals_95"]["ece"] = calibration_error(scans, tolerance, draws)
+    metrics["froc"] = froc_table(scans, tolerance)
+    metrics["folds"] = [
+        metrics_at(d.scans, d.decision.threshold, tolerance) | d.decision.model_dump() | {"chosen": _short(f.chosen)}
+        for d, f in zip(decided, folds, strict=True)
+    ]
+    return metrics, decided
+
+
+def _short(chosen: dict[str, dict]) -> dict[str, dict]:
+    """Settings, study and trial of each stage; the other trials stay in the study."""
+    return {stage: {k: tuned[k] for k in ("settings", "study", "trial")} for stage, tuned in chosen.items()}
+
+
+def write_nested_rows(path: Path, decided: Sequence[Decided], tolerance_mm: float) -> None:
+    """Write a row a candidate (rows.detection_rows) with its outer fold and that fold's threshold; a header alone for no folds."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ROW, lineterminator="\n")
+        writer.writeheader()
+        for fold in decided:
+            threshold = fold.decision.threshold
+            for row in detection_rows(fold.scans, threshold, tolerance_mm):
+                writer.writerow({"fold": fold.number, "threshold": repr(threshold), **row})
