@@ -196,11 +196,8 @@ class MineCandidates(Section):
 
 
 class CrossValidate(Section):
-    """nested: also tune, mine and calibrate anew inside each fold (training/nested.py), which takes about as many times as long as
-    there are folds."""
-
     seed: Seed
-    nested: bool
+    nested: bool  # also tune, mine and calibrate anew inside each fold (training/nested.py)
 
 
 class Train(Section):
