@@ -1,11 +1,12 @@
-# make setup | demo | test | lint | gallery. Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else.
+# make setup | demo | full-demo | test | lint | gallery | bench-accuracy. Everything is installed from the two pinned locks into .venv and
+# .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo test lint lock gallery environments
+.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy
 
 setup:
 	@$(MAKE) --no-print-directory -j2 environments
@@ -29,6 +30,9 @@ environments: .venv/.done .venv-server/.done
 demo: setup
 	@$(BIN)/python scripts/demo.py
 
+full-demo: setup
+	@$(BIN)/python scripts/demo.py full
+
 test: setup lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -38,6 +42,10 @@ lint: setup
 # The pictures of docs/phantom.md, a few minutes.
 gallery: setup
 	@$(BIN)/python -m scripts.gallery
+
+# How many scans it takes, ours beside the alternatives: a night on two cores; for less, ARGS="--draws 1 --steps-scale 0.25".
+bench-accuracy: setup
+	@$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 # After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:

@@ -1,5 +1,8 @@
 """`make demo`: play a hospital site in a workspace of its own, demo/, by the commands that a site would type.
 
+`make full-demo` does the same in demo-full/ with five folds, and thirty locked scans, half of them by protocols that are in no
+training scan: an hour and a half on two cores.
+
 Run again, it redoes only what is not up to date: the scans, DVC's stages and the registry each see for themselves.
 """
 
@@ -17,18 +20,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from cmb_models.files import read_json
+from cmb_models.files import read_json, write_text
 from cmb_models.io.site import find_scans
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-WORKSPACE = CHECKOUT / "demo"
-DATASETS = {  # `cmb phantom` options: 15 scans with 40 CMBs as in Rau et al. 2026; 10 locked ones, 3 of them without any
-    "site": ["--scans", "15", "--cmbs", "40", "--seed", "1"],
-    "locked": ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"],
-}
+FULL = sys.argv[1:] == ["full"]
+WORKSPACE = CHECKOUT / ("demo-full" if FULL else "demo")
+SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb phantom` options: as many as in Rau et al. 2026
+LOCKED = ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"]
+LOCKED_FULL = [
+    *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "3"),
+    *(o for preset in ("ukb", "aibl", "clinical", "random", "random", "random") for o in ("--preset", preset)),
+]
+DATASETS = {"site": SITE, "locked": LOCKED_FULL if FULL else LOCKED}
+SETTINGS = {"folds": 5} if FULL else {}  # of params.yaml's split section, other than shipped
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)
@@ -71,6 +80,11 @@ def workspace() -> None:
             subprocess.run(["git", "merge", "--abort"], cwd=WORKSPACE, capture_output=True)
             got = " ".join((error.stdout + error.stderr).split())
             sys.exit(f"the demo stopped: demo/ cannot be brought up to this commit ({got}); remove demo/ and start again")
+    if SETTINGS:
+        params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
+        params["split"] |= SETTINGS
+        write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+        commit("Five folds", "params.yaml")
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
     if dirty.strip():
         note = "the checkout has uncommitted changes: stages run its last commit, `cmb` and the server its files"

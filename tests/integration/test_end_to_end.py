@@ -26,6 +26,7 @@ TINY = {  # small networks and few steps: enough to run everything, too little t
     "tune_unet": {"trials": 2, "steps": 30},
     "tune_cnn": {"trials": 2, "steps": 20},
     "preprocess": {"multiple_vox": [4, 4, 4]},
+    "planting": {"plants": 27},
     "evaluate": {"bootstrap": 50},
     "gate": {"min_sensitivity": 0.0, "max_fp_per_scan": 40.0},
 }
