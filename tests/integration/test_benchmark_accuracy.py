@@ -1,0 +1,67 @@
+"""The accuracy benchmark from simulated scans to its report with every real part, far too short to find anything."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from benchmarks.accuracy.__main__ import main
+from cmb_models.files import read_json
+from tests.imports import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
+TINY = {
+    "planting": {"plants": 30},
+    "unet": {"channels": [4, 8], "strides": [2], "patch_vox": [16, 16, 8], "batch": 2, "steps": 4},
+    "cnn": {"channels": [4, 8], "batch": 4, "steps": 4},
+    "split": {"folds": 2},
+    "mine_candidates": {"candidates": {"floor": 0.0, "min_distance_mm": 4.0, "max_per_scan": 10}},  # untrained networks have some
+    "evaluate": {"bootstrap": 20},
+}
+
+
+def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, values in params.items():
+        values.update(TINY.get(section, {}))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    def run() -> tuple[dict, str]:
+        main(
+            sizes="2,3",
+            draws=1,
+            steps_scale=1.0,
+            methods="two-stage,segmentation,radial,nnunet",
+            workers=1,
+            cache=tmp_path / "cache",
+            out=tmp_path,
+            params_file=tmp_path / "params.yaml",
+            pool_scans=3,
+            test_scans=2,
+            preset=["small"],
+            nnunet_python="",
+        )
+        return read_json(tmp_path / "accuracy.json"), capsys.readouterr().out
+
+    report, printed = run()
+    assert "6 trainings, 0 of them done" in printed and "0 min left" in printed
+    assert report["sizes"] == [2, 3] and report["test"] == {"scans": 2, "lesions": 5, "without": 1}
+    assert report["budget"] | {"steps": 3 * 4 + 4, "unet_steps": 4, "folds": 2} == report["budget"]
+    points = {m["name"]: m["points"] for m in report["methods"]}
+    assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == {
+        name: [2, 3] for name in ("two-stage (ours)", "stage 1 alone", "U-Net segmentation", "radial symmetry")
+    }
+    assert report["methods"][-1]["name"] == "nnU-Net v2" and report["methods"][-1]["not_run"].startswith("not run: ")
+    assert all(0 <= p["sensitivity"] <= 1 and len(p["froc"]) == 7 for own in points.values() for p in own)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache/points").iterdir()}
+    assert len(kept) == 6
+
+    again, printed = run()
+    assert "6 trainings, 6 of them done" in printed and again == report
+
+    gone = next(p for p in kept if p.name.startswith("radial-3-0-"))
+    gone.unlink()
+    again, printed = run()
+    assert "6 trainings, 5 of them done" in printed
+    assert all(p.stat().st_mtime_ns == before for p, before in kept.items() if p != gone) and gone.is_file()
+    assert again["means"] == report["means"]
