@@ -11,33 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cmb_models.errors import InputError
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-Steps = Annotated[int, Field(ge=4)]  # the last quarter of them is averaged
-
-
-def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError("the first value must not be above the second")
-    return pair
-
-
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_low_to_high)]
-FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_to_high)]
-Size = tuple[Count, Count, Count]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys, NaN and infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+from cmb_models.settings import Count, Fraction, FractionRange, Positive, Probability, Range, Section, Seed, Size, Steps, explain
 
 
 class Ingest(Section):
@@ -161,15 +138,23 @@ class Planting(Section):
 
 
 class UnetSearch(Section):
-    learning_rate: Range
-    sigma_mm: Range
-    lesion_fraction: FractionRange
+    """Lowest and highest value of each setting of `unet` that is searched; one that is left out stays as it is."""
+
+    learning_rate: Range | None = None
+    weight_decay: Range | None = None
+    sigma_mm: Range | None = None
+    lesion_fraction: FractionRange | None = None
+    planted_per_patch: Range | None = None
 
 
 class CnnSearch(Section):
-    learning_rate: Range
-    weight_decay: Range
-    dropout: FractionRange
+    """The same for `cnn`."""
+
+    learning_rate: Range | None = None
+    weight_decay: Range | None = None
+    dropout: FractionRange | None = None
+    positive_fraction: FractionRange | None = None
+    planted_fraction: FractionRange | None = None
 
 
 class Tuning(Section):
@@ -183,6 +168,9 @@ class Tuning(Section):
 
 
 class TuneUnet(Tuning):
+    """max_candidates_per_scan: a limit on the mean, since each costs stage 2's time and is one more to mistake."""
+
+    max_candidates_per_scan: Count
     search: UnetSearch
 
 
@@ -268,6 +256,18 @@ class Params(Section):
             raise ValueError("planting.plants must be above 0, or all planted_ settings of unet and cnn 0")
         return self
 
+    @model_validator(mode="after")
+    def _searches_hold_their_recipe(self) -> Params:
+        """Trial 0 is the recipe: outside the ranges, the search would not know where it began."""
+        for name, search, recipe in (("unet", self.tune_unet.search, self.unet), ("cnn", self.tune_cnn.search, self.cnn)):
+            ranges = search.model_dump(exclude_none=True)
+            if not ranges:
+                raise ValueError(f"tune_{name}.search must name at least one setting")
+            for key, (low, high) in ranges.items():
+                if not low <= getattr(recipe, key) <= high:
+                    raise ValueError(f"tune_{name}.search.{key} must hold {name}.{key}, where the search begins")
+        return self
+
 
 def load_params(path: Path) -> Params:
     """Read and check params.yaml. All unknown keys and impossible values are named in one InputError."""
@@ -282,18 +282,3 @@ def load_params(path: Path) -> Params:
         return Params.model_validate(raw or {})
     except ValidationError as error:
         raise InputError(path, "known keys with possible values", explain(error), "correct these keys") from error
-
-
-def explain(error: ValidationError) -> str:
-    """The faults of a ValidationError in one line: key, what is wrong, value."""
-    parts = []
-    for fault in error.errors():
-        key = ".".join(str(p) for p in fault["loc"]) or "params.yaml"
-        if fault["type"] == "extra_forbidden":
-            parts.append(f"{key} is not a known key")
-        elif fault["type"] == "missing":
-            parts.append(f"{key} is missing")
-        else:
-            value = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
-            parts.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{value}")
-    return "; ".join(parts)

@@ -90,4 +90,8 @@ def load_training(folder: Path, split: dict) -> list[Example]:
     training = [e for e in examples if e.subject in split["folds"]]
     if not training:
         raise InputError(folder, "prepared training scans", "none", "run `dvc repro`")
+    with_cmbs = {split["folds"][e.subject] for e in training if len(e.centres_mm("cmb"))}
+    if bare := sorted(set(split["folds"].values()) - with_cmbs):
+        got = f"none in fold {bare[0] + 1}: it has no sensitivity, and tuning nothing to go by"
+        raise InputError("split.json", "a marked CMB in every fold", got, "run the split stage again, with fewer folds")
     return training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from cmb_models.networks.unet import Heatmap
 from cmb_models.training.checkpoint import Checkpoint, open_checkpoint
 from cmb_models.training.examples import Example, load_examples
 from cmb_models.training.identity import content
-from cmb_models.training.loop import best_device, train_cnn, train_unet
+from cmb_models.training.loop import Diverged, best_device, train_cnn, train_unet
 from cmb_models.training.parallel import count_step
 from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
+
+log = logging.getLogger(__name__)
 
 UNDECIDED = Decision(slope=1.0, intercept=0.0, threshold=0.0)  # before calibration: scores as they are, nothing cut
 
@@ -120,6 +123,24 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
         patches = cut_patches(example.prepared.image, out_of_fold(example, mined).index_vox, job.cnn.patch_vox)
         scores[example.key] = network(patches) if len(patches) else np.zeros(0, dtype=np.float32)
     return scores
+
+
+def try_unet_job(job: UnetJob) -> list[Mined] | None:
+    """run_unet_job, or None for settings with which training diverges: for a search that is a finding, not an end."""
+    try:
+        return run_unet_job(job)
+    except Diverged as error:
+        log.warning("%s", error)
+        return None
+
+
+def try_cnn_job(job: CnnJob) -> dict[str, np.ndarray] | None:
+    """run_cnn_job, or None as try_unet_job."""
+    try:
+        return run_cnn_job(job)
+    except Diverged as error:
+        log.warning("%s", error)
+        return None
 
 
 def cnn_sampler(examples: list[Example], mined: dict[str, Mined], cnn: Cnn, unseen: frozenset[str] = frozenset()) -> CnnSampler:

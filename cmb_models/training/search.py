@@ -23,12 +23,12 @@ from cmb_models.training.folds import (
     others,
     out_of_fold,
     pipeline_config,
-    run_cnn_job,
-    run_unet_job,
+    try_cnn_job,
+    try_unet_job,
 )
 from cmb_models.training.identity import code_hashes, content
 from cmb_models.training.parallel import Workers
-from cmb_models.training.tuning import open_study, study_name, summary, tune
+from cmb_models.training.tuning import Outcome, open_study, study_name, summary, tune
 
 SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points
 
@@ -46,16 +46,17 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
     examples = {e.key: e for e in load_training(prepared_dir, split)}
     folds, settings, config = fold_of(split), params.tune_unet, pipeline_config(params, params.cnn)
 
-    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
+    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
         for chosen, number in asked:
             # Looking through whole scans would take longer than a trial's few steps.
             unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps, "mine_at": ()})
             seed = job_seed(settings.seed, number, fold)
             jobs.append(UnetJob(prepared_dir, others(folds, fold), folds[fold], unet, config, seed))
-        mined = workers.map(run_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))
-        scored = [[scored_scan(examples[m.key], m, m.stage1_score) for m in result] for result in mined]
-        return [_value(scans, params, settings) for scans in scored]
+        mined = workers.map(try_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))
+        most = settings.max_candidates_per_scan
+        scored = [None if r is None else [scored_scan(examples[m.key], m, m.stage1_score) for m in r] for r in mined]
+        return [None if s is None else _outcome(s, params, settings, most) for s in scored]
 
     data = content(list(examples.values()))
     return _search("unet", settings, params.unet, (config, params.evaluate.tolerance_mm, split, data), folds, evaluate)
@@ -70,14 +71,14 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     mined = {m.key: m for m in load_mined(candidates_dir)}
     folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
 
-    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[float]:
+    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
         for chosen, number in asked:
             cnn = Cnn.model_validate({**params.cnn.model_dump(), **chosen, "steps": settings.steps})
             seed = job_seed(settings.seed, number, fold)
             jobs.append(CnnJob(prepared_dir, candidates_dir, others(folds, fold), folds[fold], cnn, seed, unseen))
-        results = workers.map(run_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
-        return [_value(join(examples, mined, scores), params, settings) for scores in results]
+        results = workers.map(try_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
+        return [None if r is None else _outcome(join(examples, mined, r), params, settings) for r in results]
 
     data = content([(e, out_of_fold(e, mined, unseen)) for e in examples.values()])
     return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
@@ -98,8 +99,12 @@ def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str
     ]
 
 
-def _value(scans: list[ScoredScan], params: Params, settings: Tuning) -> float:
-    return mean_sensitivity(froc(scans, params.evaluate.tolerance_mm), settings.fp_per_scan)
+def _outcome(scans: list[ScoredScan], params: Params, settings: Tuning, most_candidates: int | None = None) -> Outcome:
+    """A fold's value, and by how many candidates per scan it exceeds a limit, if there is one."""
+    value = mean_sensitivity(froc(scans, params.evaluate.tolerance_mm), settings.fp_per_scan)
+    if most_candidates is None:
+        return Outcome(value)
+    return Outcome(value, {"candidates_per_scan": sum(len(s.scores) for s in scans) / len(scans) - most_candidates})
 
 
 def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold: int) -> str:
@@ -112,15 +117,16 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
-    study = open_study(name, settings.seed)
+    study = open_study(name)
     with Workers(SIDE_BY_SIDE) as workers:
         best = tune(
             study,
-            settings.search.model_dump(),
+            settings.search.model_dump(exclude_none=True),
             settings.trials,
             recipe.model_dump(),
             len(folds),
             SIDE_BY_SIDE,
+            settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )
     return {"settings": best.params, "trial": best.number, **summary(study)}

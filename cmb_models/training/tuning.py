@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cmb_models.errors import InputError
 from cmb_models.training.identity import digest
 
-Fold = int
-Evaluate = Callable[[Sequence[tuple[dict[str, float], int]], Fold], list[float]]
+log = logging.getLogger(__name__)
 
+Fold = int
 STUDIES = Path("studies")
 LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose ratio matters, not their difference
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one fold says of some settings. over: by how much each limit is exceeded, name to amount, at most 0 where it is kept."""
+
+    value: float
+    over: Mapping[str, float] = field(default_factory=dict)
+
+
+# ([(settings, number of the trial), ...], fold) to outcomes in the same order; None for a training that diverged.
+Evaluate = Callable[[Sequence[tuple[dict[str, float], int]], Fold], list[Outcome | None]]
 
 
 def study_name(stage: str, *what: object) -> str:
@@ -22,7 +38,7 @@ def study_name(stage: str, *what: object) -> str:
     return f"{stage}-{digest(*what)}"
 
 
-def open_study(name: str, seed: int, storage: str | None = None) -> optuna.Study:
+def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """Create or resume a maximising study. `storage`: an Optuna URL; without one, SQLite under studies/ in the workspace.
 
     Trials that a killed run left running are marked failed and count for nothing; finished ones are kept.
@@ -31,9 +47,7 @@ def open_study(name: str, seed: int, storage: str | None = None) -> optuna.Study
         STUDIES.mkdir(exist_ok=True)
         storage = f"sqlite:///{STUDIES / 'optuna.db'}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A seed that moves with the number of trials done, or a resumed sampler would propose the first points again.
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=4)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -47,50 +61,92 @@ def tune(
     first: dict[str, float],
     folds: int,
     side_by_side: int,
+    seed: int,
     evaluate: Evaluate,
-) -> optuna.trial.FrozenTrial:
-    """Run until `trials` are finished (complete or pruned) and return the best.
+) -> FrozenTrial:
+    """Run until `trials` are finished (complete or pruned) and return the best (`best_trial`).
 
     search: name to (low, high). first: the settings params.yaml starts from, tried as trial 0 so that tuning cannot end below them.
-    evaluate([(settings, trial number), ...], fold): values of that fold in the same order; a trial's value is the mean over folds.
+    evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
+    killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
+    one that diverges is pruned.
     """
-    finished = (TrialState.COMPLETE, TrialState.PRUNED)
     recipe = {name: first[name] for name in search}
-    tried = [t.params for t in study.get_trials(states=finished)]
-    if recipe not in tried and not study.get_trials(states=(TrialState.WAITING,)):
+    if recipe not in [t.params for t in study.get_trials(states=FINISHED)] and not study.get_trials(states=(TrialState.WAITING,)):
         study.enqueue_trial(recipe)  # again, if a killed run cut it off
-    while (missing := trials - len(study.get_trials(states=finished))) > 0:
-        batch = [study.ask() for _ in range(min(side_by_side, missing))]
-        _run_batch(study, batch, [_suggest(t, search) for t in batch], folds, evaluate)
-    return study.best_trial
+    while (done := len(study.get_trials(states=FINISHED))) < trials:
+        # Anew for every batch, so that what is proposed depends on the finished trials alone and not on how often we began.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=4)
+        batch = [study.ask() for _ in range(min(side_by_side, trials - done))]
+        chosen = [_suggest(t, search) for t in batch]
+        _run_batch(study, batch, chosen, done, folds, evaluate)
+    return best_trial(study)
 
 
 def _suggest(trial: Trial, search: dict[str, tuple[float, float]]) -> dict[str, float]:
     return {n: trial.suggest_float(n, low, high, log=n in LOG_SCALE) for n, (low, high) in search.items()}
 
 
-def _run_batch(study: optuna.Study, batch: list[Trial], chosen: list[dict[str, float]], folds: int, evaluate: Evaluate) -> None:
+def _run_batch(
+    study: optuna.Study, batch: list[Trial], chosen: list[dict[str, float]], first: int, folds: int, evaluate: Evaluate
+) -> None:
     """Fold by fold for all trials of the batch that are not yet pruned, so that pruning saves the later folds."""
-    alive, values = list(range(len(batch))), {n: [] for n in range(len(batch))}
+    alive, outcomes = list(range(len(batch))), {n: [] for n in range(len(batch))}
     for fold in range(folds):
-        for n, value in zip(alive, evaluate([(chosen[n], batch[n].number) for n in alive], fold), strict=True):
-            values[n].append(value)
-            batch[n].report(sum(values[n]) / len(values[n]), fold)
-        pruned = [n for n in alive if fold + 1 < folds and batch[n].should_prune()]
-        for n in pruned:
-            study.tell(batch[n], state=TrialState.PRUNED)
-        alive = [n for n in alive if n not in pruned]
+        for n, outcome in zip(list(alive), evaluate([(chosen[n], first + n) for n in alive], fold), strict=True):
+            if outcome is None:
+                batch[n].set_user_attr("diverged", True)
+            else:
+                outcomes[n].append(outcome)
+                batch[n].report(_mean([o.value for o in outcomes[n]]), fold)
+            if outcome is None or (fold + 1 < folds and batch[n].should_prune()):
+                _tell(study, batch[n], outcomes[n], TrialState.PRUNED)
+                alive.remove(n)
         if not alive:
             return
     for n in alive:
-        study.tell(batch[n], sum(values[n]) / folds)
+        _tell(study, batch[n], outcomes[n], TrialState.COMPLETE)
+
+
+def _tell(study: optuna.Study, trial: Trial, outcomes: list[Outcome], state: TrialState) -> None:
+    trial.set_user_attr("folds", [o.value for o in outcomes])
+    for name in outcomes[0].over if outcomes else ():
+        trial.set_constraint(name, _mean([o.over[name] for o in outcomes]))  # TPE then looks where limits are kept
+    study.tell(trial, _mean([o.value for o in outcomes]) if state == TrialState.COMPLETE else None, state=state)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """The complete trial with the highest value among those that keep all limits, or among all if none does (told by a warning).
+
+    Raises InputError when every trial diverged.
+    """
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    if not complete:
+        got = f"{len(study.get_trials(states=FINISHED))} that all diverged"
+        raise InputError(
+            f"study {study.study_name}", "a trial that trains", got, "lower the search's learning rates, look at the scans"
+        )
+    kept = [t for t in complete if all(over <= 0 for over in t.constraints.values())]
+    if not kept:
+        names = ", ".join(sorted(complete[0].constraints))
+        log.warning("study %s: no trial keeps within %s; the best of all is taken", study.study_name, names)
+    return max(kept or complete, key=lambda t: (t.value, -t.number))
 
 
 def summary(study: optuna.Study) -> dict:
-    """What the report and the lineage keep of a study: its name, best trial and every trial's settings, value and state."""
-    rows = [
-        {"number": t.number, "state": t.state.name, "value": t.value, "params": t.params}
-        for t in study.trials
-        if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    ]
-    return {"study": study.study_name, "best_trial": study.best_trial.number, "best_value": study.best_value, "trials": rows}
+    """What the report and the lineage keep of a study: its name, best trial, and a row for every finished trial.
+
+    A row: number, state, value, params, folds (each one's value), over (mean amount by which each limit is exceeded), diverged,
+    seconds. All but `seconds` are the same in every run with the same seed.
+    """
+    rows = []
+    for t in study.get_trials(states=FINISHED):
+        row = {"number": t.number, "state": t.state.name, "value": t.value, "params": t.params, "over": t.constraints}
+        row |= {"folds": t.user_attrs["folds"], "diverged": t.user_attrs.get("diverged", False)}
+        rows.append(row | {"seconds": round(t.duration.total_seconds(), 1)})
+    best = best_trial(study)
+    return {"study": study.study_name, "best_trial": best.number, "best_value": best.value, "trials": rows}

@@ -48,6 +48,9 @@ def test_the_repositorys_own_file_is_valid():
         ({"unet__steps": "many"}, "unet.steps: .*got 'many'"),
         ({"unet__patch_vox": [50, 48, 24]}, "unet.patch_vox must be multiples of 4"),
         ({"preprocess__multiple_vox": [4, 4, 2]}, "preprocess.multiple_vox must be multiples of 4"),
+        ({"tune_cnn__search__dropout": [0.3, 0.5]}, "tune_cnn.search.dropout must hold cnn.dropout, where the search begins"),
+        ({"tune_unet__search": {}}, "tune_unet.search must name at least one setting"),
+        ({"cross_validate__nested": "perhaps"}, "cross_validate.nested: .*got 'perhaps'"),
         ({"tune_cnn__search__dropout": [0.5, 0.1]}, "tune_cnn.search.dropout: the first value must not be above the second"),
     ],
 )
@@ -93,3 +96,8 @@ def test_search_ranges_stay_where_the_recipe_may_go(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(InputError, match="tune_cnn.search.dropout"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_a_setting_can_be_left_out_of_the_search(tmp_path):
+    params = load_changed(tmp_path, tune_cnn__search={"dropout": [0.1, 0.4]})
+    assert params.tune_cnn.search.model_dump(exclude_none=True) == {"dropout": (0.1, 0.4)}

@@ -269,3 +269,11 @@ def test_a_file_that_changed_since_it_was_checked_is_not_prepared(site):
     shutil.copy(folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz", folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz")
     with pytest.raises(InputError, match="sub-b_swi.nii.gz: expected the file that ingest checked, got another one"):
         preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")
+
+
+def test_a_fold_without_microbleeds_is_not_tuned_on(folder):
+    """No leak, but no number either: its sensitivity would be 0 of 0."""
+    bare = replace(of("s_b"), annotations=())
+    save_example(folder / "prepared", bare)
+    with pytest.raises(InputError, match="a marked CMB in every fold, got none in fold 2: it has no sensitivity"):
+        load_training(folder / "prepared", SPLIT)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from cmb_models.training import loop
 from cmb_models.training.checkpoint import Checkpoint, kept_until_done, open_checkpoint, save_tensors
 from cmb_models.training.examples import save_example
 from cmb_models.training.final import save_weights
-from cmb_models.training.folds import Mined, cnn_checkpoint, save_mined, unet_checkpoint
+from cmb_models.training.folds import Mined, UnetJob, cnn_checkpoint, save_mined, try_unet_job, unet_checkpoint
 from cmb_models.training.loop import Diverged, train_cnn, train_unet
 from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
+from tests.bundles import settings as bundle_settings
 from tests.imports import ROOT
 from tests.unit.test_training import CNN, UNET, example
 
@@ -242,6 +244,18 @@ def test_weights_that_overflow_in_the_last_step_are_no_result(monkeypatch):
     with pytest.raises(Diverged, match="lower the learning rate"):
         train_cnn(cnn_sampler(steps=1), 3)
     assert steps == [0.01, 0.005, 0.0025]
+
+
+def test_a_search_is_told_of_divergence_instead_of_ended(tmp_path):
+    one, other = (replace(example([(10, 12, 16)]), key=k, subject=k) for k in ("a", "b"))
+    save_example(tmp_path, one)
+    config = bundle_settings()
+    job = UnetJob(tmp_path, frozenset({"a"}), frozenset({"b"}), UNET.model_copy(update={"steps": 4, "mine_at": ()}), config, 0)
+    save_example(tmp_path, other)
+    assert [m.key for m in try_unet_job(job)] == ["b"]
+    one.prepared.image[:] = np.nan
+    save_example(tmp_path, one)
+    assert try_unet_job(job) is None
 
 
 @pytest.fixture

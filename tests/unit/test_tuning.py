@@ -1,11 +1,12 @@
-"""Tuning: resumes after a kill, prunes between folds, never ends below the recipe it started from."""
+"""Tuning: resumes after a kill, prunes between folds, keeps limits, outlives divergence, never ends below its first recipe."""
 
 from __future__ import annotations
 
 import optuna
 import pytest
 
-from cmb_models.training.tuning import open_study, study_name, summary, tune
+from cmb_models.errors import InputError
+from cmb_models.training.tuning import Outcome, open_study, study_name, summary, tune
 
 SEARCH = {"learning_rate": (0.001, 0.1), "dropout": (0.0, 0.5)}
 FIRST = {"learning_rate": 0.01, "dropout": 0.2}
@@ -21,14 +22,15 @@ def quality(settings):
 
 
 def run(storage, trials=4, evaluate=None):
-    study = open_study("s", seed=0, storage=storage)
+    study = open_study("s", storage=storage)
     asked_log = []
 
     def count(asked, fold):
         asked_log.append((fold, [n for _, n in asked]))
-        return (evaluate or (lambda a, _f: [quality(c) for c, _ in a]))(asked, fold)
+        values = (evaluate or (lambda a, _f: [quality(c) for c, _ in a]))(asked, fold)
+        return [Outcome(v) if isinstance(v, float) else v for v in values]
 
-    best = tune(study, SEARCH, trials, FIRST, folds=3, side_by_side=2, evaluate=count)
+    best = tune(study, SEARCH, trials, FIRST, folds=3, side_by_side=2, seed=0, evaluate=count)
     return study, best, asked_log
 
 
@@ -63,7 +65,7 @@ def test_a_killed_run_keeps_its_trials(storage):
     states = [t.state for t in study.trials]
     assert states.count(optuna.trial.TrialState.COMPLETE) == 4
     assert states[2:4] == [optuna.trial.TrialState.FAIL] * 2  # the two that were cut off; 0 and 1 were not repeated
-    assert min(n for _, numbers in asked for n in numbers) == 4
+    assert {n for _, numbers in asked for n in numbers} == {2, 3}  # counted among the finished ones, as if nothing had happened
 
 
 def test_a_trial_far_below_the_others_is_pruned_after_its_first_fold(storage):
@@ -90,3 +92,82 @@ def test_the_recipe_is_tried_even_if_a_kill_cut_its_trial_off(storage):
     study, best, _ = run(storage)
     assert FIRST in [t.params for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     assert best.value >= quality(FIRST)
+
+
+def table(study):
+    """A study's finished trials but for what differs from run to run: the time taken, and Optuna's number after a kill."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "number")} for row in summary(study)["trials"]]
+
+
+def by_number(asked, fold):
+    """As trainings are: the value depends on the settings and on the seed, which is made from the number."""
+    return [quality(c) - 0.01 * n + 0.001 * fold for c, n in asked]
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path):
+    first, again = (run(f"sqlite:///{tmp_path / name}.db", trials=8, evaluate=by_number)[0] for name in "ab")
+    assert table(first) == table(again)
+    assert len({t["params"]["dropout"] for t in table(first)}) == 8
+
+
+@pytest.mark.parametrize(("number", "fold"), [(0, 0), (2, 1), (6, 0)])
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path, number, fold):
+    """Also where TPE proposes, which draws from all that was found before."""
+    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+
+    def die(asked, at):
+        if asked[0][1] == number and at == fold:
+            raise Killed
+        return by_number(asked, at)
+
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=die)
+    killed, best, _ = run(storage, trials=8, evaluate=by_number)
+    straight, wanted, _ = run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)
+    assert table(killed) == table(straight)
+    assert (best.params, best.value) == (wanted.params, wanted.value)
+
+
+def test_a_diverging_trial_is_left_and_the_search_goes_on(storage):
+    def diverge(asked, fold):
+        return [None if n == 1 and fold == 1 else quality(c) for c, n in asked]
+
+    study, best, asked = run(storage, evaluate=diverge)
+    rows = summary(study)["trials"]
+    assert [r["state"] for r in rows] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert [r["diverged"] for r in rows] == [False, True, False, False]
+    assert [len(r["folds"]) for r in rows] == [3, 1, 3, 3]
+    assert asked[2] == (2, [0])  # its third fold is not trained
+    assert best.number != 1
+
+
+def test_a_search_in_which_everything_diverges_is_an_error_in_words(storage):
+    with pytest.raises(InputError, match="a trial that trains, got 4 that all diverged; lower the"):
+        run(storage, evaluate=lambda asked, fold: [None] * len(asked))
+
+
+def limited(over):
+    """The value rises with the dropout; over(dropout) by how much the limit is exceeded."""
+    return lambda asked, fold: [Outcome(c["dropout"], {"candidates_per_scan": over(c["dropout"])}) for c, _ in asked]
+
+
+def test_the_best_trial_is_the_best_that_keeps_the_limit(storage):
+    study, best, _ = run(storage, trials=10, evaluate=limited(lambda d: 100 * (d - 0.3)))
+    complete = [t for t in summary(study)["trials"] if t["state"] == "COMPLETE"]
+    kept = [t for t in complete if t["over"]["candidates_per_scan"] <= 0]
+    assert 0 < len(kept) < len(complete)
+    assert best.params["dropout"] == max(t["params"]["dropout"] for t in kept) <= 0.3
+    assert summary(study)["best_value"] == best.value < max(t["value"] for t in complete)
+
+
+def test_where_nothing_keeps_the_limit_the_best_of_all_is_taken_and_said(storage, caplog):
+    study, best, _ = run(storage, evaluate=limited(lambda d: 5.0))
+    assert best.value == max(t["value"] for t in summary(study)["trials"])
+    assert "no trial keeps within candidates_per_scan" in caplog.text
+
+
+def test_the_table_holds_what_history_and_importances_are_drawn_from(storage):
+    study, _, _ = run(storage, evaluate=lambda asked, fold: [0.1 * fold + 0.5] * len(asked))
+    for row in summary(study)["trials"]:
+        assert row["folds"] == pytest.approx([0.5, 0.6, 0.7]) and row["value"] == pytest.approx(0.6)
+        assert set(row["params"]) == set(SEARCH) and row["seconds"] >= 0 and row["over"] == {}

@@ -1,0 +1,47 @@
+"""What the sections of params.yaml are made of: kinds of numbers with their ranges, the base that refuses unknown keys,
+and what is wrong in words."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Steps = Annotated[int, Field(ge=4)]  # the last quarter of them is averaged
+
+
+def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first value must not be above the second")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_low_to_high)]
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_to_high)]
+Size = tuple[Count, Count, Count]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys, NaN and infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def explain(error: ValidationError) -> str:
+    """The faults of a ValidationError in one line: key, what is wrong, value."""
+    parts = []
+    for fault in error.errors():
+        key = ".".join(str(p) for p in fault["loc"]) or "params.yaml"
+        if fault["type"] == "extra_forbidden":
+            parts.append(f"{key} is not a known key")
+        elif fault["type"] == "missing":
+            parts.append(f"{key} is missing")
+        else:
+            value = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
+            parts.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(parts)
