@@ -145,7 +145,7 @@ def search_chart(search: Mapping) -> str:
     """Value of each trial in turn with the best so far, and against every setting; trials that were stopped early have none."""
     trials = [t for t in search["trials"] if t["state"] == "COMPLETE"]
     numbers, values = [t["number"] for t in trials], [t["value"] for t in trials]
-    names, best = sorted(search["settings"]), values.index(max(values))
+    names, chosen = sorted(search["settings"]), numbers.index(search["trial"])  # under limits, not always the highest
     stopped = [t["number"] for t in search["trials"] if t["state"] != "COMPLETE"]
 
     def draw(panels: Sequence[Axes]) -> None:
@@ -158,7 +158,7 @@ def search_chart(search: Mapping) -> str:
             _setting_axis(axes, name)
         for axes, place in zip(panels, [numbers, *([t["params"][n] for t in trials] for n in names)], strict=True):
             axes.plot(place, values, "o", color=BLUE, ms=5, alpha=0.8)
-            axes.plot(place[best], values[best], "o", color=RED, ms=6, label="chosen" if axes is panels[0] else None)
+            axes.plot(place[chosen], values[chosen], "o", color=RED, ms=6, label="chosen" if axes is panels[0] else None)
         panels[0].figure.legend(loc="outside upper left", ncols=3)
 
     return chart(draw, 1 + len(names), 2.7)

@@ -62,7 +62,7 @@ def overview(material: Material) -> tuple[list[str], list[tuple[str, list[str]]]
     locked, own = (e.metrics for e in material.evaluations)
     columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": own}
     columns |= {"… each fold's threshold from the others": own["cross_fitted"]} if "cross_fitted" in own else {}
-    columns |= {"… nested": own["nested"]} if "sensitivity" in own.get("nested", {}) else {}
+    columns |= {"… nested": own["nested"]} if "nested" in own else {}
     return list(columns), [(name, [tell(m) for m in columns.values()]) for name, tell in FIGURES]
 
 
