@@ -20,8 +20,8 @@ from cmb_models.io.nifti import write_volume
 from cmb_models.report import cases, words
 from cmb_models.report.charts import search_chart
 from cmb_models.report.material import Material, Sources, gather
-from cmb_models.report.page import render
-from cmb_models.report.pictures import draw_album
+from cmb_models.report.page import fill, render
+from cmb_models.report.pictures import Album, draw_album
 from tests.bundles import BLOBS_MM, head, settings
 from tests.imports import ROOT
 
@@ -89,6 +89,11 @@ def material(tmp_path_factory) -> Material:
     own = [scored("site", n) for n in range(4)]
     locked = [scored("locked", 0), scored("locked", 1, marked=False)]
     return gather(workspace(tmp_path_factory.mktemp("ws"), locked, own), PARAMS.evaluate)
+
+
+@pytest.fixture(scope="module")
+def album(material) -> Album:
+    return draw_album(cases.all_cases(material), [], material.images)
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +177,17 @@ def test_the_same_inputs_give_the_same_page(material, page):
     assert render(material) == page
 
 
-def test_a_learning_curve_is_shown_where_there_is_one(material, page):
+def test_a_learning_curve_is_shown_where_there_is_one(material, album, page):
     points = [{"scans": n, "draw": 0, "sensitivity": 0.1 * n, "interval_95": [0, 1]} for n in (3, 5)]
     accuracy = {"sizes": [3, 5], "rate_fp_per_scan": 1.0, "methods": [{"name": "ours", "points": points}]}
-    assert "How many scans does it take?" in render(replace(material, accuracy=accuracy))
+    assert "How many scans does it take?" in fill(replace(material, accuracy=accuracy), album)
     assert "How many scans does it take?" not in page
 
 
-def test_nested_figures_have_a_column_and_a_sentence_where_there_are_any(material, page):
+def test_nested_figures_have_a_column_and_a_sentence_where_there_are_any(material, album, page):
     own = material.out_of_fold
     nested = own.metrics["cross_fitted"] | {"hits": 5, "ece": 0.125, "intervals_95": {"ece": [0.1, 0.2]}}
-    text = render(replace(material, out_of_fold=replace(own, metrics=own.metrics | {"nested": nested})))
+    text = fill(replace(material, out_of_fold=replace(own, metrics=own.metrics | {"nested": nested})), album)
     assert "<th>… nested</th>" in text and "5 of 8 at" in text and "0.12 (0.10–0.20)" in text
     assert "nested" not in page
 
