@@ -28,7 +28,7 @@ from cmb_models.training.folds import (
 )
 from cmb_models.training.identity import code_hashes, content
 from cmb_models.training.parallel import Workers
-from cmb_models.training.tuning import Outcome, open_study, study_name, summary, tune
+from cmb_models.training.tuning import DATABASE, Outcome, full_disk_told, open_study, study_name, summary, tune
 
 SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points
 
@@ -117,8 +117,8 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
-    study = open_study(name)
-    with Workers(SIDE_BY_SIDE) as workers:
+    with full_disk_told(DATABASE), Workers(SIDE_BY_SIDE) as workers:
+        study = open_study(name)
         best = tune(
             study,
             settings.search.model_dump(exclude_none=True),

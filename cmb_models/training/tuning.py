@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,20 @@ log = logging.getLogger(__name__)
 
 Fold = int
 STUDIES = Path("studies")
+DATABASE = STUDIES / "optuna.db"
 LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose ratio matters, not their difference
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@contextlib.contextmanager
+def full_disk_told(storage: object) -> Iterator[None]:
+    """Make an InputError of a storage that has no room left; other errors pass."""
+    try:
+        yield
+    except Exception as error:  # Optuna's or SQLAlchemy's: which of them comes first to see SQLite's words varies
+        if "database or disk is full" not in f"{error} {error.__cause__}":
+            raise
+        raise InputError(storage, "room on the disk", "none left", "free some and run the command again") from error
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """
     if storage is None:
         STUDIES.mkdir(exist_ok=True)
-        storage = f"sqlite:///{STUDIES / 'optuna.db'}"
+        storage = f"sqlite:///{DATABASE}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import optuna
 import pytest
+import sqlalchemy
 
 from cmb_models.errors import InputError
-from cmb_models.training.tuning import Outcome, open_study, study_name, summary, tune
+from cmb_models.training.tuning import Outcome, full_disk_told, open_study, study_name, summary, tune
 
 SEARCH = {"learning_rate": (0.001, 0.1), "dropout": (0.0, 0.5)}
 FIRST = {"learning_rate": 0.01, "dropout": 0.2}
@@ -171,3 +172,26 @@ def test_the_table_holds_what_history_and_importances_are_drawn_from(storage):
     for row in summary(study)["trials"]:
         assert row["folds"] == pytest.approx([0.5, 0.6, 0.7]) and row["value"] == pytest.approx(0.6)
         assert set(row["params"]) == set(SEARCH) and row["seconds"] >= 0 and row["over"] == {}
+
+
+def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
+    """SQLite's own answer when its file may not grow."""
+    run(storage, trials=2)
+
+    def limit(connection, _record):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def long(asked, fold):
+        return [Outcome(0.5, {"x" * 4000 + str(n): 0.0 for n in range(4)})] * len(asked)
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", limit)
+    try:
+        with pytest.raises(InputError, match="optuna.db: expected room on the disk, got none left"), full_disk_told("optuna.db"):
+            run(storage, trials=4, evaluate=long)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
+    study, _, asked = run(storage, trials=4)
+    assert {n for _, numbers in asked for n in numbers} == {2, 3}
+    with pytest.raises(ValueError, match="another"), full_disk_told("optuna.db"):
+        raise ValueError("another fault")
