@@ -34,8 +34,8 @@ def count_evaluation(file: Path, bundle_sha256: str, scans_sha256: str, commit: 
     """Append an evaluation and return how often this locked set has been looked at, this time included.
 
     Returns {"scans_sha256", "time", "evaluations", "bundles"}: evaluations of this set, and of how many different bundles. The same
-    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. commit: checked out in the workspace, ""
-    outside of git. Raises InputError for a broken log, before anything is written.
+    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. commit: checked out in the
+    workspace, "" outside of git. Raises InputError for a broken log, before anything is written.
     """
     require_whole(file)
     figures = {name: metrics[name] for name in KEY_FIGURES}

@@ -17,7 +17,7 @@ from cmb_models.detect.preprocess import resample
 from cmb_models.files import replacing
 from cmb_models.phantom.config import SPACING_MM, PhantomConfig
 from cmb_models.phantom.lesions.bloom import body_radius_mm
-from cmb_models.phantom.lesions.cmbs import CHI_PPM, DIAMETER_MEDIAN_MM
+from cmb_models.phantom.lesions.cmbs import CHI_PPM
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
 from cmb_models.phantom.lone import uniform_swi
@@ -28,8 +28,8 @@ from cmb_models.volume import Volume, index_from_world
 Size = tuple[float, float, float]
 SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the plants: microbleeds vary most
 PPM = {"cmb": CHI_PPM, "mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
-CMB_SIGMA, CMB_MM = 0.42, (1.4, 8.0)  # of log diameter, as seen: a little wider than real ones' .36 (FACTS 3)
-MIMIC_MM = (1.8, 5.5)  # the sizes at which they are taken for microbleeds
+CMB_MM = (1.6, 8.0)  # as seen; log-uniform, not as rare as large ones are (95 % below 4.8 mm, FACTS 3), or none is learned
+MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they are taken for microbleeds
 FIELD_TE_MS = {1.5: (22.0, 42.0), 3.0: (15.0, 28.0)}  # usual echo times of SWI by field
 WINDOW_PER_MM = (0.28, 0.5)  # side of the phase filter's window over the field of view: 64 over 230 mm to 96 over 192 mm
 TILT_DEG = (10.0, 5.0, 3.0)  # of the slab against the field, standard deviations
@@ -122,8 +122,5 @@ def _config(native_mm: Size, rng: np.random.Generator) -> PhantomConfig:
 def _lesion(rng: np.random.Generator, label: str, head_mm: Size, config: PhantomConfig) -> Lesion:
     ends = PPM[label]
     chi = float(np.sign(ends[0]) * np.exp(rng.uniform(*sorted(np.log(np.abs(ends))))))
-    if label == "cmb":
-        diameter = float(np.clip(rng.lognormal(np.log(DIAMETER_MEDIAN_MM), CMB_SIGMA), *CMB_MM))
-    else:
-        diameter = float(rng.uniform(*MIMIC_MM))
+    diameter = float(np.exp(rng.uniform(*np.log(CMB_MM if label == "cmb" else MIMIC_MM))))
     return Lesion(label, "", head_mm, diameter, body_radius_mm(diameter, chi, config, label), chi, int(rng.integers(2**31)))
