@@ -22,7 +22,7 @@ def main() -> None:
             params.preprocess,
             params.planting,
             PREPARED,
-            lambda scans: bar.track(scans, description="preprocess scans"),
+            lambda items, what: bar.track(items, description=what),
         )
 
 

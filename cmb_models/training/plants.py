@@ -6,6 +6,8 @@ drawn far wider than any one protocol, so that a network learns what such lesion
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -63,7 +65,8 @@ def write_plants(
         return
     boxes = int(np.ceil(settings.plants / 27 / len(different)))
     jobs = [(size, preprocess.spacing_mm, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
-    with ProcessPoolExecutor() as pool:
+    # Spawned, as whoever calls may have threads (its progress bar has): a fork could hold their locks for ever.
+    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
     for n, size in enumerate(different):
         parts = made[n * boxes : (n + 1) * boxes]

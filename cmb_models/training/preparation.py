@@ -17,11 +17,17 @@ from cmb_models.io.site import ScanFile, find_scans
 from cmb_models.training.examples import Example, save_example
 from cmb_models.training.plants import plants_name, write_plants
 
-Track = Callable[[list[ScanFile]], Iterable[ScanFile]]
+Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
 
 
 def prepare_training(
-    raw_dir: Path, index: list[dict], split: dict, settings: Preprocess, planting: Planting, folder: Path, track: Track = iter
+    raw_dir: Path,
+    index: list[dict],
+    split: dict,
+    settings: Preprocess,
+    planting: Planting,
+    folder: Path,
+    track: Track = lambda items, _: items,
 ) -> None:
     """Write the examples of all scans whose subject is in a fold, and the plants for their voxel sizes.
 
@@ -37,11 +43,11 @@ def prepare_training(
         raise InputError(raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
     scans = [found[key] for key in sorted(known)]
     sizes = set()
-    for scan in track(scans):
+    for scan in track(scans, "preprocess scans"):
         example, native_mm = _prepared(scan, settings, known[scan.key]["sha256"])
         save_example(folder, example, plants_name(native_mm) if planting.plants else "")
         sizes.add(native_mm)
-    write_plants(folder, sizes, settings, planting)
+    write_plants(folder, sizes, settings, planting, lambda boxes: track(boxes, "simulate lesions to plant"))
     _check_alone(scans[0], settings, known[scans[0].key]["sha256"], folder)
 
 
