@@ -140,6 +140,12 @@ class PhantomConfig:
         return phase_per_ppm(self.field_t, self.te_ms)
 
     @property
+    def highpass_half_width(self) -> tuple[float, float]:
+        """Where the phase filter's window ends along i and j, in cycles per voxel (images.highpass_phase)."""
+        i, j = (self.highpass_vox / 2 / n for n in self.shape[:2])
+        return i, j
+
+    @property
     def smallest_cmb_mm(self) -> float:
         """Least diameter of a microbleed that a reader would mark: two voxels in plane, within SMALLEST_CMB_MM."""
         return float(np.clip(2 * max(self.spacing_mm[:2]), *SMALLEST_CMB_MM))

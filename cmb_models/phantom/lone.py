@@ -28,5 +28,5 @@ def uniform_swi(slab: Slab, lesions: Sequence[Lesion]) -> np.ndarray:
 
 def swi_of(image: np.ndarray, slab: Slab) -> np.ndarray:
     """SWI (I, J, K) float32 of a complex image (I, J, K) by this slab's phase filter and mask."""
-    half_width = tuple(slab.config.highpass_vox / 2 / n for n in slab.config.shape[:2])
-    return images.swi(np.abs(image), images.highpass_phase(image, half_width), slab.config.mask_power)
+    phase = images.highpass_phase(image, slab.config.highpass_half_width)
+    return images.swi(np.abs(image), phase, slab.config.mask_power)

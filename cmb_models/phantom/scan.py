@@ -155,8 +155,7 @@ def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[
     signal *= np.exp(sensitivity, out=sensitivity)
     drift = acquisition.draw_drift_mm(rng, shape[1], config.motion_mm) / config.spacing_mm[1:]
     image = acquisition.scan_signal(rng, signal, shape, WHITE_SIGNAL / config.snr, config.resolved, drift)
-    half_width = tuple(config.highpass_vox / 2 / n for n in config.shape[:2])
-    phase = images.highpass_phase(image, half_width)[slab.kept]
+    phase = images.highpass_phase(image, config.highpass_half_width)[slab.kept]
     magnitude = np.abs(image[slab.kept])
     habits = config.vendor_habits
     gain = float(rng.uniform(*habits.swi_level)) / WHITE_SIGNAL

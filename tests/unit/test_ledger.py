@@ -44,6 +44,7 @@ def test_a_broken_log_is_refused_and_not_written_to(tmp_path):
 
 def test_no_log_yet_is_whole(tmp_path):
     require_whole(tmp_path / "looks.jsonl")
+    assert not list(tmp_path.iterdir())  # asking begins none
 
 
 def test_a_locked_set_is_known_by_its_files_not_their_names():

@@ -142,7 +142,7 @@ def test_same_seed_same_body_and_another_seed_another():
 def seen_region(slab: Slab, lesion: Lesion, step_mm: float = 0.2) -> np.ndarray:
     """Where the SWI, linearly between voxels, is below half of what is around: bool, in steps of step_mm."""
     image = cut_kspace(alone(slab, lesion), slab.acquired.shape)
-    phase = images.highpass_phase(image, tuple(slab.config.highpass_vox / 2 / n for n in slab.config.shape[:2]))
+    phase = images.highpass_phase(image, slab.config.highpass_half_width)
     swi = images.swi(np.abs(image), phase)
     line = np.arange(-9, 9, step_mm)
     points = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
