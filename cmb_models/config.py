@@ -82,7 +82,8 @@ class Unet(Section):
     lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the others, share placed around what the
     network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are done; none before.
     planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training patch (planting.py),
-    0 for none. focal_gamma, focal_beta: exponents of the loss (losses.py).
+    0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (warping.py). focal_gamma, focal_beta:
+    exponents of the loss (losses.py).
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=2)]
@@ -98,6 +99,7 @@ class Unet(Section):
     mine_at: tuple[Fraction, ...]
     planted_per_patch: Annotated[float, Field(ge=0)]
     planted_mimics_per_patch: Annotated[float, Field(ge=0)]
+    warped_fraction: Probability
     focal_gamma: Positive
     focal_beta: Positive
 
@@ -112,7 +114,8 @@ class Cnn(Section):
     """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
 
     planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
-    planted_mimic_fraction: of the negative ones that are simulated mimics.
+    planted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
+    kind_weight: in the loss, of telling the kinds of mimics apart (networks.cnn.KINDS), where annotations name them.
     match_mm: a candidate this near to a CMB's centre is a positive example.
     """
 
@@ -126,6 +129,8 @@ class Cnn(Section):
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
     planted_fraction: Probability
     planted_mimic_fraction: Probability
+    warped_fraction: Probability
+    kind_weight: Annotated[float, Field(ge=0)]
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
 

@@ -1,7 +1,7 @@
 """`make demo`: play a hospital site in a workspace of its own, demo/, by the commands that a site would type.
 
 `make full-demo` does the same in demo-full/ with five folds, and thirty locked scans, half of them by protocols that are in no
-training scan: an hour and a half on two cores.
+training scan, and longer trainings: an hour and a half on two cores.
 
 Run again, it redoes only what is not up to date: the scans, DVC's stages and the registry each see for themselves.
 """
@@ -37,7 +37,8 @@ LOCKED_FULL = [
     *(o for preset in ("ukb", "aibl", "clinical", "random", "random", "random") for o in ("--preset", preset)),
 ]
 DATASETS = {"site": SITE, "locked": LOCKED_FULL if FULL else LOCKED}
-SETTINGS = {"folds": 5} if FULL else {}  # of params.yaml's split section, other than shipped
+# Of params.yaml, other than shipped: five folds, and trainings as long as they pay.
+SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}, "cnn": {"batch": 64}} if FULL else {}
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)
@@ -82,9 +83,10 @@ def workspace() -> None:
             sys.exit(f"the demo stopped: demo/ cannot be brought up to this commit ({got}); remove demo/ and start again")
     if SETTINGS:
         params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
-        params["split"] |= SETTINGS
+        for section, settings in SETTINGS.items():
+            params[section] |= settings
         write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-        commit("Five folds", "params.yaml")
+        commit("Five folds, longer trainings", "params.yaml")
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
     if dirty.strip():
         note = "the checkout has uncommitted changes: stages run its last commit, `cmb` and the server its files"

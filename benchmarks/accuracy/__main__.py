@@ -30,7 +30,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import write_json
 
 # What a training costs beside the two stages', only to tell the time that is left: by their steps, nnU-Net's is a guess.
-COST = {"two-stage": 1.0, "segmentation": 1.0, "stage1-long": 1.0, "radial": 0.01, "nnunet": 5.0}
+COST = {"two-stage": 1.0, "unplanted": 1.0, "segmentation": 1.0, "stage1-long": 1.0, "radial": 0.01, "nnunet": 5.0}
 DEFAULT = "two-stage,segmentation,radial,nnunet"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,13 @@ from cmb_models.training.loop import best_device, train_unet
 from cmb_models.training.sampling import UnetSampler
 
 OURS, STAGE1, STAGE1_LONG = "two-stage (ours)", "stage 1 alone", "stage 1 alone, whole budget"
+UNPLANTED = "two-stage, nothing planted"
 SEGMENTATION, RADIAL, NNUNET = "U-Net segmentation", "radial symmetry", "nnU-Net v2"
 NOTES = {
     OURS: "fold networks for candidates, both networks on all scans, joint score; not tuned by Optuna",
     STAGE1: "the first of the same two networks, its own score; a quarter of the budget",
     STAGE1_LONG: "stage 1 trained for the whole budget",
+    UNPLANTED: "ours without simulated lesions in the training scans, all else the same",
     SEGMENTATION: "same network, patches and augmentation for the whole budget; nothing planted; threshold set on training scans",
     RADIAL: "no network; given the simulator's brain masks; settings and feature weights fitted on the training scans",
     NNUNET: "its own plans; epochs of the package's trainers whose steps come nearest to the budget",
@@ -100,6 +102,16 @@ def two_stage(task: Task) -> list[Outcome]:
     return [Outcome(OURS, joint, total_steps(params)), Outcome(STAGE1, first, params.unet.steps)]
 
 
+def unplanted(task: Task) -> list[Outcome]:
+    """Ours with nothing planted: what the simulated lesions are worth."""
+    params = task.params.model_dump()
+    params["unet"] |= {"planted_per_patch": 0.0, "planted_mimics_per_patch": 0.0}
+    params["cnn"] |= {"planted_fraction": 0.0, "planted_mimic_fraction": 0.0}
+    params["tune_unet"]["search"]["planted_per_patch"] = params["tune_cnn"]["search"]["planted_fraction"] = None
+    ours, _ = two_stage(replace(task, params=Params.model_validate(params)))
+    return [replace(ours, name=UNPLANTED)]
+
+
 def stage1_long(task: Task) -> list[Outcome]:
     """Our stage 1 alone, trained for as many steps as both stages and all folds have together."""
     settings = task.params.unet.model_copy(update={"steps": total_steps(task.params)})
@@ -158,6 +170,7 @@ def nnunet_v2(task: Task) -> list[Outcome]:
 
 METHODS: dict[str, Callable[[Task], list[Outcome]]] = {
     "two-stage": two_stage,
+    "unplanted": unplanted,
     "segmentation": segmentation,
     "stage1-long": stage1_long,
     "radial": radial,
@@ -166,6 +179,7 @@ METHODS: dict[str, Callable[[Task], list[Outcome]]] = {
 _LEARNING = ["cmb_models/detect", "cmb_models/networks", "cmb_models/phantom", "cmb_models/training"]  # phantom: what is planted
 CODE = {  # what a method's findings depend on, besides its scans and settings
     "two-stage": _LEARNING,
+    "unplanted": _LEARNING,
     "stage1-long": _LEARNING,
     "segmentation": [*_LEARNING, "benchmarks/alternatives/single_stage.py"],
     "radial": ["cmb_models/detect", "cmb_models/evaluation/froc.py", "benchmarks/alternatives/radial_symmetry.py"],

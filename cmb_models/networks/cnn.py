@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+# What a candidate can be besides a microbleed, as far as annotations name it (`mimic:<kind>`): an auxiliary target in training.
+KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
+
 
 class PatchClassifier(nn.Module):
     """(N, 1, i, j, k) patches to (N,) logits.
@@ -25,12 +28,21 @@ class PatchClassifier(nn.Module):
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * before, 1)
+        self.kinds = nn.Linear(2 * before, 1 + len(KINDS))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.head(self._pooled(patches))[:, 0]
+
+    def with_kinds(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N,) and logits of the kind (N, 1 + KINDS): only training asks for these, no release holds them."""
+        pooled = self._pooled(patches)
+        return self.head(pooled)[:, 0], self.kinds(pooled)
+
+    def _pooled(self, patches: torch.Tensor) -> torch.Tensor:
         features = self.features(patches)
         # The maximum keeps a small dark spot that the mean over the patch would dilute.
         pooled = torch.cat([features.mean(dim=(2, 3, 4)), features.amax(dim=(2, 3, 4))], dim=1)
-        return self.head(self.dropout(pooled))[:, 0]
+        return self.dropout(pooled)
 
 
 def _convolution(before: int, after: int) -> nn.Module:

@@ -14,7 +14,7 @@ from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
-from cmb_models.training.losses import centre_loss
+from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.mining import look_alikes
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
@@ -65,9 +65,9 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:
-        patches, labels = (_to(device, a) for a in sampler.batch(rng))
-        logits = model(patches.to(memory_format=torch.channels_last_3d))
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+        patches, kinds = (_to(device, a) for a in sampler.batch(rng))
+        logits, of_kinds = model.with_kinds(patches.to(memory_format=torch.channels_last_3d))
+        return microbleed_loss(logits, of_kinds, kinds, s.kind_weight)
 
     return _fit(model, loss, sampler, rng, step_done, checkpoint)
 

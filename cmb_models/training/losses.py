@@ -42,3 +42,15 @@ def centre_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     centre = (target >= 1).float()
     loss = centre * (1 - p) ** gamma * log_p + (1 - centre) * (1 - target) ** beta * p**gamma * log_q
     return -(loss * weight).sum() / centre.sum().clamp(min=1)
+
+
+def microbleed_loss(logits: torch.Tensor, of_kinds: torch.Tensor, kinds: torch.Tensor, kind_weight: float) -> torch.Tensor:
+    """Cross-entropy of microbleed or not, plus kind_weight times that of what it is, over those whose kind is known.
+
+    logits: (N,). of_kinds: (N, K) logits. kinds: (N,) int64, 0 for a microbleed, 1 to K - 1 for mimics, below 0 for unknown ones.
+    """
+    value = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), (kinds == 0).float())
+    known = kinds >= 0
+    if kind_weight and known.any():
+        value = value + kind_weight * torch.nn.functional.cross_entropy(of_kinds[known].float(), kinds[known])
+    return value

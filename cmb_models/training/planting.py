@@ -15,6 +15,11 @@ PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
 FAINTEST = 0.75  # share of a plant's darkness that is put in, at least: scanners differ in contrast
 INSIDE_MM = 12.0  # least depth below the head's surface: scalp and skull hold no microbleeds
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
+BESIDE = (
+    0.5  # share of plants that go beside something dark: half of real ones lie at the cortex or by a vein, where they are missed
+)
+BESIDE_MM = (2.0, 6.0)  # from there: touching or near
+DARKER = 0.4  # by this share of the head's 5-95 percentile range: vessels, fluid, bone
 COARSE = 4  # the head's inside is judged on every fourth voxel, since only its rough shape matters
 
 
@@ -54,10 +59,26 @@ def places_inside(image: np.ndarray, spacing_mm: tuple[float, float, float], air
     return np.argwhere((depth_mm > INSIDE_MM) & (coarse > air * (1 - TISSUE))) * COARSE
 
 
+def choose_places(
+    image: np.ndarray, places: np.ndarray, spacing_mm: tuple[float, float, float], count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Up to `count` of places (N, 3), no two the same; BESIDE of them near something dark, as far as there are such.
+
+    image: (I, J, K), normalised. places: its voxels, fractions allowed. (0, 3) for no places.
+    """
+    if not len(places):
+        return places
+    reach = 2 * np.floor(BESIDE_MM[1] / np.asarray(spacing_mm)).astype(int) + 1
+    voxel = tuple(np.rint(places).astype(int).clip(0, np.array(image.shape) - 1).T)
+    dark = ndimage.minimum_filter(image, tuple(reach))[voxel] < image[voxel] - DARKER
+    share = np.where(dark, BESIDE, 1 - BESIDE) / np.where(dark, max(dark.sum(), 1), max((~dark).sum(), 1))
+    return places[rng.choice(len(places), min(count, len(places)), replace=False, p=share / share.sum())]
+
+
 def plant(
     image: np.ndarray, at_vox: np.ndarray, plants: Plants, cmb: bool, air: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of a normalised patch (I, J, K) float32 with one plant near at_vox (3,), and the voxel (3,) of its very centre.
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """A copy of a normalised patch (I, J, K) float32 with one plant near at_vox (3,), the voxel (3,) of its very centre, its label.
 
     cmb: a microbleed, or else a mimic. It is mirrored and its in-plane axes are swapped at random, which leaves its physics true
     (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the signal of nothing.
@@ -77,4 +98,4 @@ def plant(
         here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         kept = share[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
         image[here] = air + (image[here] - air) * (1 - (1 - kept) * np.float32(rng.uniform(FAINTEST, 1)))
-    return image, middle + off
+    return image, middle + off, str(plants.label[n])

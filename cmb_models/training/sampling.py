@@ -12,10 +12,13 @@ from cmb_models.config import Cnn, Unet
 from cmb_models.detect.patches import cut_patches
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
+from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
+from cmb_models.networks.cnn import KINDS
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.training.planting import COARSE, Plants, places_inside, plant
+from cmb_models.training.planting import BESIDE, BESIDE_MM, COARSE, TISSUE, Plants, choose_places, places_inside, plant
+from cmb_models.training.warping import cut_warped, draw_matrix, to_scan
 from cmb_models.volume import index_from_world, world_from_index
 
 APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
@@ -74,19 +77,25 @@ class UnetSampler:
         else:
             n = rng.integers(len(self.examples))
             start = self._anywhere(n, rng) - rng.integers(size // 6, size - size // 6)
-        prepared = self.examples[n].prepared
+        prepared, spacing = self.examples[n].prepared, np.asarray(self.examples[n].prepared.spacing_mm)
         start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
-        image = cut_patches(prepared.image, (start + size // 2)[None], self.settings.patch_vox, self._fill[n])[0, 0]
-        affine = prepared.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ start
-        example = self.examples[n]
-        cmbs = example.centres_mm("cmb")
-        image, planted = self._plant(image, n, start, cmbs, rng)
-        target = centre_heatmap(image.shape, affine, np.concatenate([cmbs, planted]), self.settings.sigma_mm)
-        possible = centre_heatmap(image.shape, affine, example.centres_mm("possible"), IGNORE_MM / 2)
+        image, window = _cut(
+            prepared, start + size // 2, self.settings.patch_vox, self._fill[n], self.settings.warped_fraction, rng
+        )
+        from_scan = np.linalg.inv(window)
+        cmbs, possible = (self._seen(n, label, from_scan) for label in ("cmb", "possible"))
+        image, planted = self._plant(image, n, from_scan, cmbs, rng)
+        grid = np.diag([*spacing, 1.0])  # of the patch as the network sees it, whatever it was scaled by
+        target = centre_heatmap(image.shape, grid, np.concatenate([cmbs, planted]) * spacing, self.settings.sigma_mm)
+        possible = centre_heatmap(image.shape, grid, possible * spacing, IGNORE_MM / 2)
         weight = np.where((possible > np.exp(-2)) & (target == 0), 0, 1).astype(np.float32)
         image, target, weight = flip_and_turn([image, target, weight], rng)
         return vary_intensity(image, rng), target, weight
+
+    def _seen(self, n: int, label: str, from_scan: np.ndarray) -> np.ndarray:
+        """The centres (N, 3) of one label in a patch's own voxels. from_scan: (4, 4), indices of the scan to the patch's."""
+        centres = index_from_world(self.examples[n].centres_mm(label), self.examples[n].prepared.affine)
+        return world_from_index(centres, from_scan)
 
     def _anywhere(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """A voxel (3,) of scan `n` inside the head, where all the look-alikes are; of the whole scan if no head is made out."""
@@ -94,28 +103,51 @@ class UnetSampler:
         return inside[rng.integers(len(inside))] if len(inside) else rng.integers(0, self.examples[n].prepared.shape)
 
     def _plant(
-        self, image: np.ndarray, n: int, start: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
+        self, image: np.ndarray, n: int, from_scan: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The patch of scan `n` that begins at voxel `start`, with lesions planted, and the planted CMBs' centres (P, 3) in mm."""
+        """A patch of scan `n` with lesions planted, and the planted CMBs' centres (P, 3).
+
+        cmbs: (N, 3), the marked ones' centres. All in the patch's voxels; from_scan: (4, 4), indices of the scan to the patch's.
+        """
         s, plants = self.settings, self._plants[n]
         kinds = np.repeat([True, False], rng.poisson((s.planted_per_patch, s.planted_mimics_per_patch)))
         if plants is None or not len(kinds):
             return image, np.zeros((0, 3))
-        prepared, taken, planted = self.examples[n].prepared, cmbs, [np.zeros((0, 3))]
-        places = self._inside[n][((self._inside[n] >= start) & (self._inside[n] < start + image.shape)).all(axis=1)]
-        places = places[rng.permutation(len(places))[: len(kinds)]]
+        spacing, taken, planted = self.examples[n].prepared.spacing_mm, cmbs, [np.zeros((0, 3))]
+        places = choose_places(image, self._near(n, from_scan, image.shape), spacing, len(kinds), rng)
         for place, cmb in zip(places, kinds[: len(places)], strict=True):
             place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
-            world = world_from_index(place, prepared.affine).reshape(1, 3)
-            if len(taken) and np.linalg.norm(taken - world, axis=1).min() < APART_MM:
+            if len(taken) and np.linalg.norm((taken - place) * spacing, axis=1).min() < APART_MM:
                 continue
-            with_plant, centre = plant(image, place - start, plants, bool(cmb), self._fill[n], rng)
+            with_plant, centre, _ = plant(image, place, plants, bool(cmb), self._fill[n], rng)
             if np.any(np.rint(centre) < 0) or np.any(np.rint(centre) >= image.shape):
                 continue  # its maximum would lie outside
-            image, world = with_plant, world_from_index(centre + start, prepared.affine).reshape(1, 3)
-            planted += [world] if cmb else []
-            taken = np.concatenate([taken, world])
+            image = with_plant
+            planted += [centre[None]] if cmb else []
+            taken = np.concatenate([taken, centre[None]])
         return image, np.concatenate(planted)
+
+    def _near(self, n: int, from_scan: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """Places (N, 3) of scan `n` for plants that lie in a patch of this shape, in its voxels."""
+        reach = np.ptp(world_from_index(_corners(shape), np.linalg.inv(from_scan)), axis=0)
+        middle = world_from_index(np.asarray(shape)[None] / 2, np.linalg.inv(from_scan))
+        near = self._inside[n][(np.abs(self._inside[n] - middle) <= reach / 2 + 1).all(axis=1)]
+        places = world_from_index(near, from_scan)
+        return places[((places >= 0) & (places < shape)).all(axis=1)]
+
+
+def _corners(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.stack(np.meshgrid(*((0, s) for s in shape), indexing="ij"), -1).reshape(-1, 3)
+
+
+def _cut(
+    prepared: Prepared, middle: np.ndarray, size: tuple[int, int, int], fill: float, warped: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A patch (*size) around a voxel `middle` (3,), warped with this probability, and its indices to the scan's (4, 4)."""
+    if rng.random() < warped:
+        window = to_scan(draw_matrix(prepared.spacing_mm, rng), middle, size)
+        return cut_warped(prepared.image, window, size, fill), window
+    return cut_patches(prepared.image, middle[None], size, fill)[0, 0], to_scan(np.eye(3), middle, size)
 
 
 def _plants_of(example: Example) -> Plants:
@@ -125,13 +157,27 @@ def _plants_of(example: Example) -> Plants:
     return example.plants
 
 
+CMB, UNKNOWN = 0, -1
+
+
+def kind_of(label: str) -> int:
+    """CMB for a microbleed, from 1 the mimics of networks.cnn.KINDS, UNKNOWN for others. label: an annotation's."""
+    names = [n for n, kind in enumerate(KINDS, start=1) if label.startswith(MIMIC_PREFIX + kind)]
+    return CMB if label == "cmb" else names[0] if names else UNKNOWN
+
+
 @dataclass(frozen=True)
 class CandidateSet:
-    """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; positive: (N,) bool."""
+    """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; kind: (N,) int64, as `kind_of` numbers them."""
 
     example: Example
     index_vox: np.ndarray
-    positive: np.ndarray
+    kind: np.ndarray
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Which are microbleeds, (N,) bool."""
+        return self.kind == CMB
 
     @property
     def prepared(self) -> Prepared:
@@ -147,16 +193,24 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     affine, cmbs = example.prepared.affine, example.centres_mm("cmb")
     world = world_from_index(index_vox, affine)
 
-    def near(label: str) -> np.ndarray:
-        reach = np.array([max(match_mm, a.diameter_mm / 2) for a in example.annotations if a.label == label])
-        away = np.linalg.norm(world[:, None] - example.centres_mm(label)[None], axis=2)
-        return np.any(away <= reach, axis=1)
+    def near(annotations: list[Annotation]) -> np.ndarray:
+        """Which candidates each of the annotations reaches, (N, annotations) bool."""
+        reach = np.array([max(match_mm, a.diameter_mm / 2) for a in annotations])
+        centres = np.array([a.centre_mm for a in annotations]).reshape(-1, 3)
+        return np.linalg.norm(world[:, None] - centres[None], axis=2) <= reach
 
-    positive = near("cmb")
-    keep = positive | ~near("possible")
+    def marked(*labels: str) -> list[Annotation]:
+        return [a for a in example.annotations if a.label.startswith(labels)]
+
+    kind = np.full(len(index_vox), UNKNOWN)
+    mimics = marked(MIMIC_PREFIX)
+    for mimic, at in zip(mimics, near(mimics).T, strict=True):
+        kind[at] = kind_of(mimic.label)
+    kind[near(marked("cmb")).any(axis=1)] = CMB
+    keep = (kind == CMB) | ~near(marked("possible")).any(axis=1)
     own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
     index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
-    return CandidateSet(example, index, np.concatenate([positive[keep], np.ones(len(own), dtype=bool)]))
+    return CandidateSet(example, index, np.concatenate([kind[keep], np.full(len(own), CMB)]))
 
 
 class CnnSampler:
@@ -181,11 +235,10 @@ class CnnSampler:
             )
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Patches (batch, 1, *patch_vox) float32 and labels (batch,) float32, 1 for a microbleed."""
+        """Patches (batch, 1, *patch_vox) float32 and what each shows, (batch,) int64, as `kind_of` numbers it."""
         positives = max(1, round(self.settings.batch * self.settings.positive_fraction))
-        labels = np.arange(self.settings.batch) < positives
-        patches = np.stack([self._patch(bool(label), rng) for label in labels])[:, None]
-        return patches, labels.astype(np.float32)
+        patches, kinds = zip(*(self._patch(n < positives, rng) for n in range(self.settings.batch)), strict=True)
+        return np.stack(patches)[:, None], np.array(kinds, dtype=np.int64)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Nothing: batches depend on the generator alone."""
@@ -194,7 +247,7 @@ class CnnSampler:
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Nothing to restore."""
 
-    def _patch(self, positive: bool, rng: np.random.Generator) -> np.ndarray:
+    def _patch(self, positive: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         if rng.random() < (self.settings.planted_fraction if positive else self.settings.planted_mimic_fraction):
             s = rng.integers(len(self._sets))
             if len(self._inside[s]):
@@ -203,17 +256,34 @@ class CnnSampler:
         s, n = pool[rng.integers(len(pool))]
         jitter = np.asarray(self.settings.jitter_vox)
         index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
-        return self._vary(self._cut(s, index), rng)
+        return self._vary(self._cut(s, index, rng), rng), int(self._sets[s].kind[n])
 
-    def _planted(self, s: int, cmb: bool, rng: np.random.Generator) -> np.ndarray:
+    def _planted(self, s: int, cmb: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
         jitter = np.asarray(self.settings.jitter_vox)
-        patch = self._cut(s, self._inside[s][rng.integers(len(self._inside[s]))])
+        patch = self._cut(s, self._place(s, rng), rng)
         middle = np.asarray(patch.shape) // 2 + rng.integers(-jitter, jitter + 1)
-        return self._vary(plant(patch, middle, self._plants[s], cmb, self._fill[s], rng)[0], rng)
+        patch, _, label = plant(patch, middle, self._plants[s], cmb, self._fill[s], rng)
+        return self._vary(patch, rng), kind_of(label)
 
-    def _cut(self, s: int, index: np.ndarray) -> np.ndarray:
-        return cut_patches(self._sets[s].prepared.image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]
+    def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:
+        """A voxel (3,) of tissue in scan `s`: beside a candidate that is no microbleed, as real ones often are, or anywhere.
+
+        Were all plants somewhere in plain tissue, stage 2 would learn that microbleeds have no veins about them.
+        """
+        prepared, group = self._sets[s].prepared, self._sets[s]
+        mimics = group.index_vox[~group.positive]
+        if len(mimics) and rng.random() < BESIDE:
+            away = rng.standard_normal(3)
+            away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / prepared.spacing_mm
+            place = np.rint(mimics[rng.integers(len(mimics))] + away).astype(int)
+            if np.all((place >= 0) & (place < prepared.shape)) and prepared.image[tuple(place)] > self._fill[s] * (1 - TISSUE):
+                return place
+        return self._inside[s][rng.integers(len(self._inside[s]))]
+
+    def _cut(self, s: int, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        settings = self.settings
+        return _cut(self._sets[s].prepared, index, settings.patch_vox, self._fill[s], settings.warped_fraction, rng)[0]
 
     def _vary(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return vary_intensity(flip_and_turn([patch], rng)[0], rng)

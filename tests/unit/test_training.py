@@ -23,7 +23,7 @@ from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
 from cmb_models.training.mining import look_alikes
 from cmb_models.training.planting import Plants
-from cmb_models.training.sampling import CandidateSet, CnnSampler, UnetSampler, label_candidates
+from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler, UnetSampler, kind_of, label_candidates
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 UNET = Unet(
@@ -40,6 +40,7 @@ UNET = Unet(
     mine_at=(),
     planted_per_patch=0,
     planted_mimics_per_patch=0,
+    warped_fraction=0,
     focal_gamma=2,
     focal_beta=4,
 )
@@ -54,6 +55,8 @@ CNN = Cnn(
     positive_fraction=0.5,
     planted_fraction=0,
     planted_mimic_fraction=0,
+    warped_fraction=0,
+    kind_weight=0,
     jitter_vox=(1, 1, 0),
     match_mm=3,
 )
@@ -185,11 +188,12 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target():
 def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives():
     plain = example([], shape=(80, 80, 60))
     plain.prepared.image[0, 0, 0] = -3
-    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[10, 10, 5], [20, 20, 5]]), np.array([True, False]))
+    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[10, 10, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))
     all_planted = {"planted_fraction": 1.0, "planted_mimic_fraction": 1.0}
-    patches, labels = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
+    patches, kinds = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
     darkest = patches.min(axis=(1, 2, 3, 4))
-    assert darkest[labels == 1].max() < -1.7 < darkest[labels == 0].min() <= darkest[labels == 0].max() < -0.6
+    assert darkest[kinds == CMB].max() < -1.7 < darkest[kinds != CMB].min() <= darkest[kinds != CMB].max() < -0.6
+    assert set(kinds[kinds != CMB]) == {kind_of("mimic:iron")}
 
 
 class Darkness(torch.nn.Module):
@@ -237,12 +241,12 @@ def test_planting_without_plants_is_refused():
 def test_cnn_batches_have_the_share_of_positives():
     image = example([(10, 10, 10)])
     index = np.array([[10, 10, 5], [20, 20, 5], [5, 25, 9]])
-    sampler = CnnSampler([CandidateSet(image, index, np.array([True, False, False]))], CNN)
-    patches, labels = sampler.batch(np.random.default_rng(0))
-    assert patches.shape == (16, 1, 8, 8, 4) and labels.sum() == 8
-    assert patches[labels == 1].min(axis=(1, 2, 3, 4)).max() < -1 < patches[labels == 0].min()
+    sampler = CnnSampler([CandidateSet(image, index, np.array([CMB, UNKNOWN, UNKNOWN]))], CNN)
+    patches, kinds = sampler.batch(np.random.default_rng(0))
+    assert patches.shape == (16, 1, 8, 8, 4) and (kinds == CMB).sum() == 8
+    assert patches[kinds == CMB].min(axis=(1, 2, 3, 4)).max() < -1 < patches[kinds != CMB].min()
     with pytest.raises(InputError, match="both microbleeds and mimics"):
-        CnnSampler([CandidateSet(image, index[:1], np.array([True]))], CNN)
+        CnnSampler([CandidateSet(image, index[:1], np.array([CMB]))], CNN)
 
 
 def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
@@ -258,11 +262,11 @@ def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
 def test_cnn_learns_dark_spots(tmp_path):
     image = example([(10, 10, 10), (22, 8, 20)])
     index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9], [26, 14, 3]])
-    group = CandidateSet(image, index, np.array([True, True, False, False, False]))
+    group = CandidateSet(image, index, np.array([CMB, CMB, UNKNOWN, UNKNOWN, UNKNOWN]))
     model = train_cnn(CnnSampler([group], CNN), seed=0)
-    patches, labels = CnnSampler([group], CNN).batch(np.random.default_rng(5))
+    patches, kinds = CnnSampler([group], CNN).batch(np.random.default_rng(5))
     score = as_callable(Score(model), torch.device("cpu"))(patches)
-    assert score.shape == (16,) and score[labels == 1].min() > score[labels == 0].max()
+    assert score.shape == (16,) and score[kinds == CMB].min() > score[kinds != CMB].max()
     save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model, [example([])])
     assert read_json(tmp_path / RECIPE)["scans"] == {"a": "0" * 64}
     *_, loaded = load_weights(tmp_path)
