@@ -65,7 +65,7 @@ def test_a_plant_lies_where_it_is_said_to(plants):
     tissue = np.zeros((24, 24, 12), dtype=np.float32)
     seen = set()
     for seed in range(30):
-        planted, centre = plant(tissue, np.array([11.6, 12.3, 6.2]), single, True, AIR, np.random.default_rng(seed))
+        planted, centre, _ = plant(tissue, np.array([11.6, 12.3, 6.2]), single, True, AIR, np.random.default_rng(seed))
         darkest = np.unravel_index(planted.argmin(), planted.shape)
         assert np.array_equal(darkest, np.rint(centre))
         assert AIR <= planted.min() <= 0.75 * AIR and np.count_nonzero(planted) == 1
@@ -75,9 +75,9 @@ def test_a_plant_lies_where_it_is_said_to(plants):
 
 
 def test_a_plant_at_the_border_is_cut(plants):
-    planted, centre = plant(np.zeros((24, 24, 12), np.float32), np.array([0, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    planted, centre, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([0, 0, 0]), plants, True, AIR, np.random.default_rng(0))
     assert planted.shape == (24, 24, 12) and np.abs(centre).max() <= 0.5
-    far, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([60, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    far, _, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([60, 0, 0]), plants, True, AIR, np.random.default_rng(0))
     assert not far.any()
 
 
