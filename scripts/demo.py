@@ -38,7 +38,7 @@ LOCKED_FULL = [
 ]
 DATASETS = {"site": SITE, "locked": LOCKED_FULL if FULL else LOCKED}
 # Of params.yaml, other than shipped: five folds, and trainings as long as they pay.
-SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}, "cnn": {"batch": 64}} if FULL else {}
+SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}, "cnn": {"batch": 64, "steps": 1000}} if FULL else {}
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)

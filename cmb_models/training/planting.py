@@ -12,7 +12,8 @@ import numpy as np
 from scipy import ndimage
 
 PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
-FAINTEST = 0.75  # share of a plant's darkness that is put in, at least: scanners differ in contrast
+FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
+SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
 INSIDE_MM = 12.0  # least depth below the head's surface: scalp and skull hold no microbleeds
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 BESIDE = (
@@ -76,7 +77,13 @@ def choose_places(
 
 
 def plant(
-    image: np.ndarray, at_vox: np.ndarray, plants: Plants, cmb: bool, air: float, rng: np.random.Generator
+    image: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    at_vox: np.ndarray,
+    plants: Plants,
+    cmb: bool,
+    air: float,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """A copy of a normalised patch (I, J, K) float32 with one plant near at_vox (3,), the voxel (3,) of its very centre, its label.
 
@@ -96,6 +103,8 @@ def plant(
     image = np.array(image, dtype=np.float32)
     if np.all(low < high):
         here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        kept = share[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
-        image[here] = air + (image[here] - air) * (1 - (1 - kept) * np.float32(rng.uniform(FAINTEST, 1)))
+        taken = (1 - share) * np.float32(rng.uniform(FAINTEST, 1))
+        taken = ndimage.gaussian_filter(taken, rng.uniform(0, SOFTEST_MM) / np.asarray(spacing_mm), truncate=2)
+        kept = 1 - taken[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+        image[here] = air + (image[here] - air) * kept
     return image, middle + off, str(plants.label[n])

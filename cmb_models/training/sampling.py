@@ -119,7 +119,7 @@ class UnetSampler:
             place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
             if len(taken) and np.linalg.norm((taken - place) * spacing, axis=1).min() < APART_MM:
                 continue
-            with_plant, centre, _ = plant(image, place, plants, bool(cmb), self._fill[n], rng)
+            with_plant, centre, _ = plant(image, spacing, place, plants, bool(cmb), self._fill[n], rng)
             if np.any(np.rint(centre) < 0) or np.any(np.rint(centre) >= image.shape):
                 continue  # its maximum would lie outside
             image = with_plant
@@ -263,7 +263,7 @@ class CnnSampler:
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._place(s, rng), rng)
         middle = np.asarray(patch.shape) // 2 + rng.integers(-jitter, jitter + 1)
-        patch, _, label = plant(patch, middle, self._plants[s], cmb, self._fill[s], rng)
+        patch, _, label = plant(patch, self._sets[s].prepared.spacing_mm, middle, self._plants[s], cmb, self._fill[s], rng)
         return self._vary(patch, rng), kind_of(label)
 
     def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cmb_models.config import load_params
+from cmb_models.training import planting
 from cmb_models.training.planting import Plants, places_inside, plant, read_plants
 from cmb_models.training.plants import SHARE, plants_name, write_plants
 from tests.imports import ROOT
@@ -57,27 +58,43 @@ def test_nothing_is_written_for_no_plants(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plant_lies_where_it_is_said_to(plants):
+def test_a_plant_lies_where_it_is_said_to(plants, monkeypatch):
     """The darkest voxel in the voxel that holds the centre, whatever flips and swaps were drawn; the original is left alone."""
+    monkeypatch.setattr(planting, "SOFTEST_MM", 0.0)
     one = np.ones((1, 9, 9, 5), np.float32)
     one[0, 5, 4, 2] = 0  # darkest one voxel beside the middle along i
     single = Plants(one, np.array([[0.9, 0.2, 0.0]]), np.array(["cmb"]), np.array([2.0]))
     tissue = np.zeros((24, 24, 12), dtype=np.float32)
     seen = set()
     for seed in range(30):
-        planted, centre, _ = plant(tissue, np.array([11.6, 12.3, 6.2]), single, True, AIR, np.random.default_rng(seed))
+        planted, centre, _ = plant(tissue, SPACING, np.array([11.6, 12.3, 6.2]), single, True, AIR, np.random.default_rng(seed))
         darkest = np.unravel_index(planted.argmin(), planted.shape)
         assert np.array_equal(darkest, np.rint(centre))
-        assert AIR <= planted.min() <= 0.75 * AIR and np.count_nonzero(planted) == 1
+        assert AIR <= planted.min() <= planting.FAINTEST * AIR and np.count_nonzero(planted) == 1
         seen.add(tuple(map(int, darkest)))
     assert len(seen) == 4  # either side along i, and along j once the axes are swapped
     assert not tissue.any()
 
 
+def test_plants_are_faint_and_soft_as_drawn():
+    """One dark voxel: blurred it keeps its darkness in all, which lies between the faintest share and the whole."""
+    one = np.ones((1, 17, 17, 9), np.float32)
+    one[0, 8, 8, 4] = 0
+    single = Plants(one, np.zeros((1, 3)), np.array(["cmb"]), np.array([2.0]))
+    drawn = [
+        plant(np.zeros((24, 24, 12), np.float32), SPACING, np.array([12, 12, 6]), single, True, AIR, np.random.default_rng(n))[0]
+        for n in range(60)
+    ]
+    whole, peak = np.array([d.sum() / AIR for d in drawn]), np.array([d.min() / AIR for d in drawn])
+    assert planting.FAINTEST - 1e-3 <= whole.min() < 0.5 and 0.9 < whole.max() <= 1 + 1e-3
+    assert np.all(peak <= whole + 1e-6) and peak.min() < 0.3 * whole[peak.argmin()] and (peak > 0.95 * whole).any()
+
+
 def test_a_plant_at_the_border_is_cut(plants):
-    planted, centre, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([0, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    air = np.zeros((24, 24, 12), np.float32)
+    planted, centre, _ = plant(air, SPACING, np.array([0, 0, 0]), plants, True, AIR, np.random.default_rng(0))
     assert planted.shape == (24, 24, 12) and np.abs(centre).max() <= 0.5
-    far, _, _ = plant(np.zeros((24, 24, 12), np.float32), np.array([60, 0, 0]), plants, True, AIR, np.random.default_rng(0))
+    far, _, _ = plant(air, SPACING, np.array([60, 0, 0]), plants, True, AIR, np.random.default_rng(0))
     assert not far.any()
 
 

@@ -16,6 +16,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap, build_unet
+from cmb_models.training import planting
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
@@ -159,7 +160,14 @@ def test_a_candidate_within_a_large_lesion_belongs_to_it():
     assert label_candidates(marked, np.array([[10, 14, 5], [10, 16, 5]]), match_mm=3).positive.tolist() == [True, False, True]
 
 
-def test_every_planted_lesion_has_its_peak_in_the_patch():
+@pytest.fixture
+def dark_plants(monkeypatch):
+    """Plants nearly as dark as simulated, and sharp, so that a threshold tells them from noise."""
+    monkeypatch.setattr(planting, "FAINTEST", 0.75)
+    monkeypatch.setattr(planting, "SOFTEST_MM", 0.0)
+
+
+def test_every_planted_lesion_has_its_peak_in_the_patch(dark_plants):
     """A patch that is dark somewhere holds a planted lesion, and is taught one: half lesions at its border would be untaught."""
     quiet = replace(example([], shape=(80, 80, 60)), annotations=example([(64, 64, 104)]).annotations)  # marked, not drawn
     quiet.prepared.image[0, 0, 0] = -3  # what air is
@@ -175,7 +183,7 @@ def test_every_planted_lesion_has_its_peak_in_the_patch():
     assert dark > 25
 
 
-def test_planted_mimics_are_in_the_picture_and_not_in_the_target():
+def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_plants):
     quiet = example([], shape=(80, 80, 60))
     marked = replace(quiet, annotations=example([(64, 64, 104)]).annotations, plants=PLANTS)
     marked.prepared.image[0, 0, 0] = -3
@@ -185,7 +193,7 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target():
     assert darker > 20 and not any(targets.any() for _, targets, _ in batches)
 
 
-def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives():
+def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_plants):
     plain = example([], shape=(80, 80, 60))
     plain.prepared.image[0, 0, 0] = -3
     group = CandidateSet(replace(plain, plants=PLANTS), np.array([[10, 10, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))
