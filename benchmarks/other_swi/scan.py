@@ -41,12 +41,12 @@ class OtherScan:
 
 @dataclass(frozen=True)
 class Slab:
-    """Where voxels lie. layers: thinner ones a slice is averaged from; to_index: (4, 4), head mm to a voxel of the layers."""
+    """Where voxels lie. layers: how many thinner ones make a slice. to_index, to_layer: (4, 4), head mm to voxels of either."""
 
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
     layers: int
-    to_index: np.ndarray
+    to_layer: np.ndarray
 
     @property
     def fine_shape(self) -> tuple[int, int, int]:
@@ -56,11 +56,15 @@ class Slab:
         """Layers (I, J, K * layers) to slices (I, J, K)."""
         return fine.reshape(*fine.shape[:2], -1, self.layers).mean(axis=3)
 
+    @property
+    def to_index(self) -> np.ndarray:
+        scaled = np.diag([1, 1, 1 / self.layers, 1])
+        scaled[2, 3] = 0.5 / self.layers - 0.5
+        return scaled @ self.to_layer
+
     def centre_vox(self, centre_mm: np.ndarray) -> np.ndarray:
         """Places (N, 3) in mm of the head as voxels of the scan (N, 3), with fractions."""
-        index = np.atleast_2d(centre_mm) @ self.to_index[:3, :3].T + self.to_index[:3, 3]
-        index[:, 2] = (index[:, 2] + 0.5) / self.layers - 0.5
-        return index
+        return np.atleast_2d(centre_mm) @ self.to_index[:3, :3].T + self.to_index[:3, 3]
 
 
 def simulate(seed: np.random.SeedSequence, spacing_mm: tuple[float, float, float], n_cmbs: int, subject: str) -> OtherScan:
@@ -72,11 +76,11 @@ def simulate(seed: np.random.SeedSequence, spacing_mm: tuple[float, float, float
     head = build_head(person, draw_traits(person))
     slab = _slab(pose, spacing_mm)
     fine = _seen(look, head, slab)
-    veins = share(look, draw_veins(person, head), slab.to_index, slab.fine_shape, np.prod(spacing_mm) / slab.layers)
+    veins = share(look, draw_veins(person, head), slab.to_layer, slab.fine_shape, np.prod(spacing_mm) / slab.layers)
     fine *= 1 - look.uniform(0.55, 0.95) * np.minimum(1, look.uniform(1.0, 1.7) * veins)
     noise = _noise_level(look, slab)
-    bodies = _planted(person, head, slab, fine, veins, noise, n_cmbs)
     clean = slab.averaged(fine)
+    bodies = _planted(person, head, slab, clean, slab.averaged(veins), noise, n_cmbs)
     data = _noisy(look, clean, noise) * np.float32(look.uniform(300, 3000) / clean.max())
     return _stored(look, slab, np.rint(data), clean, noise, bodies, subject)
 
@@ -88,22 +92,22 @@ def _slab(rng: np.random.Generator, spacing_mm: tuple[float, float, float]) -> S
     shape = tuple(int(n) for n in np.ceil(extent / spacing_mm))
     turn = Rotation.from_euler("xyz", rng.normal(0, (8, 3, 4)), degrees=True).as_matrix()
     fine_mm = np.array([spacing_mm[0], spacing_mm[1], spacing_mm[2] / layers])
-    to_index = np.eye(4)
-    to_index[:3, :3] = turn / fine_mm[:, None]
+    to_layer = np.eye(4)
+    to_layer[:3, :3] = turn / fine_mm[:, None]
     middle = (np.array(shape) * (1, 1, layers) - 1) / 2
-    to_index[:3, 3] = middle - to_index[:3, :3] @ (rng.normal(0, 2, 3) + (0, 0, 6))
-    return Slab(spacing_mm, shape, layers, to_index)
+    to_layer[:3, 3] = middle - to_layer[:3, :3] @ (rng.normal(0, 2, 3) + (0, 0, 6))
+    return Slab(spacing_mm, shape, layers, to_layer)
 
 
 def _seen(rng: np.random.Generator, head: Head, slab: Slab) -> np.ndarray:
     """The head's brightness in the slab's layers, sinuses in it, with a contrast curve and shading: float32 around 1."""
     shape = slab.fine_shape
-    back = np.linalg.inv(slab.to_index)
+    back = np.linalg.inv(slab.to_layer)
     back[:3] /= STEP_MM
     back[:3, 3] -= LOW_MM / STEP_MM
     fine = ndimage.affine_transform(head.brightness, back[:3, :3], back[:3, 3], shape, order=1, output=np.float32)
     voxel_mm3 = float(np.prod(slab.spacing_mm)) / slab.layers
-    fine += (rng.uniform(0.1, 1.1) - fine) * share(rng, draw_sinuses(rng, head), slab.to_index, shape, voxel_mm3)
+    fine += (rng.uniform(0.1, 1.1) - fine) * share(rng, draw_sinuses(rng, head), slab.to_layer, shape, voxel_mm3)
     fine = np.maximum(fine, 0) ** np.float32(rng.uniform(0.75, 1.5))
     scale = [40 / (s / (n / m)) for s, n, m in zip(slab.spacing_mm, shape, slab.shape, strict=True)]
     shading = smooth_noise(rng, shape, float(np.mean(scale)))
@@ -132,32 +136,32 @@ def _noisy(rng: np.random.Generator, clean: np.ndarray, noise: np.ndarray) -> np
     return np.hypot(clean + parts[0], parts[1])
 
 
-def _planted(rng, head: Head, slab: Slab, fine: np.ndarray, veins: np.ndarray, noise: np.ndarray, n_cmbs: int) -> list[Body]:
-    """Draw mimics and microbleeds into the layers, in place; a microbleed that cannot be seen is drawn again elsewhere."""
+def _planted(rng, head: Head, slab: Slab, clean: np.ndarray, veins: np.ndarray, noise: np.ndarray, n_cmbs: int) -> list[Body]:
+    """Draw mimics and microbleeds into the slices, in place; a microbleed that cannot be seen is drawn again elsewhere."""
     bodies = []
     for body in draw_mimics(rng, head):
-        if (there := window(body, slab.to_index, slab.fine_shape)) and _free(body, bodies):
-            fine[there[0]] *= there[1]
+        if (there := window(body, slab.to_index, slab.shape)) and _free(body, bodies):
+            clean[there[0]] *= there[1]
             bodies.append(body)
     wanted = [draw_diameter(rng) for _ in range(n_cmbs)]
-    for _ in range(TRIES * max(1, n_cmbs)):
+    for _ in range(TRIES * n_cmbs):
         if not wanted:
-            return bodies
+            break
         body = draw_cmb(rng, head, wanted[-1])
-        there = window(body, slab.to_index, slab.fine_shape)
+        there = window(body, slab.to_index, slab.shape)
         if there is None or not _free(body, bodies) or _on_vein(body, slab, veins):
             continue
-        box = there[0]
-        before = fine[box].copy()
-        fine[box] *= there[1]
-        if stand_off(slab, fine, before, box, body, noise) >= STAND_OFF:
+        before = clean[there[0]].copy()
+        clean[there[0]] *= there[1]
+        if stand_off(slab, clean, before, there[0], body, noise) >= STAND_OFF:
             bodies.append(body)
             wanted.pop()
         else:
-            fine[box] = before
-    raise InputError(
-        "other SWI", f"room for {n_cmbs} microbleeds that stand off", f"none for {len(wanted)} of them", "ask for fewer"
-    )
+            clean[there[0]] = before
+    if wanted:
+        got = f"none for {len(wanted)} of them"
+        raise InputError("other SWI", f"room for {n_cmbs} microbleeds that stand off", got, "ask for fewer")
+    return bodies
 
 
 def _free(body: Body, others: list[Body]) -> bool:
@@ -173,18 +177,15 @@ def _on_vein(body: Body, slab: Slab, veins: np.ndarray) -> bool:
     return bool(veins[around].mean() > VEIN_SHARE)
 
 
-def stand_off(slab: Slab, fine: np.ndarray, before: np.ndarray, box: tuple[slice, ...], body: Body, noise: np.ndarray) -> float:
+def stand_off(slab: Slab, clean: np.ndarray, before: np.ndarray, box: tuple[slice, ...], body: Body, noise: np.ndarray) -> float:
     """How far a body's middle lies below what was there without it, and below its surroundings, the less of both.
 
-    In standard deviations of noise and uneven tissue there. before: the layers in `box` without it.
+    In standard deviations of noise and uneven tissue there. before: the voxels of `clean` in `box` without the body.
     """
-    i, j, k = np.clip(np.rint(slab.centre_vox(body.centre_mm)[0]).astype(int), 0, np.array(slab.shape) - 1)
-    layers = slice(k * slab.layers, (k + 1) * slab.layers)
-    without = fine[i, j].copy()
-    without[box[2]] = before[i - box[0].start, j - box[1].start]
-    with_it = fine[i, j, layers].mean()
-    around, spread = surroundings(slab.averaged(fine[:, :, layers])[..., 0], (i, j), body.diameter_mm, slab.spacing_mm[0])
-    return float((min(without[layers].mean(), around) - with_it) / np.hypot(noise[i, j, k], spread))
+    i, j, k = np.rint(slab.centre_vox(body.centre_mm)[0]).astype(int)
+    without = before[i - box[0].start, j - box[1].start, k - box[2].start]
+    around, spread = surroundings(clean[:, :, k], (i, j), body.diameter_mm, slab.spacing_mm[0])
+    return float((min(without, around) - clean[i, j, k]) / np.hypot(noise[i, j, k], spread))
 
 
 def surroundings(picture: np.ndarray, at: tuple[int, int], diameter_mm: float, side_mm: float) -> tuple[float, float]:

@@ -94,19 +94,24 @@ def test_sizes_are_the_published_ones():
     assert np.median(sizes) == pytest.approx(MEDIAN_MM * np.exp(0.36 * 0.26), rel=0.03)
 
 
-def test_a_body_is_half_as_dark_at_its_diameter():
-    body = draw_body(np.random.default_rng(0), "cmb", "cortex", np.zeros(3), 4.0, (0.8, 0.8))
+def test_a_body_has_its_size_and_darkness_in_any_slice_thickness():
+    body = draw_body(np.random.default_rng(0), "cmb", "cortex", np.zeros(3), 4.0, (2.0, 2.0))
     body = dataclasses.replace(body, axes=np.ones(3), uneven=np.zeros_like(body.uneven))
-    along = np.array([[0.0, 0, 0], [2.0, 0, 0], [0, 0, -2.0], [6.0, 0, 0]])
-    assert body.factor(along) == pytest.approx([0.2, 0.6, 0.6, 1.0], abs=0.01)
+    inside, _ = body.parts(np.array([[0.0, 0, 0], [2.0, 0, 0], [0, 0, -2.0], [6.0, 0, 0]]))
+    assert inside == pytest.approx([1, 0.5, 0.5, 0], abs=0.01)
     assert window(body, np.eye(4), (5, 5, 5)) is None  # reaches over the border
-    to_index = np.eye(4)
-    to_index[:3, 3] = 12
-    slices, left = window(body, to_index, (25, 25, 25))
-    # What it takes from all voxels of 1 mm3: its darkness times a sphere's volume, which a logistic edge of width w widens thus.
-    widened = 1 + (np.pi * body.edge_mm / 2.0) ** 2
-    assert (1 - left).sum() == pytest.approx(0.8 * 4 / 3 * np.pi * 2.0**3 * widened, rel=0.02)
-    assert left.shape == tuple(s.stop - s.start for s in slices)
+    for slice_mm in (1.0, 4.0):
+        to_index = np.diag([2.0, 2.0, 1 / slice_mm, 1.0])
+        to_index[:3, 3] = 20
+        slices, left = window(body, to_index, (41, 41, 41))
+        taken = -np.log(left) / 2.0
+        # The shares of all voxels make a sphere's volume, which a logistic edge of width w widens thus.
+        widened = 1 + (np.pi * body.edge_mm / 2.0) ** 2
+        assert taken.sum() * 0.25 * slice_mm == pytest.approx(4 / 3 * np.pi * 2.0**3 * widened, rel=0.02)
+        row = left[:, 20 - slices[1].start, 20 - slices[2].start]
+        assert row.min() < np.exp(-2.0 * 0.75)
+        wide = 0.5 * np.sum(1 - row > (1 - row.min()) / 2)
+        assert wide == pytest.approx(4.0, abs=0.51)
 
 
 def test_a_straight_vein_has_its_volume_at_its_place():
