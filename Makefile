@@ -1,12 +1,12 @@
-# make setup | demo | full-demo | test | lint | gallery | bench-accuracy. Everything is installed from the two pinned locks into .venv and
-# .venv-server, and nowhere else.
+# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi. Everything is installed from the two
+# pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy
+.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi
 
 setup:
 	@$(MAKE) --no-print-directory -j2 environments
@@ -46,6 +46,10 @@ gallery: setup
 # How many scans it takes, ours beside the alternatives: a night on two cores; for less, ARGS="--draws 1 --steps-scale 0.25".
 bench-accuracy: setup
 	@$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# A release on scans of another make: make bench-other-swi ARGS="--workspace demo"
+bench-other-swi: setup
+	@$(BIN)/python -m benchmarks.other_swi $(ARGS)
 
 # After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:

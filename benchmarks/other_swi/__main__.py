@@ -1,0 +1,96 @@
+"""Measures a release on SWI-like scans that a second, independent generator made, beside its figures on its own locked scans.
+
+    python -m benchmarks.other_swi --bundle FOLDER [--scans 20] [--seed 0]
+    python -m benchmarks.other_swi --workspace FOLDER    # its models/bundle, and its reports/evaluate beside it
+    python -m benchmarks.other_swi --train    # the recipe of params.yaml on 15 scans of the other make, tested on others
+
+Writes other_swi.json, other_swi.png (curves) and other_swi_scans.png to reports/benchmarks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.other_swi.dataset import write_scans
+from benchmarks.other_swi.evaluate import own_locked, score, table, told
+from benchmarks.other_swi.pictures import froc_picture, scans_picture
+from benchmarks.other_swi.scan import PROTOCOLS, STAND_OFF
+from benchmarks.other_swi.train import ROOT, train
+from cmb_models.bundle import BundleDetector
+from cmb_models.config import load_params
+from cmb_models.errors import InputError
+from cmb_models.files import write_json
+from cmb_models.io.site import find_scans
+
+TEST, SITE = "other", "other_site"
+SITE_SEED = 1_000_000  # added to the seed of the training scans, so that no test scan is among them
+GIVEN, OWN, TRAINED = "scans of another make", "the release's own locked scans", "trained on the other make"
+
+
+@contextlib.contextmanager
+def folder_for(keep: Path | None) -> Iterator[Path]:
+    """The folder that the scans are written to: the user's, or one that is removed afterwards."""
+    if keep:
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def chosen_bundle(bundle: Path | None, workspace: Path | None, training: bool) -> Path | None:
+    """The bundle to measure; None when only the trained one is wanted. Raises InputError unless that is clear."""
+    if (bundle and workspace) or not (bundle or workspace or training):
+        raise InputError("benchmarks.other_swi", "--bundle or --workspace, or --train", "both or none", "name one release")
+    return workspace / "models/bundle" if workspace else bundle
+
+
+def main(
+    bundle: Annotated[Path | None, typer.Option(help="Folder of a release.")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="A site's workspace: its release and its locked scans' figures.")] = None,
+    scans: Annotated[int, typer.Option(min=1)] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=SITE_SEED - 1)] = 0,
+    training: Annotated[bool, typer.Option("--train", help="Also train the recipe on scans of the other make.")] = False,
+    site_scans: Annotated[int, typer.Option(min=3, help="Scans to train on.")] = 15,
+    keep: Annotated[Path | None, typer.Option(help="Keep the scans, and what was trained, in this new folder.")] = None,
+    out: Path = ROOT / "reports/benchmarks",
+    params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
+) -> None:
+    release, params = chosen_bundle(bundle, workspace, training), load_params(params_file)
+    detector = BundleDetector(release) if release else None
+    threshold = detector.bundle.config.decision.threshold if detector else None
+    evaluated = {OWN: (own_locked(workspace / "reports/evaluate", threshold), threshold)} if workspace else {}
+    with folder_for(keep) as folder:
+        raw = folder / "data/raw"
+        write_scans(raw / TEST, scans, seed)
+        files = find_scans(raw / TEST)
+        shown = [f for f in files if any(a.is_cmb for a in f.annotations)] or files
+        scans_picture(shown[: len(PROTOCOLS)], out / "other_swi_scans.png")
+        if detector:
+            evaluated[GIVEN] = (score(detector, raw, TEST), threshold)
+        if training:
+            write_scans(raw / SITE, site_scans, SITE_SEED + seed)
+            trained = BundleDetector(train(folder, params, TEST))
+            evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision.threshold)
+    figures = {name: told(own, at, params) for name, (own, at) in evaluated.items()}
+    about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "stand_off_noise_sd": STAND_OFF}
+    release_sha256 = detector.bundle.manifest_sha256 if detector else None
+    site = {"scans": site_scans, "seed": SITE_SEED + seed} if training else None
+    write_json(
+        out / "other_swi.json", {"generator": about, "manifest_sha256": release_sha256, "trained_on": site, "figures": figures}
+    )
+    froc_picture(evaluated, params.evaluate.tolerance_mm, out / "other_swi.png")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,79 @@
+"""What a release finds in scans of another make, by the measures of `cmb_models.evaluation`, and in its own locked scans."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.bundle import BundleDetector
+from cmb_models.config import Params
+from cmb_models.errors import InputError
+from cmb_models.evaluation.bootstrap import subject_draws
+from cmb_models.evaluation.froc import froc
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import froc_table
+from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows
+from cmb_models.evaluation.run import score_scans
+from cmb_models.evaluation.summary import figures
+from cmb_models.io.index import index_datasets
+
+RATES = (0.5, 1.0, 2.0, 4.0)  # false positives per scan at which sensitivity is told
+AT_THRESHOLD = ("sensitivity", "precision", "fp_per_scan", "fp_per_cmb_free_scan")
+STRATA = ("voxel_size", "size", "region")
+
+
+def score(bundle: BundleDetector, raw: Path, dataset: str) -> list[ScoredScan]:
+    """All candidates of a release in the scans of `raw`/`dataset`, which are checked as a site's are."""
+    index = [entry for entry in index_datasets(raw)["scans"] if entry["dataset"] == dataset]
+    return score_scans(bundle, raw, index)
+
+
+def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
+    """The release's saved rows of its own locked scans (reports/evaluate). Raises InputError when they are another release's."""
+    saved = read_rows(folder)
+    if saved.threshold != threshold:
+        got = f"rows at {saved.threshold:.6f}"
+        raise InputError(folder, f"an evaluation at the release's threshold, {threshold:.6f}", got, "run `dvc repro`")
+    return list(saved.scans)
+
+
+def told(scans: Sequence[ScoredScan], threshold: float, params: Params) -> dict:
+    """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were."""
+    tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
+    all_figures, _ = figures(scans, threshold, params, rng)
+    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
+    curve = froc(scans, tolerance)
+    false = [r for r in detection_rows(scans, threshold, tolerance) if r["at_threshold"] == "false_positive"]
+    missed = [r for r in lesion_rows(scans, threshold, tolerance) if r["hit"] == 0]
+    at = {name: all_figures[name] for name in ("n_scans", "n_lesions", "n_cmb_free_scans", "hits", "false_positives", "threshold")}
+    return at | {
+        "at_threshold": {n: {"value": all_figures[n], "interval_95": all_figures["intervals_95"][n]} for n in AT_THRESHOLD},
+        "froc": froc_table(scans, tolerance, draws, RATES),
+        "highest_sensitivity": float(curve.sensitivity[-1]) if curve.n_lesions else None,
+        "highest_sensitivity_fp_per_scan": float(curve.fp_per_scan[-1]),
+        "strata": {name: all_figures["strata"][name] for name in STRATA},
+        "false_positives_at": dict(Counter(r["label"] or "nothing labelled" for r in false).most_common()),
+        "missed_by": dict(Counter(r["rejected"] for r in missed).most_common()),
+    }
+
+
+def table(parts: dict[str, dict]) -> str:
+    """Figures of several evaluations as plain text, a row each."""
+    lines = [
+        f"{'':34}{'scans':>6}{'CMBs':>6}" + "".join(f"{f'at {rate:g} FP':>18}" for rate in RATES) + f"{'at the threshold':>32}"
+    ]
+    for name, part in parts.items():
+        cells = [_cell(row["sensitivity"], (row["low"], row["high"])) for row in part["froc"]]
+        found, false = part["at_threshold"]["sensitivity"], part["at_threshold"]["fp_per_scan"]
+        cells.append(f"{_cell(found['value'], found['interval_95'])} at {false['value']:.2f} FP")
+        widths = [18] * len(RATES) + [32]
+        row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{name:34}{part['n_scans']:6}{part['n_lesions']:6}{row}")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, interval: Sequence[float]) -> str:
+    return "-" if value is None else f"{value:.2f} ({interval[0]:.2f}-{interval[1]:.2f})"
