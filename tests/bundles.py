@@ -61,6 +61,17 @@ def head(blobs_mm=BLOBS_MM, affine: np.ndarray = AFFINE, shape=(80, 80, 32), see
     return Volume(np.abs(data + noise).astype(np.float32), affine)
 
 
+def head_phase(blobs_mm=BLOBS_MM, affine: np.ndarray = AFFINE, shape=(80, 80, 32), seed: int = 0, sign: int = 1) -> Volume:
+    """Phase of `head` in thousandths of a radian: `sign` times 1.5 radians in its spots, noise elsewhere, any phase in air."""
+    scan, rng = head((), affine, shape, seed), np.random.default_rng(seed + 1000)
+    world = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
+    radians = rng.normal(0, 0.1, shape)
+    for spot in blobs_mm:
+        radians += 1.5 * np.exp(-((world - spot) ** 2).sum(-1) / (2 * 1.5**2))
+    radians = np.where(scan.data > 300, radians, rng.uniform(-np.pi, np.pi, shape))
+    return Volume(np.rint(sign * 1000 * radians).astype(np.float32), affine)
+
+
 def make_bundle(folder: Path, threshold: float = 0.99) -> Path:
     """Write a whole bundle with hand-made networks and its known answer; return the folder."""
     folder = Path(folder)
