@@ -119,7 +119,8 @@ class Cnn(Section):
     """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
 
     planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
-    planted_mimic_fraction: of the negative ones that are simulated mimics.
+    planted_mimic_fraction: of the negative ones that are simulated mimics. phase_dropout: share of the patches whose phase is left
+    out, so that the SWI alone still counts; only with preprocess.phase.
     match_mm: a candidate this near to a CMB's centre is a positive example.
     """
 
@@ -133,6 +134,7 @@ class Cnn(Section):
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
     planted_fraction: Probability
     planted_mimic_fraction: Probability
+    phase_dropout: Probability
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from cmb_models.config import Cnn, Unet
-from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.patches import cut_channels, cut_patches
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
-from cmb_models.training.augmentation import flip_and_turn, vary_intensity
+from cmb_models.training.augmentation import flip_and_turn, vary_intensity, vary_phase
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
 from cmb_models.training.planting import COARSE, Plants, places_inside, plant
@@ -119,7 +119,7 @@ class UnetSampler:
 
 
 def _plants_of(example: Example) -> Plants:
-    if example.plants is None:
+    if example.plants is None or (example.prepared.phase is not None and example.plants.phase is None):
         remedy = "remove data/prepared and run `dvc repro`, or set all planted_ settings to 0"
         raise InputError(f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
     return example.plants
@@ -160,11 +160,15 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
 
 
 class CnnSampler:
-    """Draws stage-2 batches: candidates with a share of positives, shifted a little, flipped and varied."""
+    """Draws stage-2 batches: candidates with a share of positives, shifted a little, flipped and varied.
+
+    channels: C of the patches, 2 where the scans have phase.
+    """
 
     def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
         self.settings = settings
         self._sets = list(sets)
+        self.channels = 1 if any(group.prepared.phase is None for group in self._sets) else 2
         self._fill = [group.prepared.air for group in self._sets]
         self._inside = _places([g.prepared for g in self._sets], self._fill)
         planted = settings.planted_fraction + settings.planted_mimic_fraction
@@ -181,10 +185,10 @@ class CnnSampler:
             )
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Patches (batch, 1, *patch_vox) float32 and labels (batch,) float32, 1 for a microbleed."""
+        """Patches (batch, C, *patch_vox) float32 and labels (batch,) float32, 1 for a microbleed."""
         positives = max(1, round(self.settings.batch * self.settings.positive_fraction))
         labels = np.arange(self.settings.batch) < positives
-        patches = np.stack([self._patch(bool(label), rng) for label in labels])[:, None]
+        patches = np.stack([self._patch(bool(label), rng) for label in labels])
         return patches, labels.astype(np.float32)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -209,11 +213,13 @@ class CnnSampler:
         """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._inside[s][rng.integers(len(self._inside[s]))])
-        middle = np.asarray(patch.shape) // 2 + rng.integers(-jitter, jitter + 1)
+        middle = np.asarray(patch.shape[1:]) // 2 + rng.integers(-jitter, jitter + 1)
         return self._vary(plant(patch, middle, self._plants[s], cmb, self._fill[s], rng)[0], rng)
 
     def _cut(self, s: int, index: np.ndarray) -> np.ndarray:
-        return cut_patches(self._sets[s].prepared.image, index[None], self.settings.patch_vox, self._fill[s])[0, 0]
+        """A patch (C, *patch_vox) of scan `s`."""
+        return cut_channels(self._sets[s].prepared, index[None], self.settings.patch_vox, self._fill[s])[0]
 
     def _vary(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return vary_intensity(flip_and_turn([patch], rng)[0], rng)
+        swi, *phase = flip_and_turn([patch], rng)[0]
+        return np.stack([vary_intensity(swi, rng), *(vary_phase(p, self.settings.phase_dropout, rng) for p in phase)])
