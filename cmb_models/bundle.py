@@ -24,9 +24,10 @@ from cmb_models.volume import Volume
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
+GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
 REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CARD_FILE, GOLDEN_SCAN, GOLDEN_ANSWER)
 
-# Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, 1, i, j, k) patches to stage2_score (N,).
+# Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, C, i, j, k) patches to stage2_score (N,).
 UNET_INPUT, UNET_OUTPUT = "image", "heatmap"
 CNN_INPUT, CNN_OUTPUT = "patches", "stage2_score"
 
@@ -80,6 +81,8 @@ def load_bundle(folder: Path) -> Bundle:
         raise InputError(
             folder / PIPELINE_FILE, "known keys with possible values", explain(error), "export the bundle again"
         ) from error
+    if config.preprocess.phase and not (folder / GOLDEN_PHASE).is_file():
+        raise InputError(folder, f"a {GOLDEN_PHASE}, since it uses phase", "none", "export the bundle again")
     return Bundle(folder, config, digest, read_json(folder / LINEAGE_FILE), read_json(folder / METADATA_FILE))
 
 
@@ -107,14 +110,15 @@ def open_onnx(file: Path, input_name: str, output_name: str, threads: int = 0) -
 
 
 class BundleDetector:
-    """A bundle ready to run in this process: the networks stay open between scans."""
+    """A bundle ready to run in this process: the networks stay open between scans. uses_phase: each scan needs its phase image."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.bundle = load_bundle(folder)
         self._networks = open_networks(self.bundle, threads)
+        self.uses_phase = self.bundle.config.preprocess.phase
 
-    def __call__(self, volume: Volume, case: str) -> Answer:
-        """Detect in one scan; raises InputError naming `case`."""
+    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+        """Detect in one scan; raises InputError naming `case`. phase: left aside unless it is used (preprocess.prepare)."""
         unet, cnn = self._networks
-        answer = detect(volume, self.bundle.config, unet, cnn, case)
+        answer = detect(volume, self.bundle.config, unet, cnn, case, phase)
         return Answer(answer.candidates, answer.threshold, 0, self.bundle.manifest_sha256)

@@ -41,13 +41,15 @@ class Preprocess(Section):
 
     spacing_mm: working grid, RAS axes. multiple_vox: each axis is padded to a multiple of this (2 to the number of the U-Net's
     stride-2 levels). foreground_fraction: share of the 99th percentile above which a voxel counts as head, not air.
-    clip: normalised intensities are cut at plus and minus this.
+    clip: normalised intensities are cut at plus and minus this. phase: stage 2 sees the scan's phase beside the SWI (phase.py);
+    false where it is left out, as in releases made before there was the choice.
     """
 
     spacing_mm: tuple[Positive, Positive, Positive]
     multiple_vox: Size
     foreground_fraction: Annotated[float, Field(gt=0, lt=1)]
     clip: Positive
+    phase: bool = False
 
 
 class Candidates(Section):
@@ -73,6 +75,11 @@ class PipelineConfig(Section):
     candidates: Candidates
     patch_vox: Size
     decision: Decision
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels of stage 2's patches: the SWI, and the phase where it is used."""
+        return 2 if self.preprocess.phase else 1
 
 
 class Unet(Section):
@@ -116,6 +123,7 @@ class Cnn(Section):
     planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
     planted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
     kind_weight: in the loss, of telling the kinds of mimics apart (networks.cnn.KINDS), where annotations name them.
+    phase_dropout: share of the patches whose phase is left out, so that the SWI alone still counts; only with preprocess.phase.
     match_mm: a candidate this near to a CMB's centre is a positive example.
     """
 
@@ -131,6 +139,7 @@ class Cnn(Section):
     planted_mimic_fraction: Probability
     warped_fraction: Probability
     kind_weight: Annotated[float, Field(ge=0)]
+    phase_dropout: Probability
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
 

@@ -12,7 +12,7 @@ from pipelines.stage import INDEX, PARAMS, run
 
 def main() -> None:
     params = load_params(PARAMS)
-    write_json(INDEX, index_datasets(Path(params.ingest.raw_dir)))
+    write_json(INDEX, index_datasets(Path(params.ingest.raw_dir), params.preprocess))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from cmb_models.bundle import GOLDEN_ANSWER, GOLDEN_SCAN, Bundle, load_bundle
-from cmb_models.client.contract import DETECTOR, STEPS
+from cmb_models.bundle import GOLDEN_ANSWER, GOLDEN_PHASE, GOLDEN_SCAN, Bundle, load_bundle
+from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc_client import Client, Serving
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
 from cmb_models.io.nifti import read_volume
+from serving.model_repository.step import MODELS
 from serving.repository import PROBE, ensemble_config, remove_versions, step_configs, write_config, write_release
 
 logger = logging.getLogger(__name__)
@@ -109,8 +110,8 @@ def deploy_bundle(bundle_dir: Path, release: int, repository: Path, server_url: 
             except BaseException:
                 _withdraw(admin, repository, kept)
                 raise
-            admin.load(ensemble_config(DETECTOR, release, bundle.manifest_sha256))
-        write_config(repository, ensemble_config(DETECTOR, release, bundle.manifest_sha256))
+            admin.load(ensemble_config(DETECTOR, release, bundle))
+        write_config(repository, ensemble_config(DETECTOR, release, bundle))
         remove_versions(repository, {*kept, release})
     logger.info("%s: release %d replaces %s", server_url, release, now and now.release)
     return Deployed(server_url, release, bundle.manifest_sha256, now.release if now else None, changed=True)
@@ -144,17 +145,23 @@ class _Admin:
 
 
 def _load_steps(admin: _Admin, repository: Path, versions: set[int]) -> None:
-    for config in step_configs(repository, versions).values():
+    """Make `versions` resident, and nothing else: a model that none of them runs (step.model_of) goes."""
+    configs = step_configs(repository, versions)
+    for config in configs.values():
         write_config(repository, config)
         admin.load(config)
+    for model in MODELS:
+        if model not in configs:
+            admin.unload(model)
 
 
 def _try_out(admin: _Admin, bundle: Bundle, release: int, server_url: str) -> None:
     """Send the golden scan through an ensemble of its own that is pinned to the new release; no client of the detector sees it."""
-    admin.load(ensemble_config(PROBE, release, bundle.manifest_sha256))
+    admin.load(ensemble_config(PROBE, release, bundle))
     try:
         with Client(server_url, model=PROBE) as client:
-            answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}")
+            phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
+            answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}", phase)
     finally:
         admin.unload(PROBE)
     check_golden(answer, bundle, release)
@@ -198,8 +205,8 @@ def _withdraw(admin: _Admin, repository: Path, kept: set[int]) -> None:
         if kept:
             _load_steps(admin, repository, kept)
         else:
-            for step in STEPS:
-                admin.unload(step)
+            for model in MODELS:
+                admin.unload(model)
     except (InputError, InferenceServerException) as error:
         logger.warning("could not withdraw the failed release: %s", error)
     remove_versions(repository, kept)

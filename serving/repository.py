@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.bundle import CNN_FILE, PIPELINE_FILE, UNET_FILE, Bundle
-from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, INPUTS, OUTPUTS, PREPARE, UNET, Tensor
+from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
 from cmb_models.config import PipelineConfig
 from cmb_models.files import read_json, replacing_folder, write_json, write_text
-from serving.model_repository.step import FLOW, PATCHES, RELEASE_FILE, RENAMED
+from serving.model_repository.step import MODELS, PATCHES, RELEASE_FILE, RENAMED, flow, model_of
 
 PROBE = "cmb_probe"  # the same ensemble, pinned to a release that is tried out before the detector is switched to it
 ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
@@ -31,32 +31,34 @@ TYPES = {
 
 
 def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
-    """Configurations of the five steps by name, with `versions` resident, whose folders are written."""
-    versions = sorted(versions)
-    patch_vox = _common_patch(repository, versions)
+    """Configurations of the models that run steps, by name, with `versions` resident, whose folders are written."""
+    settings = {v: PipelineConfig.model_validate(read_json(repository / DECIDE / str(v) / PIPELINE_FILE)) for v in sorted(versions)}
     configs = {}
-    for step, (inputs, outputs) in FLOW.items():
-        own = RENAMED.get(step, {})
-        configs[step] = {
-            "name": step,
-            "backend": "onnxruntime" if step in ONNX_FILES else "python",
-            "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
-            "version_policy": {"specific": {"versions": versions}},
-            "input": [_tensor(t, own, patch_vox) for t in inputs],
-            "output": [_tensor(t, own, patch_vox) for t in outputs],
-            "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
-        }
+    for uses_phase in (False, True):
+        own = {v: s for v, s in settings.items() if s.preprocess.phase == uses_phase}
+        for step, (inputs, outputs) in flow(uses_phase).items() if own else ():
+            model, renamed = model_of(step, uses_phase), RENAMED.get(step, {})
+            shared = model == model_of(step, not uses_phase)
+            configs[model] = {
+                "name": model,
+                "backend": "onnxruntime" if step in ONNX_FILES else "python",
+                "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
+                "version_policy": {"specific": {"versions": list(settings if shared else own)}},
+                "input": [_tensor(t, renamed, _common_patch(own.values())) for t in inputs],
+                "output": [_tensor(t, renamed, _common_patch(own.values())) for t in outputs],
+                "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
+            }
     return configs
 
 
-def ensemble_config(name: str, release: int, manifest_sha256: str) -> dict:
+def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
     """Configuration of an ensemble whose every step is pinned to one release; its parameters say which."""
-    steps = []
-    for step, (inputs, outputs) in FLOW.items():
+    steps, uses_phase = [], bundle.config.preprocess.phase
+    for step, (inputs, outputs) in flow(uses_phase).items():
         own = RENAMED.get(step, {})
         steps.append(
             {
-                "model_name": step,
+                "model_name": model_of(step, uses_phase),
                 "model_version": release,
                 "input_map": {own.get(t.name, t.name): t.name for t in inputs},
                 "output_map": {own.get(t.name, t.name): t.name for t in outputs},
@@ -67,33 +69,32 @@ def ensemble_config(name: str, release: int, manifest_sha256: str) -> dict:
         "platform": "ensemble",
         "max_batch_size": 0,
         "version_policy": {"specific": {"versions": [release]}},
-        "input": [_tensor(t) for t in INPUTS],
+        "input": [_tensor(t) for t in inputs_of(uses_phase)],
         "output": [_tensor(t) for t in OUTPUTS],
         "ensemble_scheduling": {"step": steps},
-        "parameters": {"release": {"string_value": str(release)}, "manifest_sha256": {"string_value": manifest_sha256}},
+        "parameters": {"release": {"string_value": str(release)}, "manifest_sha256": {"string_value": bundle.manifest_sha256}},
     }
 
 
 def _tensor(tensor: Tensor, own: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
-    shape = (*tensor.shape[:2], *patch_vox) if tensor is PATCHES and patch_vox else tensor.shape
+    shape = (*tensor.shape[:2], *patch_vox) if tensor.name == PATCHES.name and patch_vox else tensor.shape
     return {"name": (own or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
 
 
-def _common_patch(repository: Path, versions: Sequence[int]) -> tuple[int, ...]:
+def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:
     """Stage 2's patch size, -1 along axes where the resident releases differ.
 
     ONNX Runtime's own backend wants a fixed axis of the graph fixed here too, so -1 is written only where it must be.
     """
-    files = [repository / CANDIDATES / str(v) / PIPELINE_FILE for v in versions]
-    sizes = [PipelineConfig.model_validate(read_json(f)).patch_vox for f in files]
-    return tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in zip(*sizes, strict=True))
+    return tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in zip(*(s.patch_vox for s in settings), strict=True))
 
 
 def write_release(repository: Path, bundle: Bundle, release: int) -> None:
     """Write the version folders of one release, each whole or absent. A folder of the same number is replaced."""
     identity = {"release": release, "manifest_sha256": bundle.manifest_sha256}
+    folders = {step: repository / model_of(step, bundle.config.preprocess.phase) / str(release) for step in STEPS}
     for step in PYTHON_STEPS:
-        with replacing_folder(repository / step / str(release)) as folder:
+        with replacing_folder(folders[step]) as folder:
             shutil.copyfile(SOURCES / step / "model.py", folder / "model.py")
             shutil.copyfile(SOURCES / "step.py", folder / "step.py")
             shutil.copyfile(bundle.path / PIPELINE_FILE, folder / PIPELINE_FILE)
@@ -101,7 +102,7 @@ def write_release(repository: Path, bundle: Bundle, release: int) -> None:
             # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
             (folder / "__pycache__").touch()
     for step, file in ONNX_FILES.items():
-        with replacing_folder(repository / step / str(release)) as folder:
+        with replacing_folder(folders[step]) as folder:
             shutil.copyfile(bundle.path / file, folder / "model.onnx")
     for ensemble in (DETECTOR, PROBE):
         (repository / ensemble / str(release)).mkdir(parents=True, exist_ok=True)
@@ -117,9 +118,11 @@ def write_config(repository: Path, config: dict) -> None:
 
 
 def remove_versions(repository: Path, keep: Iterable[int]) -> None:
-    """Remove the version folders of all releases but `keep`."""
+    """Remove the version folders of all releases but `keep`, and models that only releases of the other kind would run."""
     keep = {str(v) for v in keep}
-    for model in (*FLOW, DETECTOR, PROBE):
-        for folder in (repository / model).glob("[0-9]*"):
-            if folder.name not in keep:
-                shutil.rmtree(folder)
+    for model in (*MODELS, DETECTOR, PROBE):
+        there = {folder.name: folder for folder in (repository / model).glob("[0-9]*")}
+        for folder in (there[name] for name in there.keys() - keep):
+            shutil.rmtree(folder)
+        if model in MODELS and not there.keys() & keep:
+            shutil.rmtree(repository / model, ignore_errors=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 import tritonclient.grpc as grpc
 from tritonclient.utils import np_to_triton_dtype
 
-from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, Tensor
+from cmb_models.client.contract import DETECTOR, OUTPUTS, Tensor, inputs_of
 from cmb_models.client.grpc_client import Client
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import read_phase
 
 
 def check_contract(url: str) -> None:
@@ -20,8 +21,9 @@ def check_contract(url: str) -> None:
     with Client(url) as client:
         if client.serving() is None:
             raise InputError(url, "a server with a release deployed", "one without", "run `cmb deploy`")
+        wanted = inputs_of(client.uses_phase())
     metadata = grpc.InferenceServerClient(url).get_model_metadata(DETECTOR)
-    for kind, tensors, served in (("inputs", INPUTS, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
+    for kind, tensors, served in (("inputs", wanted, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
         expected = {_described(t) for t in tensors}
         got = {(t.name, t.datatype, tuple(t.shape)) for t in served}
         if expected != got:
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         with Client(url) as client:
             sys.stdout.write(f"{url}: contract kept, {client.serving()}\n")
             for scan in scans:
-                answer = client.detect(read_volume(Path(scan)), scan)
+                phase = read_phase(Path(scan)) if client.uses_phase() else None
+                answer = client.detect(read_volume(Path(scan)), scan, phase)
                 sys.stdout.write(f"{scan}: {len(answer.detections)} of {len(answer.candidates)} candidates reach the threshold\n")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

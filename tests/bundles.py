@@ -15,6 +15,7 @@ from cmb_models.bundle import (
     CNN_INPUT,
     CNN_OUTPUT,
     GOLDEN_ANSWER,
+    GOLDEN_PHASE,
     GOLDEN_SCAN,
     LINEAGE_FILE,
     METADATA_FILE,
@@ -36,11 +37,12 @@ AFFINE = np.array([[1.0, 0, 0, -40], [0, 1.0, 0, -40], [0, 0, 2.0, -32], [0, 0, 
 BLOBS_MM = ((-10.0, -5.0, 0.0), (12.0, 8.0, -6.0), (0.0, 15.0, 8.0))  # centres of the dark spots of `head`
 
 
-def settings(threshold: float = 0.99) -> PipelineConfig:
+def settings(threshold: float = 0.99, phase: bool = False) -> PipelineConfig:
     """Pipeline settings that suit the hand-made networks."""
+    grid = {"spacing_mm": [1, 1, 2], "multiple_vox": [8, 8, 8], "foreground_fraction": 0.15, "clip": 4}
     return PipelineConfig.model_validate(
         {
-            "preprocess": {"spacing_mm": [1, 1, 2], "multiple_vox": [8, 8, 8], "foreground_fraction": 0.15, "clip": 4},
+            "preprocess": grid | ({"phase": True} if phase else {}),  # releases made before there was phase do not say
             "candidates": {"floor": 0.2, "min_distance_mm": 4, "max_per_scan": 40},
             "patch_vox": PATCH,
             "decision": {"slope": 1.0, "intercept": 0.0, "threshold": threshold},
@@ -61,13 +63,30 @@ def head(blobs_mm=BLOBS_MM, affine: np.ndarray = AFFINE, shape=(80, 80, 32), see
     return Volume(np.abs(data + noise).astype(np.float32), affine)
 
 
-def make_bundle(folder: Path, threshold: float = 0.99) -> Path:
-    """Write a whole bundle with hand-made networks and its known answer; return the folder."""
+def head_phase(
+    blobs_mm=BLOBS_MM, affine: np.ndarray = AFFINE, shape=(80, 80, 32), seed: int = 0, sign: int = 1, calcified: int = 0
+) -> Volume:
+    """Phase of `head` in thousandths of a radian, times `sign`: 1.5 radians in its spots, -1.5 in the first `calcified` of them,
+    noise elsewhere, any phase in air."""
+    scan, rng = head((), affine, shape, seed), np.random.default_rng(seed + 1000)
+    world = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
+    radians = rng.normal(0, 0.1, shape)
+    for n, spot in enumerate(blobs_mm):
+        radians += (-1.5 if n < calcified else 1.5) * np.exp(-((world - spot) ** 2).sum(-1) / (2 * 1.5**2))
+    radians = np.where(scan.data > 300, radians, rng.uniform(-np.pi, np.pi, shape))
+    return Volume(np.rint(sign * 1000 * radians).astype(np.float32), affine)
+
+
+MORE_MM = (*BLOBS_MM, (18.0, -14.0, 4.0), (-16.0, 12.0, -10.0))  # enough for veins: of these one may be calcified
+
+
+def make_bundle(folder: Path, threshold: float = 0.99, phase: bool = False) -> Path:
+    """Write a whole bundle with hand-made networks and its known answer; return the folder. phase: one whose stage 2 sees it."""
     folder = Path(folder)
     (folder / "golden").mkdir(parents=True)
     onnx.save(_unet(), folder / UNET_FILE)
-    onnx.save(_cnn(), folder / CNN_FILE)
-    config = settings(threshold)
+    config = settings(threshold, phase)
+    onnx.save(_cnn(config.patch_channels), folder / CNN_FILE)
     write_json(folder / PIPELINE_FILE, config.model_dump(mode="json"))
     write_json(folder / METADATA_FILE, {"name": "cmb-detector", "version": "0.1.0", "metrics": {}})
     write_json(folder / LINEAGE_FILE, {"data_sha256": "0" * 64})
@@ -76,7 +95,10 @@ def make_bundle(folder: Path, threshold: float = 0.99) -> Path:
     write_volume(folder / GOLDEN_SCAN, scan)
     unet = open_onnx(folder / UNET_FILE, UNET_INPUT, UNET_OUTPUT)
     cnn = open_onnx(folder / CNN_FILE, CNN_INPUT, CNN_OUTPUT)
-    answer = detect(scan, config, unet, cnn)
+    scan_phase = head_phase(seed=1) if phase else None
+    if phase:
+        write_volume(folder / GOLDEN_PHASE, scan_phase)
+    answer = detect(scan, config, unet, cnn, "golden scan", scan_phase)
     rows = [[*d.world_mm, d.score] for d in answer.candidates]
     write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     write_manifest(folder)
@@ -124,13 +146,14 @@ def _unet() -> onnx.ModelProto:
     )
 
 
-def _cnn() -> onnx.ModelProto:
-    """Score: sigmoid of the patch's mean less that of its centre."""
+def _cnn(channels: int = 1) -> onnx.ModelProto:
+    """Score: sigmoid of the patch's mean less that of its centre; with phase, ten times the phase there is added."""
     size = int(np.prod(PATCH))
     core = np.zeros(PATCH)
     core[9:12, 9:12, 5] = 1 / 9
+    rows = [2 * (np.full(PATCH, 1 / size) - core), 10 * core][:channels]
     weights = {
-        "w": np.float32(2 * (np.full(PATCH, 1 / size) - core).reshape(size, 1)),
+        "w": np.float32(np.stack(rows).reshape(channels * size, 1)),
         "b": np.float32([-1]),
         "axes": np.array([1], dtype=np.int64),
     }
@@ -141,4 +164,4 @@ def _cnn() -> onnx.ModelProto:
         helper.make_node("Sigmoid", ["logit"], ["column"]),
         helper.make_node("Squeeze", ["column", "axes"], [CNN_OUTPUT]),
     ]
-    return _graph("cnn", nodes, (CNN_INPUT, ["N", 1, *PATCH]), (CNN_OUTPUT, ["N"]), weights)
+    return _graph("cnn", nodes, (CNN_INPUT, ["N", channels, *PATCH]), (CNN_OUTPUT, ["N"]), weights)

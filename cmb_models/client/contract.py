@@ -27,6 +27,7 @@ class Tensor:
 
 VOLUME = Tensor("volume", np.float32, (-1, -1, -1))  # the scan as stored, (i, j, k)
 AFFINE = Tensor("affine", np.float64, (4, 4))  # voxel index to RAS mm
+PHASE = Tensor("phase", np.float32, (-1, -1, -1))  # its phase image as stored, on the same grid; taken by releases that use phase
 
 CENTRE_MM = Tensor("centre_mm", np.float64, (-1, 3))
 INDEX = Tensor("index", np.int32, (-1, 3))
@@ -38,8 +39,13 @@ THRESHOLD = Tensor("threshold", np.float64, (1,))  # the release's operating poi
 RELEASE = Tensor("release", np.int64, (1,))
 MANIFEST = Tensor("manifest_sha256", np.object_, (1,))
 
-INPUTS = (VOLUME, AFFINE)
+INPUTS = (VOLUME, AFFINE)  # of every release; `inputs_of` has them all
 OUTPUTS = (CENTRE_MM, INDEX, DIAMETER_MM, SCORE, STAGE1_SCORE, STAGE2_SCORE, THRESHOLD, RELEASE, MANIFEST)
+
+
+def inputs_of(uses_phase: bool) -> tuple[Tensor, ...]:
+    """The inputs of a release's detector."""
+    return (*INPUTS, PHASE) if uses_phase else INPUTS
 
 
 def pack(answer: Answer) -> dict[str, np.ndarray]:

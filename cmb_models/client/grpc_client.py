@@ -9,7 +9,8 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cmb_models.client.contract import AFFINE, DETECTOR, INPUTS, OUTPUTS, VOLUME, unpack
+from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, inputs_of, unpack
+from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -43,26 +44,47 @@ class Client:
         """Close the connection."""
         self._client.close()
 
-    def detect(self, volume: Volume, case: str) -> Answer:
-        """Detect in one scan.
+    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+        """Detect in one scan. phase: its phase image, sent to a release that uses it and left aside otherwise.
 
-        Raises InputError naming `case` when the scan is refused, naming the server when it cannot be reached or has no release,
-        and RuntimeError when the server itself fails.
+        Raises InputError naming `case` when the scan is refused or its phase is missing, naming the server when it cannot be
+        reached or has no release, and RuntimeError when the server itself fails.
         """
+        uses_phase = self.uses_phase()
+        try:
+            return self._answer(volume, case, phase, uses_phase)
+        except InferenceServerException as error:
+            # Between asking and sending, the server may have been switched to a release of the other kind.
+            if "INVALID_ARGUMENT" not in str(error.status()) or self.uses_phase() == uses_phase:
+                raise self._explained(error, case) from error
+        return self.detect(volume, case, phase)
+
+    def _answer(self, volume: Volume, case: str, phase: Volume | None, uses_phase: bool) -> Answer:
         arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
-        if arrays[VOLUME].nbytes > MOST_BYTES:
+        if uses_phase:
+            if phase is None:
+                expected = f"a phase image beside the SWI, which the release at {self.url} uses"
+                raise InputError(case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
+            check_phase(phase, volume, case)  # here: only the SWI's affine is sent
+            arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
+        if sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
             raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
         inputs = []
-        for tensor in INPUTS:
+        for tensor in inputs_of(uses_phase):
             inputs.append(grpc.InferInput(tensor.name, arrays[tensor].shape, np_to_triton_dtype(tensor.dtype)))
             inputs[-1].set_data_from_numpy(arrays[tensor])
         outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
-        try:
-            # No compression: it makes a volume ten times slower over loopback.
-            result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
-        except InferenceServerException as error:
-            raise self._explained(error, case) from error
+        # No compression: it makes a volume ten times slower over loopback.
+        result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
         return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
+
+    def uses_phase(self) -> bool:
+        """Whether the release that answers now needs each scan's phase image. Raises InputError as `detect`, naming the server."""
+        try:
+            metadata = self._client.get_model_metadata(self.model, client_timeout=self.timeout_s)
+        except InferenceServerException as error:
+            raise self._explained(error, self.url) from error
+        return PHASE.name in {tensor.name for tensor in metadata.inputs}
 
     def serving(self) -> Serving | None:
         """The release that answers now; None when nothing is deployed. Raises InputError when the server cannot be reached."""

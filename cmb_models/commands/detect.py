@@ -6,7 +6,8 @@ import importlib.util
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,11 +23,21 @@ if TYPE_CHECKING:
     from cmb_models.detection import Answer
     from cmb_models.volume import Volume
 
-Detector = Callable[["Volume", str], "Answer"]
+log = logging.getLogger(__name__)
+
 SERVER_STATE = Path("serving-state/server.json")  # where `cmb serve` leaves the address of the server it started
 EPILOG = (
     "Exit code: 0 every scan was answered, 1 some were refused, 2 nothing could start. Research software, not a medical device."
 )
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What answers scans. answer: of a volume, its name and its phase image (None where it is not used). uses_phase: asked anew for
+    each scan, since a server may have been given another release."""
+
+    answer: Callable[[Volume, str, Volume | None], Answer]
+    uses_phase: Callable[[], bool]
 
 
 def detect(
@@ -37,12 +48,17 @@ def detect(
     ] = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="A bundle to run in this process, without a server.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score to report (default: the release's).")] = None,
+    phase: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi beside NAME_swi, where it is used)."),
+    ] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="A picture of each scan with its findings.")] = True,
 ) -> None:
     """Find microbleeds in scans.
 
     Writes detections.csv (a row per finding), detections.json (the same with thresholds, release and refused scans) and a PNG per
-    scan. A scan that cannot be used is told on stderr, and the others go on.
+    scan. A scan that cannot be used is told on stderr, and the others go on. With a release that uses phase every scan needs its
+    phase image; repeat --phase for several scans, in their order.
     """
     from rich.console import Console
 
@@ -50,11 +66,13 @@ def detect(
 
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it logs header faults that read_volume tells in one line
     check_names(scans)
+    phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
     detector, source = open_detector(server, bundle)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, out if figures else None), errors)
+    pictures = out if figures else None
+    results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), errors)
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
     show(Console(), results, source)
@@ -74,6 +92,15 @@ def check_names(scans: list[Path]) -> None:
     same = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
     if same:
         raise InputError("scans", "a different name for each", "; ".join(same), "rename them, or pass them in calls of their own")
+
+
+def phase_files(scans: Sequence[Path], phases: Sequence[Path] | None) -> dict[Path, Path]:
+    """The phase image that was named for each scan; {} when none was. Raises InputError for more or fewer than scans."""
+    if phases and len(phases) != len(scans):
+        raise InputError(
+            "--phase", f"one for each of {len(scans)} scans, in their order", f"{len(phases)}", "name as many, or none"
+        )
+    return dict(zip(scans, phases or (), strict=False))
 
 
 def prepare_folder(out: Path) -> None:
@@ -100,14 +127,16 @@ def open_detector(server: str | None, bundle: Path | None) -> tuple[Detector, st
     if bundle:
         from cmb_models.bundle import BundleDetector
 
-        return BundleDetector(bundle), f"bundle {bundle}"
+        own = BundleDetector(bundle)
+        return Detector(own, lambda: own.uses_phase), f"bundle {bundle}"
     address = server or started_server()
     try:
         from cmb_models.client.grpc_client import Client
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[client]', or pass --bundle"
         raise InputError(address, "the gRPC client's packages", f"no {error.name}", remedy) from error
-    return Client(address).detect, f"server {address}"
+    client = Client(address)
+    return Detector(client.detect, client.uses_phase), f"server {address}"
 
 
 def started_server() -> str:
@@ -123,13 +152,22 @@ def started_server() -> str:
         raise InputError(SERVER_STATE, "a grpc_url", str(error) or "none", "pass --server HOST:PORT") from error
 
 
-def answer_scan(path: Path, detector: Detector, threshold: float | None, figures: Path | None) -> ScanResult:
-    """Read one scan, have it answered and draw it into the folder `figures`. Raises InputError with the path as its case."""
+def answer_scan(
+    path: Path, detector: Detector, threshold: float | None, figures: Path | None, phase: Path | None = None
+) -> ScanResult:
+    """Read one scan, have it answered and draw it into the folder `figures`. Raises InputError with the path as its case.
+
+    phase: its phase image's file, None for the one beside it; neither is opened unless the release uses phase.
+    """
     from cmb_models.client.outputs import ScanResult
     from cmb_models.io.nifti import read_volume, scan_name
+    from cmb_models.io.site import read_phase
 
-    volume = read_volume(path)
-    result = ScanResult(scan_name(path), str(path), detector(volume, str(path)), threshold=threshold)
+    volume, uses_phase = read_volume(path), detector.uses_phase()
+    if phase and not uses_phase:
+        log.warning("%s: the release does not use phase, %s is left aside", path, phase)
+    answer = detector.answer(volume, str(path), read_phase(path, phase) if uses_phase else None)
+    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold)
     if figures:
         from cmb_models.client.figures import scan_figure
 

@@ -10,7 +10,7 @@ import numpy as np
 from cmb_models.config import Decision, PipelineConfig
 from cmb_models.detect.candidates import find_candidates
 from cmb_models.detect.measure import diameter_mm
-from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
 from cmb_models.detection import Answer, Detection
 from cmb_models.volume import Volume, index_from_world, world_from_index
@@ -33,7 +33,7 @@ class Found:
 
 
 def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
-    """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, 1, *patch_vox). N may be 0.
+    """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, C, *patch_vox), C of cut_channels. N may be 0.
 
     Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found".
     """
@@ -43,7 +43,7 @@ def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> 
     image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]
     diameters = np.asarray([diameter_mm(image, i, spacing) for i in index], dtype=np.float32)
     found = Found(index, world_from_index(index, prepared.affine), diameters, score)
-    return found, cut_patches(prepared.image, index, config.patch_vox)
+    return found, cut_channels(prepared, index, config.patch_vox)
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
@@ -85,13 +85,16 @@ def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision:
     )
 
 
-def detect(volume: Volume, config: PipelineConfig, unet: Network, cnn: Network, case: str = "scan") -> Answer:
+def detect(
+    volume: Volume, config: PipelineConfig, unet: Network, cnn: Network, case: str = "scan", phase: Volume | None = None
+) -> Answer:
     """Find microbleeds in one scan.
 
-    unet: (1, 1, I, J, K) float32 to a heatmap of the same shape in [0, 1]. cnn: (N, 1, *patch_vox) to (N,) in [0, 1], never
-    called for N = 0. Raises InputError naming `case` for a volume that cannot be an SWI scan.
+    unet: (1, 1, I, J, K) float32 to a heatmap of the same shape in [0, 1]. cnn: (N, config.patch_channels, *patch_vox) to (N,) in
+    [0, 1], never called for N = 0. phase: as in `prepare`, needed where config uses it. Raises InputError naming `case` for a
+    volume that cannot be an SWI scan, and for a phase image that is missing or cannot be its own.
     """
-    prepared = prepare(volume, config.preprocess, case)
+    prepared = prepare(volume, config.preprocess, case, phase)
     heatmap = unet(prepared.image[None, None])[0, 0]
     found, patches = propose(heatmap, prepared, config)
     stage2 = cnn(patches) if len(patches) else np.zeros(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cmb_models.detect.preprocess import Prepared
+
 
 def cut_patches(image: np.ndarray, index: np.ndarray, size_vox: tuple[int, int, int], fill: float | None = None) -> np.ndarray:
     """Cut a patch around each index.
@@ -25,3 +27,14 @@ def cut_patches(image: np.ndarray, index: np.ndarray, size_vox: tuple[int, int, 
             source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             patch[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))] = image[source]
     return patches
+
+
+def cut_channels(prepared: Prepared, index: np.ndarray, size_vox: tuple[int, int, int], air: float | None = None) -> np.ndarray:
+    """Patches (N, C, *size_vox) float32 around each index (N, 3): channel 0 the image, 1 the phase of a scan that has it.
+
+    Beyond the edge lies `air`, by default the image's lowest value, and phase 0. (0, C, *size_vox) for no indices.
+    """
+    patches = cut_patches(prepared.image, index, size_vox, air)
+    if prepared.phase is None:
+        return patches
+    return np.concatenate([patches, cut_patches(prepared.phase, index, size_vox, 0.0)], axis=1)

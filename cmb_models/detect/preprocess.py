@@ -1,7 +1,8 @@
-"""From a scan as stored to the image both networks see. Order: reorient, check, resample, normalise, pad."""
+"""From a scan as stored to the images the networks see. Order: reorient, check, resample, normalise, pad."""
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ from scipy import ndimage
 
 from cmb_models.config import Preprocess
 from cmb_models.detect.checks import check_scan
+from cmb_models.detect.phase import as_in_veins, check_phase, turns
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
+
+log = logging.getLogger(__name__)
 
 SAME_GRID = 0.01  # spacings that differ by less than this share are not resampled: 1 mm over a 100 mm brain, below half a voxel
 
@@ -20,12 +24,14 @@ SAME_GRID = 0.01  # spacings that differ by less than this share are not resampl
 class Prepared:
     """image: (I, J, K) float32 on the working grid, padded, normalised. affine: (4, 4), working index to RAS mm.
 
-    shape: extent before padding; voxels beyond it are padding.
+    shape: extent before padding; voxels beyond it are padding. phase: (I, J, K) float32 on the same grid, radians, above 0 as in
+    veins, 0 in the padding (phase.py); None where it is not used.
     """
 
     image: np.ndarray
     affine: np.ndarray
     shape: tuple[int, int, int]
+    phase: np.ndarray | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -39,14 +45,33 @@ class Prepared:
         return float(self.image.min())
 
 
-def prepare(volume: Volume, settings: Preprocess, case: str) -> Prepared:
-    """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`."""
+def prepare(volume: Volume, settings: Preprocess, case: str, phase: Volume | None = None) -> Prepared:
+    """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`.
+
+    phase: the scan's phase image as stored, on the same grid. Needed with settings.phase; otherwise it is left aside, so that who
+    always sends both goes on when a release with phase is rolled back to one without.
+    """
+    stored = volume
     volume = volume.to_ras()  # first, so that a scan passes or fails the checks however its axes are stored
     check_scan(volume, case)
     grid = resample(volume, settings.spacing_mm)
     image = normalise(grid.data, settings, case)
     padding = [(0, -size % multiple) for size, multiple in zip(image.shape, settings.multiple_vox, strict=True)]
-    return Prepared(np.pad(image, padding, constant_values=image.min()), grid.affine, image.shape)
+    padded = np.pad(image, padding, constant_values=image.min())
+    if not settings.phase:
+        if phase is not None:
+            log.info("%s: its phase image is left aside, since it is not used here", case)
+        return Prepared(padded, grid.affine, image.shape)
+    return Prepared(padded, grid.affine, image.shape, np.pad(_phase(phase, stored, image, settings, case), padding))
+
+
+def _phase(phase: Volume | None, stored: Volume, image: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
+    """Phase (I, J, K) float32 in radians on the working grid, beside the normalised `image` of the scan as `stored`."""
+    if phase is None:
+        raise InputError(case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series")
+    check_phase(phase, stored, case)
+    vectors = resample_vectors(Volume(turns(phase.data, case), stored.affine).to_ras(), settings.spacing_mm)
+    return as_in_veins(vectors.data, image, vectors.spacing_mm, case)
 
 
 def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
@@ -68,6 +93,12 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     to_old = np.diag([*factor, 1.0])
     to_old[:3, 3] = first
     return Volume(data, volume.affine @ to_old)
+
+
+def resample_vectors(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
+    """`resample` of vectors exp(i phase), (I, J, K) complex64, part by part: phase itself jumps at its wraps."""
+    real, imaginary = (resample(Volume(part, volume.affine), spacing_mm) for part in (volume.data.real, volume.data.imag))
+    return Volume(real.data + np.complex64(1j) * imaginary.data, real.affine)
 
 
 def normalise(data: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:

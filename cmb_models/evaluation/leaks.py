@@ -22,10 +22,15 @@ def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: st
         raise InputError(what, "one made without the subjects it is used on", f"one that has seen {_names(both)}", remedy)
 
 
+def file_hashes(scan: dict) -> list[str]:
+    """SHA-256 of each file of an entry of data/index.json: the SWI's, and the phase image's where phase is used."""
+    return [scan[kind] for kind in ("sha256", "phase_sha256") if kind in scan]
+
+
 def check_split(split: dict, scans: Sequence[dict]) -> None:
     """Refuse a split (split.json) that has a subject on both sides, or does not fit the index's scans, or one file on both sides.
 
-    scans: entries of data/index.json; key, subject and sha256 are read.
+    scans: entries of data/index.json; key, subject and hashes are read.
     """
     remedy = "run the split stage again; split.json is written by it alone"
     if both := sorted(set(split["folds"]) & set(split["locked"])):
@@ -34,8 +39,8 @@ def check_split(split: dict, scans: Sequence[dict]) -> None:
     if odd := sorted(known ^ divided):
         raise InputError("split.json", "each subject of the index in one fold or locked", f"{_names(odd)} on one side only", remedy)
     first: dict[str, dict] = {}
-    for scan in scans:
-        other = first.setdefault(scan["sha256"], scan)
+    for scan, sha256 in ((s, h) for s in scans for h in file_hashes(s)):
+        other = first.setdefault(sha256, scan)
         if other["subject"] != scan["subject"]:
             got = f"one file as {other['key']} and as {scan['key']}"
             raise InputError("split", "every scan under one subject's name", got, "keep one of them: the other would be tested on")
@@ -44,7 +49,8 @@ def check_split(split: dict, scans: Sequence[dict]) -> None:
 def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -> None:
     """Refuse to evaluate a bundle whose lineage names a locked scan: by subject, by content, or in its calibration.
 
-    lineage: lineage.json of a bundle, {"training_scans": {key: sha256}, "calibrated_on": [subject]}. scans: the index.
+    lineage: lineage.json of a bundle, {"training_scans": {key: sha256}, "calibrated_on": [subject]}, and with phase
+    {"training_phases": {key: sha256}}. scans: the index.
     """
     remedy = "train again from a split that locks it (`dvc repro`); such a bundle's test result would be wrong"
     missing = sorted({"training_scans", "calibrated_on"} - set(lineage))
@@ -56,8 +62,10 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
     subject_of = {s["key"]: s["subject"] for s in scans}
     keep_apart("the bundle's networks", {subject_of.get(k, k) for k in lineage["training_scans"]}, locked, remedy)
     keep_apart("the bundle's threshold and calibration", lineage["calibrated_on"], locked, remedy)
-    trained = {sha256: key for key, sha256 in lineage["training_scans"].items()}
-    same = [f"{s['key']}, trained on as {trained[s['sha256']]}" for s in scans if s["subject"] in locked and s["sha256"] in trained]
+    files = [lineage["training_scans"], lineage.get("training_phases", {})]
+    trained = {sha256: key for hashes in files for key, sha256 in hashes.items()}
+    mine = [(s, h) for s in scans if s["subject"] in locked for h in file_hashes(s)]
+    same = [f"{s['key']}, trained on as {trained[h]}" for s, h in mine if h in trained]
     if same:
         raise InputError("the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rich.progress import track
@@ -11,18 +11,27 @@ from rich.progress import track
 from cmb_models.detection import Answer
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import find_scans
+from cmb_models.io.site import find_scans, read_phase
 from cmb_models.volume import Volume
 
 
-def score_scans(detector: Callable[[Volume, str], Answer], raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
+class Detector(Protocol):
+    """What a scan is answered by (bundle.BundleDetector)."""
+
+    uses_phase: bool
+
+    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer: ...
+
+
+def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
     """All candidates with their calibrated scores for the index's scans (io.index), in its order; [] for an empty index."""
     truth = {s.key: s for d in sorted({e["dataset"] for e in index}) for s in find_scans(raw_dir / d)}
     scored = []
     for entry in track(index, description="evaluate the bundle"):
         scan = truth[entry["key"]]
         volume = read_volume(scan.path)
-        found = detector(volume, str(scan.path)).candidates
+        phase = read_phase(scan.path) if detector.uses_phase else None
+        found = detector(volume, str(scan.path), phase).candidates
         centres = np.array([c.world_mm for c in found]).reshape(-1, 3)
         scores = (np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score"))
         voxel = voxel_sides_mm(volume.spacing_mm)

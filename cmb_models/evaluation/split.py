@@ -6,7 +6,7 @@ import numpy as np
 
 from cmb_models.config import Split
 from cmb_models.errors import InputError
-from cmb_models.evaluation.leaks import check_split
+from cmb_models.evaluation.leaks import check_split, file_hashes
 
 FEW_CMBS = 10  # below, one microbleed more or less found moves the sensitivity by more than 10 points
 FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its intervals are too narrow
@@ -15,7 +15,7 @@ FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its inte
 def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
     """Split the index's scans (see io.index) by subject.
 
-    Returns {"folds": {subject: fold}, "locked": [subject, ...], "locked_sha256": [of their files], "notes": [sentences on what
+    Returns {"folds": {subject: fold}, "locked": [subject, ...], "locked_sha256": [of all their files], "notes": [sentences on what
     the numbers cannot say]}. Folds are filled greedily, subjects with most CMBs first into the fold with fewest, ties in a seeded
     order. Raises InputError when folds would be empty or without any CMB, when one scan stands under two names, or when
     nothing is locked for the final test.
@@ -38,7 +38,7 @@ def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
     split = {
         "folds": _fill_folds(free, cmbs, settings.folds),
         "locked": sorted(locked),
-        "locked_sha256": sorted(scan["sha256"] for scan in scans if scan["subject"] in locked),
+        "locked_sha256": sorted(sha256 for scan in scans if scan["subject"] in locked for sha256 in file_hashes(scan)),
         "notes": _notes([cmbs[s] for s in free], [cmbs[s] for s in locked]),
     }
     check_split(split, scans)

@@ -7,23 +7,27 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cmb_models.config import Preprocess
 from cmb_models.detect.checks import check_scan
+from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import ScanFile, find_scans
+from cmb_models.io.site import ScanFile, find_scans, phase_beside, read_phase
 from cmb_models.volume import Volume, index_from_world
 
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
 
 
-def index_datasets(raw_dir: Path) -> dict:
+def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
     """Check all datasets below `raw_dir` in one pass.
 
-    Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm, n_cmbs.
-    Raises one InputError that lists every fault of every scan: unreadable, not SWI-like, the same file twice, a lesion outside
-    its volume or marked twice.
+    settings: where they ask for phase, every scan must have a phase image that `prepare` takes: a locked one would else fail only
+    in the last stage. Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm,
+    n_cmbs, and phase_sha256 where phase is used. Raises one InputError that lists every fault of every scan: unreadable, not
+    SWI-like, the same file twice, a lesion outside its volume or marked twice, no phase that belongs to it.
     """
+    with_phase = settings if settings is not None and settings.phase else None
     folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise InputError(raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`")
@@ -36,7 +40,7 @@ def index_datasets(raw_dir: Path) -> dict:
             continue
         for scan in scans:
             try:
-                entries.append(_entry(scan))
+                entries.append(_entry(scan) | _phase_entry(scan, with_phase))
             except InputError as error:
                 faults.append(str(error))
     faults += _repeated(entries)
@@ -51,9 +55,10 @@ def _repeated(entries: list[dict]) -> list[str]:
     seen: dict[str, str] = {}
     faults = []
     for entry in entries:
-        first = seen.setdefault(entry["sha256"], entry["path"])
-        if first != entry["path"]:
-            faults.append(f"{entry['path']}: expected a scan of its own, got the same file as {first}; keep one of them")
+        for kind, what in (("sha256", "file"), ("phase_sha256", "phase image")):
+            first = seen.setdefault(entry[kind], entry["path"]) if kind in entry else entry["path"]
+            if first != entry["path"]:
+                faults.append(f"{entry['path']}: expected a scan of its own, got the same {what} as {first}; keep one of them")
     return faults
 
 
@@ -72,6 +77,14 @@ def _entry(scan: ScanFile) -> dict:
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
     }
+
+
+def _phase_entry(scan: ScanFile, settings: Preprocess | None) -> dict:
+    """The hash of a scan's phase image once it is known to be one; {} without settings."""
+    if settings is None:
+        return {}
+    prepare(read_volume(scan.path), settings, str(scan.path), read_phase(scan.path))
+    return {"phase_sha256": sha256_of(phase_beside(scan.path))}
 
 
 def _check_inside(scan: ScanFile, volume: Volume) -> None:

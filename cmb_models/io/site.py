@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, read_annotations
+from cmb_models.io.nifti import read_volume, scan_name
+from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
 
@@ -31,6 +33,23 @@ class ScanFile:
     def subject_key(self) -> str:
         """Name of the subject, unique over all datasets: the unit that is split."""
         return f"{self.dataset}_{self.subject}"
+
+
+def phase_beside(swi: Path) -> Path:
+    """Where the phase image of an SWI file is looked for: NAME_part-phase_swi beside NAME_swi, NAME_part-phase beside any other."""
+    name = scan_name(swi)
+    ending = ("_swi" if name.endswith("_swi") else "") + swi.name[len(name) :]
+    return swi.with_name(f"{swi.name.removesuffix(ending)}_part-phase{ending}")
+
+
+def read_phase(swi: Path, file: Path | None = None) -> Volume:
+    """The phase image that belongs to an SWI file: `file`, or else the one beside it. InputError has the SWI as its case."""
+    path = file or phase_beside(swi)
+    try:
+        return read_volume(path)
+    except InputError as error:
+        got = "no such file" if not path.exists() else error.got
+        raise InputError(swi, f"its phase image {path}", got, "add the scan's phase series as that file") from error
 
 
 def find_scans(dataset: Path) -> list[ScanFile]:

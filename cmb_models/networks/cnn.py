@@ -10,16 +10,16 @@ KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
 
 
 class PatchClassifier(nn.Module):
-    """(N, 1, i, j, k) patches to (N,) logits.
+    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py).
 
     Each level: two 3x3x3 convolutions with batch normalisation, then pooling by 2; slices are thicker than pixels, so the
     first pooling leaves k alone.
     """
 
-    def __init__(self, channels: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, channels: tuple[int, ...], dropout: float, patch_channels: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 1
+        before = patch_channels
         for level, width in enumerate(channels):
             layers += [_convolution(before, width), _convolution(width, width)]
             if level < len(channels) - 1:

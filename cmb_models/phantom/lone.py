@@ -21,9 +21,14 @@ def uniform_signal(slab: Slab, lesions: Sequence[Lesion]) -> np.ndarray:
 
 def uniform_swi(slab: Slab, lesions: Sequence[Lesion]) -> np.ndarray:
     """SWI (I, J, K) float32 on slab.acquired of lesions amid a signal of 1: what each voxel keeps of it."""
+    return uniform_images(slab, lesions)[0]
+
+
+def uniform_images(slab: Slab, lesions: Sequence[Lesion]) -> tuple[np.ndarray, np.ndarray]:
+    """The same SWI, and its high-pass filtered phase (I, J, K) float32 in radians, -pi to pi, 0 far from all lesions."""
     signal, config = uniform_signal(slab, lesions), slab.config
     image = acquisition.scan_signal(np.random.default_rng(0), signal, slab.acquired.shape, 0.0, config.resolved)
-    return swi_of(image, slab)
+    return swi_of(image, slab), images.highpass_phase(image, config.highpass_half_width)
 
 
 def swi_of(image: np.ndarray, slab: Slab) -> np.ndarray:

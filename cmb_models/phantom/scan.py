@@ -85,10 +85,10 @@ def simulate_subject(
     ]
 
 
-def golden_scan(seed: int = 0) -> tuple[Volume, np.ndarray]:
-    """A 96 x 96 x 40 voxel SWI with three microbleeds, and their centres (3, 3) in RAS mm: a known answer to test with."""
+def golden_scan(seed: int = 0) -> tuple[Volume, Volume, np.ndarray]:
+    """A 96 x 96 x 40 voxel SWI with its phase, and the centres (3, 3) of its three microbleeds in RAS mm: a known answer."""
     scan = simulate_scan(seed, 3, PhantomConfig.small())
-    return scan.swi, np.array([a.centre_mm for a in scan.annotations if a.is_cmb])
+    return scan.swi, scan.phase, np.array([a.centre_mm for a in scan.annotations if a.is_cmb])
 
 
 def _check_counts(n_cmbs: Sequence[int]) -> None:

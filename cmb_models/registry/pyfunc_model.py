@@ -14,10 +14,14 @@ import yaml
 from cmb_models.bundle import BundleDetector
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.io.nifti import read_volume, scan_name
+from cmb_models.io.site import read_phase
 
 
 class CmbDetector(mlflow.pyfunc.PythonModel):
-    """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv."""
+    """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv.
+
+    A release that uses phase looks for each scan's phase image beside it (io.site.phase_beside).
+    """
 
     def load_context(self, context) -> None:
         """Open the bundle, verified against its manifest."""
@@ -29,7 +33,8 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
         """Detect in each file of column `path`; scans without detections have no row. Raises InputError naming the file."""
         rows = []
         for path in model_input["path"]:
-            answer = self._detector(read_volume(Path(path)), str(path))
+            phase = read_phase(Path(path)) if self._detector.uses_phase else None
+            answer = self._detector(read_volume(Path(path)), str(path), phase)
             rows += [
                 (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, self._release)
                 for d in answer.detections

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from cmb_models.training.planting import wrapped
+
 GAIN = 0.15  # contrast differs between scanners and echo times by about this share
 OFFSET = 0.05  # in units of the head's 5-95 percentile range
 NOISE = 0.03  # highest added noise, same unit: a scan of half the SNR
+PHASE_NOISE = 0.1  # radians, highest added: tissue at an SNR of 10
 
 
 def flip_and_turn(arrays: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
@@ -32,3 +35,11 @@ def vary_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     bias = ramps[0][:, None, None] + ramps[1][None, :, None] + ramps[2][None, None, :]
     noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(NOISE * rng.random())
     return (image * np.float32(gain) + np.float32(offset) + bias + noise).astype(np.float32)
+
+
+def vary_phase(phase: np.ndarray, dropout: float, rng: np.random.Generator) -> np.ndarray:
+    """Random scale (another echo time) and noise on phase (I, J, K) float32 in radians, wrapped; all 0 with probability dropout."""
+    scale, noise = 1 + GAIN * rng.uniform(-1, 1), np.float32(PHASE_NOISE * rng.random())
+    if rng.random() < dropout:
+        return np.zeros_like(phase)
+    return wrapped(phase * np.float32(scale) + rng.standard_normal(phase.shape, dtype=np.float32) * noise)

@@ -14,13 +14,15 @@ from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.planting import PLANTS_FILES, Plants, read_plants
 
+PHASE_ENDING = ".phase.npy"
+
 
 @dataclass(frozen=True)
 class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
     sha256: of the stored scan's file, which says what was trained on whatever it is called. plants: lesions simulated for its
-    voxel size; None where none are planted.
+    voxel size; None where none are planted. phase_sha256: of the phase image's file, "" where phase is not used.
     """
 
     key: str
@@ -30,6 +32,7 @@ class Example:
     source_affine: np.ndarray
     sha256: str
     plants: Plants | None = None
+    phase_sha256: str = ""
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
@@ -37,12 +40,16 @@ class Example:
 
 
 def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
-    """Write <key>.npy (the image, which can be memory-mapped) and <key>.json (all else); the JSON last, it marks a whole pair.
+    """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, and <key>.json (all else); the
+    JSON last, it marks a whole set.
 
     plants_file: name of the file beside them (write_plants) with the plants for this scan; empty for none.
     """
     with replacing(folder / f"{example.key}.npy") as temporary:
         np.save(temporary, example.prepared.image)
+    if example.prepared.phase is not None:
+        with replacing(folder / f"{example.key}{PHASE_ENDING}") as temporary:
+            np.save(temporary, example.prepared.phase)
     about = {
         "subject": example.subject,
         "sha256": example.sha256,
@@ -52,7 +59,7 @@ def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
         "annotations": [vars(a) for a in example.annotations],
         "plants": plants_file,
     }
-    write_json(folder / f"{example.key}.json", about)
+    write_json(folder / f"{example.key}.json", about | ({"phase_sha256": example.phase_sha256} if example.phase_sha256 else {}))
 
 
 def load_examples(folder: Path) -> list[Example]:
@@ -64,10 +71,12 @@ def load_examples(folder: Path) -> list[Example]:
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
         image = np.load(file.with_suffix(".npy"), mmap_mode="r")
-        prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]))
+        phase = np.load(file.with_suffix(PHASE_ENDING), mmap_mode="r") if "phase_sha256" in about else None
+        prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]), phase)
         marked = tuple(Annotation(**a) for a in about["annotations"])
         source, planted = np.array(about["source_affine"]), plants[about["plants"]]
-        found.append(Example(file.stem, about["subject"], prepared, marked, source, about["sha256"], planted))
+        sha256, phase_sha256 = about["sha256"], about.get("phase_sha256", "")
+        found.append(Example(file.stem, about["subject"], prepared, marked, source, sha256, planted, phase_sha256))
     return found
 
 
@@ -82,7 +91,7 @@ def load_training(folder: Path, split: dict) -> list[Example]:
     keep_apart("training folds", split["folds"], [*split["locked"], *split.get("held_out", ())], "run the split stage again")
     keep_apart("training data", (e.subject for e in examples), split["locked"], remedy)
     locked = set(split["locked_sha256"])
-    if same := [e.key for e in examples if e.sha256 in locked]:
+    if same := [e.key for e in examples if locked & {e.sha256, e.phase_sha256}]:
         raise InputError("training data", "no scan of the locked set", f"{', '.join(same)}, the same file as a locked one", remedy)
     known = {*split["folds"], *split.get("held_out", ())}
     if strays := sorted({e.subject for e in examples} - known):

@@ -47,7 +47,7 @@ def _export_onnx(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder
     multiple = config.preprocess.multiple_vox
     image = torch.randn(1, 1, *(4 * m for m in multiple))
     extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
-    patches = torch.randn(3, 1, *config.patch_vox)
+    patches = torch.randn(3, config.patch_channels, *config.patch_vox)
     count = {0: torch.export.Dim("candidates", min=1, max=4096)}
     _to_onnx(Heatmap(unet), image, extents, (bundle.UNET_INPUT, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
     _to_onnx(Score(cnn), patches, count, (bundle.CNN_INPUT, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
@@ -73,16 +73,21 @@ def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tupl
 
 def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export) -> dict[str, float]:
     """Write the known-answer scan with the exported networks' answer, and compare these networks with torch on it."""
-    scan, _ = golden_scan(settings.golden_seed)
+    scan, phase, _ = golden_scan(settings.golden_seed)
     write_volume(folder / bundle.GOLDEN_SCAN, scan)
+    if config.preprocess.phase:
+        write_volume(folder / bundle.GOLDEN_PHASE, phase)
+    else:
+        phase = None
     onnx_unet = bundle.open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
     onnx_cnn = bundle.open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
-    answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan")
+    answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan", phase)
     rows = [[*d.world_mm, d.score] for d in answer.candidates]
     write_json(folder / bundle.GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     device = torch.device("cpu")
-    image = prepare(scan, config.preprocess, "golden scan").image[None, None]
-    patches = np.random.default_rng(settings.golden_seed).standard_normal((16, 1, *config.patch_vox), dtype=np.float32)
+    image = prepare(scan, config.preprocess, "golden scan", phase).image[None, None]
+    shape = (16, config.patch_channels, *config.patch_vox)
+    patches = np.random.default_rng(settings.golden_seed).standard_normal(shape, dtype=np.float32)
     parity = {
         "unet": float(np.abs(as_callable(Heatmap(unet), device)(image) - onnx_unet(image)).max()),
         "cnn": float(np.abs(as_callable(Score(cnn), device)(patches) - onnx_cnn(patches)).max()),
@@ -95,14 +100,18 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
 
 
 def lineage(inputs: dict[str, Path]) -> dict:
-    """What went into the networks: hash of every scan as training recorded it, whose scores calibrated them, the chosen trials.
+    """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, whose
+    scores calibrated them, the chosen trials.
 
     `cmb register` adds what is known only then: the commit, dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]
+    recipe = read_json(inputs["recipe"])
+    phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
     return {
-        "training_scans": read_json(inputs["recipe"])["scans"],
+        "training_scans": recipe["scans"],
+        **phases,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],
         "locked_scans": {s["key"]: s["sha256"] for s in index["scans"] if s["subject"] not in folds},
         "index_sha256": sha256_of(inputs["index"]),
@@ -119,7 +128,7 @@ def _metadata(config: PipelineConfig, parity: dict[str, float]) -> dict:
         "task": "cerebral microbleed detection in SWI, two stages (3D U-Net, 3D CNN)",
         "intended_use": NOT_A_DEVICE,
         "data_format": {
-            "input": "SWI (i, j, k) and its affine to RAS mm",
+            "input": f"SWI{' and phase' if config.preprocess.phase else ''} (i, j, k) and its affine to RAS mm",
             "working_spacing_mm": list(config.preprocess.spacing_mm),
         },
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
@@ -129,6 +138,7 @@ def _metadata(config: PipelineConfig, parity: dict[str, float]) -> dict:
 
 def _model_card(config: PipelineConfig, parity: dict[str, float]) -> str:
     spacing = "×".join(f"{s:g}" for s in config.preprocess.spacing_mm)
+    phase = "- Its high-pass filtered phase image, in any unit and with either sign.\n" if config.preprocess.phase else ""
     return f"""# Cerebral microbleed detector
 
 {NOT_A_DEVICE}
@@ -137,7 +147,7 @@ Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations 
 mimics. Trained by a site on its own scans; `lineage.json` lists their hashes, the split, the settings and the chosen trials.
 
 - Input: one whole-head SWI volume (magnitude times phase mask, as the scanner makes it), any orientation and voxel size up to 6 mm.
-- Working grid: {spacing} mm. Threshold on the calibrated score: {config.decision.threshold:.3f}.
+{phase}- Working grid: {spacing} mm. Threshold on the calibrated score: {config.decision.threshold:.3f}.
 - ONNX against torch: heatmap within {parity["unet"]:.1e}, stage-2 score within {parity["cnn"]:.1e}.
 - Not tested on: children, other sequences than SWI, scans after surgery, other scanners than the training data's.
 """

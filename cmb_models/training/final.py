@@ -42,18 +42,20 @@ def save_weights(
     folder: Path, unet: Unet, cnn: Cnn, unet_model: nn.Module, cnn_model: nn.Module, examples: Sequence[Example]
 ) -> None:
     """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
-    they were trained on by name and content. recipe.json comes last, it marks a whole folder."""
+    they were trained on by name and content, their phase images too. recipe.json comes last, it marks a whole folder."""
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         save_tensors(folder / name, model.state_dict())
     scans = {e.key: e.sha256 for e in examples}
-    write_json(folder / RECIPE, {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans})
+    phases = {e.key: e.phase_sha256 for e in examples if e.phase_sha256}
+    recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans}
+    write_json(folder / RECIPE, recipe | ({"phases": phases} if phases else {}))
 
 
 def load_weights(folder: Path) -> tuple[Unet, Cnn, nn.Module, nn.Module]:
     """The recipes and both networks in evaluation mode on the CPU."""
     recipe = read_json(folder / RECIPE)
     unet, cnn = Unet.model_validate(recipe["unet"]), Cnn.model_validate(recipe["cnn"])
-    models = build_unet(unet.channels, unet.strides), PatchClassifier(cnn.channels, cnn.dropout)
+    models = build_unet(unet.channels, unet.strides), PatchClassifier(cnn.channels, cnn.dropout, 2 if "phases" in recipe else 1)
     for name, model in zip(("unet.pt", "cnn.pt"), models, strict=True):
         model.load_state_dict(torch.load(folder / name, weights_only=True))
     return unet, cnn, models[0].eval(), models[1].eval()

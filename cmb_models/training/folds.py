@@ -11,7 +11,7 @@ import torch
 
 from cmb_models.config import Cnn, Decision, Params, PipelineConfig, Unet
 from cmb_models.detect.detector import propose
-from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.patches import cut_channels
 from cmb_models.errors import InputError
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.files import replacing
@@ -120,7 +120,7 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     network = as_callable(Score(model), best_device())
     scores = {}
     for example in held_out:
-        patches = cut_patches(example.prepared.image, out_of_fold(example, mined).index_vox, job.cnn.patch_vox)
+        patches = cut_channels(example.prepared, out_of_fold(example, mined).index_vox, job.cnn.patch_vox)
         scores[example.key] = network(patches) if len(patches) else np.zeros(0, dtype=np.float32)
     return scores
 

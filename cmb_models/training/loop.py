@@ -61,7 +61,7 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     """Train stage 2 from a seed; returns the model in float32 on `best_device()`."""
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
-    model = PatchClassifier(s.channels, s.dropout)
+    model = PatchClassifier(s.channels, s.dropout, sampler.channels)
     rng = np.random.default_rng(seed)
 
     def loss(device: torch.device) -> torch.Tensor:

@@ -29,13 +29,15 @@ class Plants:
     """N simulated lesions on the working grid.
 
     share: (N, I, J, K) float32, odd extents, what each voxel keeps of its signal, 1 at the border. off_vox: (N, 3), the lesion's
-    centre from the middle voxel. label: (N,), as in annotations. diameter_mm: (N,), as seen.
+    centre from the middle voxel. label: (N,), as in annotations. diameter_mm: (N,), as seen. phase: as share, the radians that each
+    voxel's phase changes by, 0 at the border; None where phase is not used.
     """
 
     share: np.ndarray
     off_vox: np.ndarray
     label: np.ndarray
     diameter_mm: np.ndarray
+    phase: np.ndarray | None = None
 
     def of(self, cmbs: bool) -> np.ndarray:
         """Numbers of the microbleeds, or of the mimics."""
@@ -85,26 +87,36 @@ def plant(
     air: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """A copy of a normalised patch (I, J, K) float32 with one plant near at_vox (3,), the voxel (3,) of its very centre, its label.
+    """A copy of a normalised patch float32 with one plant near at_vox (3,), the voxel (3,) of its very centre, and its label.
 
-    cmb: a microbleed, or else a mimic. It is mirrored and its in-plane axes are swapped at random, which leaves its physics true
-    (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the signal of nothing.
+    image: (I, J, K), or (C, I, J, K) as cut_channels gives it; a second channel is the phase, which the plant is added to as faint
+    as it is put into the first. cmb: a microbleed, or else a mimic. It is mirrored and its in-plane axes are swapped at random,
+    which leaves its physics true (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the
+    signal of nothing.
     """
     rows = plants.of(cmb)
     n = rows[rng.integers(len(rows))]
-    share, off = plants.share[n], plants.off_vox[n]
-    flips = rng.random(3) < 0.5
-    share, off = np.flip(share, np.flatnonzero(flips)), np.where(flips, -off, off)
-    if rng.random() < 0.5 and share.shape[0] == share.shape[1]:
-        share, off = np.swapaxes(share, 0, 1), off[[1, 0, 2]]
-    middle = np.rint(at_vox).astype(int)
-    start = middle - np.array(share.shape) // 2
-    low, high = np.maximum(start, 0), np.minimum(start + share.shape, image.shape)
     image = np.array(image, dtype=np.float32)
+    swi, *phases = image.reshape(-1, *image.shape[-3:])  # views: what is written to them is written to the image
+    window, off = np.stack([1 - plants.share[n], *(plants.phase[n] for _ in phases)]), plants.off_vox[n]
+    flips = rng.random(3) < 0.5
+    window, off = np.flip(window, np.flatnonzero(flips) + 1), np.where(flips, -off, off)
+    if rng.random() < 0.5 and window.shape[1] == window.shape[2]:
+        window, off = np.swapaxes(window, 1, 2), off[[1, 0, 2]]
+    middle = np.rint(at_vox).astype(int)
+    start = middle - np.array(window.shape[1:]) // 2
+    low, high = np.maximum(start, 0), np.minimum(start + window.shape[1:], swi.shape)
     if np.all(low < high):
         here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        taken = (1 - share) * np.float32(rng.uniform(FAINTEST, 1))
-        taken = ndimage.gaussian_filter(taken, rng.uniform(0, SOFTEST_MM) / np.asarray(spacing_mm), truncate=2)
-        kept = 1 - taken[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
-        image[here] = air + (image[here] - air) * kept
+        window = window * np.float32(rng.uniform(FAINTEST, 1))
+        window = ndimage.gaussian_filter(window, (0, *(rng.uniform(0, SOFTEST_MM) / np.asarray(spacing_mm))), truncate=2)
+        taken, *changes = window[(slice(None), *(slice(a, b) for a, b in zip(low - start, high - start, strict=True)))]
+        swi[here] = air + (swi[here] - air) * (1 - taken)
+        for phase, change in zip(phases, changes, strict=True):
+            phase[here] = wrapped(phase[here] + change)
     return image, middle + off, str(plants.label[n])
+
+
+def wrapped(phase: np.ndarray) -> np.ndarray:
+    """Radians, float32 of any shape, brought to within -pi and pi by whole turns."""
+    return phase - np.float32(2 * np.pi) * np.rint(phase / np.float32(2 * np.pi))

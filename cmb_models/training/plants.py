@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Planting, Preprocess
-from cmb_models.detect.preprocess import resample
+from cmb_models.detect.preprocess import resample, resample_vectors
 from cmb_models.files import replacing
 from cmb_models.phantom.config import SPACING_MM, PhantomConfig
 from cmb_models.phantom.lesions.bloom import body_radius_mm
 from cmb_models.phantom.lesions.cmbs import CHI_PPM
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
-from cmb_models.phantom.lone import uniform_swi
+from cmb_models.phantom.lone import uniform_images
 from cmb_models.phantom.scanner.slab import make_slab
 from cmb_models.training.planting import Plants
 from cmb_models.volume import Volume, index_from_world
@@ -58,26 +58,27 @@ def write_plants(
     """Simulate `settings.plants` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
 
     track: a progress bar over the boxes of 27. Nothing is written for no sizes or no plants. The same settings give the same bytes,
-    whatever the number of processes.
+    whatever the number of processes; with preprocess.phase each plant's phase stands beside it, and the rest stays as it is.
     """
     different = sorted({_rounded(s) for s in sizes})
     if not different or not settings.plants:
         return
     boxes = int(np.ceil(settings.plants / 27 / len(different)))
-    jobs = [(size, preprocess.spacing_mm, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
+    jobs = [(size, preprocess, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
     # Spawned, as whoever calls may have threads (its progress bar has): a fork could hold their locks for ever.
     with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
     for n, size in enumerate(different):
         parts = made[n * boxes : (n + 1) * boxes]
         with replacing(folder / plants_name(size)) as temporary, temporary.open("wb") as stream:
-            arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])}
+            names = [name for name, array in vars(parts[0]).items() if array is not None]
+            arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
             np.savez_compressed(stream, **arrays)
 
 
-def _box(job: tuple[Size, Size, tuple[int, int, int]]) -> Plants:
+def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> Plants:
     """One simulated box of lesions far apart, cut into their windows on the working grid."""
-    native_mm, working_mm, seed = job
+    native_mm, preprocess, seed = job
     rng = np.random.default_rng(seed)
     slab = make_slab(_config(native_mm, rng))
     at = (np.arange(3) - 1) * PITCH_MM
@@ -85,16 +86,22 @@ def _box(job: tuple[Size, Size, tuple[int, int, int]]) -> Plants:
     places = places + rng.uniform(-JITTER_MM, JITTER_MM, places.shape)
     labels = rng.choice(list(SHARE), len(places), p=list(SHARE.values()))
     lesions = [_lesion(rng, str(n), tuple(slab.to_head.apply(p)), slab.config) for n, p in zip(labels, places, strict=True)]
-    seen = resample(Volume(uniform_swi(slab, lesions), slab.acquired.affine()), working_mm)
+    swi, phase = (Volume(image, slab.acquired.affine()) for image in uniform_images(slab, lesions))
+    seen = resample(swi, preprocess.spacing_mm)
     index = index_from_world(places, seen.affine)
-    windows = [_window(seen, i) for i in index]
+    windows = [_window(seen, i, 1.0) for i in index]
     whole = [n for n, w in enumerate(windows) if w is not None]
     diameters = np.array([lesions[n].diameter_mm for n in whole], dtype=np.float32)
-    return Plants(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters)
+    phases = None
+    if preprocess.phase:
+        vectors = resample_vectors(Volume(np.exp(1j * phase.data).astype(np.complex64), phase.affine), preprocess.spacing_mm)
+        radians = Volume(np.angle(vectors.data), vectors.affine)
+        phases = np.stack([_window(radians, index[n], 0.0) for n in whole])
+    return Plants(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters, phases)
 
 
-def _window(seen: Volume, index: np.ndarray) -> np.ndarray | None:
-    """What is kept around an index (3,), fading to 1 at its border; None where the box ends sooner."""
+def _window(seen: Volume, index: np.ndarray, far: float) -> np.ndarray | None:
+    """What is kept around an index (3,), fading at its border to what is `far` from all lesions; None where the box ends sooner."""
     half = (HALF_MM / np.array(seen.spacing_mm)).astype(int)
     middle = np.rint(index).astype(int)
     if np.any(middle < half) or np.any(middle + half >= seen.data.shape):
@@ -102,7 +109,7 @@ def _window(seen: Volume, index: np.ndarray) -> np.ndarray | None:
     window = seen.data[tuple(slice(m - h, m + h + 1) for m, h in zip(middle, half, strict=True))]
     ramps = [np.clip((h - np.abs(np.arange(-h, h + 1))) / FADE_VOX, 0, 1) for h in half]
     fade = np.minimum(np.minimum(ramps[0][:, None, None], ramps[1][:, None]), ramps[2])
-    return (1 + (window - 1) * fade).astype(np.float32)
+    return (far + (window - far) * fade).astype(np.float32)
 
 
 def _config(native_mm: Size, rng: np.random.Generator) -> PhantomConfig:

@@ -13,8 +13,8 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.leaks import check_split
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import ScanFile, find_scans
-from cmb_models.training.examples import Example, save_example
+from cmb_models.io.site import ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.training.examples import PHASE_ENDING, Example, save_example
 from cmb_models.training.plants import plants_name, write_plants
 
 Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
@@ -44,29 +44,37 @@ def prepare_training(
     scans = [found[key] for key in sorted(known)]
     sizes = set()
     for scan in track(scans, "preprocess scans"):
-        example, native_mm = _prepared(scan, settings, known[scan.key]["sha256"])
+        example, native_mm = _prepared(scan, settings, known[scan.key])
         save_example(folder, example, plants_name(native_mm) if planting.plants else "")
         sizes.add(native_mm)
     write_plants(folder, sizes, settings, planting, lambda boxes: track(boxes, "simulate lesions to plant"))
-    _check_alone(scans[0], settings, known[scans[0].key]["sha256"], folder)
+    _check_alone(scans[0], settings, known[scans[0].key], folder)
 
 
-def _prepared(scan: ScanFile, settings: Preprocess, sha256: str) -> tuple[Example, tuple[float, float, float]]:
-    """A scan's example, without plants, and its own voxel size in RAS order, mm."""
-    if sha256_of(scan.path) != sha256:
-        raise InputError(scan.path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
+def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Example, tuple[float, float, float]]:
+    """A scan's example, without plants, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
+    files, phase = {scan.path: entry["sha256"]}, None
+    if settings.phase:
+        phase = read_phase(scan.path)
+        files[phase_beside(scan.path)] = entry.get("phase_sha256", "")
+    for path, sha256 in files.items():
+        if sha256_of(path) != sha256:
+            raise InputError(path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
     volume = read_volume(scan.path)
-    prepared = prepare(volume, settings, str(scan.path))
-    example = Example(scan.key, scan.subject_key, prepared, scan.annotations, np.asarray(volume.affine), sha256)
+    prepared = prepare(volume, settings, str(scan.path), phase)
+    sha256, *phase_sha256 = files.values()
+    affine = np.asarray(volume.affine)
+    example = Example(scan.key, scan.subject_key, prepared, scan.annotations, affine, sha256, None, *phase_sha256)
     return example, volume.to_ras().spacing_mm
 
 
-def _check_alone(scan: ScanFile, settings: Preprocess, sha256: str, folder: Path) -> None:
+def _check_alone(scan: ScanFile, settings: Preprocess, entry: dict, folder: Path) -> None:
     """Prepare the first scan again after all others: statistics that run over several scans would change it.
 
     Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.
     """
-    before, again = np.load(folder / f"{scan.key}.npy", mmap_mode="r"), _prepared(scan, settings, sha256)[0].prepared.image
-    if not np.array_equal(before, again):
+    again = _prepared(scan, settings, entry)[0].prepared
+    pictures = {f"{scan.key}.npy": again.image} | ({} if again.phase is None else {f"{scan.key}{PHASE_ENDING}": again.phase})
+    if not all(np.array_equal(np.load(folder / name, mmap_mode="r"), picture) for name, picture in pictures.items()):
         got = f"{scan.key} is another picture after the other scans"
         raise InputError("preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans")

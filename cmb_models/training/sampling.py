@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cmb_models.config import Cnn, Unet
-from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.networks.cnn import KINDS
-from cmb_models.training.augmentation import flip_and_turn, vary_intensity
+from cmb_models.training.augmentation import flip_and_turn, vary_intensity, vary_phase
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
 from cmb_models.training.planting import BESIDE, BESIDE_MM, COARSE, TISSUE, Plants, choose_places, places_inside, plant
-from cmb_models.training.warping import cut_warped, draw_matrix, to_scan
+from cmb_models.training.warping import draw_matrix, extent, to_scan, warped_channels
 from cmb_models.volume import index_from_world, world_from_index
 
 APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
@@ -77,11 +77,11 @@ class UnetSampler:
         else:
             n = rng.integers(len(self.examples))
             start = self._anywhere(n, rng) - rng.integers(size // 6, size - size // 6)
-        prepared, spacing = self.examples[n].prepared, np.asarray(self.examples[n].prepared.spacing_mm)
+        prepared = replace(self.examples[n].prepared, phase=None)  # which stage 1 does not see
+        spacing = np.asarray(prepared.spacing_mm)
         start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
-        image, window = _cut(
-            prepared, start + size // 2, self.settings.patch_vox, self._fill[n], self.settings.warped_fraction, rng
-        )
+        s = self.settings
+        (image,), window = _cut(prepared, start + size // 2, s.patch_vox, self._fill[n], s.warped_fraction, rng)
         from_scan = np.linalg.inv(window)
         cmbs, possible = (self._seen(n, label, from_scan) for label in ("cmb", "possible"))
         image, planted = self._plant(image, n, from_scan, cmbs, rng)
@@ -129,29 +129,24 @@ class UnetSampler:
 
     def _near(self, n: int, from_scan: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """Places (N, 3) of scan `n` for plants that lie in a patch of this shape, in its voxels."""
-        reach = np.ptp(world_from_index(_corners(shape), np.linalg.inv(from_scan)), axis=0)
-        middle = world_from_index(np.asarray(shape)[None] / 2, np.linalg.inv(from_scan))
-        near = self._inside[n][(np.abs(self._inside[n] - middle) <= reach / 2 + 1).all(axis=1)]
+        low, high = extent(np.linalg.inv(from_scan), shape)
+        near = self._inside[n][((self._inside[n] >= low) & (self._inside[n] <= high)).all(axis=1)]
         places = world_from_index(near, from_scan)
         return places[((places >= 0) & (places < shape)).all(axis=1)]
 
 
-def _corners(shape: tuple[int, int, int]) -> np.ndarray:
-    return np.stack(np.meshgrid(*((0, s) for s in shape), indexing="ij"), -1).reshape(-1, 3)
-
-
 def _cut(
-    prepared: Prepared, middle: np.ndarray, size: tuple[int, int, int], fill: float, warped: float, rng: np.random.Generator
+    prepared: Prepared, middle: np.ndarray, size: tuple[int, int, int], air: float, warped: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patch (*size) around a voxel `middle` (3,), warped with this probability, and its indices to the scan's (4, 4)."""
+    """A patch (C, *size) around a voxel `middle` (3,), warped with this probability, and its indices to the scan's (4, 4)."""
     if rng.random() < warped:
         window = to_scan(draw_matrix(prepared.spacing_mm, rng), middle, size)
-        return cut_warped(prepared.image, window, size, fill), window
-    return cut_patches(prepared.image, middle[None], size, fill)[0, 0], to_scan(np.eye(3), middle, size)
+        return warped_channels(prepared, window, size, air), window
+    return cut_channels(prepared, middle[None], size, air)[0], to_scan(np.eye(3), middle, size)
 
 
 def _plants_of(example: Example) -> Plants:
-    if example.plants is None:
+    if example.plants is None or (example.prepared.phase is not None and example.plants.phase is None):
         remedy = "remove data/prepared and run `dvc repro`, or set all planted_ settings to 0"
         raise InputError(f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
     return example.plants
@@ -214,11 +209,15 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
 
 
 class CnnSampler:
-    """Draws stage-2 batches: candidates with a share of positives, shifted a little, flipped and varied."""
+    """Draws stage-2 batches: candidates with a share of positives, shifted a little, flipped and varied.
+
+    channels: C of the patches, 2 where the scans have phase.
+    """
 
     def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
         self.settings = settings
         self._sets = list(sets)
+        self.channels = 1 if any(group.prepared.phase is None for group in self._sets) else 2
         self._fill = [group.prepared.air for group in self._sets]
         self._inside = _places([g.prepared for g in self._sets], self._fill)
         planted = settings.planted_fraction + settings.planted_mimic_fraction
@@ -235,10 +234,10 @@ class CnnSampler:
             )
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Patches (batch, 1, *patch_vox) float32 and what each shows, (batch,) int64, as `kind_of` numbers it."""
+        """Patches (batch, C, *patch_vox) float32 and what each shows, (batch,) int64, as `kind_of` numbers it."""
         positives = max(1, round(self.settings.batch * self.settings.positive_fraction))
         patches, kinds = zip(*(self._patch(n < positives, rng) for n in range(self.settings.batch)), strict=True)
-        return np.stack(patches)[:, None], np.array(kinds, dtype=np.int64)
+        return np.stack(patches), np.array(kinds, dtype=np.int64)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Nothing: batches depend on the generator alone."""
@@ -262,7 +261,7 @@ class CnnSampler:
         """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._place(s, rng), rng)
-        middle = np.asarray(patch.shape) // 2 + rng.integers(-jitter, jitter + 1)
+        middle = np.asarray(patch.shape[1:]) // 2 + rng.integers(-jitter, jitter + 1)
         patch, _, label = plant(patch, self._sets[s].prepared.spacing_mm, middle, self._plants[s], cmb, self._fill[s], rng)
         return self._vary(patch, rng), kind_of(label)
 
@@ -282,8 +281,10 @@ class CnnSampler:
         return self._inside[s][rng.integers(len(self._inside[s]))]
 
     def _cut(self, s: int, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A patch (C, *patch_vox) of scan `s`."""
         settings = self.settings
         return _cut(self._sets[s].prepared, index, settings.patch_vox, self._fill[s], settings.warped_fraction, rng)[0]
 
     def _vary(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return vary_intensity(flip_and_turn([patch], rng)[0], rng)
+        swi, *phase = flip_and_turn([patch], rng)[0]
+        return np.stack([vary_intensity(swi, rng), *(vary_phase(p, self.settings.phase_dropout, rng) for p in phase)])

@@ -1,5 +1,8 @@
 """What passes between the served steps, and how a Python step answers. Copied beside each model.py, so it is written once.
 
+Releases that use phase run in models of their own name wherever tensors differ (`model_of`): a model has one configuration for all
+its versions, and releases of both kinds are resident while one replaces the other.
+
 Shapes use -1 for what varies. N is the number of candidates (0 and up); the CNN gets at least one patch, since an empty batch is
 unproven on the CUDA execution provider: for N = 0 it scores one blank patch that `cmb_decide` leaves out.
 """
@@ -12,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
-from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, INPUTS, OUTPUTS, PREPARE, UNET, Tensor
+from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
 from cmb_models.config import PipelineConfig
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
@@ -23,7 +26,9 @@ IMAGE = Tensor(UNET_INPUT, np.float32, (1, 1, -1, -1, -1))  # on the working gri
 GRID_AFFINE = Tensor("grid_affine", np.float64, (4, 4))  # working voxel index to RAS mm
 EXTENT = Tensor("extent_vox", np.int32, (3,))  # of the image before padding
 HEATMAP = Tensor(UNET_OUTPUT, np.float32, (1, 1, -1, -1, -1))
+GRID_PHASE = Tensor("grid_phase", np.float32, (-1, -1, -1))  # on the same grid, radians
 PATCHES = Tensor(CNN_INPUT, np.float32, (-1, 1, -1, -1, -1))
+PATCHES_WITH_PHASE = Tensor(CNN_INPUT, np.float32, (-1, 2, -1, -1, -1))
 CNN_SCORE = Tensor("cnn_score", np.float32, (-1,))  # the CNN's own name for it is taken by the answer's stage2_score
 FOUND_INDEX = Tensor("found_index_vox", np.int64, (-1, 3))
 FOUND_MM = Tensor("found_centre_mm", np.float64, (-1, 3))
@@ -31,15 +36,32 @@ FOUND_DIAMETER = Tensor("found_diameter_mm", np.float32, (-1,))
 FOUND_SCORE = Tensor("found_score", np.float32, (-1,))
 FOUND = (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)
 
-# Inputs and outputs of each step, in the order they run.
-FLOW: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
-    PREPARE: (INPUTS, (IMAGE, GRID_AFFINE, EXTENT)),
-    UNET: ((IMAGE,), (HEATMAP,)),
-    CANDIDATES: ((HEATMAP, IMAGE, GRID_AFFINE, EXTENT), (PATCHES, *FOUND)),
-    CNN: ((PATCHES,), (CNN_SCORE,)),
-    DECIDE: ((*FOUND, CNN_SCORE, AFFINE), OUTPUTS),
-}
 RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: the step's own name}
+
+
+def flow(uses_phase: bool) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Inputs and outputs of each step of a release, in the order they run."""
+    patches = PATCHES_WITH_PHASE if uses_phase else PATCHES
+    return {
+        PREPARE: (inputs_of(uses_phase), prepared(uses_phase)),
+        UNET: ((IMAGE,), (HEATMAP,)),
+        CANDIDATES: ((HEATMAP, *prepared(uses_phase)), (patches, *FOUND)),
+        CNN: ((patches,), (CNN_SCORE,)),
+        DECIDE: ((*FOUND, CNN_SCORE, AFFINE), OUTPUTS),
+    }
+
+
+def prepared(uses_phase: bool) -> tuple[Tensor, ...]:
+    """What the first step gives of a scan."""
+    return (IMAGE, GRID_AFFINE, EXTENT, *((GRID_PHASE,) if uses_phase else ()))
+
+
+def model_of(step: str, uses_phase: bool) -> str:
+    """The name of the model that runs a step."""
+    return f"{step}_phase" if uses_phase and step in (PREPARE, CANDIDATES, CNN) else step
+
+
+MODELS = tuple(dict.fromkeys(model_of(step, uses_phase) for uses_phase in (False, True) for step in STEPS))
 
 
 def read_pipeline(args: dict[str, str]) -> PipelineConfig:

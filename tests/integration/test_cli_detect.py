@@ -15,7 +15,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume
-from tests.bundles import AFFINE, BLOBS_MM, head, make_bundle
+from tests.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
 
 FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
 
@@ -61,8 +61,11 @@ def fake_server(monkeypatch, answer):
         def __init__(self, url):
             addresses.append(url)
 
-        def detect(self, volume, case):
+        def detect(self, volume, case, phase):
             return answer(volume, case)
+
+        def uses_phase(self):
+            return False
 
     monkeypatch.setitem(sys.modules, "cmb_models.client.grpc_client", types.SimpleNamespace(Client=Client))
     return addresses
@@ -80,6 +83,46 @@ def test_bundle_to_table_json_and_pictures(work, cmb, bundle):
     assert [s["scan"] for s in summary["scans"]] == ["spots", "clean"] and summary["refused"] == []
     assert [len(s["detections"]) for s in summary["scans"]] == [3, 0]
     assert "spots" in out and "clean" in out and "detections.csv" in out
+
+
+@pytest.fixture(scope="module")
+def phase_bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "p", phase=True)
+
+
+def test_phase_is_found_beside_the_scan_or_named(work, cmb, phase_bundle):
+    write_volume(work / "spots_part-phase.nii.gz", head_phase())
+    call = ("detect", "spots.nii.gz", "--bundle", phase_bundle, "--no-figures", "--out")
+    assert cmb(*call, "beside")[0] == 0
+    write_volume(work / "elsewhere.nii.gz", head_phase(sign=-1))
+    (work / "spots_part-phase.nii.gz").unlink()
+    assert cmb(*call, "named", "--phase", "elsewhere.nii.gz")[0] == 0
+    best = rows(work / "beside/detections.csv")[:3]
+    np.testing.assert_allclose(
+        sorted(tuple(float(r[c]) for c in ("x_mm", "y_mm", "z_mm")) for r in best), sorted(BLOBS_MM), atol=1.5
+    )
+    assert rows(work / "beside/detections.csv") == rows(work / "named/detections.csv")  # the sign as stored does not matter
+
+
+def test_scans_without_their_phase_are_refused_and_the_others_go_on(work, cmb, phase_bundle):
+    write_volume(work / "spots_part-phase.nii.gz", head_phase())
+    write_volume(work / "thick.nii.gz", head(seed=3))
+    (work / "thick_part-phase.nii.gz").write_bytes(b"no scan")
+    code, _, err = cmb(
+        "detect", "clean.nii", "thick.nii.gz", "spots.nii.gz", "--out", "r", "--bundle", phase_bundle, "--no-figures"
+    )
+    first, second = err.splitlines()
+    told = "expected its phase image clean_part-phase.nii, got no such file; add the scan's phase series as that file"
+    assert (
+        code == 1 and first == f"error: clean.nii: {told}" and second.startswith("error: thick.nii.gz: expected its phase image ")
+    )
+    assert [s["scan"] for s in read_json(work / "r/detections.json")["scans"]] == ["spots"]
+
+
+def test_phase_that_is_not_used_is_left_aside_and_told(work, cmb, bundle, caplog):
+    assert cmb("detect", "spots.nii.gz", "--phase", "none.nii", "--out", "r", "--bundle", bundle, "--no-figures")[0] == 0
+    assert "spots.nii.gz: the release does not use phase, none.nii is left aside" in caplog.text
+    assert len(rows(work / "r/detections.csv")) == 3
 
 
 def test_bad_scans_are_told_in_a_line_each_and_the_others_go_on(work, cmb, bundle):
@@ -191,6 +234,10 @@ CANNOT_START = {
     ),
     "out below a file": (["spots.nii.gz", "--out", "file/r", "--bundle", "BUNDLE"], "file/r: expected a folder"),
     "no scans": (["--out", "r", "--bundle", "BUNDLE"], "Missing argument"),
+    "one phase for two scans": (
+        ["spots.nii.gz", "clean.nii", "--phase", "p.nii", "--out", "r", "--bundle", "BUNDLE"],
+        "--phase: expected one for each of 2 scans, in their order, got 1",
+    ),
 }
 
 

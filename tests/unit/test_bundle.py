@@ -9,6 +9,7 @@ import pytest
 from cmb_models.bundle import (
     CARD_FILE,
     GOLDEN_ANSWER,
+    GOLDEN_PHASE,
     GOLDEN_SCAN,
     MANIFEST_FILE,
     PIPELINE_FILE,
@@ -22,7 +23,8 @@ from cmb_models.bundle import (
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json
 from cmb_models.io.nifti import read_volume
-from tests.bundles import head, make_bundle, settings, spots_found
+from cmb_models.io.site import phase_beside
+from tests.bundles import BLOBS_MM, MORE_MM, head, head_phase, make_bundle, settings, spots_found
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,43 @@ def test_the_manifest_hash_follows_every_file(folder):
 def test_settings_hash_ignores_formatting_only():
     assert config_sha256(settings()) == config_sha256(settings().model_validate(json.loads(settings().model_dump_json())))
     assert config_sha256(settings(0.5)) != config_sha256(settings(0.6))
+
+
+@pytest.fixture(scope="module")
+def with_phase(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "p", phase=True)
+
+
+def test_a_bundle_says_whether_it_uses_phase(original, with_phase):
+    assert not BundleDetector(original, threads=1).uses_phase and BundleDetector(with_phase, threads=1).uses_phase
+    assert not load_bundle(original).config.preprocess.phase and load_bundle(with_phase).config.preprocess.phase
+    assert phase_beside(with_phase / GOLDEN_SCAN) == with_phase / GOLDEN_PHASE
+
+
+def test_its_known_answer_comes_out_with_phase(with_phase):
+    golden = [read_volume(with_phase / name) for name in (GOLDEN_SCAN, GOLDEN_PHASE)]
+    answer = BundleDetector(with_phase, threads=1)(golden[0], "golden", golden[1])
+    known = read_json(with_phase / GOLDEN_ANSWER)["candidates"]
+    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_phase_tells_a_calcification_that_the_swi_cannot(original, with_phase, sign):
+    scan, phase = head(MORE_MM, seed=5), head_phase(MORE_MM, seed=5, sign=sign, calcified=1)
+    alone = BundleDetector(original, threads=1)(scan, "head", phase)  # left aside
+    both = BundleDetector(with_phase, threads=1)(scan, "head", phase)
+    assert alone == BundleDetector(original, threads=1)(scan, "head")
+    assert spots_found(alone, MORE_MM) == 5 and spots_found(both, MORE_MM) == 4 and spots_found(both, BLOBS_MM[:1]) == 0
+
+
+def test_a_release_with_phase_refuses_a_scan_without(with_phase):
+    with pytest.raises(InputError, match="sub-3: expected a phase image beside the SWI, .*, got none"):
+        BundleDetector(with_phase, threads=1)(head(), "sub-3")
+
+
+def test_a_bundle_with_phase_needs_its_golden_phase(with_phase, tmp_path):
+    folder = shutil.copytree(with_phase, tmp_path / "b")
+    (folder / GOLDEN_PHASE).unlink()
+    write_manifest(folder)
+    with pytest.raises(InputError, match=f"a {GOLDEN_PHASE}, since it uses phase, got none"):
+        load_bundle(folder)

@@ -25,7 +25,7 @@ from cmb_models.training.crossval import cross_validate, mine_out_of_fold
 from cmb_models.training.examples import Example, load_training, save_example
 from cmb_models.training.folds import CnnJob, Mined, cnn_sampler, load_mined, run_cnn_job, save_mined
 from cmb_models.training.search import search_cnn, search_unet
-from tests.bundles import head
+from tests.bundles import head, head_phase
 from tests.imports import ROOT
 from tests.unit.test_training import CNN, UNET, example
 
@@ -127,6 +127,30 @@ def test_one_scan_under_two_names(second):
     assert split_subjects(SCANS, settings, 2)["locked"] == ["l_a"]
     with pytest.raises(InputError, match=f"one file as s_a and as {second}"):
         split_subjects(scans, settings, 2)
+
+
+def test_one_phase_image_under_two_names():
+    """Another SWI each, as if exported twice; the phase image says that it is one scan."""
+    scans = [{**s, "phase_sha256": f"phase {s['key']}"} for s in SCANS]
+    check_split(SPLIT, scans)
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    assert split_subjects(scans, settings, 2)["locked_sha256"] == ["locked file", "phase l_a"]
+    twice = [{**s, "phase_sha256": "phase s_a"} if s["key"] == "l_a" else s for s in scans]
+    with pytest.raises(InputError, match="one file as s_a and as l_a"):
+        check_split(SPLIT, twice)
+    trained = {**LINEAGE, "training_phases": {"s_a": "phase s_a", "s_b": "phase s_b"}}
+    check_lineage(trained, scans, ["l_a"])
+    with pytest.raises(InputError, match="the bundle's networks: .* got l_a, trained on as s_a"):
+        check_lineage(trained, twice, ["l_a"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_locked_phase_image_in_training_beside_another_swi(folder, stage):
+    scan = of("s_a", key="s_a_ses-02", sha256="another file")
+    prepared = replace(scan.prepared, phase=np.zeros_like(scan.prepared.image))
+    save_example(folder / "prepared", replace(scan, prepared=prepared, phase_sha256="locked phase"))
+    with pytest.raises(InputError, match="s_a_ses-02, the same file as a locked one"):
+        every_training(folder, {**SPLIT, "locked_sha256": ["locked file", "locked phase"]})[stage]()
 
 
 def scored(subject) -> ScoredScan:
@@ -241,13 +265,31 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     assert images(folder / "one")["s_sub-a.npy"] == images(folder / "all")["s_sub-a.npy"]
 
 
+def test_phase_is_prepared_from_the_file_that_was_checked(site):
+    folder, _, split = site
+    settings = PARAMS.preprocess.model_copy(update={"phase": True})
+    files = {}
+    for dataset, subject, seed in (("s", "sub-a", 20), ("s", "sub-b", 21), ("l", "sub-a", 10)):
+        files[dataset, subject] = folder / "raw" / dataset / subject / "swi" / f"{subject}_part-phase_swi.nii.gz"
+        write_volume(files[dataset, subject], head_phase(seed=seed, sign=-1))
+    index = index_datasets(folder / "raw", settings)["scans"]
+    preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "both")
+    assert set(images(folder / "both")) == {f"s_sub-{s}{ending}" for s in "ab" for ending in (".npy", ".phase.npy")}
+    for scan in load_training(folder / "both", split):
+        assert scan.phase_sha256 == sha256_of(files["s", scan.key.removeprefix("s_")])
+        assert scan.prepared.phase[30, 35, 16] > 1 and abs(np.median(scan.prepared.phase)) < 0.1  # a spot's middle; all of the scan
+    shutil.copy(files["s", "sub-a"], files["s", "sub-b"])
+    with pytest.raises(InputError, match="sub-b_part-phase_swi.nii.gz: expected the file that ingest checked, got another one"):
+        preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "again")
+
+
 def test_normalisation_statistics_over_several_scans(site, monkeypatch):
     """A running mean over the scans seen so far, as an online normaliser keeps it."""
     folder, index, split = site
     seen = []
 
-    def pooled(volume, settings, case):
-        own = prepare(volume, settings, case)
+    def pooled(volume, settings, case, phase):
+        own = prepare(volume, settings, case, phase)
         seen.append(float(volume.data.mean()))
         return Prepared((own.image - np.float32(np.mean(seen) - seen[0])), own.affine, own.shape)
 

@@ -38,8 +38,8 @@ def scan() -> SimulatedScan:
 
 
 def test_golden_scan_is_the_same_each_time_and_names_its_cmbs():
-    volume, places = golden_scan()
-    assert volume.data.shape == (96, 96, 40) and places.shape == (3, 3)
+    volume, phase, places = golden_scan()
+    assert volume.data.shape == phase.data.shape == (96, 96, 40) and places.shape == (3, 3)
     index = np.rint(index_from_world(places, volume.affine)).astype(int)
     assert np.all(index > 3) and np.all(index < np.array(volume.data.shape) - 3)
     assert np.array_equal(golden_scan()[0].data, volume.data)

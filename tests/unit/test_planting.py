@@ -7,7 +7,7 @@ import pytest
 
 from cmb_models.config import load_params
 from cmb_models.training import planting
-from cmb_models.training.planting import Plants, places_inside, plant, read_plants
+from cmb_models.training.planting import Plants, places_inside, plant, read_plants, wrapped
 from cmb_models.training.plants import SHARE, plants_name, write_plants
 from tests.imports import ROOT
 
@@ -108,3 +108,58 @@ def test_places_are_tissue_deep_inside_the_head():
     assert (radius_mm[tuple(places.T)] < 44 - 8).all()  # 12 mm, less what a coarse grid of 4 and 8 mm can be off
     assert (head[tuple(places.T)] == 0).all()
     assert places_inside(np.full((16, 16, 8), AIR, dtype=np.float32), SPACING, AIR).shape == (0, 3)
+
+
+def phases_of(plants: Plants, label: str) -> np.ndarray:
+    """Mean phase (n,) of each plant of a kind above and below its centre, along the field, from half its radius to 3 mm off it."""
+    index = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in plants.share.shape[1:]), indexing="ij"), -1)
+    means = []
+    for n in np.flatnonzero(plants.label == label):
+        away = (index - plants.off_vox[n]) * SPACING
+        distance = np.linalg.norm(away, axis=-1)
+        steep = np.abs(away[..., 2]) > 0.85 * distance  # within 32 degrees: a dipole's field has one sign up to 54.7
+        means.append(
+            plants.phase[n][steep & (distance > plants.diameter_mm[n] / 4) & (distance < plants.diameter_mm[n] / 2 + 3)].mean()
+        )
+    return np.array(means)
+
+
+def test_microbleeds_and_calcifications_have_opposite_phase(plants, tmp_path):
+    """By the dipole's field, above 0 along the main field beside what is paramagnetic, every one; the rest is as without."""
+    settings = PARAMS.planting.model_copy(update={"plants": 27})
+    write_plants(tmp_path, [NATIVE], PARAMS.preprocess.model_copy(update={"phase": True}), settings)
+    both = read_plants(tmp_path / plants_name(NATIVE))
+    assert plants.phase is None
+    assert all(np.array_equal(getattr(both, name), getattr(plants, name)) for name in ("share", "off_vox", "label", "diameter_mm"))
+    assert both.phase.shape == both.share.shape and both.phase.dtype == np.float32 and np.abs(both.phase).max() <= np.float32(np.pi)
+    border = [both.phase[:, 0], both.phase[:, :, -1], both.phase[..., 0]]
+    assert not any(face.any() for face in border)
+    signs = {label: np.sign(phases_of(both, label)) for label in SHARE}
+    assert (signs["cmb"] == 1).all() and (signs["mimic:iron"] == 1).all() and (signs["mimic:calcification"] == -1).all()
+    assert min(len(s) for s in signs.values()) >= 3
+
+
+def test_a_plant_changes_phase_where_it_darkens_and_by_as_much(monkeypatch):
+    """One voxel that keeps nothing and turns by 2 radians: both by the same strength, on one voxel, and beyond pi it wraps."""
+    monkeypatch.setattr(planting, "SOFTEST_MM", 0.0)
+    share, phase = np.ones((1, 9, 9, 5), np.float32), np.zeros((1, 9, 9, 5), np.float32)
+    share[0, 5, 4, 2], phase[0, 5, 4, 2] = 0, 2.0
+    single = Plants(share, np.zeros((1, 3)), np.array(["cmb"]), np.array([2.0]), phase)
+    for seed in range(20):
+        for before in (0.0, 3.0):
+            patch = np.stack([np.zeros((24, 24, 12)), np.full((24, 24, 12), before)]).astype(np.float32)
+            planted, *_ = plant(patch, SPACING, np.array([11, 12, 6]), single, True, AIR, np.random.default_rng(seed))
+            (darkest,) = np.argwhere(planted[0])
+            strength = planted[0][tuple(darkest)] / AIR
+            assert planting.FAINTEST <= strength <= 1
+            assert planted[1][tuple(darkest)] == pytest.approx(before + 2 * strength - (2 * np.pi if before else 0), abs=1e-5)
+            assert np.count_nonzero(planted[1] != np.float32(before)) == 1
+            assert np.array_equal(
+                planted[0], plant(patch[0], SPACING, np.array([11, 12, 6]), single, True, AIR, np.random.default_rng(seed))[0]
+            )
+
+
+def test_wrapping_by_hand():
+    np.testing.assert_allclose(
+        wrapped(np.float32([0, 3, 4, -4, 10])), [0, 3, 4 - 2 * np.pi, 2 * np.pi - 4, 10 - 4 * np.pi], atol=1e-5
+    )

@@ -1,10 +1,15 @@
 """The folder layout of a site's data."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, write_annotations
-from cmb_models.io.site import find_scans
+from cmb_models.io.nifti import write_volume
+from cmb_models.io.site import find_scans, phase_beside, read_phase
+from tests.bundles import head
 
 
 def place(dataset, *names):
@@ -55,3 +60,30 @@ def test_nothing_there(tmp_path):
     mark(tmp_path)
     with pytest.raises(InputError, match="sub-\\*_swi.nii.gz"):
         find_scans(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("swi", "phase"),
+    [
+        ("s/sub-01_swi.nii.gz", "s/sub-01_part-phase_swi.nii.gz"),
+        ("s/sub-01_ses-2_swi.nii", "s/sub-01_ses-2_part-phase_swi.nii"),
+        ("golden/scan.nii.gz", "golden/scan_part-phase.nii.gz"),
+        ("a.b_swi_swi.nii.gz", "a.b_swi_part-phase_swi.nii.gz"),
+    ],
+)
+def test_where_phase_is_looked_for(swi, phase):
+    assert phase_beside(Path(swi)) == Path(phase)
+
+
+def test_phase_is_read_from_beside_or_from_where_it_is_said_to_be(tmp_path):
+    swi, other = tmp_path / "a_swi.nii.gz", tmp_path / "other.nii.gz"
+    write_volume(phase_beside(swi), head(seed=1))
+    write_volume(other, head(seed=2))
+    assert np.array_equal(read_phase(swi).data, head(seed=1).data) and np.array_equal(
+        read_phase(swi, other).data, head(seed=2).data
+    )
+    phase_beside(swi).write_bytes(b"")
+    for file, got in ((None, "an empty file"), (tmp_path / "none.nii", "no such file")):
+        with pytest.raises(InputError) as raised:
+            read_phase(swi, file)
+        assert raised.value.case == str(swi) and raised.value.got == got

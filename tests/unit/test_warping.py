@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_models.detect.patches import cut_patches
+from cmb_models.detect.patches import cut_channels, cut_patches
+from cmb_models.detect.preprocess import Prepared
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.losses import microbleed_loss
 from cmb_models.training.planting import BESIDE, choose_places
 from cmb_models.training.sampling import CMB, UNKNOWN, CnnSampler, UnetSampler, kind_of, label_candidates
-from cmb_models.training.warping import ZOOM, cut_warped, draw_matrix, to_scan
+from cmb_models.training.warping import ZOOM, cut_warped, draw_matrix, to_scan, warped_channels
 from cmb_models.volume import world_from_index
 from tests.unit.test_training import CNN, PLANTS, UNET, example
 
@@ -109,3 +110,20 @@ def test_stage_2_plants_lie_beside_mimics_and_in_tissue():
     away = np.linalg.norm((places - (40, 40, 21)) * SPACING, axis=1)
     assert 0.15 < ((away > 1) & (away < 7.5)).mean() < 0.6
     assert places[:, 2].min() >= 19  # the coarse map of tissue may be a voxel off
+
+
+def test_phase_is_warped_with_its_picture_and_across_its_wrap():
+    """Phase just below pi and just above minus pi in turn: between them it is about pi, never 0; beyond the edge it is 0."""
+    image = np.random.default_rng(0).normal(size=(40, 40, 20)).astype(np.float32)
+    phase = np.full(image.shape, 3.1, np.float32)
+    phase[::2] = -3.1
+    prepared, size = Prepared(image, np.diag([*SPACING, 1.0]), image.shape, phase), (10, 10, 4)
+    for seed in range(6):
+        window = to_scan(draw_matrix(SPACING, np.random.default_rng(seed)), np.array([20, 20, 10]), size)
+        patch = warped_channels(prepared, window, size, -3.0)
+        assert patch.shape == (2, *size) and patch.dtype == np.float32
+        np.testing.assert_allclose(np.cos(patch[1]), -1, atol=0.01)
+        np.testing.assert_array_equal(patch[0], cut_warped(image, window, size, -3.0))
+    unmoved = warped_channels(prepared, to_scan(np.eye(3), np.zeros(3, int), size), size, -3.0)
+    np.testing.assert_allclose(unmoved, cut_channels(prepared, np.zeros((1, 3), int), size, -3.0)[0], atol=1e-4)
+    assert not unmoved[1, :5].any() and (unmoved[0, :5] == -3).all()

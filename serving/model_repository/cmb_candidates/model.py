@@ -1,7 +1,7 @@
 """Third step: the U-Net's heatmap to candidates and their patches. All of it is cmb_models.detect.detector.propose."""
 
 import numpy as np
-from step import EXTENT, FOUND, GRID_AFFINE, HEATMAP, IMAGE, PATCHES, read_pipeline, respond
+from step import EXTENT, FOUND, GRID_AFFINE, GRID_PHASE, HEATMAP, IMAGE, PATCHES, PATCHES_WITH_PHASE, read_pipeline, respond
 
 from cmb_models.detect.detector import propose
 from cmb_models.detect.preprocess import Prepared
@@ -12,12 +12,14 @@ class TritonPythonModel:
         self.config = read_pipeline(args)
 
     def execute(self, requests):
-        return respond(requests, (PATCHES, *FOUND), self.propose)
+        patches = PATCHES_WITH_PHASE if self.config.preprocess.phase else PATCHES
+        return respond(requests, (patches, *FOUND), self.propose)
 
     def propose(self, inputs):
-        """Heatmap and image (1, 1, I, J, K) to patches (max(N, 1), 1, *patch_vox) and the N candidates found."""
+        """Heatmap and image (1, 1, I, J, K), and phase (I, J, K) where it is used, to patches (max(N, 1), C, *patch_vox) and the N
+        candidates found."""
         extent = tuple(int(n) for n in inputs[EXTENT.name])
-        prepared = Prepared(inputs[IMAGE.name][0, 0], inputs[GRID_AFFINE.name], extent)
+        prepared = Prepared(inputs[IMAGE.name][0, 0], inputs[GRID_AFFINE.name], extent, inputs.get(GRID_PHASE.name))
         found, patches = propose(inputs[HEATMAP.name][0, 0], prepared, self.config)
         if not len(patches):
             patches = np.zeros((1, *patches.shape[1:]), dtype=patches.dtype)  # see step.py: never an empty batch

@@ -1,0 +1,69 @@
+"""Networks that use phase to a bundle: the ONNX files answer as torch does, and its papers say what it needs.
+
+The same without phase is part of tests/integration/test_end_to_end.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from cmb_models.bundle import CARD_FILE, CNN_FILE, GOLDEN_ANSWER, GOLDEN_SCAN, BundleDetector
+from cmb_models.config import load_params
+from cmb_models.files import read_json, write_json
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import read_phase
+from cmb_models.networks.cnn import PatchClassifier
+from cmb_models.networks.unet import build_unet
+from cmb_models.training.export import write_bundle
+from cmb_models.training.folds import pipeline_config
+from tests.imports import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
+PARAMS = load_params(ROOT / "params.yaml")
+LINEAGE = {
+    "index": {"scans": [{"key": k, "subject": k, "sha256": f"{k} swi", "phase_sha256": f"{k} phase"} for k in "ab"]},
+    "split": {"folds": {"a": 0}, "locked": ["b"]},
+    "recipe": {"scans": {"a": "a swi"}, "phases": {"a": "a phase"}},
+    "calibration": {"subjects": ["a"]},
+    **{f"tuned_{n}": {"study": n, "trial": 0} for n in ("unet", "cnn")},
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, dict]:
+    """A bundle of small networks as they are before any training, and its parity."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "bundle").mkdir()
+    for name, content in LINEAGE.items():
+        write_json(folder / f"{name}.json", content)
+    params = PARAMS.model_copy(update={"preprocess": PARAMS.preprocess.model_copy(update={"phase": True})})
+    config = pipeline_config(params, params.cnn)
+    torch.manual_seed(0)
+    networks = build_unet((4, 8), (2,)), PatchClassifier((4, 8), 0.0, config.patch_channels)
+    inputs = {name: folder / f"{name}.json" for name in LINEAGE}
+    return folder / "bundle", write_bundle(folder / "bundle", *networks, config, params.export, inputs)
+
+
+def test_onnx_answers_as_torch_and_the_golden_scan_has_its_phase(exported):
+    folder, parity = exported
+    assert max(parity.values()) < 1e-4
+    detector = BundleDetector(folder, threads=1)
+    answer = detector(read_volume(folder / GOLDEN_SCAN), "golden", read_phase(folder / GOLDEN_SCAN))
+    assert detector.uses_phase and len(answer.candidates) > 3
+    known = read_json(folder / GOLDEN_ANSWER)["candidates"]
+    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+
+
+def test_stage_2_takes_two_channels_and_the_papers_say_so(exported):
+    folder, _ = exported
+    (patches,) = onnx.load(folder / CNN_FILE).graph.input
+    assert [d.dim_value for d in patches.type.tensor_type.shape.dim][1:] == [2, *PARAMS.cnn.patch_vox]
+    assert "phase image" in (folder / CARD_FILE).read_text(encoding="utf-8")
+    lineage = read_json(folder / "lineage.json")
+    assert lineage["training_scans"] == {"a": "a swi"} and lineage["training_phases"] == {"a": "a phase"}
+    assert lineage["locked_scans"] == {"b": "b swi"}
