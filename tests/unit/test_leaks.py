@@ -298,6 +298,24 @@ def test_normalisation_statistics_over_several_scans(site, monkeypatch):
         preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")
 
 
+def test_phase_statistics_over_several_scans(site, monkeypatch):
+    """The same with phase alone: a drift from scan to scan."""
+    folder, _, split = site
+    settings, seen = PARAMS.preprocess.model_copy(update={"phase": True}), []
+    for dataset, subject, seed in (("s", "sub-a", 20), ("s", "sub-b", 21), ("l", "sub-a", 10)):
+        write_volume(folder / "raw" / dataset / subject / "swi" / f"{subject}_part-phase_swi.nii.gz", head_phase(seed=seed))
+    index = index_datasets(folder / "raw", settings)["scans"]
+
+    def drifting(volume, settings, case, phase):
+        seen.append(case)
+        own = prepare(volume, settings, case, phase)
+        return replace(own, phase=own.phase + np.float32(len(seen)))
+
+    monkeypatch.setattr(preparation, "prepare", drifting)
+    with pytest.raises(InputError, match="images that depend on their own scan alone, got s_sub-a is another picture"):
+        preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "prepared")
+
+
 @pytest.mark.parametrize("statistic", ["mean", "std", "percentiles"])
 def test_statistics_cannot_travel_in_the_settings(statistic):
     """The settings are what every scan is prepared with, in training and when served: no place for numbers of other scans."""

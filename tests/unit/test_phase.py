@@ -161,6 +161,13 @@ def test_what_cannot_be_the_scans_phase_is_refused(scan, kind):
     assert raised.value.case == "sub-7" and words in str(raised.value)
 
 
+def test_unfiltered_phase_is_refused(scan, radians):
+    """The same phase on a background that turns four times from front to back, wrapped."""
+    background = np.linspace(0, 8 * np.pi, radians.shape[1])[None, :, None]
+    with pytest.raises(InputError, match="a high-pass filtered phase image, got one that points all ways"):
+        prepare(scan.swi, ON, "sub-7", Volume(wrap(radians + background).astype(np.float32), scan.swi.affine))
+
+
 def test_the_swi_given_twice_is_refused(scan):
     with pytest.raises(InputError, match="the SWI itself twice"):
         prepare(scan.swi, ON, "sub-7", scan.swi)
