@@ -191,6 +191,7 @@ class Broken:
 
     def __init__(self, inner, at):
         self.inner, self.at, self.drawn, self.settings = inner, at, 0, inner.settings
+        self.channels = inner.channels
 
     def batch(self, rng):
         self.drawn += 1
