@@ -11,7 +11,8 @@ from benchmarks.phase import WITH, WITHOUT, at_equal_sensitivity, divide, false_
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.examples import load_examples, save_example
-from tests.unit.test_training import example, with_phase
+from tests.unit.test_training import example
+from tests.unit.test_training_phase import with_phase
 
 
 def scan(subject: str, *scores: float) -> ScoredScan:
