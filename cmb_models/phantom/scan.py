@@ -17,10 +17,11 @@ from cmb_models.phantom.head.anatomy import build_head
 from cmb_models.phantom.head.contrast import HEMATOCRIT, WHITE_SIGNAL, blood_signal
 from cmb_models.phantom.head.template import load_template
 from cmb_models.phantom.lesions.lesion import Lesion, add_lesion, lesion_mask
+from cmb_models.phantom.lesions.surroundings import Surroundings
 from cmb_models.phantom.scanner import acquisition, images
 from cmb_models.phantom.scanner.field import dipole_field, shim
 from cmb_models.phantom.scanner.slab import Slab, SlabWarp, make_slab
-from cmb_models.phantom.subject import Subject, draw_subject
+from cmb_models.phantom.subject import Head, Subject, draw_head, draw_lesions
 from cmb_models.phantom.veins.raster import vein_fraction
 from cmb_models.volume import Volume
 
@@ -78,10 +79,13 @@ def simulate_subject(
     person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
     randoms = [np.random.default_rng(v) for v in visits]
     slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
-    drawn = draw_subject(person, n_cmbs, slabs)
+    streams = person.spawn(4)
+    head = draw_head(*streams[:2])
+    first = _bare(head, slabs[0])
+    drawn = draw_lesions(*streams[2:], head, n_cmbs, slabs, _surroundings(first, slabs[0]).show if n_cmbs[-1] else None)
     return [
-        _time_point(rng, drawn, slab, n, (subject, session))
-        for n, slab, rng, session in zip(n_cmbs, slabs, randoms, session_names(len(slabs)), strict=True)
+        _time_point(rng, drawn, slab, n, (subject, session), _bare(head, slab) if visit else first)
+        for visit, (n, slab, rng, session) in enumerate(zip(n_cmbs, slabs, randoms, session_names(len(slabs)), strict=True))
     ]
 
 
@@ -110,40 +114,58 @@ def _off(rng: np.random.Generator, degrees: float, mm: float) -> RigidTransform:
     return RigidTransform.from_components(rng.normal(0, mm / np.sqrt(3), 3), turn)
 
 
-def _time_point(rng: np.random.Generator, subject: Subject, slab: Slab, n_cmbs: int, name: tuple[str, str]) -> SimulatedScan:
-    warp = SlabWarp(subject.warp, slab)
-    share = vein_fraction(subject.veins, warp, slab.fine)
+@dataclass(frozen=True)
+class _Bare:
+    """A head in a slab before any lesion, all on slab.fine: complex signal at the echo, brain_mm, share of vein in each voxel."""
+
+    signal: np.ndarray
+    brain_mm: np.ndarray
+    vein_share: np.ndarray
+
+
+def _time_point(
+    rng: np.random.Generator, subject: Subject, slab: Slab, n_cmbs: int, name: tuple[str, str], bare: _Bare
+) -> SimulatedScan:
+    """What the scanner makes of the subject's first n_cmbs microbleeds and its mimics; bare.signal is used up."""
     cmbs, mimics = subject.cmbs[:n_cmbs], subject.mimics
-    signal, brain_mm = _signal(subject, slab, warp, share)
     for lesion in (*cmbs, *mimics):
-        add_lesion(signal, slab, lesion)
-    swi, phase, magnitude, gain = _acquire(rng, signal, slab)
+        add_lesion(bare.signal, slab, lesion)
+    swi, phase, magnitude, gain = _acquire(rng, bare.signal, slab)
     grid, affine, config = slab.kept_grid, slab.affine(), slab.config
     arrays = {
         "swi": swi,
         "phase": phase,
         "magnitude": magnitude,
         "minip": images.minimum_projection(swi, config.spacing_mm[2]),
-        "brain_mask": resample(brain_mm, slab.fine, grid) < 0,
+        "brain_mask": resample(bare.brain_mm, slab.fine, grid) < 0,
         "cmb_mask": lesion_mask(cmbs, slab),
         "mimic_mask": lesion_mask(mimics, slab),
-        "vein_mask": average(share, slab.fine, grid) > VEIN_SHARE,
+        "vein_mask": average(bare.vein_share, slab.fine, grid) > VEIN_SHARE,
     }
     volumes = {k: images.stored(np.asarray(v, np.float32), affine, config.orientation) for k, v in arrays.items()}
     rows = tuple(_annotation(lesion, slab, *name) for lesion in (*cmbs, *mimics))
     return SimulatedScan(**volumes, annotations=rows, truth=_truth(subject, slab, cmbs, gain))
 
 
-def _signal(subject: Subject, slab: Slab, warp: SlabWarp, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Complex signal of the head with its veins at the echo, before any lesion, and brain_mm, both on slab.fine."""
-    config = slab.config
+def _bare(subject: Head, slab: Slab) -> _Bare:
+    config, warp = slab.config, SlabWarp(subject.warp, slab)
+    share = vein_fraction(subject.veins, warp, slab.fine)
     head = build_head(subject.traits, load_template(), warp, slab.fine, config)
     chi, magnitude = head.chi_ppm, head.signal
     chi += share * (np.float32(BLOOD_CHI_PPM * (1 - subject.oxygenation)) - chi)
     magnitude += share * (np.float32(blood_signal(subject.oxygenation, config)) - magnitude)
     field = shim(dipole_field(chi, slab.fine.spacing_mm, slab.b0), head.brain_mm < 0)
     field *= np.float32(config.radians_per_ppm)
-    return acquisition.complex_signal(magnitude, field), head.brain_mm
+    return _Bare(acquisition.complex_signal(magnitude, field), head.brain_mm, share)
+
+
+def _surroundings(bare: _Bare, slab: Slab) -> Surroundings:
+    """What surrounds each place in the slab's SWI, as a scanner without noise, motion or coil would show it."""
+    config = slab.config
+    image = acquisition.cut_kspace(bare.signal, slab.acquired.shape)
+    phase = images.highpass_phase(image, config.highpass_half_width)[slab.kept]
+    swi = images.swi(np.abs(image[slab.kept]), phase, config.mask_power)
+    return Surroundings(swi, resample(bare.brain_mm, slab.fine, slab.kept_grid) < 0, slab)
 
 
 def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

@@ -13,7 +13,7 @@ from cmb_models.phantom.head.warp import Warp, draw_warp
 from cmb_models.phantom.lesions.cmbs import draw_cmbs
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import draw_mimics
-from cmb_models.phantom.lesions.placing import Placer
+from cmb_models.phantom.lesions.placing import Placer, Shows
 from cmb_models.phantom.scanner.slab import Slab
 from cmb_models.phantom.veins.raster import Veins, draw_veins
 
@@ -21,31 +21,50 @@ OXYGENATION = (0.55, 0.70)  # of venous blood: FACTS section 3
 
 
 @dataclass(frozen=True)
-class Subject:
-    """cmbs: in the order of their appearance, those of the first time point first. oxygenation: of the veins, 0..1."""
+class Head:
+    """One simulated person without lesions. oxygenation: of the veins, 0..1."""
 
     traits: Traits
     warp: Warp
     veins: Veins
     oxygenation: float
+
+
+@dataclass(frozen=True)
+class Subject(Head):
+    """cmbs: in the order of their appearance, those of the first time point first."""
+
     cmbs: tuple[Lesion, ...]
     mimics: tuple[Lesion, ...]
 
 
-def draw_subject(seed: np.random.SeedSequence, n_cmbs: Sequence[int], slabs: Sequence[Slab]) -> Subject:
-    """A subject with exactly n_cmbs microbleeds at each time point, never fewer than before, all seen by all `slabs`.
+def draw_head(head: np.random.SeedSequence, trees: np.random.SeedSequence) -> Head:
+    """A head and its veins, each from a random stream of its own."""
+    rng, vein_rng = np.random.default_rng(head), np.random.default_rng(trees)
+    traits = draw_traits(rng)
+    warp = draw_warp(rng, traits)
+    veins = draw_veins(vein_rng, load_template())
+    return Head(traits, warp, veins, float(vein_rng.uniform(*OXYGENATION)))
 
-    Each part has a random stream of its own: more microbleeds leave head and veins as they are, and later ones the mimics too.
-    Raises InputError when the microbleeds do not fit.
+
+def draw_lesions(
+    bleeds: np.random.SeedSequence,
+    others: np.random.SeedSequence,
+    head: Head,
+    n_cmbs: Sequence[int],
+    slabs: Sequence[Slab],
+    shows: Shows | None = None,
+) -> Subject:
+    """The head with exactly n_cmbs microbleeds at each time point, never fewer than before, all within the view of all `slabs`.
+
+    shows: where a microbleed can be seen; None for everywhere. Microbleeds and mimics have random streams of their own: later
+    microbleeds leave the mimics as they are. Raises InputError when the microbleeds do not fit.
     """
-    head, trees, bleeds, others = (np.random.default_rng(s) for s in seed.spawn(4))
-    template = load_template()
-    traits = draw_traits(head)
-    warp = draw_warp(head, traits)
-    veins = draw_veins(trees, template)
-    placer = Placer(bleeds, template, warp, slabs, veins)
-    cmbs = draw_cmbs(bleeds, placer, n_cmbs[0], slabs[0].config)
-    placer = placer.continued(others)
-    mimics = draw_mimics(others, placer, slabs[0].config, veins, warp, slabs[0].normal_in_head, traits.age_years)
-    cmbs += draw_cmbs(bleeds, placer.continued(bleeds), n_cmbs[-1] - n_cmbs[0], slabs[0].config)
-    return Subject(traits, warp, veins, float(trees.uniform(*OXYGENATION)), tuple(cmbs), tuple(mimics))
+    rng, mimic_rng = np.random.default_rng(bleeds), np.random.default_rng(others)
+    config = slabs[0].config
+    placer = Placer(rng, load_template(), head.warp, slabs, head.veins)
+    cmbs = draw_cmbs(rng, placer, n_cmbs[0], config, shows)
+    placer = placer.continued(mimic_rng)
+    mimics = draw_mimics(mimic_rng, placer, config, head.veins, head.warp, slabs[0].normal_in_head, head.traits.age_years)
+    cmbs += draw_cmbs(rng, placer.continued(rng), n_cmbs[-1] - n_cmbs[0], config, shows)
+    return Subject(head.traits, head.warp, head.veins, head.oxygenation, tuple(cmbs), tuple(mimics))

@@ -8,7 +8,7 @@ from cmb_models.errors import InputError
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.lesions.bloom import body_radius_mm
 from cmb_models.phantom.lesions.lesion import Lesion
-from cmb_models.phantom.lesions.placing import Placer
+from cmb_models.phantom.lesions.placing import Placer, Shows
 
 REGION_SHARE = {  # FACTS section 3
     "subcortical_white": 0.40,
@@ -29,8 +29,13 @@ BESIDE_MM = (1.0, 2.5)  # from there to the vein: touching, not buried (assumed)
 BESIDE_LARGEST_MM = 4.0  # larger ones would bury it
 
 
-def draw_cmbs(rng: np.random.Generator, placer: Placer, count: int, config: PhantomConfig) -> list[Lesion]:
-    """Exactly `count` microbleeds, seen at their diameter by this acquisition; [] for 0, InputError when they do not fit."""
+def draw_cmbs(
+    rng: np.random.Generator, placer: Placer, count: int, config: PhantomConfig, shows: Shows | None = None
+) -> list[Lesion]:
+    """Exactly `count` microbleeds, seen at their diameter by this acquisition; [] for 0, InputError when they do not fit.
+
+    shows: where one can be seen; None for everywhere.
+    """
     found: list[Lesion] = []
     clustered = rng.random() < CLUSTERED_SCANS
     names, share = list(REGION_SHARE), np.array(list(REGION_SHARE.values()))
@@ -39,7 +44,7 @@ def draw_cmbs(rng: np.random.Generator, placer: Placer, count: int, config: Phan
         chi = float(np.exp(rng.uniform(*np.log(CHI_PPM))))
         seed = int(rng.integers(2**31))
         for region in rng.choice(names, len(names), replace=False, p=share / share.sum()):  # a crop may lack the first
-            place = _place(rng, placer, found if clustered else [], str(region), diameter)
+            place = _place(rng, placer, found if clustered else [], str(region), diameter, shows)
             if place is not None:
                 radius = body_radius_mm(diameter, chi, config)
                 found.append(Lesion("cmb", str(region), place[0], diameter, radius, chi, seed, place[1]))
@@ -59,20 +64,20 @@ def draw_diameter_mm(rng: np.random.Generator, smallest_mm: float) -> float:
 
 
 def _place(
-    rng: np.random.Generator, placer: Placer, cluster: list[Lesion], region: str, diameter_mm: float
+    rng: np.random.Generator, placer: Placer, cluster: list[Lesion], region: str, diameter_mm: float, shows: Shows | None
 ) -> tuple[tuple[float, float, float], str] | None:
     """A place, head mm, and its kind as Lesion.placement names it; where the kind that was drawn has no room, any in the region."""
     anchors = [lesion for lesion in cluster if lesion.region == region]
     if anchors and rng.random() < IN_CLUSTER:
         anchor = anchors[rng.integers(len(anchors))].centre_mm
-        placement, centre = "cluster", placer.place_in(region, diameter_mm, around=(np.array(anchor), *CLUSTER_MM))
+        placement, centre = "cluster", placer.place_in(region, diameter_mm, around=(np.array(anchor), *CLUSTER_MM), shows=shows)
     elif region == "cortex_junction" and rng.random() < AT_EDGE:
-        placement, centre = "edge", placer.place_in("cortex_edge", diameter_mm)
+        placement, centre = "edge", placer.place_in("cortex_edge", diameter_mm, shows=shows)
     elif rng.random() < BESIDE_VEIN and diameter_mm <= BESIDE_LARGEST_MM:
         touching = (max(BESIDE_MM[0], diameter_mm / 2 - 0.25), min(BESIDE_MM[1], diameter_mm / 2 + 0.6))
-        placement, centre = "beside_vein", placer.place_in(region, diameter_mm, vein_mm=touching)
+        placement, centre = "beside_vein", placer.place_in(region, diameter_mm, vein_mm=touching, shows=shows)
     else:
         placement, centre = "", None
     if centre is None:
-        placement, centre = "", placer.place_in(region, diameter_mm)
+        placement, centre = "", placer.place_in(region, diameter_mm, shows=shows)
     return None if centre is None else (centre, placement)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -21,6 +21,9 @@ THICK_MM = 0.5  # distances are to a vein's axis, beyond this radius to where it
 NEAREST = 8  # points of veins looked at: the nearest may be a thin vein beside a thick one
 TRIES, BLOCK = 400, 25
 ANYWHERE = (0.0, np.inf)
+Shows = Callable[
+    [np.ndarray, float], np.ndarray
+]  # places (N, 3) in head mm and a diameter to which of them will do (N,): `Surroundings.show`
 
 
 class Placer:
@@ -72,10 +75,11 @@ class Placer:
         diameter_mm: float,
         vein_mm: tuple[float, float] = (CLEAR_MM, np.inf),
         around: tuple[np.ndarray, float, float] | None = None,
+        shows: Shows | None = None,
     ) -> tuple[float, float, float] | None:
         """Take a free place, head mm, in a region of Template.places; None when TRIES drawn ones are not free.
 
-        around: a point (3,) in head mm, and the least and largest distance to it.
+        around: a point (3,) in head mm, and the least and largest distance to it. shows: at which places a lesion can be seen.
         """
         places = self.template.places[region]
         if around is not None:
@@ -88,6 +92,8 @@ class Placer:
         if around is not None:
             distance = np.linalg.norm(head - around[0], axis=1)
             head = head[(distance > around[1]) & (distance < around[2])]
+        if shows is not None:
+            head = head[shows(head, diameter_mm)]
         number = self.place(head, diameter_mm, vein_mm)
         return None if number is None else tuple(float(v) for v in head[number])
 
