@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_models.bundle import METADATA_FILE
+from cmb_models.bundle import MANIFEST_FILE, METADATA_FILE
 from cmb_models.config import Gate
-from cmb_models.files import read_json
+from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.tracking import flatten, is_number
 
 
@@ -36,8 +36,31 @@ class Check:
         return f"{self.name} {got}, {'at least' if self.bound == 'min' else 'at most'} {self.limit:g} is required"
 
 
-def check_gate(bundle: Path, gate: Gate) -> tuple[Check, ...]:
-    """Every check of a release, read from its own metadata.json: locked-test metrics and the parity measured at export."""
+@dataclass(frozen=True)
+class GateReport:
+    """What a release was asked for and showed. manifest_sha256: of its bundle. against: of production's, "" without one."""
+
+    manifest_sha256: str
+    against: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(c.passed for c in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, for the audit log and the gate report that is kept with the release."""
+        checks = [c.as_dict() for c in self.checks]
+        return {"manifest_sha256": self.manifest_sha256, "against": self.against, "passed": self.passed, "checks": checks}
+
+
+def check_gate(bundle: Path, gate: Gate, production: Path | None = None) -> GateReport:
+    """Every check of a release: its locked-test metrics, the parity measured at export. production: the bundle in production."""
+    against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
+    return GateReport(sha256_of(Path(bundle) / MANIFEST_FILE), against, _checks(bundle, gate))
+
+
+def _checks(bundle: Path, gate: Gate) -> tuple[Check, ...]:
     metadata = read_json(Path(bundle) / METADATA_FILE)
     test = metadata.get("metrics", {}).get("evaluate", {})
     # Without a CMB or a scan to test on, the evaluation's figures are perfect and mean nothing.

@@ -15,7 +15,7 @@ from cmb_models.registry.store import MODEL, STATE_DIR, Registry, Release, open_
 from cmb_models.registry.workspace import AUDIT_FILE, PARAMS_FILE, user_name
 
 if TYPE_CHECKING:
-    from cmb_models.registry.gate import Check
+    from cmb_models.registry.gate import Check, GateReport
 
 PRODUCTION, PREVIOUS = "production", "previous"
 
@@ -46,10 +46,10 @@ def promote(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
         if release.number == before:
             return Move(release.number, before, moved=False)
         _require_whole_log(registry.workspace)
-        checks = _gate(registry, release)
-        move = Move(release.number, before, all(c.passed for c in checks), checks)
+        report = _gate(registry, release, before)
+        move = Move(release.number, before, report.passed, report.checks)
         if move.moved:
-            _move(registry, "promote", aliases, {PRODUCTION: release.number, PREVIOUS: before}, reason, checks)
+            _move(registry, "promote", aliases, {PRODUCTION: release.number, PREVIOUS: before}, reason, report.checks)
         return move
 
 
@@ -90,11 +90,12 @@ def registry_lock(registry: Registry) -> Iterator[None]:
         yield
 
 
-def _gate(registry: Registry, release: Release) -> tuple[Check, ...]:
+def _gate(registry: Registry, release: Release, before: int | None) -> GateReport:
     from cmb_models.config import load_params  # here, since a release that is production already needs neither
     from cmb_models.registry.gate import check_gate
 
-    return check_gate(registry.fetch(release).bundle_dir, load_params(registry.workspace / PARAMS_FILE).gate)
+    production = registry.fetch(registry.resolve(str(before))).bundle_dir if before else None
+    return check_gate(registry.fetch(release).bundle_dir, load_params(registry.workspace / PARAMS_FILE).gate, production)
 
 
 def _move(registry: Registry, action: str, old: dict[str, int], new: dict[str, int | None], reason: str, checks: tuple) -> None:

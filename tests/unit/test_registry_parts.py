@@ -6,11 +6,18 @@ import json
 
 import pytest
 
+from cmb_models.bundle import write_manifest
 from cmb_models.config import Gate
 from cmb_models.registry.gate import Check, check_gate
 from cmb_models.registry.tracking import flatten, is_number
 
 GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
+
+
+def release(folder, metadata: dict) -> None:
+    """What the gate reads of a bundle."""
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    write_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -28,14 +35,14 @@ GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
 def test_gate_bounds(tmp_path, sensitivity, fp_per_scan, parity, passed):
     test = {"sensitivity": sensitivity, "fp_per_scan": fp_per_scan, "n_lesions": 9, "n_scans": 3}
     metadata = {"metrics": {"evaluate": test}, "parity": parity}
-    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-    assert [c.passed for c in check_gate(tmp_path, GATE)] == passed
+    release(tmp_path, metadata)
+    assert [c.passed for c in check_gate(tmp_path, GATE).checks] == passed
 
 
 def test_figures_of_an_empty_test_set_do_not_pass(tmp_path):
     test = {"sensitivity": 1.0, "fp_per_scan": 0.0, "n_lesions": 0, "n_scans": 0}  # what evaluating nothing gives
-    (tmp_path / "metadata.json").write_text(json.dumps({"metrics": {"evaluate": test}, "parity": 0.0}))
-    assert [c.passed for c in check_gate(tmp_path, GATE)] == [False, False, True]
+    release(tmp_path, {"metrics": {"evaluate": test}, "parity": 0.0})
+    assert [c.passed for c in check_gate(tmp_path, GATE).checks] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +57,8 @@ def test_a_check_speaks(check, said):
 
 
 def test_a_release_without_any_measurement_fails_every_check(tmp_path):
-    (tmp_path / "metadata.json").write_text("{}")
-    checks = check_gate(tmp_path, GATE)
+    release(tmp_path, {})
+    checks = check_gate(tmp_path, GATE).checks
     assert [c.passed for c in checks] == [False] * 3
     assert checks[0].sentence() == "sensitivity on the locked test set was not measured, at least 0.8 is required"
 
