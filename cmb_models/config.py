@@ -1,4 +1,4 @@
-"""params.yaml as typed settings, and the part of them that travels in a bundle (PipelineConfig).
+"""params.yaml as typed settings; the part of them that travels in a bundle and the gate's are in release_settings.py.
 
 Unknown keys and impossible values are refused by name. This file holds ranges and shapes, no defaults: every value stands
 in params.yaml, so a stage can never run on a number that DVC does not track.
@@ -14,6 +14,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmb_models.errors import InputError
+from cmb_models.release_settings import Candidates, Gate, Preprocess
+from cmb_models.release_settings import Decision as Decision  # read from here by all that read settings
+from cmb_models.release_settings import PipelineConfig as PipelineConfig
 from cmb_models.settings import Count, Fraction, FractionRange, Positive, Probability, Range, Section, Seed, Size, Steps, explain
 
 
@@ -34,52 +37,6 @@ class Split(Section):
     seed: Seed
     locked_datasets: tuple[str, ...]
     locked_fraction: Annotated[float, Field(ge=0, lt=1)]
-
-
-class Preprocess(Section):
-    """The grid and intensity scale both networks see.
-
-    spacing_mm: working grid, RAS axes. multiple_vox: each axis is padded to a multiple of this (2 to the number of the U-Net's
-    stride-2 levels). foreground_fraction: share of the 99th percentile above which a voxel counts as head, not air.
-    clip: normalised intensities are cut at plus and minus this. phase: stage 2 sees the scan's phase beside the SWI (phase.py);
-    false where it is left out, as in releases made before there was the choice.
-    """
-
-    spacing_mm: tuple[Positive, Positive, Positive]
-    multiple_vox: Size
-    foreground_fraction: Annotated[float, Field(gt=0, lt=1)]
-    clip: Positive
-    phase: bool = False
-
-
-class Candidates(Section):
-    """floor: lowest stage-1 score of a candidate. min_distance_mm: between two candidates. max_per_scan: best ones kept."""
-
-    floor: Probability
-    min_distance_mm: Positive
-    max_per_scan: Count
-
-
-class Decision(Section):
-    """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score."""
-
-    slope: float
-    intercept: float
-    threshold: Probability
-
-
-class PipelineConfig(Section):
-    """All that turns a scan into detections besides the two networks; pipeline.json in the bundle. patch_vox: stage 2's patch."""
-
-    preprocess: Preprocess
-    candidates: Candidates
-    patch_vox: Size
-    decision: Decision
-
-    @property
-    def patch_channels(self) -> int:
-        """Channels of stage 2's patches: the SWI, and the phase where it is used."""
-        return 2 if self.preprocess.phase else 1
 
 
 class Unet(Section):
@@ -225,14 +182,6 @@ class Evaluate(Section):
     tolerance_mm: Positive
     bootstrap: Count
     seed: Seed
-
-
-class Gate(Section):
-    """What a release must show on the locked test set before it may be promoted. parity: as measured at export."""
-
-    min_sensitivity: Probability
-    max_fp_per_scan: Positive
-    max_parity: Positive
 
 
 class Params(Section):

@@ -20,7 +20,7 @@ LAYERS = (
         "cmb_models/detection.py",
         "cmb_models/views.py",
     ),
-    ("cmb_models/settings.py", "cmb_models/config.py"),
+    ("cmb_models/settings.py", "cmb_models/release_settings.py", "cmb_models/config.py"),
     ("cmb_models/io", "cmb_models/detect", "cmb_models/evaluation"),
     ("cmb_models/phantom",),
     ("cmb_models/networks", "cmb_models/bundle.py"),

@@ -10,8 +10,9 @@ from cmb_models.bundle import write_manifest
 from cmb_models.config import Gate
 from cmb_models.registry.gate import Check, check_gate
 from cmb_models.registry.tracking import flatten, is_number
+from tests.gates import only_asking
 
-GATE = Gate(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001)
+GATE = Gate.model_validate(only_asking(min_sensitivity=0.8, max_fp_per_scan=2.0, max_parity=0.001))
 
 
 def release(folder, metadata: dict) -> None:

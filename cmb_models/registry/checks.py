@@ -1,0 +1,67 @@
+"""One condition of the gate, what it measured, and both in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition: `measured` must be at least (`min`) or at most (`max`) `limit`.
+
+    measured None: there is no such number, which fails, unless `told`: too little to judge by, which is said and passes.
+    interval: 95 % over subjects, of the figure that measured is, or is the end of. note: what to know or to do about it.
+    """
+
+    name: str
+    measured: float | None
+    bound: str
+    limit: float
+    interval: tuple[float, float] | None = None
+    note: str = ""
+    told: bool = False
+
+    @property
+    def passed(self) -> bool:
+        if self.measured is None:
+            return self.told
+        return self.measured >= self.limit if self.bound == "min" else self.measured <= self.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        interval = None if self.interval is None else list(self.interval)
+        return {**asdict(self), "interval": interval, "passed": self.passed}
+
+    def sentence(self) -> str:
+        """The check in words, for the message of a failed gate."""
+        got = "was not measured" if self.measured is None else f"is {self.measured:.4g}"
+        if self.told and self.measured is None:
+            got = "was not judged"
+        need = f"{self.name} {got}, {'at least' if self.bound == 'min' else 'at most'} {self.limit:g} is required"
+        return f"{need} ({self.note})" if self.note else need
+
+
+Interval = Sequence[float] | None
+
+
+def at_least(name: str, measured: float | None, limit: float | None, interval: Interval = None, note: str = "") -> list[Check]:
+    """A check with a lowest value; none when the limit is None, which switches it off."""
+    return _checks(name, measured, "min", limit, interval, note)
+
+
+def at_most(name: str, measured: float | None, limit: float | None, interval: Interval = None, note: str = "") -> list[Check]:
+    """The same with a highest value."""
+    return _checks(name, measured, "max", limit, interval, note)
+
+
+def too_few(name: str, bound: str, limit: float | None, note: str) -> list[Check]:
+    """What would be asked, were there enough to tell by."""
+    return [] if limit is None else [Check(name, None, bound, limit, None, note, told=True)]
+
+
+def _checks(name: str, measured: float | None, bound: str, limit: float | None, interval: Interval, note: str) -> list[Check]:
+    if limit is None:
+        return []
+    ends = (float(interval[0]), float(interval[1])) if interval else None
+    return [Check(name, None if measured is None else float(measured), bound, limit, ends, note)]

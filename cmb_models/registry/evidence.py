@@ -1,0 +1,65 @@
+"""What a bundle tells of its own evaluation on the locked scans: the saved rows, the figures reported, the scans' hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmb_models.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, PIPELINE_FILE
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.paired import Judged
+from cmb_models.evaluation.rows import SCANS, read_rows, read_table
+from cmb_models.files import read_json, sha256_of
+from cmb_models.registry.tracking import is_number
+
+EVALUATION = "evaluation"  # the folder of a registered bundle with the rows of its locked evaluation (evaluation/rows.py)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """judged: the saved rows, None in a bundle without. reported: its metrics.json of the locked set, {} without.
+
+    parity: differences of ONNX to torch, as the export stage told them. contradictions: what its rows say otherwise than it does.
+    """
+
+    bundle: Path
+    manifest_sha256: str
+    judged: Judged | None
+    reported: Mapping[str, Any]
+    parity: Any
+    contradictions: tuple[str, ...]
+
+    @property
+    def scans(self) -> tuple[ScoredScan, ...]:
+        return self.judged.scans if self.judged else ()
+
+
+def read_evidence(bundle: Path) -> Evidence:
+    """Read a bundle's evaluation. Raises InputError for rows that are there in part, or with other columns."""
+    bundle = Path(bundle)
+    metadata = read_json(bundle / METADATA_FILE)
+    reported = metadata.get("metrics", {}).get("evaluate", {})
+    judged = _judged(bundle) if (bundle / EVALUATION).is_dir() else None
+    contradictions = _contradictions(bundle, reported) if judged else ()
+    return Evidence(bundle, sha256_of(bundle / MANIFEST_FILE), judged, reported, metadata.get("parity"), contradictions)
+
+
+def _judged(bundle: Path) -> Judged:
+    saved = read_rows(bundle / EVALUATION)
+    hashes = read_json(bundle / LINEAGE_FILE).get("locked_scans", {}) if (bundle / LINEAGE_FILE).is_file() else {}
+    return Judged(saved.scans, saved.threshold, hashes)
+
+
+def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:
+    """Reported totals, and the bundle's own threshold, that differ from the rows: these would be another evaluation's."""
+    rows = read_table(bundle / EVALUATION / SCANS)
+    totals = {"n_scans": len(rows)}
+    columns = {"n_lesions": "n_cmbs", "hits": "hits", "false_positives": "false_positives"}
+    totals |= {name: sum(int(r[column]) for r in rows) for name, column in columns.items()}
+    own = [(f"{name} {reported[name]}", reported[name], n) for name, n in totals.items() if is_number(reported.get(name))]
+    if (bundle / PIPELINE_FILE).is_file():
+        threshold = read_json(bundle / PIPELINE_FILE)["decision"]["threshold"]
+        own.append((f"threshold {threshold}", threshold, float(rows[0]["threshold"])))
+    return tuple(f"{told} where the rows have {n:g}" for told, value, n in own if value != n)
