@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from cmb_models.detection import Answer
@@ -27,7 +28,7 @@ def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[Sc
     """All candidates with their calibrated scores for the index's scans (io.index), in its order; [] for an empty index."""
     truth = {s.key: s for d in sorted({e["dataset"] for e in index}) for s in find_scans(raw_dir / d)}
     scored = []
-    for entry in track(index, description="evaluate the bundle"):
+    for entry in track(index, description="evaluate the bundle", console=Console(stderr=True)):  # stdout may be someone's JSON
         scan = truth[entry["key"]]
         volume = read_volume(scan.path)
         phase = read_phase(scan.path) if detector.uses_phase else None

@@ -11,7 +11,7 @@ from cmb_models.config import Gate
 from cmb_models.files import sha256_of
 from cmb_models.registry import gate_checks
 from cmb_models.registry.checks import Check
-from cmb_models.registry.evidence import read_evidence
+from cmb_models.registry.evidence import Evidence, read_evidence
 
 __all__ = ["Check", "GateReport", "check_gate"]
 
@@ -46,9 +46,14 @@ def check_gate(bundle: Path, gate: Gate, production: Path | None = None) -> Gate
     What is judged is counted anew from the rows of the locked evaluation in the bundle; a figure that it has no rows for was not
     measured, and fails. Latency apart, the same bundles and settings give the same report.
     """
-    own = read_evidence(bundle)
-    checks = [*gate_checks.own(own, gate), *gate_checks.running(own, gate)]
-    if production is not None and Path(production).resolve() != Path(bundle).resolve():
-        checks += gate_checks.against(own, read_evidence(production), gate)
+    itself = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
+    return judge(read_evidence(bundle), gate, None if itself else read_evidence(production), against)
+
+
+def judge(own: Evidence, gate: Gate, production: Evidence | None, against: str) -> GateReport:
+    """The same of evidence that was read. against: SHA-256 of production's manifest, "" without one."""
+    checks = [*gate_checks.own(own, gate), *gate_checks.running(own, gate)]
+    if production is not None:
+        checks += gate_checks.against(own, production, gate)
     return GateReport(own.manifest_sha256, against, tuple(checks), gate)

@@ -188,11 +188,11 @@ def _margins(pair: Pair, found: dict, gate: Gate) -> list[Check]:
         few = f"{note}, which hold {_plural(lesions, 'microbleed')}, {gate.min_lesions} are needed: lock more with"
         checks = _margin_of_sensitivity(None, None, gate, few)
     else:
-        told = f"{sensitivity.difference:+.3f}; {note}"
+        told = f"difference {sensitivity.difference:+.3f} on {note}"
         low = sensitivity.interval[0] if sensitivity.interval else None
         checks = _margin_of_sensitivity(low, sensitivity.interval, gate, told)
     high = false.interval[1] if false.interval else None
-    return checks + _margin_of_fp(high, false.interval, gate, f"{false.difference:+.3f}; {note}")
+    return checks + _margin_of_fp(high, false.interval, gate, f"difference {false.difference:+.3f} on {note}")
 
 
 def _not_comparable(gate: Gate, why: str) -> list[Check]:

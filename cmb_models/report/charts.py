@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,30 +12,13 @@ from cmb_models.evaluation.calibration import reliability
 from cmb_models.evaluation.metrics import counts_of
 from cmb_models.evaluation.plots import draw_froc
 from cmb_models.evaluation.summary import judged
+from cmb_models.report.canvas import BLUE, GREY, RED, chart
 from cmb_models.report.material import Evaluation, Material
-from cmb_models.report.pictures import data_uri
 from cmb_models.report.words import number
 from cmb_models.training.tuning import LOG_SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-BLUE, RED, GREY, DARK = "#2563a8", "#c2452d", "#8b929b", "#1f2933"
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9aa3ad",
-    "axes.labelcolor": DARK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.color": "#55606b",
-    "ytick.color": "#55606b",
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "svg.hashsalt": "cmb-models",  # the same chart has the same bytes every time
-}
 
 
 def side_by_side(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
@@ -49,19 +31,6 @@ def side_by_side(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence
             axes.set_title(f"{evaluation.title.capitalize()}: {m['n_lesions']} microbleeds, {m['n_scans']} scans")
 
     return chart(both, len(evaluations), height)
-
-
-def chart(draw: Callable[[Sequence[Axes]], None], columns: int, height: float, width: float = 9.6) -> str:
-    """A row of axes drawn by `draw`, as an SVG data URI."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.subplots(1, columns, squeeze=False)[0])
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return data_uri(stream.getvalue(), "image/svg+xml")
 
 
 def froc_chart(material: Material) -> str:

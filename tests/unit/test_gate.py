@@ -168,7 +168,7 @@ def test_an_equal_release_passes_any_margin(tmp_path):
     sides = [write_evidence(tmp_path / name, locked(false=1)) for name in "ab"]
     found = margins(*sides, sensitivity_margin=0.0, fp_margin=0.0)
     assert [(c.measured, c.interval, c.passed) for c in found] == [(0.0, (0.0, 0.0), True)] * 2
-    assert found[0].note == "+0.000; 12 locked scans in common"
+    assert found[0].note == "difference +0.000 on 12 locked scans in common"
 
 
 def test_a_worse_release_fails_its_margin_and_only_that(tmp_path):
@@ -187,7 +187,7 @@ def test_a_gain_on_the_mean_that_might_be_chance_is_no_loss_either(tmp_path):
     production = write_evidence(tmp_path / "production", locked(hits=3))
     mixed = [*locked(3, hits=1), *locked(12, hits=4)[3:]]
     check = margins(write_evidence(tmp_path / "mixed", mixed), production)[0]
-    assert check.note.startswith("+0.050;") and check.measured < -0.05
+    assert check.note.startswith("difference +0.050 on") and check.measured < -0.05
     assert check.interval[0] == check.measured
 
 

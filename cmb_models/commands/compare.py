@@ -1,0 +1,105 @@
+"""`cmb compare`: two releases side by side in the terminal, as JSON, and as a page with every place they disagree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")]
+
+
+def compare(
+    first: Ref,
+    second: Ref,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page: curves, and every lesion they differ on in pictures.")
+    ] = None,
+    anew: Annotated[bool, typer.Option(help="Run FIRST on the locked scans of SECOND again, from this workspace's data.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Hold release SECOND against FIRST: figures with intervals, paired differences, the gate's verdict."""
+    from cmb_models.registry.compare import as_dict
+    from cmb_models.registry.compare import compare as run
+
+    versus = run(first, second, anew=anew)
+    if html is not None:
+        from cmb_models.files import write_text
+        from cmb_models.report.versus import render
+
+        write_text(html, render(versus))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(as_dict(versus), indent=2, allow_nan=False))
+        return
+    _print(versus)
+    if html is not None:
+        _console().print(f"page written to {html}", markup=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(compare)
+
+
+def _print(versus) -> None:
+    from cmb_models.report.versus_parts import check_row, figure_rows, summary
+
+    console, (first, second) = _console(), versus.sides
+    heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in versus.sides]
+    rows = [(r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(versus)]
+    console.print(_table("", *heads, "difference", "", rows=rows))
+    console.print(summary(versus), markup=False)
+    for note in versus.notes:
+        console.print(note, style="yellow", markup=False)
+    for line in _disagreements(versus):
+        console.print(line, markup=False)
+    console.print(
+        f"[bold]the gate {'would let' if versus.passed else 'would not let'} {second.name} take the place of {first.name}[/]"
+    )
+    for check in map(check_row, versus.checks):
+        console.print(_check(check))
+
+
+COLOURS = {"better": "green", "worse": "red", "pass": "green", "fail": "bold red", "not judged": "dim"}
+
+
+def _disagreements(versus) -> list[str]:
+    """How many places each alone found, and raised wrongly."""
+    if not versus.common:
+        return []
+    lines = []
+    for kind, what in (("hit", "microbleeds found by one alone"), ("false_positive", "false positives of one alone")):
+        counts = [sum((d.kind, d.by) == (kind, n) for d in versus.disagreements) for n in (1, 2)]
+        told = ", ".join(f"{side.name} {n}" for side, n in zip(versus.sides, counts, strict=True))
+        lines.append(f"{what}: {told}")
+    return lines
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _check(check: dict):
+    """A check of the gate in a line; what is to be known of it where it did not pass."""
+    from rich.text import Text
+
+    note = f" ({check['note']})" if check["note"] and check["result"] != "pass" else ""
+    line = Text(f"  {check['result']:>10}  ", style=COLOURS[check["result"]])
+    return line.append(f"{check['name']}: {check['measured']}, asked {check['need']}{note}", style="default")
+
+
+def _table(*columns: str, rows):
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # nothing is cut off in a narrow terminal
+    for row in rows:
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+    return table

@@ -1,0 +1,135 @@
+"""Two releases side by side as one self-contained page: figures and differences, both curves, every place they disagree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cmb_models.evaluation.disagreement import Disagreement, Finding
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.paired import Difference
+from cmb_models.report import versus_parts, words
+from cmb_models.report.cases import Case
+from cmb_models.report.pictures import draw_album
+
+FOLDER = Path(__file__).parent
+TEMPLATE = "versus.html.j2"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A release: its name ("release 3"), what else to say of it, its evaluation on the scans that are shown, its threshold."""
+
+    name: str
+    about: str
+    manifest_sha256: str
+    scans: tuple[ScoredScan, ...]
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two releases and what tells them apart; `second` is the newer, held against `first`.
+
+    common: both sides' scans are the same, in the same order. differences: of figures, by name; their `difference` is None where
+    scans are not common. draws: (B, S), resamples of the second's subjects, (B, 0) where scans are not common. labels: the
+    annotation's label at a false positive, by scan and place. images: path of a scan's SWI by key, of those that are at hand.
+    checks: the gate's, as GateReport.as_dict() gives them. notes: what to know before believing a figure.
+    """
+
+    first: Side
+    second: Side
+    common: bool
+    differences: Mapping[str, Difference]
+    disagreements: Sequence[Disagreement]
+    draws: np.ndarray
+    tolerance_mm: float
+    fp_per_scan: float
+    checks: Sequence[Mapping]
+    passed: bool
+    notes: Sequence[str]
+    images: Mapping[str, Path] = field(default_factory=dict)
+    labels: Mapping[tuple, str] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.first, self.second
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A disagreement as the page shows it: the case of its picture, and a line a release."""
+
+    case: Case
+    lines: tuple[str, str]
+
+
+GROUPS = (  # kind, by, heading, what it means
+    ("hit", 2, "Found by {second} alone", "Microbleeds that {first} misses."),
+    ("hit", 1, "Found by {first} alone", "Microbleeds that {second} would no longer find."),
+    ("false_positive", 2, "False positives of {second} alone", "New false alarms."),
+    ("false_positive", 1, "False positives of {first} alone", "False alarms that {second} would no longer raise."),
+)
+
+
+def render(versus: Versus) -> str:
+    """The page as HTML; pictures are drawn from the scans in `images`, and places without say so."""
+    groups = [(_words(h, versus), _words(what, versus), _shown(versus, kind, by)) for kind, by, h, what in GROUPS]
+    listed = [s.case for _, _, shown in groups for s in shown]
+    at_hand = [c for c in listed if c.scan in versus.images]
+    album = draw_album(at_hand, [], dict(versus.images))
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"plain": words.plain}
+    environment.globals |= {"percent": words.percent, "number": words.number, "plural": words.plural}
+    return environment.get_template(TEMPLATE).render(
+        v=versus,
+        groups=groups,
+        album=album,
+        without_scan=len(listed) - len(at_hand),
+        rows=versus_parts.figure_rows(versus),
+        boxes=[versus_parts.box(side, versus.tolerance_mm) for side in versus.sides],
+        strata=versus_parts.strata_tables(versus),
+        summary=versus_parts.summary(versus),
+        checks=[versus_parts.check_row(c) for c in versus.checks],
+        froc=versus_parts.froc_chart(versus) if all(s.scans for s in versus.sides) else None,
+    )
+
+
+def _words(text: str, versus: Versus) -> str:
+    return text.format(first=versus.first.name, second=versus.second.name)
+
+
+def _shown(versus: Versus, kind: str, by: int) -> list[Shown]:
+    """One kind of disagreement, the largest microbleeds and the most certain false positives first."""
+    own = [d for d in versus.disagreements if (d.kind, d.by) == (kind, by)]
+    shown = [Shown(_case(d, versus), _lines(d, versus)) for d in own]
+    return sorted(shown, key=lambda s: -s.case.diameter_mm if kind == "hit" else -s.case.score)
+
+
+def _case(d: Disagreement, versus: Versus) -> Case:
+    finding = d.first if d.by == 1 else d.second
+    if d.kind == "hit":
+        about, diameter = words.plain(d.about.region) or "microbleed", d.about.diameter_mm
+    else:
+        about, diameter = words.kind(versus.labels.get((d.scan, d.world_mm), d.about.label if d.about else "")), None
+    return Case(d.scan, d.kind, d.world_mm, diameter, finding.score, finding.stage1, finding.stage2, about)
+
+
+def _lines(d: Disagreement, versus: Versus) -> tuple[str, str]:
+    return tuple(_line(side, f) for side, f in zip(versus.sides, (d.first, d.second), strict=True))
+
+
+def _line(side: Side, finding: Finding | None) -> str:
+    """What a release had at the place, such as "release 3: score 0.31, above its 0.24 (stage 1 0.60, stage 2 0.90)"."""
+    if finding is None:
+        return f"{side.name}: no candidate here"
+    where = "above" if finding.score >= side.threshold else "below"
+    stages = [f"stage {n} {v:.2f}" for n, v in ((1, finding.stage1), (2, finding.stage2)) if v is not None]
+    own = f"{side.name}: score {finding.score:.2f}, {where} its {side.threshold:.2f}"
+    return own + (f" ({', '.join(stages)})" if stages else "")

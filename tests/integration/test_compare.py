@@ -1,0 +1,205 @@
+"""`cmb compare` on releases of a real registry: hand-made networks, real scans, saved rows as the evaluate stage writes them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from cmb_models.bundle import BundleDetector, write_manifest
+from cmb_models.commands import compare as command
+from cmb_models.errors import InputError
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import metrics_at
+from cmb_models.evaluation.rows import write_rows
+from cmb_models.evaluation.run import score_scans
+from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.io.annotations import Annotation, write_annotations
+from cmb_models.io.nifti import write_volume
+from cmb_models.registry.compare import compare
+from cmb_models.registry.store import MODEL, open_registry
+from tests.bundles import BLOBS_MM, head, make_bundle
+from tests.gates import only_asking
+from tests.imports import ROOT
+from tests.scored import TOLERANCE_MM
+
+THRESHOLD = 0.5
+ASKED = only_asking(min_sensitivity=0.5, sensitivity_margin=0.15, fp_margin=1.0, min_common_scans=2, min_lesions=2, bootstrap=200)
+SCANS = 3
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Three locked scans and four releases: as evaluated; one that lost a microbleed a scan and raised a false alarm in the first;
+    one evaluated on other scans; one without saved rows."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"gate": ASKED}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    index = locked_scans(folder)
+    bundle = make_bundle(folder / "made", threshold=THRESHOLD)
+    found = score_scans(BundleDetector(bundle), folder / "data/raw", [e | {"path": str(folder / e["path"])} for e in index])
+    hashes = {e["key"]: e["sha256"] for e in index}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with open_registry(folder) as registry:
+            registry.ensure_model()
+            add(registry, found, hashes)
+            add(registry, [worse(s, n) for n, s in enumerate(found)], hashes)
+            add(registry, found, {k: f"other {k}" for k in hashes})
+            add(registry, None, hashes)
+            registry.client.set_registered_model_alias(MODEL, "production", "1")
+    return folder
+
+
+def locked_scans(folder: Path) -> list[dict]:
+    """Scans with three dark spots each, all marked; return their index, as the ingest stage writes it."""
+    marks, index = [], []
+    for n in range(SCANS):
+        path = folder / f"data/raw/locked/sub-{n}/swi/sub-{n}_swi.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_volume(path, head(seed=n))
+        marks += [Annotation(f"sub-{n}", "", *b, 4.0, "cmb", "r", "left_<thalamus>") for b in BLOBS_MM]
+        about = {"key": f"locked_sub-{n}", "subject": f"locked_sub-{n}", "dataset": "locked"}
+        index.append(about | {"path": path.relative_to(folder).as_posix(), "sha256": sha256_of(path)})
+    write_annotations(folder / "data/raw/locked/annotations.csv", marks)
+    write_json(folder / "data/index.json", {"scans": index})
+    return index
+
+
+def worse(scan: ScoredScan, number: int) -> ScoredScan:
+    """Its best candidate falls below the threshold; in the first scan one is added where nothing is marked."""
+    scores = scan.scores.copy()
+    scores[np.argmax(scores)] = 0.2
+    if number:
+        return replace(scan, scores=scores)
+    columns = {name: np.append(getattr(scan, name), 0.8) for name in ("stage1", "stage2")}
+    return replace(scan, scores=np.append(scores, 0.8), centres_mm=np.vstack([scan.centres_mm, [-20.0, 10.0, 4.0]]), **columns)
+
+
+def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str]) -> None:
+    """One more release of the registry, without DVC and training: MLflow's version points to a folder with its bundle."""
+    number = len(registry.releases()) + 1
+    bundle = make_bundle(registry.workspace / f"stored/{number}/artifacts/bundle", threshold=THRESHOLD)
+    metadata = read_json(bundle / "metadata.json")
+    if scans is not None:
+        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM)
+        metadata["metrics"] = {"evaluate": metrics_at(scans, THRESHOLD, TOLERANCE_MM)}
+    write_json(bundle / "metadata.json", metadata)
+    write_json(bundle / "lineage.json", {"training_scans": {}, "calibrated_on": [], "locked_scans": hashes})
+    tags = {"manifest_sha256": write_manifest(bundle)}
+    registry.client.create_model_version(MODEL, (registry.workspace / f"stored/{number}").as_uri(), tags=tags)
+
+
+@pytest.fixture
+def cmb(site, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(site)
+
+    def run(*arguments: str):
+        app = typer.Typer()
+        app.callback()(lambda: None)
+        command.add_to(app)
+        return CliRunner().invoke(app, ["compare", *arguments], catch_exceptions=False)
+
+    return run
+
+
+def test_figures_differences_and_the_gates_verdict(cmb):
+    """All nine found against six, nothing false against one in three scans: in every resample a third less."""
+    told = json.loads(cmb("production", "2", "--json").output)
+    assert told["same_scans"] and told["first"]["n_lesions"] == 9
+    sensitivity, false = (told["figures"][n] for n in ("sensitivity", "fp_per_scan"))
+    assert (sensitivity["first"], sensitivity["second"]) == (1.0, pytest.approx(2 / 3))
+    assert sensitivity["interval"] == pytest.approx([-1 / 3, -1 / 3])
+    assert false["difference"] == pytest.approx(1 / 3) and false["interval"] == [0.0, 1.0]
+    checks = {c["name"].partition(",")[0]: c["passed"] for c in told["gate"]["checks"]}
+    assert checks["sensitivity less production's"] is False and checks["false positives per scan less production's"] is True
+    assert told["gate"]["passed"] is False
+    kinds = [(d["scan"], d["kind"], d["by"]) for d in told["disagreements"]]
+    assert kinds == [
+        *(("locked_sub-0", *k) for k in (("hit", 1), ("false_positive", 2))),
+        *((f"locked_sub-{n}", "hit", 1) for n in (1, 2)),
+    ]
+
+
+def test_the_terminal_says_the_same(cmb):
+    text = " ".join(cmb("1", "2").output.split())
+    assert "release 2 found 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
+    assert "the gate would not let release 2 take the place of release 1" in text
+    assert "microbleeds found by one alone: release 1 3, release 2 0" in text
+    back = " ".join(cmb("2", "1").output.split())
+    assert "the gate would let release 1 take the place of release 2" in back and "+33 % (+33 to +33)" in back
+
+
+def test_the_page_shows_every_place_and_needs_nothing_beside_it(cmb, tmp_path):
+    cmb("1", "2", "--html", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert not re.search(r"<script|<link|<iframe|url\(|@import", page)
+    assert all(link.startswith(("data:image/", "#")) for link in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert page.count('<figure class="card hit">') == 3 and page.count('<figure class="card false_positive">') == 1
+    assert page.count('src="data:image/jpeg') == 4 and page.count('src="data:image/svg') == 1
+    assert "Found by release 1 alone: 3" in page and "False positives of release 2 alone: 1" in page
+    assert "release 1: no candidate here" in page and "release 2: score 0.80, above its 0.50 (stage 1 0.80, stage 2 0.80)" in page
+    assert "left &lt;thalamus&gt;" in page and "<thalamus>" not in page
+    assert "not a medical device" in page
+
+
+def test_a_scan_that_is_gone_or_changed_has_no_picture_and_that_is_said(cmb, site, tmp_path):
+    file = site / "data/raw/locked/sub-0/swi/sub-0_swi.nii.gz"
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(kept[:-1] + b"0")
+        cmb("1", "2", "--html", str(tmp_path / "page.html"))
+    finally:
+        file.write_bytes(kept)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('src="data:image/jpeg') == 2 and "2 places without a picture: their scans are" in page
+
+
+def test_other_locked_scans_are_not_compared(cmb, tmp_path):
+    result = cmb("3", "2", "--html", str(tmp_path / "page.html"))
+    text = " ".join(result.output.split())
+    assert "not evaluated on the same locked scans" in text and "0 locked scans in common, 2 are needed" in text
+    told = json.loads(cmb("3", "2", "--json").output)
+    assert told["figures"]["sensitivity"]["difference"] is None and told["figures"]["sensitivity"]["first"] == 1.0
+    assert not told["gate"]["passed"] and told["disagreements"] == []
+    assert "Where they differ" not in (tmp_path / "page.html").read_text()
+
+
+def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
+    """Release 3's rows name other scans, 4 has none; both run on those of 2 answer as release 1 did, being the same networks."""
+    as_1 = json.loads(cmb("1", "2", "--json").output)["figures"]
+    for ref in ("3", "4"):
+        told = json.loads(cmb(ref, "2", "--anew", "--json").stdout)
+        assert told["same_scans"] and told["figures"] == as_1
+
+
+def test_anew_needs_the_scans(cmb, site):
+    with pytest.raises(InputError, match=r"locked scans at hand, got none or another of locked_sub-0.*dvc pull"):
+        cmb("1", "3", "--anew")
+
+
+def test_a_bundle_without_rows_makes_a_page_that_says_so(cmb, tmp_path):
+    text = " ".join(cmb("4", "1", "--html", str(tmp_path / "page.html")).output.split())
+    assert "A bundle without the rows of its locked evaluation cannot be compared" in text
+    assert "No saved evaluation in this bundle" in (tmp_path / "page.html").read_text()
+
+
+def test_a_release_against_itself_is_refused(site):
+    with pytest.raises(InputError, match="release 1 twice"):
+        compare("1", "production", site)
+
+
+def test_the_same_releases_give_the_same_page(cmb, tmp_path):
+    for name in ("a", "b"):
+        cmb("1", "2", "--html", str(tmp_path / name))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
