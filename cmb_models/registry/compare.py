@@ -101,7 +101,7 @@ def _versus(releases: Sequence[Release], evidence: Sequence[Evidence], report: G
     return Versus(
         *(_side(*about) for about in zip(releases, evidence, shown, strict=True)),
         common=common,
-        differences=_differences(pair, gate, draws) if common else _apart(evidence, gate),
+        differences=_in_common(pair, gate, draws) if common else _apart(evidence, gate),
         disagreements=found,
         draws=draws,
         tolerance_mm=gate.tolerance_mm,
@@ -122,6 +122,13 @@ def _side(release: Release, evidence: Evidence, scans: tuple) -> Side:
 def _differences(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Difference]:
     at = difference_at_fp(pair, gate.tolerance_mm, gate.at_fp_per_scan, draws)
     return differences(pair, gate.tolerance_mm, draws.astype(float)) | {at.name: at}
+
+
+def _in_common(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Difference]:
+    """Differences, without an interval where there are too few scans: resamples of one or two would look certain."""
+    found = _differences(pair, gate, draws)
+    few = len(pair.second) < gate.min_common_scans
+    return {name: replace(d, interval=None) if few else d for name, d in found.items()}
 
 
 def _apart(evidence: Sequence[Evidence], gate: Gate) -> dict[str, Difference]:
@@ -145,13 +152,12 @@ def _notes(evidence: Sequence[Evidence], pair: Pair | None, gate: Gate) -> list[
         return [*notes, "The two were evaluated on different locked scans: the figures of each are on its own."]
     if counts != [len(pair.second)] * 2:
         told = f"evaluated on {counts[0]} and {counts[1]} locked scans; figures are on the {len(pair.second)} in common"
-        notes.append(f"The two were {told}{FEW if len(pair.second) < gate.min_common_scans else ''}.")
+        notes.append(f"The two were {told}.")
+    if len(pair.second) < gate.min_common_scans:
+        notes.append(f"{gate.min_common_scans} scans in common are needed to tell the two apart (gate.min_common_scans).")
     if pair.remarked:
         notes.append(f"{len(pair.remarked)} of these scans were marked anew in between; both are held against the newer marks.")
     return notes
-
-
-FEW = ", too few to tell them apart"
 
 
 def _images(workspace: Path, wanted: Mapping[str, str]) -> dict[str, Path]:

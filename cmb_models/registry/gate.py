@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cmb_models.bundle import MANIFEST_FILE
 from cmb_models.config import Gate
+from cmb_models.evaluation.paired import Judged
 from cmb_models.files import sha256_of
 from cmb_models.registry import gate_checks
 from cmb_models.registry.checks import Check
@@ -40,15 +41,20 @@ class GateReport:
         return {**told, "checks": checks, "settings": settings}
 
 
-def check_gate(bundle: Path, gate: Gate, production: Path | None = None) -> GateReport:
+def check_gate(bundle: Path, gate: Gate, production: Path | None = None, anew: Judged | None = None) -> GateReport:
     """Every check of a release that the gate's settings ask for. production: the bundle in production.
+
+    anew: production's answers to this release's locked scans (compare.judge_anew), in place of the rows in its bundle.
 
     What is judged is counted anew from the rows of the locked evaluation in the bundle; a figure that it has no rows for was not
     measured, and fails. Latency apart, the same bundles and settings give the same report.
     """
     itself = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
-    return judge(read_evidence(bundle), gate, None if itself else read_evidence(production), against)
+    other = None if itself else read_evidence(production)
+    if other is not None and anew is not None:
+        other = replace(other, judged=anew)
+    return judge(read_evidence(bundle), gate, other, against)
 
 
 def judge(own: Evidence, gate: Gate, production: Evidence | None, against: str) -> GateReport:

@@ -69,7 +69,7 @@ def _operating(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws:
     """At the release's own threshold, as it would be served."""
     found = metrics_at(scans, threshold, gate.tolerance_mm)
     intervals = count_intervals(counts_of(scans, threshold, gate.tolerance_mm), draws)
-    of = f"{found['hits']} of {found['n_lesions']} microbleeds in {found['n_scans']} scans"
+    of = f"{found['hits']} of {_plural(found['n_lesions'], 'microbleed')} in {_plural(found['n_scans'], 'scan')}"
     sensitivity, (low, high) = (found["sensitivity"], intervals["sensitivity"]) if found["n_lesions"] else (None, (None, None))
     ends = None if low is None else (low, high)
     false, around = found["fp_per_scan"], intervals["fp_per_scan"]
@@ -174,10 +174,7 @@ def against(evidence: Evidence, production: Evidence, gate: Gate) -> list[Check]
     return _margins(pair, found, gate)
 
 
-REMEDY = (
-    "evaluate both on the same locked scans, by registering production's bundle again after an evaluation on today's, or judge by "
-    "`cmb compare` and promote with --force and the reason"
-)
+REMEDY = "`cmb compare production REF --anew` runs production on this release's locked scans"
 
 
 def _margins(pair: Pair, found: dict, gate: Gate) -> list[Check]:

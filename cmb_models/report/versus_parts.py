@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -96,13 +97,13 @@ def summary(versus: Versus) -> str:
     lesions = sum(len(s.cmbs) for s in versus.second.scans)
     found, false = versus.differences["sensitivity"], versus.differences["fp_per_scan"]
     a, b = (box(side, versus.tolerance_mm) for side in versus.sides)
-    text = f"On the same {plural(len(versus.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')}, "
+    text = f"On the same {plural(len(versus.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
+    if not versus.disagreements:
+        return text + f"{second} and {first} reported the same."
     text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {told_difference(found)}. "
-    text += f"It raised {b['false_positives']} false positives against {a['false_positives']}: {told_difference(false)} a scan. "
-    unsure = [n for n, d in (("sensitivity", found), ("false positives", false)) if not verdict(d)]
-    if unsure:
-        text += f"In {' and '.join(unsure)} the difference may well be chance."
-    return text
+    text += f"It raised {b['false_positives']} false positives against {a['false_positives']}: {told_difference(false)} a scan."
+    unsure = [n for n, d in (("sensitivity", found), ("false positives", false)) if d.difference and not verdict(d)]
+    return text + (f" In {' and '.join(unsure)} the difference may well be chance." if unsure else "")
 
 
 def check_row(check: Mapping) -> dict:
@@ -118,7 +119,7 @@ def check_row(check: Mapping) -> dict:
         "measured": shown,
         "need": need.replace("-", "−"),
         "result": result,
-        "note": check["note"].replace(" -", " −"),
+        "note": re.sub(r" -(?=\d)", " −", check["note"]),
     }
 
 

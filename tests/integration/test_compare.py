@@ -38,8 +38,8 @@ SCANS = 3
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """Three locked scans and four releases: as evaluated; one that lost a microbleed a scan and raised a false alarm in the first;
-    one evaluated on other scans; one without saved rows."""
+    """Three locked scans and five releases: as evaluated; one that lost a microbleed a scan and raised a false alarm in the first;
+    one evaluated on other scans; one without saved rows; one trained on a locked scan under another name."""
     folder = tmp_path_factory.mktemp("site")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"gate": ASKED}
@@ -56,6 +56,7 @@ def site(tmp_path_factory) -> Path:
             add(registry, [worse(s, n) for n, s in enumerate(found)], hashes)
             add(registry, found, {k: f"other {k}" for k in hashes})
             add(registry, None, hashes)
+            add(registry, found, hashes, {"site_sub-9": hashes["locked_sub-1"]})
             registry.client.set_registered_model_alias(MODEL, "production", "1")
     return folder
 
@@ -85,7 +86,7 @@ def worse(scan: ScoredScan, number: int) -> ScoredScan:
     return replace(scan, scores=np.append(scores, 0.8), centres_mm=np.vstack([scan.centres_mm, [-20.0, 10.0, 4.0]]), **columns)
 
 
-def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str]) -> None:
+def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str], trained: dict[str, str] | None = None) -> None:
     """One more release of the registry, without DVC and training: MLflow's version points to a folder with its bundle."""
     number = len(registry.releases()) + 1
     bundle = make_bundle(registry.workspace / f"stored/{number}/artifacts/bundle", threshold=THRESHOLD)
@@ -94,7 +95,7 @@ def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str]) -> Non
         write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM)
         metadata["metrics"] = {"evaluate": metrics_at(scans, THRESHOLD, TOLERANCE_MM)}
     write_json(bundle / "metadata.json", metadata)
-    write_json(bundle / "lineage.json", {"training_scans": {}, "calibrated_on": [], "locked_scans": hashes})
+    write_json(bundle / "lineage.json", {"training_scans": trained or {}, "calibrated_on": [], "locked_scans": hashes})
     tags = {"manifest_sha256": write_manifest(bundle)}
     registry.client.create_model_version(MODEL, (registry.workspace / f"stored/{number}").as_uri(), tags=tags)
 
@@ -133,7 +134,7 @@ def test_figures_differences_and_the_gates_verdict(cmb):
 
 def test_the_terminal_says_the_same(cmb):
     text = " ".join(cmb("1", "2").output.split())
-    assert "release 2 found 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
+    assert "microbleeds release 2 found 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
     assert "the gate would not let release 2 take the place of release 1" in text
     assert "microbleeds found by one alone: release 1 3, release 2 0" in text
     back = " ".join(cmb("2", "1").output.split())
@@ -186,6 +187,29 @@ def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
 def test_anew_needs_the_scans(cmb, site):
     with pytest.raises(InputError, match=r"locked scans at hand, got none or another of locked_sub-0.*dvc pull"):
         cmb("1", "3", "--anew")
+
+
+def test_a_release_that_was_trained_on_a_locked_scan_is_not_run_on_it(cmb):
+    with pytest.raises(InputError, match=r"locked scans they have not seen.*locked_sub-1, trained on as site_sub-9"):
+        cmb("5", "2", "--anew")
+
+
+def test_too_few_scans_give_no_interval(cmb, site):
+    params = site / "params.yaml"
+    kept = params.read_text()
+    try:
+        params.write_text(yaml.safe_dump(yaml.safe_load(kept) | {"gate": ASKED | {"min_common_scans": 4}}))
+        result = cmb("1", "2")
+    finally:
+        params.write_text(kept)
+    text = " ".join(result.output.split())
+    assert "sensitivity −33 %. It raised" in text and "4 scans in common are needed to tell the two apart" in text
+    assert "3 locked scans in common, 4 are needed" in text
+
+
+def test_two_releases_with_the_same_answers_say_so(cmb):
+    text = " ".join(cmb("5", "1").output.split())
+    assert "On the same 3 locked scans with 9 microbleeds release 1 and release 5 reported the same." in text
 
 
 def test_a_bundle_without_rows_makes_a_page_that_says_so(cmb, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from cmb_models.bundle import write_manifest
 from cmb_models.config import Gate, load_params
 from cmb_models.errors import InputError
+from cmb_models.evaluation.paired import Judged
 from cmb_models.evaluation.strata import SIZES_MM
 from cmb_models.registry.gate import check_gate
 from cmb_models.registry.gate_checks import size_floors
@@ -196,7 +197,14 @@ def test_other_locked_scans_cannot_be_compared(tmp_path):
     production = write_evidence(tmp_path / "production", locked(site="b"))
     found = margins(own, production)
     assert [c.passed for c in found] == [False, False]
-    assert "0 locked scans in common, 10 are needed: evaluate both on the same" in found[0].sentence()
+    assert "0 locked scans in common, 10 are needed: `cmb compare production REF --anew`" in found[0].sentence()
+
+
+def test_production_may_be_judged_anew_on_the_releases_scans(tmp_path):
+    own, production = write_evidence(tmp_path / "own", locked()), write_evidence(tmp_path / "production", locked(site="b"))
+    anew = Judged(tuple(locked(hits=5)), 0.5, hashes(locked()))
+    checks = check_gate(own, gate(sensitivity_margin=0.2, fp_margin=0.0), production, anew).checks
+    assert [(c.passed, round(c.measured, 9)) for c in checks if "production" in c.name] == [(True, -0.2), (True, 0.0)]
 
 
 def test_scans_in_common_are_enough_when_they_are_enough(tmp_path):
