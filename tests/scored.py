@@ -34,13 +34,14 @@ def hashes(scans: Sequence[ScoredScan]) -> dict[str, str]:
     return {s.key: f"{s.key:0>64}" for s in scans}
 
 
-def write_evidence(folder: Path, scans: Sequence[ScoredScan], threshold: float = 0.5, **metadata) -> Path:
-    """What the gate reads of a bundle: rows, figures, hashes, parity; return the folder. Files that are there stay."""
+def write_evidence(folder: Path, scans: Sequence[ScoredScan], threshold: float = 0.5, gate: dict | None = None, **metadata) -> Path:
+    """What the gate reads of a bundle: rows, figures, hashes, parity, and the gate before training; return the folder."""
     folder = Path(folder)
     write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM)
     old = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
     told = {"parity": {"unet": 1e-6, "cnn": 1e-6}, "metrics": {"evaluate": metrics_at(scans, threshold, TOLERANCE_MM)}}
     write_json(folder / "metadata.json", old | told | metadata)
-    write_json(folder / "lineage.json", {"locked_scans": hashes(scans)})
+    lineage = {"locked_scans": hashes(scans)} | ({"gate": gate} if gate else {})
+    write_json(folder / "lineage.json", lineage)
     write_manifest(folder)
     return folder

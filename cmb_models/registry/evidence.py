@@ -22,6 +22,7 @@ class Evidence:
     """judged: the saved rows, None in a bundle without. reported: its metrics.json of the locked set, {} without.
 
     parity: differences of ONNX to torch, as the export stage told them. contradictions: what its rows say otherwise than it does.
+    gate_before: the gate section of params.yaml as it stood before training, None where the release did not record it.
     """
 
     bundle: Path
@@ -30,6 +31,7 @@ class Evidence:
     reported: Mapping[str, Any]
     parity: Any
     contradictions: tuple[str, ...]
+    gate_before: Mapping[str, Any] | None = None
 
     @property
     def scans(self) -> tuple[ScoredScan, ...]:
@@ -41,15 +43,14 @@ def read_evidence(bundle: Path) -> Evidence:
     bundle = Path(bundle)
     metadata = read_json(bundle / METADATA_FILE)
     reported = metadata.get("metrics", {}).get("evaluate", {})
-    judged = _judged(bundle) if (bundle / EVALUATION).is_dir() else None
-    contradictions = _contradictions(bundle, reported) if judged else ()
-    return Evidence(bundle, sha256_of(bundle / MANIFEST_FILE), judged, reported, metadata.get("parity"), contradictions)
-
-
-def _judged(bundle: Path) -> Judged:
-    saved = read_rows(bundle / EVALUATION)
-    hashes = read_json(bundle / LINEAGE_FILE).get("locked_scans", {}) if (bundle / LINEAGE_FILE).is_file() else {}
-    return Judged(saved.scans, saved.threshold, hashes)
+    lineage = read_json(bundle / LINEAGE_FILE) if (bundle / LINEAGE_FILE).is_file() else {}
+    judged, contradictions = None, ()
+    if (bundle / EVALUATION).is_dir():
+        saved = read_rows(bundle / EVALUATION)
+        judged = Judged(saved.scans, saved.threshold, lineage.get("locked_scans", {}))
+        contradictions = _contradictions(bundle, reported)
+    manifest = sha256_of(bundle / MANIFEST_FILE)
+    return Evidence(bundle, manifest, judged, reported, metadata.get("parity"), contradictions, lineage.get("gate"))
 
 
 def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:

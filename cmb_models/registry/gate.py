@@ -13,6 +13,7 @@ from cmb_models.files import sha256_of
 from cmb_models.registry import gate_checks
 from cmb_models.registry.checks import Check
 from cmb_models.registry.evidence import Evidence, read_evidence
+from cmb_models.registry.gate_changes import unchanged
 
 __all__ = ["Check", "GateReport", "check_gate"]
 
@@ -59,7 +60,7 @@ def check_gate(bundle: Path, gate: Gate, production: Path | None = None, anew: J
 
 def judge(own: Evidence, gate: Gate, production: Evidence | None, against: str) -> GateReport:
     """The same of evidence that was read. against: SHA-256 of production's manifest, "" without one."""
-    checks = [*gate_checks.own(own, gate), *gate_checks.running(own, gate)]
+    checks = [*unchanged(own.gate_before, gate), *gate_checks.own(own, gate), *gate_checks.running(own, gate)]
     if production is not None:
         checks += gate_checks.against(own, production, gate)
     return GateReport(own.manifest_sha256, against, tuple(checks), gate)

@@ -232,6 +232,32 @@ def test_a_release_is_not_compared_with_itself_or_without_rows(tmp_path):
     assert "no saved rows in production" in margins(own, old)[0].note
 
 
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({}, ""),
+        ({"min_sensitivity": 0.9, "max_fp_per_scan": 1, "min_site_sensitivity": 0.1}, ""),  # stricter, or asked for anew
+        ({"min_sensitivity": 0.5}, "min_sensitivity 0.8 to 0.5"),
+        ({"max_fp_per_scan": None}, "max_fp_per_scan 2 to off"),
+        ({"fp_margin": 0.6}, "fp_margin 0.5 to 0.6"),
+        ({"tolerance_mm": 5.0, "seed": 1}, "seed 0 to 1; tolerance_mm 3 to 5"),
+        ({"min_lesions": 50}, "min_lesions 10 to 50"),
+    ],
+)
+def test_a_gate_loosened_after_training_is_noticed(tmp_path, now, said):
+    limits = {"min_sensitivity": 0.8, "max_fp_per_scan": 2, "fp_margin": 0.5}
+    folder = write_evidence(tmp_path, locked(hits=5), gate=only_asking(**limits))
+    check = check_gate(folder, gate(**limits | now)).checks[0]
+    assert (check.passed, check.note.partition(": put back")[0]) == (not said, said)
+
+
+def test_a_size_whose_floor_was_lowered_is_named(tmp_path):
+    before = only_asking()
+    before["min_size_sensitivity"] = before["min_size_sensitivity"] | {"from_3_mm": 0.5}
+    folder = write_evidence(tmp_path, locked(hits=5), gate=before)
+    assert "min_size_sensitivity.from_3_mm 0.5 to off" in check_gate(folder, gate()).checks[0].note
+
+
 def test_the_report_is_json_and_the_same_every_time(tmp_path):
     sides = [write_evidence(tmp_path / name, locked(false=n)) for n, name in enumerate("ab")]
     settings = SHIPPED.model_copy(update={"max_seconds": None})
