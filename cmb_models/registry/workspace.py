@@ -33,12 +33,32 @@ def find_workspace(start: Path) -> Path:
     return Path(done.stdout.strip())
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder is the bundle that the stages of the workspace around the current folder write."""
+    try:
+        return Path(folder).resolve() == (find_workspace(Path(".")) / BUNDLE_DIR).resolve()
+    except (InputError, OSError):  # no workspace, or no git on this host
+        return False
+
+
 def git_commit(workspace: Path) -> str:
     """The commit that is checked out. Raises InputError before the first commit."""
     done = _run("git", "rev-parse", "--verify", "HEAD", cwd=workspace)
     if done.returncode:
         raise InputError(workspace, "a git commit", "none yet", "commit the workspace first")
     return done.stdout.strip()
+
+
+def git_lines(workspace: Path, *arguments: str) -> list[str]:
+    """The lines that a git command prints; [] when it fails."""
+    done = _run("git", "-c", "core.quotepath=off", *arguments, cwd=workspace)
+    return [] if done.returncode else done.stdout.splitlines()
+
+
+def is_ignored(file: Path) -> bool | None:
+    """Whether git leaves a file alone; None outside of a working tree. Its folder must be there."""
+    done = _run("git", "check-ignore", "-q", file.name, cwd=file.parent)
+    return {0: True, 1: False}.get(done.returncode)
 
 
 def user_name(workspace: Path) -> str:
