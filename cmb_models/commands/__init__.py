@@ -7,9 +7,10 @@ import typer
 
 def add_to(app: typer.Typer) -> None:
     """Register every command of the library on the Typer application."""
-    from cmb_models.commands import detect, keys, phantom, registry
+    from cmb_models.commands import detect, keys, lineage, phantom, registry
 
     detect.add_to(app)
     phantom.add_to(app)
     registry.add_to(app)
     keys.add_to(app)
+    lineage.add_to(app)
