@@ -24,8 +24,8 @@ LIMITS = """\
 - The figures hold for scans like the locked ones: same scanners, same protocols, same readers' idea of a microbleed. Measure on
   others first.
 - Not tested on children, on other sequences than SWI, or after surgery. Slices thicker than 6 mm are refused.
-- Small microbleeds, and those at the cortex, are missed more often; calcifications, iron and vessels seen end-on are taken for
-  microbleeds. The tables above say how often.
+- Which microbleeds are missed, and what is taken for one, stands in the tables above; vessels seen end-on, calcifications and iron
+  look alike in SWI.
 - A scan without findings is not a scan without microbleeds."""
 
 
@@ -44,6 +44,7 @@ def model_card(
         _figures(metrics),
         _froc(froc, picture),
         _strata(metrics.get("evaluate", {}).get("strata", {})),
+        _mistakes(metadata.get("mistakes", {})),
         _data(metadata.get("data", {})),
         _how(config, metadata),
         f"## Limits\n\n{LIMITS}",
@@ -114,8 +115,20 @@ def _strata(strata: Mapping[str, Sequence[dict]]) -> str:
             false = f"{g['fp_per_scan']:.2f}" if g.get("fp_per_scan") is not None else "–"
             rows.append((str(g["name"]).replace("_", " "), f"{g['hits']} of {g['n_lesions']}", _value(share, "s", "share"), false))
         if rows:
-            tables.append(_table((title, "found", "sensitivity", "false positives per scan"), rows))
+            width = 4 if any(row[3] != "–" for row in rows) else 3  # a false positive has no size and no region
+            head = (title, "found", "sensitivity", "false positives per scan")
+            tables.append(_table(head[:width], [row[:width] for row in rows]))
     return f"### Where it finds them (locked scans, groups of {MIN_LESIONS} or more)\n\n" + "\n\n".join(tables) if tables else ""
+
+
+def _mistakes(mistakes: Mapping[str, Mapping[str, int]]) -> str:
+    """What was taken for a microbleed and why some were missed, on the locked scans."""
+    titles = {"false_positives": "False positives lie on", "missed": "Missed, since"}
+    tables = []
+    for key, title in titles.items():
+        if rows := [(name.replace("mimic:", "").replace("_", " "), str(n)) for name, n in mistakes.get(key, {}).items()]:
+            tables.append(_table((title, "number"), rows))
+    return "### What goes wrong (locked scans)\n\n" + "\n\n".join(tables) if tables else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:

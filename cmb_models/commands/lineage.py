@@ -23,6 +23,7 @@ HASHES = {  # label by key of the lineage, in the order of the chain
     "split_sha256": "data/split.json",
     "export_sha256": "exported bundle",
 }
+WIDE = 400  # columns: a tree's hashes are never cut or folded, so that they can be copied
 SCANS = (
     ("training_scans", "training scans"),
     ("training_phases", "their phase images"),
@@ -57,7 +58,7 @@ def lineage(
     if as_json:
         _print_json(chain)
     else:
-        _console().print(_tree(chain))
+        _console(WIDE).print(_tree(chain))
 
 
 def _tree(chain: Mapping[str, Any]) -> Tree:
@@ -171,10 +172,10 @@ def add_to(app: typer.Typer) -> None:
     app.command()(reproduce)
 
 
-def _console():
+def _console(width: int | None = None):
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, width=width)
 
 
 def _print_json(value: Any) -> None:

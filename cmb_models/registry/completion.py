@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ from cmb_models.registry.workspace import BUNDLE_DIR, EVALUATE_DIR, git_lines, i
 
 FROC, PICTURE = "froc.json", "froc.png"
 EVALUATION_FILES = tuple(f"{EVALUATE_DIR}/{name}" for name in (SCANS, LESIONS, DETECTIONS, FROC))  # what releases are compared by
+FALSE = "false_positive"
 FOLDED_LESIONS = f"reports/cross_validate/{LESIONS}"
 
 
@@ -59,12 +61,21 @@ def _metadata(workspace: Path, exported: dict, lineage: dict, metrics: dict[str,
             data[name]["diameter_mm"] = {"min": min(sizes), "median": median(sizes), "max": max(sizes)}
     changelog = {**exported.get("changelog", {}), lineage["created"]: f"{said} ({lineage['git_commit'][:8]})"}
     merged = {**exported, "changelog": changelog, "metrics": {**exported.get("metrics", {}), **metrics}}
-    return merged | ({"data": data} if data else {})
+    return merged | ({"data": data} if data else {}) | {"mistakes": _mistakes(workspace)}
+
+
+def _mistakes(workspace: Path) -> dict[str, dict[str, int]]:
+    """Of the locked evaluation: what the false positives lie on, as the annotations name it, and why microbleeds were missed."""
+    false = [r["label"] or "nothing marked" for r in _rows(workspace / EVALUATE_DIR / DETECTIONS) if r["at_threshold"] == FALSE]
+    missed = [r["rejected"] for r in _rows(workspace / EVALUATE_DIR / LESIONS) if r["label"] == "cmb" and r["hit"] != "1"]
+    return {"false_positives": dict(Counter(false).most_common()), "missed": dict(Counter(missed).most_common())}
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def _diameters_mm(file: Path) -> list[float]:
     """Of the microbleeds marked, as evaluation/rows.py saved them; [] without the file."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [float(row["diameter_mm"]) for row in csv.DictReader(stream) if row["label"] == "cmb"]
+    return [float(row["diameter_mm"]) for row in _rows(file) if row["label"] == "cmb"] if file.is_file() else []

@@ -40,6 +40,7 @@ from cmb_models.registry.workspace import (
 
 REQUIREMENTS = ("mlflow", "numpy", "scipy", "nibabel", "onnxruntime", "pandas", "pydantic", "pyyaml")  # what pyfunc_model.py needs
 TAGS_FROM_METRICS = ("sensitivity", "fp_per_scan")
+DATASET_ROLES = {"training": "training_scans", "locked test": "locked_scans"}  # shown by MLflow; where lineage.json has them
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
     with mlflow.start_run(run_id=run_id):
         params = yaml.safe_load((registry.workspace / PARAMS_FILE).read_text(encoding="utf-8"))
         log_numbers(registry, run_id, params, metrics)
-        _log_datasets(registry, run_id, lineage["data"])
+        _log_datasets(registry, run_id, lineage)
         for figure in sorted((registry.workspace / "reports").rglob("*.png")):
             registry.client.log_artifact(run_id, str(figure), figure.parent.relative_to(registry.workspace).as_posix())
         model_id = _log_model(mlflow, bundle)
@@ -144,11 +145,18 @@ def _log_model(mlflow, bundle: Path) -> str:
     return logged.model_id
 
 
-def _log_datasets(registry: Registry, run_id: str, data: dict[str, str]) -> None:
-    """The datasets as inputs of the run: MLflow's digest is DVC's hash."""
-    from mlflow.entities import Dataset, DatasetInput
+def _log_datasets(registry: Registry, run_id: str, lineage: dict[str, Any]) -> None:
+    """The datasets as inputs of the run, with what they were used for: MLflow's digest is DVC's hash."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    inputs = [DatasetInput(Dataset(Path(p).name, md5, "dvc", json.dumps({"path": p, "md5": md5}))) for p, md5 in data.items()]
+    inputs = []
+    for path, md5 in lineage["data"].items():
+        name = Path(path).name
+        counts = {role: sum(k.startswith(f"{name}_") for k in lineage.get(key, {})) for role, key in DATASET_ROLES.items()}
+        used = [role for role, n in counts.items() if n] or ["unused"]
+        source = json.dumps({"path": path, "md5": md5})
+        dataset = Dataset(name, md5, "dvc", source, profile=json.dumps({"scans": counts}))
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(used))]))
     if inputs:
         registry.client.log_inputs(run_id, inputs)
 

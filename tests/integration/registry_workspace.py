@@ -18,10 +18,11 @@ from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.files import write_json
 from cmb_models.io.annotations import Annotation
+from cmb_models.registry.store import open_registry
 from tests.bundles import make_bundle
 
 GOOD = {"sensitivity": 0.95, "fp_per_scan": 0.5, "precision": 0.9, "f1": 0.92, "n_lesions": 20, "n_scans": 5, "threshold": 0.99}
-IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n"
+IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n/keys/*.key\n"
 STAGES = {
     "split": {"cmd": "cp source/split.json data/split.json", "deps": ["source/split.json"], "outs": ["data/split.json"]},
     "export": {"cmd": "cp -r source/bundle models/", "deps": ["source/bundle"], "outs": ["models/bundle"]},
@@ -54,6 +55,26 @@ def git(folder: Path, *arguments: str) -> str:
 
 def dvc(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments, "-q"], cwd=folder, check=True, capture_output=True)
+
+
+def start(folder: Path) -> Path:
+    """Make a committed workspace with run stages in an empty folder, and an empty registry; takes seconds, so copy it."""
+    git(folder, "init", "-q", "-b", "site")
+    git(folder, "config", "user.name", "Site Engineer")
+    git(folder, "config", "user.email", "engineer@site.example")
+    dvc(folder, "init")
+    for name in ("data/raw/phantom", "models", "reports/evaluate", "reports/cross_validate"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data/raw/phantom/annotations.csv").write_text("subject,session\n")
+    (folder / ".gitignore").write_text(IGNORED)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (folder / "requirements.lock").write_text("numpy==2.4.6\n")
+    dvc(folder, "add", "data/raw/phantom")
+    retrain(folder, GOOD)
+    with open_registry(folder) as registry:
+        assert registry.releases() == []
+    return folder
 
 
 def set_source(folder: Path, metrics: dict) -> None:
