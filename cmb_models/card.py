@@ -19,6 +19,12 @@ FIGURES = (
     ("ece", "calibration error of the scores", "small"),
 )
 STRATA = {"size": "Diameter", "dataset": "Dataset", "slice_thickness": "Slices", "region": "Region"}
+COUNTS = {
+    "scans": "scans",
+    "subjects": "subjects",
+    "microbleeds": "microbleeds marked",
+    "scans_without_microbleeds": "scans without any",
+}
 MIN_LESIONS = 5  # below, a row's interval tells nothing; the counts still stand in reports/
 LIMITS = """\
 - The figures hold for scans like the locked ones: same scanners, same protocols, same readers' idea of a microbleed. Measure on
@@ -135,13 +141,9 @@ def _data(data: Mapping[str, Any]) -> str:
     columns = {name: data[key] for key, name in (("training", "training"), ("locked", "locked test")) if data.get(key)}
     if not columns:
         return ""
-    rows = [
-        (label, *(str(c.get(key, "–")) for c in columns.values()))
-        for key, label in (
-            ("scans", "scans"), ("subjects", "subjects"), ("microbleeds", "microbleeds marked"),
-            ("scans_without_microbleeds", "scans without any"), ("with_phase", "scans with phase"),
-        )
-    ]  # fmt: skip
+    rows = [(label, *(str(c.get(key, "–")) for c in columns.values())) for key, label in COUNTS.items()]
+    if any(c.get("with_phase") for c in columns.values()):
+        rows.append(("scans with phase", *(str(c.get("with_phase", "–")) for c in columns.values())))
     rows.append(("datasets", *(", ".join(f"{n} ({k})" for n, k in c.get("datasets", {}).items()) or "–" for c in columns.values())))
     rows.append(("voxels, mm (scans)", *(_voxels(c.get("voxels", ())) for c in columns.values())))
     if any("diameter_mm" in c for c in columns.values()):

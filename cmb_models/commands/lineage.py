@@ -118,7 +118,9 @@ def _show_scan(scan: str, as_json: bool) -> None:
         if seen:
             table = Table("release", "aliases", "saw it in", "as", "SHA-256")
             for s in seen:
-                table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256)))
+                table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256[:16])))
+            for column in table.columns:
+                column.overflow = "fold"  # nothing is cut off in a narrow terminal
             console.print(table)
         else:
             console.print(f"no release that could be asked saw scan {wanted}" if unread else f"no release saw scan {wanted}")

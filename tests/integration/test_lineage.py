@@ -18,6 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.lineage import lineage_faults, read_lineage, require_lineage
+from cmb_models.registry.promote import promote
 from cmb_models.registry.register import register
 from cmb_models.registry.reproduce import compare
 from cmb_models.registry.signing import new_keys
@@ -36,8 +37,7 @@ def two(tmp_path_factory) -> Path:
             patch.delenv(name, raising=False)
         folder = start(tmp_path_factory.mktemp("site"))
         register(folder)
-        with open_registry(folder) as registry:
-            registry.client.set_registered_model_alias("cmb-detector", "production", "1")
+        promote("1", "first", folder)
         retrain(folder, GOOD | {"sensitivity": 0.9})
         register(folder)
         patch.chdir(folder)
