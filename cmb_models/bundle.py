@@ -23,6 +23,8 @@ from cmb_models.volume import Volume
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
+SIGNATURE_FILE = "model.sig"  # over all other files, the manifest too, which therefore cannot list it
+EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
 GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
 REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CARD_FILE, GOLDEN_SCAN, GOLDEN_ANSWER)
@@ -46,8 +48,7 @@ class Bundle:
 def write_manifest(folder: Path) -> str:
     """Write manifest.json over all files of a bundle folder and return its SHA-256. Call it last."""
     folder = Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
-    write_json(folder / MANIFEST_FILE, {"files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}})
+    write_json(folder / MANIFEST_FILE, {"files": {name: sha256_of(folder / name) for name in sorted(_listable(folder))}})
     return sha256_of(folder / MANIFEST_FILE)
 
 
@@ -62,13 +63,19 @@ def verify_manifest(folder: Path) -> str:
         listed = dict(read_json(folder / MANIFEST_FILE)["files"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again") from error
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST_FILE}
+    there = _listable(folder)
     faults = [f"{name} is missing" for name in sorted({*REQUIRED, *listed} - there)]
     faults += [f"{name} is not in the manifest" for name in sorted(there - set(listed))]
     faults += [f"{name} was changed" for name in sorted(there & set(listed)) if sha256_of(folder / name) != listed[name]]
     if faults:
         raise InputError(folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again")
     return sha256_of(folder / MANIFEST_FILE)
+
+
+def _listable(folder: Path) -> set[str]:
+    """Every file of a bundle that its manifest lists: all but the manifest and the signature over it."""
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return files - {MANIFEST_FILE, SIGNATURE_FILE}
 
 
 def load_bundle(folder: Path) -> Bundle:

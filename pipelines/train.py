@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import yaml
+
 from cmb_models.config import load_params
 from cmb_models.files import read_json, replacing_folder
 from cmb_models.registry.tracking import log_stage
@@ -15,13 +17,15 @@ from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TU
 
 def main() -> None:
     params = load_params(PARAMS)
+    # As it stands in the file and before training. No parameter of the stage: a gate changed later is no reason to train again.
+    gate = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["gate"]
     unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
     examples = load_training(PREPARED, read_json(SPLIT))
     mined = {m.key: m for m in load_mined(CANDIDATES)}
     with kept_until_done(CHECKPOINTS / "train") as checkpoints:
         models = train_both(unet, cnn, examples, mined, params.train.seed, checkpoints)
         with replacing_folder(WEIGHTS) as folder:
-            save_weights(folder, unet, cnn, *models, examples)
+            save_weights(folder, unet, cnn, *models, examples, gate)
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 
 

@@ -69,7 +69,7 @@ def deploy_production(
     results, faults = [], {}
     for url in server_urls:
         try:
-            results.append(deploy_bundle(files.bundle_dir, files.release, repository, url))
+            results.append(deploy_bundle(files.bundle_dir, files.release, repository, url, workspace))
         except (InputError, RuntimeError) as error:
             faults[url] = str(error)
             continue
@@ -81,13 +81,17 @@ def deploy_production(
     return results
 
 
-def deploy_bundle(bundle_dir: Path, release: int, repository: Path, server_url: str) -> Deployed:
+def deploy_bundle(bundle_dir: Path, release: int, repository: Path, server_url: str, workspace: Path = Path(".")) -> Deployed:
     """Make one server serve a bundle as `release`, the number that clients see.
 
     repository: the model repository's folder, which the server reads too. The release that answered before stays loaded, older
     ones are removed. Raises InputError, with the old release still serving, for a bundle that is damaged, cannot be loaded or does
     not give its golden answer, and for a release number that is served already with another content.
+    workspace: where its commit holds public keys, the bundle must be signed by one of them (registry/signing.py).
     """
+    from cmb_models.registry.signing import require_signature
+
+    require_signature(bundle_dir, workspace)
     bundle = load_bundle(bundle_dir)
     if release < 1:
         raise InputError(bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")

@@ -126,7 +126,11 @@ def open_detector(server: str | None, bundle: Path | None) -> tuple[Detector, st
         raise InputError("cmb detect", "either --server or --bundle", "both", "drop one")
     if bundle:
         from cmb_models.bundle import BundleDetector
+        from cmb_models.registry.signing import require_signature
+        from cmb_models.registry.workspace import is_export
 
+        if not is_export(bundle):  # what the stages have just made is no release yet, and DVC vouches for it
+            require_signature(bundle)
         own = BundleDetector(bundle)
         return Detector(own, lambda: own.uses_phase), f"bundle {bundle}"
     address = server or started_server()

@@ -15,6 +15,7 @@ from cmb_models.bundle import BundleDetector
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.io.site import read_phase
+from cmb_models.registry.signing import require_signature
 
 
 class CmbDetector(mlflow.pyfunc.PythonModel):
@@ -24,8 +25,9 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context) -> None:
-        """Open the bundle, verified against its manifest."""
+        """Open the bundle, verified against its manifest, and its signature where keys are trusted here."""
         folder = Path(context.artifacts["bundle"])
+        require_signature(folder)
         self._detector = BundleDetector(folder)
         self._release = _release_number(folder)
 

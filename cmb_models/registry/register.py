@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -13,12 +12,15 @@ from typing import Any
 
 import yaml
 
-from cmb_models.bundle import CARD_FILE, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, verify_manifest, write_manifest
+from cmb_models.bundle import verify_manifest
 from cmb_models.chain import utc_now
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json, write_text
+from cmb_models.files import read_json
+from cmb_models.registry.completion import EVALUATION_FILES, complete_bundle
+from cmb_models.registry.lineage import keep_lineage, require_lineage
 from cmb_models.registry.promote import PRODUCTION, registry_lock
+from cmb_models.registry.signing import public_pem, require_key, sign_bundle, trusted_keys, verify_signature
 from cmb_models.registry.store import MODEL, Registry, Release, open_registry, quiet_mlflow
 from cmb_models.registry.tracking import flatten, is_number, log_numbers, start_run
 from cmb_models.registry.workspace import (
@@ -38,6 +40,7 @@ from cmb_models.registry.workspace import (
 
 REQUIREMENTS = ("mlflow", "numpy", "scipy", "nibabel", "onnxruntime", "pandas", "pydantic", "pyyaml")  # what pyfunc_model.py needs
 TAGS_FROM_METRICS = ("sensitivity", "fp_per_scan")
+DATASET_ROLES = {"training": "training_scans", "locked test": "locked_scans"}  # shown by MLflow; where lineage.json has them
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ def register(start: Path = Path(".")) -> Registration:
     """Register models/bundle of the workspace around `start` as a new release, or name the one that already holds it.
 
     The same bundle with the same dvc.lock is the same release. Raises InputError for a dirty git tree, outputs that differ
-    from dvc.lock, missing reports and a bundle that differs from its manifest.
+    from dvc.lock, missing reports, a bundle that differs from its manifest, a lineage that the repository contradicts, and a
+    missing or wrong signing key where the workspace's commit holds public keys.
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
-    require_tracked(workspace, (SPLIT_FILE, BUNDLE_DIR, EVALUATE_METRICS, CROSS_VALIDATE_METRICS))
+    key = require_key(workspace)
+    require_tracked(workspace, (SPLIT_FILE, BUNDLE_DIR, EVALUATE_METRICS, CROSS_VALIDATE_METRICS, *EVALUATION_FILES))
     status = start_dvc_status(workspace)
     quiet_mlflow()  # imports while DVC works
     require_up_to_date(workspace, status)
@@ -72,35 +77,20 @@ def register(start: Path = Path(".")) -> Registration:
         facts = {"export_sha256": export_sha256, "parent_release": parent, "created": utc_now(), "user": user_name(workspace)}
         with tempfile.TemporaryDirectory() as folder:
             bundle = Path(folder) / "bundle"
-            lineage, manifest_sha256 = complete_bundle(workspace / BUNDLE_DIR, bundle, {**source, **facts}, metrics)
-            number = _log_release(registry, bundle, lineage, manifest_sha256, metrics)
+            lineage, manifest_sha256 = complete_bundle(workspace, bundle, {**source, **facts}, metrics)
+            require_lineage(workspace, bundle)
+            tags = {"manifest_sha256": manifest_sha256, "signed_by": _sign(bundle, key, workspace)}
+            number = _log_release(registry, bundle, lineage, {k: v for k, v in tags.items() if v}, metrics)
+            keep_lineage(workspace, number, bundle, manifest_sha256)
         return Registration(number, True, metrics)
 
 
-def complete_bundle(exported: Path, target: Path, facts: dict[str, Any], metrics: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Copy an exported bundle to `target` with lineage, metrics and model card completed; return lineage and manifest's SHA-256.
-
-    facts: keys for lineage.json, over those that the export stage wrote (study and trial ids stay). metrics: {stage: {...}}.
-    """
-    shutil.copytree(exported, target)
-    lineage = {**read_json(target / LINEAGE_FILE), **facts}
-    write_json(target / LINEAGE_FILE, lineage)
-    metadata = read_json(target / METADATA_FILE)
-    write_json(target / METADATA_FILE, {**metadata, "metrics": {**metadata.get("metrics", {}), **metrics}})
-    card = (target / CARD_FILE).read_text(encoding="utf-8")
-    write_text(target / CARD_FILE, card.rstrip("\n") + "\n\n" + _card_section(lineage, metrics))
-    (target / MANIFEST_FILE).unlink()
-    return lineage, write_manifest(target)
-
-
-def _card_section(lineage: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """Measurements and origin as Markdown for the model card."""
-    rows = [
-        f"| {stage} | {name} | {value:.4g} |" for stage, part in metrics.items() for name, value in part.items() if is_number(value)
-    ]
-    origin = [f"- {key}: `{value}`" for key, value in sorted(lineage.items()) if isinstance(value, str) and value]
-    table = ["| stage | metric | value |", "|---|---|---|", *rows]
-    return "\n".join(["## Measured", "", *table, "", "## Origin", "", *origin, ""])
+def _sign(bundle: Path, key: Path | None, workspace: Path) -> str:
+    """Sign the bundle and check it as it will be checked; return the name of the public key, "" without a key."""
+    if key is None:
+        return ""
+    sign_bundle(bundle, key)
+    return verify_signature(bundle, trusted_keys(workspace) or {key.with_suffix(".pub").name: public_pem(key)})
 
 
 def _metrics(file: Path) -> dict[str, Any]:
@@ -117,15 +107,15 @@ def _registered(releases: list[Release], export_sha256: str, dvc_lock_sha256: st
     return next((r for r in releases if (r.tags.get("export_sha256"), r.tags.get("dvc_lock_sha256")) == wanted), None)
 
 
-def _log_release(registry: Registry, bundle: Path, lineage: dict, manifest_sha256: str, metrics: dict) -> int:
+def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str, str], metrics: dict) -> int:
     """One MLflow run with the model, registered with all its tags at once, so that a killed command leaves no half release."""
     mlflow = quiet_mlflow()
-    tags = _tags(lineage, metrics["evaluate"]) | {"manifest_sha256": manifest_sha256}
+    tags = _tags(lineage, metrics["evaluate"]) | tags
     run_id = start_run(registry, "release", {"stage": "register", **tags})
     with mlflow.start_run(run_id=run_id):
         params = yaml.safe_load((registry.workspace / PARAMS_FILE).read_text(encoding="utf-8"))
         log_numbers(registry, run_id, params, metrics)
-        _log_datasets(registry, run_id, lineage["data"])
+        _log_datasets(registry, run_id, lineage)
         for figure in sorted((registry.workspace / "reports").rglob("*.png")):
             registry.client.log_artifact(run_id, str(figure), figure.parent.relative_to(registry.workspace).as_posix())
         model_id = _log_model(mlflow, bundle)
@@ -155,11 +145,18 @@ def _log_model(mlflow, bundle: Path) -> str:
     return logged.model_id
 
 
-def _log_datasets(registry: Registry, run_id: str, data: dict[str, str]) -> None:
-    """The datasets as inputs of the run: MLflow's digest is DVC's hash."""
-    from mlflow.entities import Dataset, DatasetInput
+def _log_datasets(registry: Registry, run_id: str, lineage: dict[str, Any]) -> None:
+    """The datasets as inputs of the run, with what they were used for: MLflow's digest is DVC's hash."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    inputs = [DatasetInput(Dataset(Path(p).name, md5, "dvc", json.dumps({"path": p, "md5": md5}))) for p, md5 in data.items()]
+    inputs = []
+    for path, md5 in lineage["data"].items():
+        name = Path(path).name
+        counts = {role: sum(k.startswith(f"{name}_") for k in lineage.get(key, {})) for role, key in DATASET_ROLES.items()}
+        used = [role for role, n in counts.items() if n] or ["unused"]
+        source = json.dumps({"path": path, "md5": md5})
+        dataset = Dataset(name, md5, "dvc", source, profile=json.dumps({"scans": counts}))
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(used))]))
     if inputs:
         registry.client.log_inputs(run_id, inputs)
 

@@ -109,13 +109,16 @@ class Registry:
         raise InputError(f"release {ref}", f"one of {known} or latest", "none of them", "see `cmb models`")
 
     def fetch(self, release: Release) -> ReleaseFiles:
-        """A release's bundle in the local cache, every file verified; downloaded unless it is there and whole."""
+        """A release's bundle in the local cache, every file and its signature verified; downloaded unless it is there and whole."""
+        from cmb_models.registry.signing import require_signature
+
         expected = release.tags.get("manifest_sha256", "")
         folder = self.workspace / STATE_DIR / "releases" / f"{release.number}-{expected[:8]}"
         try:
             _require_manifest(folder, release.number, expected)
         except InputError:  # not fetched yet, or damaged since
             self._download(release, folder, expected)
+        require_signature(folder, self.workspace)
         return ReleaseFiles(release.number, folder, expected)
 
     def _download(self, release: Release, folder: Path, expected: str) -> None:

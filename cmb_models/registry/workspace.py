@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import subprocess
@@ -18,7 +19,8 @@ from cmb_models.files import sha256_of
 
 AUDIT_FILE = "audit.jsonl"  # written by promotions at the workspace's root; no release is made from it
 BUNDLE_DIR = "models/bundle"
-EVALUATE_METRICS, CROSS_VALIDATE_METRICS = "reports/evaluate/metrics.json", "reports/cross_validate/metrics.json"
+EVALUATE_DIR = "reports/evaluate"
+EVALUATE_METRICS, CROSS_VALIDATE_METRICS = f"{EVALUATE_DIR}/metrics.json", "reports/cross_validate/metrics.json"
 SPLIT_FILE = "data/split.json"
 PARAMS_FILE, LOCK_FILE, ENVIRONMENT_FILE = "params.yaml", "dvc.lock", "requirements.lock"
 
@@ -33,12 +35,38 @@ def find_workspace(start: Path) -> Path:
     return Path(done.stdout.strip())
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder is the bundle that the stages of the workspace around the current folder write."""
+    try:
+        return Path(folder).resolve() == (find_workspace(Path(".")) / BUNDLE_DIR).resolve()
+    except (InputError, OSError):  # no workspace, or no git on this host
+        return False
+
+
 def git_commit(workspace: Path) -> str:
     """The commit that is checked out. Raises InputError before the first commit."""
     done = _run("git", "rev-parse", "--verify", "HEAD", cwd=workspace)
     if done.returncode:
         raise InputError(workspace, "a git commit", "none yet", "commit the workspace first")
     return done.stdout.strip()
+
+
+def git_lines(workspace: Path, *arguments: str) -> list[str]:
+    """The lines that a git command prints; [] when it fails."""
+    done = _run("git", "-c", "core.quotepath=off", *arguments, cwd=workspace)
+    return [] if done.returncode else done.stdout.splitlines()
+
+
+def git_bytes(workspace: Path, *arguments: str) -> bytes | None:
+    """What a git command prints, as it is; None when it fails."""
+    done = subprocess.run(("git", *arguments), cwd=workspace, capture_output=True, check=False)
+    return None if done.returncode else done.stdout
+
+
+def is_ignored(file: Path) -> bool | None:
+    """Whether git leaves a file alone; None outside of a working tree. Its folder must be there."""
+    done = _run("git", "check-ignore", "-q", file.name, cwd=file.parent)
+    return {0: True, 1: False}.get(done.returncode)
 
 
 def user_name(workspace: Path) -> str:
@@ -88,8 +116,7 @@ def _changes(what: list) -> str:
 
 def require_tracked(workspace: Path, paths: tuple[str, ...]) -> None:
     """Raise InputError unless dvc.lock records each of `paths` as, or inside, a stage's output: else DVC could not see a change."""
-    outs = [out for stage in _lock(workspace).values() for out in _hashes(stage.get("outs", []))]
-    strays = [p for p in paths if not any(p == out or p.startswith(f"{out}/") for out in outs)]
+    strays = [p for p in paths if not is_tracked(workspace, p)]
     if strays:
         raise InputError(
             workspace / LOCK_FILE, "every part of a release among its outputs", f"no {', '.join(strays)}", "run `dvc repro`"
@@ -97,6 +124,21 @@ def require_tracked(workspace: Path, paths: tuple[str, ...]) -> None:
     missing = [p for p in paths if not (workspace / p).exists()]
     if missing:
         raise InputError(workspace, "the outputs of all stages", f"no {', '.join(missing)}", "run `dvc repro`")
+
+
+def is_tracked(workspace: Path, path: str) -> bool:
+    """Whether a stage's output is, or holds, `path`."""
+    outs = [out for stage in _lock(workspace).values() for out in _hashes(stage.get("outs", []))]
+    return any(path == out or path.startswith(f"{out}/") for out in outs)
+
+
+def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
+    """The file that DVC knows by this MD5: in its cache beside the workspace, else the workspace's own if it is still that one."""
+    cached = workspace / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    if md5 and cached.is_file():
+        return cached
+    own = workspace / path
+    return own if own.is_file() and hashlib.md5(own.read_bytes(), usedforsecurity=False).hexdigest() == md5 else None
 
 
 def source_hashes(workspace: Path) -> dict[str, Any]:

@@ -7,10 +7,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
-from cmb_models import __version__, bundle
+from cmb_models import bundle
+from cmb_models.card import model_card
+from cmb_models.chain import canonical_sha256
 from cmb_models.config import Export, PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.detect.preprocess import prepare
@@ -21,8 +24,7 @@ from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap
 from cmb_models.phantom import golden_scan
-
-NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, and no substitute for a reader."
+from cmb_models.training.metadata import metadata
 
 
 def write_bundle(
@@ -36,9 +38,10 @@ def write_bundle(
     _export_onnx(unet, cnn, config, folder)
     write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
     parity = _golden(folder, unet, cnn, config, settings)
-    write_json(folder / bundle.METADATA_FILE, _metadata(config, parity))
-    write_json(folder / bundle.LINEAGE_FILE, lineage(inputs))
-    write_text(folder / bundle.CARD_FILE, _model_card(config, parity))
+    about, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
+    write_json(folder / bundle.METADATA_FILE, about)
+    write_json(folder / bundle.LINEAGE_FILE, origin)
+    write_text(folder / bundle.CARD_FILE, model_card(config, about, origin))
     bundle.write_manifest(folder)
     return parity
 
@@ -69,6 +72,15 @@ def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tupl
             verbose=False,
         )
         program.save(path, external_data=False)
+    _drop_traces(path)
+
+
+def _drop_traces(path: Path) -> None:
+    """Take out where in which file each node came from: two machines' exports would differ by their folders' names."""
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export) -> dict[str, float]:
@@ -101,53 +113,25 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
 
 def lineage(inputs: dict[str, Path]) -> dict:
     """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, whose
-    scores calibrated them, the chosen trials.
+    scores calibrated them, the chosen trials, and what the gate asked for when training began.
 
     `cmb register` adds what is known only then: the commit, dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]
     recipe = read_json(inputs["recipe"])
+    locked = [s for s in index["scans"] if s["subject"] not in folds]
+    locked_phases = {s["key"]: s["phase_sha256"] for s in locked if "phase_sha256" in s}
     phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
+    gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
     return {
         "training_scans": recipe["scans"],
         **phases,
+        **gate,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],
-        "locked_scans": {s["key"]: s["sha256"] for s in index["scans"] if s["subject"] not in folds},
+        "locked_scans": {s["key"]: s["sha256"] for s in locked},
+        **({"locked_phases": locked_phases} if locked_phases else {}),
         "index_sha256": sha256_of(inputs["index"]),
         "split_sha256": sha256_of(inputs["split"]),
         "studies": {n: {"study": t["study"], "trial": t["trial"]} for n, t in tuned.items()},
     }
-
-
-def _metadata(config: PipelineConfig, parity: dict[str, float]) -> dict:
-    """In the manner of MONAI's bundle metadata."""
-    return {
-        "name": "cmb-detector",
-        "version": __version__,
-        "task": "cerebral microbleed detection in SWI, two stages (3D U-Net, 3D CNN)",
-        "intended_use": NOT_A_DEVICE,
-        "data_format": {
-            "input": f"SWI{' and phase' if config.preprocess.phase else ''} (i, j, k) and its affine to RAS mm",
-            "working_spacing_mm": list(config.preprocess.spacing_mm),
-        },
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "parity": parity,
-    }
-
-
-def _model_card(config: PipelineConfig, parity: dict[str, float]) -> str:
-    spacing = "×".join(f"{s:g}" for s in config.preprocess.spacing_mm)
-    phase = "- Its high-pass filtered phase image, in any unit and with either sign.\n" if config.preprocess.phase else ""
-    return f"""# Cerebral microbleed detector
-
-{NOT_A_DEVICE}
-
-Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations in the SWI volume, a 3D CNN tells microbleeds from
-mimics. Trained by a site on its own scans; `lineage.json` lists their hashes, the split, the settings and the chosen trials.
-
-- Input: one whole-head SWI volume (magnitude times phase mask, as the scanner makes it), any orientation and voxel size up to 6 mm.
-{phase}- Working grid: {spacing} mm. Threshold on the calibrated score: {config.decision.threshold:.3f}.
-- ONNX against torch: heatmap within {parity["unet"]:.1e}, stage-2 score within {parity["cnn"]:.1e}.
-- Not tested on: children, other sequences than SWI, scans after surgery, other scanners than the training data's.
-"""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,15 +40,25 @@ def train_both(
 
 
 def save_weights(
-    folder: Path, unet: Unet, cnn: Cnn, unet_model: nn.Module, cnn_model: nn.Module, examples: Sequence[Example]
+    folder: Path,
+    unet: Unet,
+    cnn: Cnn,
+    unet_model: nn.Module,
+    cnn_model: nn.Module,
+    examples: Sequence[Example],
+    gate: Mapping[str, Any] | None = None,
 ) -> None:
     """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
-    they were trained on by name and content, their phase images too. recipe.json comes last, it marks a whole folder."""
+    they were trained on by name and content, their phase images too. recipe.json comes last, it marks a whole folder.
+
+    gate: the section of params.yaml as it stood before training, so that a release tells what it was to be judged by.
+    """
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         save_tensors(folder / name, model.state_dict())
     scans = {e.key: e.sha256 for e in examples}
     phases = {e.key: e.phase_sha256 for e in examples if e.phase_sha256}
     recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans}
+    recipe |= {"gate": dict(gate)} if gate is not None else {}
     write_json(folder / RECIPE, recipe | ({"phases": phases} if phases else {}))
 
 

@@ -25,7 +25,7 @@ from cmb_models.registry.register import register
 from cmb_models.registry.store import fetch_release, open_registry
 from cmb_models.registry.tracking import log_stage
 from tests.bundles import BLOBS_MM, head
-from tests.integration.registry_workspace import GOOD, IGNORED, PARAMS, STAGES, dvc, git, retrain
+from tests.integration.registry_workspace import GOOD, git, retrain, start
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,23 +39,7 @@ def own_dvc_state(tmp_path_factory):
 @pytest.fixture(scope="session")
 def template(own_dvc_state, tmp_path_factory) -> Path:
     """A committed workspace with run stages and an empty registry; copied for every test, since making it takes seconds."""
-    folder = tmp_path_factory.mktemp("template")
-    git(folder, "init", "-q", "-b", "site")
-    git(folder, "config", "user.name", "Site Engineer")
-    git(folder, "config", "user.email", "engineer@site.example")
-    dvc(folder, "init")
-    for name in ("data/raw/phantom", "models", "reports/evaluate", "reports/cross_validate"):
-        (folder / name).mkdir(parents=True)
-    (folder / "data/raw/phantom/annotations.csv").write_text("subject,session\n")
-    (folder / ".gitignore").write_text(IGNORED)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    (folder / "requirements.lock").write_text("numpy==2.4.6\n")
-    dvc(folder, "add", "data/raw/phantom")
-    retrain(folder, GOOD)
-    with open_registry(folder) as registry:
-        assert registry.releases() == []
-    return folder
+    return start(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture
@@ -115,7 +99,7 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     assert release.tags["studies.unet.trial"] == "3"
     assert {k: bundle.lineage[k] for k in list(expected)[:8]} == dict(list(expected.items())[:8])
     assert bundle.metadata["metrics"]["cross_validate"]["sensitivity"] == 0.9
-    assert "| evaluate | sensitivity | 0.95 |" in (bundle.path / "model_card.md").read_text()
+    assert "| microbleeds found | 95 % | 90 % |" in (bundle.path / "model_card.md").read_text()
     assert git(site, "status", "--porcelain") == ""
 
 

@@ -5,6 +5,7 @@ The same without phase is part of tests/integration/test_end_to_end.py.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from cmb_models.bundle import CARD_FILE, CNN_FILE, GOLDEN_ANSWER, GOLDEN_SCAN, BundleDetector
+from cmb_models.bundle import CARD_FILE, CNN_FILE, GOLDEN_ANSWER, GOLDEN_SCAN, UNET_FILE, BundleDetector
 from cmb_models.config import load_params
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume
@@ -26,9 +27,13 @@ from tests.imports import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
 PARAMS = load_params(ROOT / "params.yaml")
 LINEAGE = {
-    "index": {"scans": [{"key": k, "subject": k, "sha256": f"{k} swi", "phase_sha256": f"{k} phase"} for k in "ab"]},
+    "index": {
+        "scans": [
+            {"key": k, "subject": k, "sha256": f"{k} swi", "phase_sha256": f"{k} phase", "dataset": "s", "n_cmbs": 2} for k in "ab"
+        ]
+    },
     "split": {"folds": {"a": 0}, "locked": ["b"]},
-    "recipe": {"scans": {"a": "a swi"}, "phases": {"a": "a phase"}},
+    "recipe": {"scans": {"a": "a swi"}, "phases": {"a": "a phase"}, "gate": {"min_sensitivity": 0.6}},
     "calibration": {"subjects": ["a"]},
     **{f"tuned_{n}": {"study": n, "trial": 0} for n in ("unet", "cnn")},
 }
@@ -66,4 +71,16 @@ def test_stage_2_takes_two_channels_and_the_papers_say_so(exported):
     assert "phase image" in (folder / CARD_FILE).read_text(encoding="utf-8")
     lineage = read_json(folder / "lineage.json")
     assert lineage["training_scans"] == {"a": "a swi"} and lineage["training_phases"] == {"a": "a phase"}
-    assert lineage["locked_scans"] == {"b": "b swi"}
+    assert lineage["locked_scans"] == {"b": "b swi"} and lineage["locked_phases"] == {"b": "b phase"}
+    assert lineage["gate_sha256"] == hashlib.sha256(b'{"min_sensitivity":0.6}').hexdigest()
+    metadata = read_json(folder / "metadata.json")
+    tensors = metadata["cnn_data_format"]["inputs"]["patches"], metadata["network_data_format"]["inputs"]["image"]
+    assert [t["num_channels"] for t in tensors] == [2, 1] and tensors[0]["spatial_shape"] == list(PARAMS.cnn.patch_vox)
+    known = {k: metadata["data"]["training"][k] for k in ("scans", "microbleeds", "with_phase", "datasets")}
+    assert known == {"scans": 1, "microbleeds": 2, "with_phase": 1, "datasets": {"s": 1}}
+
+
+def test_an_exported_network_says_nothing_of_the_machine(exported):
+    for name in (UNET_FILE, CNN_FILE):
+        content = (exported[0] / name).read_bytes()
+        assert str(ROOT).encode() not in content and b"site-packages" not in content and b"stack_trace" not in content

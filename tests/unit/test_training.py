@@ -269,7 +269,9 @@ def test_cnn_learns_dark_spots(tmp_path):
     score = as_callable(Score(model), torch.device("cpu"))(patches)
     assert score.shape == (16,) and score[kinds == CMB].min() > score[kinds != CMB].max()
     save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model, [example([])])
-    assert read_json(tmp_path / RECIPE)["scans"] == {"a": "0" * 64}
+    assert read_json(tmp_path / RECIPE)["scans"] == {"a": "0" * 64} and "gate" not in read_json(tmp_path / RECIPE)
+    save_weights(tmp_path, UNET, CNN, build_unet(UNET.channels, UNET.strides), model, [example([])], {"min_sensitivity": 0.6})
+    assert read_json(tmp_path / RECIPE)["gate"] == {"min_sensitivity": 0.6}
     *_, loaded = load_weights(tmp_path)
     # Not equal to the bit: the loaded weights lie in another memory order, so sums are taken in another order.
     np.testing.assert_allclose(as_callable(Score(loaded), torch.device("cpu"))(patches), score, atol=1e-6)
