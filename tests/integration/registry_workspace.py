@@ -14,7 +14,7 @@ from cmb_models.bundle import write_manifest
 from tests.bundles import make_bundle
 
 GOOD = {"sensitivity": 0.95, "fp_per_scan": 0.5, "precision": 0.9, "f1": 0.92, "n_lesions": 20, "n_scans": 5, "threshold": 0.99}
-IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n"
+IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n/releases/\n"
 STAGES = {
     "split": {"cmd": "cp source/split.json data/split.json", "deps": ["source/split.json"], "outs": ["data/split.json"]},
     "export": {"cmd": "cp -r source/bundle models/", "deps": ["source/bundle"], "outs": ["models/bundle"]},
