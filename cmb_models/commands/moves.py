@@ -96,10 +96,9 @@ def _say_promotion(move, reason: str) -> None:
         return
     if move.forced:
         from rich.markup import escape
-        from rich.panel import Panel
 
-        said = f"release {move.release}: {failed}\nreason given: {reason}\nThis is marked in the audit log."
-        out.print(Panel(escape(said), title=FORCED, style="bold white on red", expand=False))
+        out.print(f"[bold white on red] {FORCED} [/] [bold red]{escape(failed)}[/]")
+        out.print(f"[bold red]reason given: {escape(reason)}; this is marked in the audit log[/]")
     out.print(f"[bold]release {move.release}[/] is production{f', {move.before} is previous' if move.before else ''}")
     _say_notes(move)
 
