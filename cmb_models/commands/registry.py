@@ -41,9 +41,10 @@ def models(as_json: AsJson = False) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    from cmb_models.commands import audit, moves
+    from cmb_models.commands import audit, moves, release
 
     for command in (register, models):
         app.command()(command)
     moves.add_to(app)
     audit.add_to(app)
+    release.add_to(app)
