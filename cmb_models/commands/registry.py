@@ -27,17 +27,18 @@ def register(as_json: AsJson = False) -> None:
 
 def models(as_json: AsJson = False) -> None:
     """List the releases with their stage, their figures on the locked test set, their data, age and commit."""
+    from cmb_models.registry.connection import without_password
     from cmb_models.registry.listing import COLUMNS, list_releases
     from cmb_models.registry.store import open_registry
 
     with open_registry() as registry:
-        listed, uri = list_releases(registry), registry.uri
+        listed, uri = list_releases(registry), without_password(registry.uri)
     if as_json:
         print_json([release.as_dict() for release in listed])
         return
     out = console()
     out.print(table(*COLUMNS, rows=[release.row() for release in listed]) if listed else "no release yet")
-    out.print(f"[dim]more: mlflow ui --backend-store-uri {uri}[/]" if uri.startswith("sqlite") else "[dim]more: on its pages[/]")
+    out.print(f"[dim]more: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}[/]")
 
 
 def add_to(app: typer.Typer) -> None:
