@@ -60,7 +60,7 @@ def _tags(number: int, manifest: str) -> dict[str, str]:
 
 
 def seconds(command: str, folder: Path) -> tuple[float, float]:
-    """The best of some runs of one `cmb` command: by the clock, and of processor time, which other work on the machine slows less."""
+    """The best of some runs of one `cmb` command: by the clock, and of processor time, which other work slows less."""
     times = []
     for _ in range(REPEATS):
         begin, used = time.perf_counter(), os.times()
