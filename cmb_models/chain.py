@@ -20,11 +20,15 @@ def append_entry(file: Path, **fields: Any) -> dict[str, Any]:
     """Append an entry with number, time and chain added, and return it.
 
     The log is written anew as a whole, synced and renamed, so that a killed process never leaves half a line. Two processes
-    must not append at once: the caller holds a lock, or is the only one.
+    must not append at once: the caller holds a lock, or is the only one. A clock that was set back does not turn the order of
+    time: the entry carries the time of the one before, and `clock` what the clock said.
     """
     lines = _lines(file)
     last = _parse(lines[-1]) if lines else None
-    entry = {"n": len(lines) + 1, "time": utc_now(), **fields, "previous_sha256": last["sha256"] if last else ""}
+    now = utc_now()
+    time = max(now, last.get("time", "")) if last else now
+    late = {} if time == now else {"clock": now}
+    entry = {"n": len(lines) + 1, "time": time, **late, **fields, "previous_sha256": last["sha256"] if last else ""}
     entry["sha256"] = canonical_sha256(entry)
     lines.append(json.dumps(entry, sort_keys=True, allow_nan=False))
     write_text(file, "\n".join(lines) + "\n")

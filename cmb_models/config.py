@@ -13,6 +13,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+import cmb_models.settings as settings
 from cmb_models.errors import InputError
 from cmb_models.release_settings import Candidates, Gate, Preprocess
 from cmb_models.release_settings import Decision as Decision  # read from here by all that read settings
@@ -202,6 +203,7 @@ class Params(Section):
     calibrate: Calibrate
     evaluate: Evaluate
     gate: Gate
+    promotion: settings.Promotion = settings.Promotion()
 
     @model_validator(mode="after")
     def _patch_fits_network(self) -> Params:

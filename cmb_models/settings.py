@@ -32,6 +32,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class Promotion(Section):
+    """Who may promote. approver_differs: nobody promotes a release that they registered themselves."""
+
+    approver_differs: bool = False
+
+
 def explain(error: ValidationError) -> str:
     """The faults of a ValidationError in one line: key, what is wrong, value."""
     parts = []

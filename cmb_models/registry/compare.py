@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_models.bundle import EVALUATION_DIR
 from cmb_models.config import Gate, Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
@@ -16,7 +17,7 @@ from cmb_models.evaluation.disagreement import disagreements
 from cmb_models.evaluation.paired import Difference, Judged, Pair, difference_at_fp, differences, pair_up
 from cmb_models.evaluation.rows import DETECTIONS, detection_rows, read_table
 from cmb_models.files import read_json, sha256_of
-from cmb_models.registry.evidence import EVALUATION, Evidence, read_evidence
+from cmb_models.registry.evidence import Evidence, read_evidence
 from cmb_models.registry.gate import GateReport, judge
 from cmb_models.registry.store import Release, open_registry
 from cmb_models.registry.workspace import PARAMS_FILE
@@ -39,7 +40,7 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
         workspace = registry.workspace
     params = load_params(workspace / PARAMS_FILE)
     evidence = [read_evidence(b) for b in bundles]
-    rows = [read_table(e.bundle / EVALUATION / DETECTIONS) if e.judged else [] for e in evidence]
+    rows = [read_table(e.bundle / EVALUATION_DIR / DETECTIONS) if e.judged else [] for e in evidence]
     if anew:
         fresh = judge_anew(bundles[0], _rows_of(evidence[1], releases[1]), workspace, params)
         rows[0] = detection_rows(fresh.scans, fresh.threshold, params.gate.tolerance_mm)
@@ -51,7 +52,7 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
 
 def _rows_of(evidence: Evidence, release: Release) -> Judged:
     if evidence.judged is None:
-        got = f"no {EVALUATION}/ in its bundle"
+        got = f"no {EVALUATION_DIR}/ in its bundle"
         raise InputError(f"release {release.number}", "the rows of its locked evaluation", got, "register it again")
     return evidence.judged
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_models.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, PIPELINE_FILE
+from cmb_models.bundle import EVALUATION_DIR, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, PIPELINE_FILE
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.paired import Judged
 from cmb_models.evaluation.rows import SCANS, read_rows, read_table
 from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.tracking import is_number
-
-EVALUATION = "evaluation"  # the folder of a registered bundle with the rows of its locked evaluation (evaluation/rows.py)
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def read_evidence(bundle: Path) -> Evidence:
     reported = metadata.get("metrics", {}).get("evaluate", {})
     lineage = read_json(bundle / LINEAGE_FILE) if (bundle / LINEAGE_FILE).is_file() else {}
     judged, contradictions = None, ()
-    if (bundle / EVALUATION).is_dir():
-        saved = read_rows(bundle / EVALUATION)
+    if (bundle / EVALUATION_DIR).is_dir():
+        saved = read_rows(bundle / EVALUATION_DIR)
         judged = Judged(saved.scans, saved.threshold, lineage.get("locked_scans", {}))
         contradictions = _contradictions(bundle, reported)
     manifest = sha256_of(bundle / MANIFEST_FILE)
@@ -55,7 +53,7 @@ def read_evidence(bundle: Path) -> Evidence:
 
 def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:
     """Reported totals, and the bundle's own threshold, that differ from the rows: these would be another evaluation's."""
-    rows = read_table(bundle / EVALUATION / SCANS)
+    rows = read_table(bundle / EVALUATION_DIR / SCANS)
     totals = {"n_scans": len(rows)}
     columns = {"n_lesions": "n_cmbs", "hits": "hits", "false_positives": "false_positives"}
     totals |= {name: sum(int(r[column]) for r in rows) for name, column in columns.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_models.bundle import EVALUATION_DIR
 from cmb_models.config import Gate
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.calibration import adaptive_ece
@@ -17,12 +18,12 @@ from cmb_models.evaluation.paired import Pair, differences, pair_up
 from cmb_models.evaluation.strata import SIZES_MM, size_class, strata
 from cmb_models.evaluation.summary import judged
 from cmb_models.registry.checks import Check, at_least, at_most, too_few
-from cmb_models.registry.evidence import EVALUATION, Evidence
+from cmb_models.registry.evidence import Evidence
 from cmb_models.registry.tracking import flatten, is_number
 
 SENSITIVITY, FALSE = "sensitivity on the locked test set", "false positives per scan on the locked test set"
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
-NO_ROWS = f"the bundle has no {EVALUATION}/ with the rows of its locked evaluation: run `dvc repro` and register it again"
+NO_ROWS = f"the bundle has no {EVALUATION_DIR}/ with the rows of its locked evaluation: run `dvc repro` and register it again"
 SIZE_FLOORS = ("below_2_mm", "from_2_mm", "from_3_mm", "from_5_mm", "from_10_mm")  # of config.SizeFloors, as strata.SIZES_MM
 
 

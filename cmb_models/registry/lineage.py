@@ -20,6 +20,7 @@ import yaml
 from cmb_models.chain import canonical_sha256
 from cmb_models.errors import InputError
 from cmb_models.files import replacing_folder, sha256_of
+from cmb_models.registry.kept import kept_bundle
 from cmb_models.registry.workspace import ENVIRONMENT_FILE, LOCK_FILE, PARAMS_FILE, SPLIT_FILE, cached_out, git_bytes, git_lines
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # As in bundle.py, whose imports a question about lineage does without.
 LINEAGE_FILE, MANIFEST_FILE = "lineage.json", "manifest.json"
 FILES_AT_COMMIT = {"dvc_lock_sha256": LOCK_FILE, "params_sha256": PARAMS_FILE, "environment_sha256": ENVIRONMENT_FILE}
-CACHES = ("serving-state/lineage", "serving-state/releases", "releases")  # below the workspace; the first is written here
+KEPT, FETCHED = "serving-state/lineage", "serving-state/releases"  # below the workspace; the first is written here
 DOWNLOADS = 8  # at once, from a store reached by URL
 
 
@@ -52,15 +53,16 @@ def read_lineage(registry: Registry, release: Release) -> dict[str, Any]:
 
 def keep_lineage(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> None:
     """Keep what read_lineages needs of a release's bundle."""
-    with replacing_folder(workspace / CACHES[0] / f"{number}-{manifest_sha256[:8]}") as folder:
+    with replacing_folder(workspace / KEPT / f"{number}-{manifest_sha256[:8]}") as folder:
         for name in (MANIFEST_FILE, LINEAGE_FILE):
             (folder / name).write_bytes((bundle / name).read_bytes())
 
 
 def _cached(workspace: Path, release: Release) -> dict[str, Any] | None:
     expected = release.tags.get("manifest_sha256", "")
-    for cache in CACHES:
-        lineage = _verified(workspace / cache / f"{release.number}-{expected[:8]}", expected)
+    places = [workspace / cache / f"{release.number}-{expected[:8]}" for cache in (KEPT, FETCHED)]
+    for folder in (*places, kept_bundle(workspace, release.number, expected)):
+        lineage = _verified(folder, expected)
         if lineage is not None:
             return lineage
     return None

@@ -1,130 +1,272 @@
-"""Moving the aliases `production` and `previous`: the gate, the log entry, then the move."""
+"""Moving the stages production, previous and challenger: the gate, the kept copy, the log entry, then the aliases.
+
+The log entry is the move. Killed before it, nothing has happened; killed after it, `resume` makes the aliases follow.
+"""
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmb_models.chain import append_entry, first_fault, read_entries
 from cmb_models.errors import InputError
-from cmb_models.registry.store import MODEL, STATE_DIR, Registry, Release, open_registry
+from cmb_models.registry.audit import audit_fault, moved_outside
+from cmb_models.registry.connection import Unreachable
+from cmb_models.registry.kept import gate_report, keep, keep_report
+from cmb_models.registry.lineage import require_lineage
+from cmb_models.registry.lock import first_only, registry_lock
+from cmb_models.registry.standing import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, Standing, standing, words
+from cmb_models.registry.store import Registry, Release, open_registry, require_not_behind
 from cmb_models.registry.workspace import AUDIT_FILE, PARAMS_FILE, user_name
 
 if TYPE_CHECKING:
+    from cmb_models.config import Params
     from cmb_models.registry.gate import Check, GateReport
 
-PRODUCTION, PREVIOUS = "production", "previous"
+__all__ = [  # what other modules and tests ask for here
+    "PRODUCTION",
+    "Move",
+    "audit_fault",
+    "challenge",
+    "promote",
+    "registry_lock",
+    "resume",
+    "rollback",
+    "withdraw_challenger",
+]
+
+GATE_ARTIFACTS = "gate"  # folder of a release's MLflow run that holds its gate reports
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Move:
-    """What a promotion or rollback did. moved is False when nothing was to do or the gate failed; before: the old production."""
+    """What a command did. moved is False when nothing was to do or the gate failed; before: what the stage held before.
+
+    forced: the gate failed and was overruled. notes: what went otherwise than usual, in words.
+    """
 
     release: int
     before: int | None
     moved: bool
     checks: tuple[Check, ...] = ()
+    forced: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(c for c in self.checks if not c.passed)
 
 
-def promote(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
+def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = False) -> Move:
     """Make a release (number, `latest` or alias) production if it passes the gate; the old production becomes previous.
 
-    Returns with `failed` checks and nothing moved or logged when the gate fails. Raises InputError for an unknown or changed
-    release and for a broken audit log.
+    force: promote it although the gate fails, which needs a reason and is marked in the log. Without it a failed gate returns
+    `failed` checks, with nothing moved or logged. Raises InputError for an unknown or changed release, a lineage that git and
+    DVC do not bear out, a broken log, aliases that were moved outside, and a promoter who also registered the release where
+    `promotion.approver_differs` is set.
     """
-    with open_registry(start) as registry, registry_lock(registry):
-        release, aliases = registry.resolve(ref), registry.aliases()
-        before = aliases.get(PRODUCTION)
+    _require_reason(reason, force, "--force")
+    with open_registry(start) as registry, first_only(registry):
+        release, logged = registry.resolve(ref), _logged(registry)
+        before = logged.aliases.get(PRODUCTION)
         if release.number == before:
             return Move(release.number, before, moved=False)
-        _require_whole_log(registry.workspace)
-        report = _gate(registry, release, before)
-        move = Move(release.number, before, report.passed, report.checks)
-        if move.moved:
-            _move(registry, "promote", aliases, {PRODUCTION: release.number, PREVIOUS: before}, reason, report.checks)
-        return move
+        if moved := moved_outside(registry, logged):
+            raise InputError("registry", f"aliases as {AUDIT_FILE} ends", moved, "then promote again")
+        params = _params(registry)
+        _require_other_approver(registry, release, params)
+        require_lineage(registry.workspace, registry.fetch(release).bundle_dir, release.tags)
+        report = _gate(registry, release, before, params)
+        forced = force and not report.passed
+        if not (report.passed or forced):
+            return Move(release.number, before, False, report.checks)
+        challenger = logged.aliases.get(CHALLENGER)
+        after = {PRODUCTION: release.number, PREVIOUS: before, CHALLENGER: challenger if challenger != release.number else None}
+        notes = _move(registry, "promote", release, logged, after, reason, report, forced)
+        return Move(release.number, before, True, report.checks, forced, notes)
 
 
-def rollback(reason: str = "", start: Path = Path(".")) -> Move:
-    """Swap production and previous. Raises InputError when there is no previous release or its files were changed."""
-    with open_registry(start) as registry, registry_lock(registry):
-        aliases = registry.aliases()
-        before, target = aliases.get(PRODUCTION), aliases.get(PREVIOUS)
+def challenge(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
+    """Make a release the challenger, to run beside production; the gate is asked and its report kept, but need not pass."""
+    with open_registry(start) as registry, first_only(registry):
+        release, logged = registry.resolve(ref), _logged(registry)
+        before = logged.aliases.get(CHALLENGER)
+        if release.number == before:
+            return Move(release.number, before, moved=False)
+        if release.number == logged.aliases.get(PRODUCTION):
+            raise InputError(f"release {release.number}", "a release that is not production", "production", "choose another")
+        report = _gate(registry, release, logged.aliases.get(PRODUCTION), _params(registry))
+        notes = _move(registry, "challenge", release, logged, {**logged.aliases, CHALLENGER: release.number}, reason, report)
+        return Move(release.number, before, True, report.checks, notes=notes)
+
+
+def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
+    """Have no challenger any more. Raises InputError when there is none."""
+    with open_registry(start) as registry, first_only(registry):
+        logged = _logged(registry)
+        before = logged.aliases.get(CHALLENGER)
+        if before is None:
+            raise InputError(CHALLENGER, "a challenger to withdraw", "none", "see `cmb models`")
+        after = {**logged.aliases, CHALLENGER: None}
+        notes = _move(registry, "withdraw challenger", registry.resolve(str(before)), logged, after, reason)
+        return Move(before, before, True, notes=notes)
+
+
+def rollback(reason: str, start: Path = Path(".")) -> Move:
+    """Swap production and previous by the log, wherever the aliases point. Needs a reason, and no MLflow but its store.
+
+    Raises InputError when there is no previous release or its files were changed.
+    """
+    _require_reason(reason, True, "a rollback")
+    with open_registry(start) as registry, first_only(registry):
+        logged = _logged(registry, offline=True)
+        before, target = logged.aliases.get(PRODUCTION), logged.aliases.get(PREVIOUS)
         if before is None or target is None:
             raise InputError(PREVIOUS, "an earlier production release to go back to", "none", "promote a release instead")
-        registry.fetch(registry.resolve(str(target)))
-        _move(registry, "rollback", aliases, {PRODUCTION: target, PREVIOUS: before}, reason, ())
-        return Move(target, before, moved=True)
+        after = {**logged.aliases, PRODUCTION: target, PREVIOUS: before}
+        if after.get(CHALLENGER) == target:
+            after[CHALLENGER] = None
+        notes = _move(registry, "rollback", registry.resolve(PREVIOUS), logged, after, reason)
+        return Move(target, before, True, notes=notes)
 
 
-def audit_fault(start: Path = Path(".")) -> str:
-    """The first thing wrong with the audit log, its chain or its last entry against the aliases, in words; "" when it holds."""
-    with open_registry(start) as registry:
-        fault = first_fault(registry.workspace / AUDIT_FILE)
-        if fault:
-            return fault
-        aliases = {k: v for k, v in registry.aliases().items() if k in (PRODUCTION, PREVIOUS)}
-        entries = read_entries(registry.workspace / AUDIT_FILE)
-        logged = entries[-1]["after"] if entries else {}
-        if logged != aliases:
-            ends = f"the aliases are {_words(aliases)} but {AUDIT_FILE} ends with {_words(logged)}"
-            return f"{ends}: moved outside `cmb`, or a command was killed midway"
-        return ""
+def resume(start: Path = Path(".")) -> list[str]:
+    """Make the registry agree with the log, after a killed command or a move outside; what was done, in words ([]: nothing)."""
+    with open_registry(start) as registry, registry_lock(registry):
+        logged, done = _logged(registry), []
+        if moved_outside(registry, logged) or registry.head() != logged.head:
+            found = {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
+            _follow(registry, logged)
+            done.append(f"the aliases were {words(found)} and are {words(logged.aliases)}")
+        for entry in read_entries(registry.workspace / AUDIT_FILE)[-1:]:
+            digest = entry.get("gate_report_sha256", "")
+            file = gate_report(registry.workspace, entry["release"], entry["manifest_sha256"], digest)
+            if digest and file.is_file() and _log_report(registry, registry.resolve(str(entry["release"])), file) is True:
+                done.append(f"the gate report of release {entry['release']} was added to its MLflow run")
+        return done
 
 
-@contextmanager
-def registry_lock(registry: Registry) -> Iterator[None]:
-    """One change of the registry at a time in a workspace: waits for the other. A killed holder's lock ends with it."""
-    file = registry.workspace / STATE_DIR / "registry.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _require_reason(reason: str, needed: bool, what: str) -> None:
+    if needed and not reason.strip():
+        raise InputError("--reason", f"why, for {what}", "nothing", "say it in a few words: it stays in the log")
 
 
-def _gate(registry: Registry, release: Release, before: int | None) -> GateReport:
-    from cmb_models.config import load_params  # here, since a release that is production already needs neither
+def _logged(registry: Registry, offline: bool = False) -> Standing:
+    """What the log says, if it is whole and not older than the registry. offline: good enough when that cannot be asked."""
+    file = registry.workspace / AUDIT_FILE
+    if fault := first_fault(file):
+        raise InputError(file, "an unbroken log", fault, "restore it from git or a backup before promoting")
+    logged = standing(registry.workspace)
+    try:
+        require_not_behind(logged, registry.head())
+    except Unreachable:
+        if not offline:
+            raise
+    return logged
+
+
+def _params(registry: Registry) -> Params:
+    from cmb_models.config import load_params  # here, since a rollback needs none
+
+    return load_params(registry.workspace / PARAMS_FILE)
+
+
+def _require_other_approver(registry: Registry, release: Release, params: Params) -> None:
+    if not params.promotion.approver_differs:
+        return
+    user, trainer = user_name(registry.workspace), release.tags.get("user", "")
+    if not trainer or _mail(user) == _mail(trainer):
+        expected = "an approver other than who registered it (promotion.approver_differs)"
+        raise InputError(f"release {release.number}", expected, trainer or "nobody named", "let somebody else promote it")
+
+
+def _mail(user: str) -> str:
+    """Who somebody is: the e-mail address of `Name <address>`, whatever the name is written like."""
+    return user.rpartition("<")[2].strip("> ").lower()
+
+
+def _gate(registry: Registry, release: Release, production: int | None, params: Params) -> GateReport:
     from cmb_models.registry.gate import check_gate
 
-    production = registry.fetch(registry.resolve(str(before))).bundle_dir if before else None
-    return check_gate(registry.fetch(release).bundle_dir, load_params(registry.workspace / PARAMS_FILE).gate, production)
+    against = registry.fetch(registry.resolve(PRODUCTION)).bundle_dir if production else None
+    return check_gate(registry.fetch(release).bundle_dir, params.gate, against)
 
 
-def _move(registry: Registry, action: str, old: dict[str, int], new: dict[str, int | None], reason: str, checks: tuple) -> None:
-    """Log first, then move: killed in between, the log names the aliases' goal and `cmb audit verify` shows the difference."""
-    keys = (PRODUCTION, PREVIOUS)
-    after = {k: n for k in keys if (n := new.get(k)) is not None}
-    append_entry(
-        registry.workspace / AUDIT_FILE,
-        user=user_name(registry.workspace),
+def _move(
+    registry: Registry,
+    action: str,
+    release: Release,
+    logged: Standing,
+    goal: dict[str, int | None],
+    reason: str,
+    report: GateReport | None = None,
+    forced: bool = False,
+) -> tuple[str, ...]:
+    """Keep the bundle and the report, log the move, let the aliases follow; return notes. The order is what makes it safe."""
+    workspace, manifest = registry.workspace, release.tags.get("manifest_sha256", "")
+    if release.number in goal.values():
+        keep(workspace, release.number, registry.fetch(release).bundle_dir, manifest)
+    kept, digest = (None, "")
+    if report is not None:
+        told = {**report.as_dict(), "release": release.number, "forced": forced}
+        kept, digest = keep_report(workspace, release.number, manifest, told)
+    aliases = _aliases(registry, logged)
+    entry = append_entry(
+        workspace / AUDIT_FILE,
+        user=user_name(workspace),
+        registered_by=release.tags.get("user", ""),
         action=action,
-        release=new[PRODUCTION],
-        manifest_sha256=registry.resolve(str(new[PRODUCTION])).tags.get("manifest_sha256", ""),
-        reason=reason,
-        gate=[c.as_dict() for c in checks],
-        before={k: old[k] for k in keys if k in old},
-        after=after,
+        release=release.number,
+        manifest_sha256=manifest,
+        reason=reason.strip(),
+        forced=forced,
+        gate=[c.as_dict() for c in report.checks] if report else [],
+        gate_report_sha256=digest,
+        before=logged.aliases,
+        after={stage: n for stage in STAGES if (n := goal.get(stage)) is not None},
+        **({} if aliases == logged.aliases else {"found": aliases}),  # moved outside, and put right by this move
     )
-    for alias in reversed(keys):  # production last: the move that counts
-        if alias in after:
-            registry.client.set_registered_model_alias(MODEL, alias, str(after[alias]))
-        elif alias in old:
-            registry.client.delete_registered_model_alias(MODEL, alias)
+    return _after(registry, release, entry, kept)
 
 
-def _require_whole_log(workspace: Path) -> None:
-    fault = first_fault(workspace / AUDIT_FILE)
-    if fault:
-        raise InputError(workspace / AUDIT_FILE, "an unbroken log", fault, "restore it from git or a backup before promoting")
+def _aliases(registry: Registry, logged: Standing) -> dict[str, int]:
+    """Where the aliases are; as logged when that cannot be asked."""
+    try:
+        return {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
+    except Unreachable:
+        return logged.aliases
 
 
-def _words(aliases: dict[str, int]) -> str:
-    return ", ".join(f"{alias} {n}" for alias, n in sorted(aliases.items(), reverse=True)) or "unset"
+def _after(registry: Registry, release: Release, entry: dict[str, Any], report: Path | None) -> tuple[str, ...]:
+    """What follows a logged move: the aliases, and the report for MLflow's pages."""
+    notes = []
+    if "clock" in entry:
+        notes.append(f"the clock stands at {entry['clock']}, before the last entry of the log; this one carries {entry['time']}")
+    try:
+        _follow(registry, standing(registry.workspace))
+    except Unreachable as error:
+        notes.append(f"the move is logged, but the aliases wait for `cmb promote --resume`: {error}")
+        return tuple(notes)
+    logged = _log_report(registry, release, report) if report else True
+    return (*notes, logged) if isinstance(logged, str) else tuple(notes)
+
+
+def _follow(registry: Registry, logged: Standing) -> None:
+    registry.move({stage: logged.aliases.get(stage) for stage in STAGES}, logged.head)
+
+
+def _log_report(registry: Registry, release: Release, file: Path) -> bool | str:
+    """Show a gate report on the pages of the release's run: True when added, False when it was there, else why not in words."""
+    if not release.run_id:
+        return f"release {release.number} is not in MLflow any more, so its gate report is kept in {file} alone"
+    try:
+        if any(Path(f.path).name == file.name for f in registry.client.list_artifacts(release.run_id, GATE_ARTIFACTS)):
+            return False
+        registry.client.log_artifact(release.run_id, str(file), GATE_ARTIFACTS)
+        return True
+    except Exception as error:  # whatever a store can raise: the move is done, and the report is kept
+        return f"the gate report was not added to MLflow ({' '.join(str(error).split())[:200]}); it is kept in {file}"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_models.errors import InputError
 from cmb_models.files import replacing_folder
-from cmb_models.registry.workspace import find_workspace
+from cmb_models.registry.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
+from cmb_models.registry.kept import kept_bundle, require_kept
+from cmb_models.registry.standing import STAGES, Standing, standing
+from cmb_models.registry.tables import Tables, TablesError, Version
+from cmb_models.registry.workspace import AUDIT_FILE, find_workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,7 +28,9 @@ MODEL = "cmb-detector"  # the registered model whose versions are the releases, 
 EXPERIMENT = "cmb"
 BUNDLE_ARTIFACT = "artifacts/bundle"  # where a logged model keeps the bundle
 STATE_DIR = "serving-state"
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
+SQLITE = "sqlite:///"
+HEAD_TAG = "audit_head"  # of the registered model: which entry of the audit log its aliases follow
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Release:
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """A release's verified bundle in the local cache."""
+    """A release's verified bundle in the write-once store or the local cache."""
 
     release: int
     bundle_dir: Path
@@ -52,7 +59,19 @@ class Registry:
     workspace: Path
     uri: str
     is_local: bool
-    client: MlflowClient
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client; asking for it imports mlflow, which takes seconds."""
+        mlflow = quiet_mlflow()
+        mlflow.set_tracking_uri(self.uri)
+        with reaching(self.uri):
+            return mlflow.MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def _tables(self) -> Tables | None:
+        """The store's own rows where it is an SQLite file, which are read without mlflow."""
+        return Tables(Path(self.uri.removeprefix(SQLITE)), MODEL) if self.uri.startswith(SQLITE) else None
 
     def experiment_id(self) -> str:
         """The experiment that holds the stages' and releases' runs, made when missing."""
@@ -73,53 +92,130 @@ class Registry:
                 raise
 
     def aliases(self) -> dict[str, int]:
-        """Release numbers by alias; {} before the first registration."""
-        from mlflow.exceptions import MlflowException
+        """Release numbers by alias as MLflow has them, whoever moved them; {} before the first registration."""
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.aliases()
+        model = self._model()
+        return {alias: int(n) for alias, n in model.aliases.items()} if model else {}
 
-        try:
-            return {alias: int(n) for alias, n in self.client.get_registered_model(MODEL).aliases.items()}
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
+    def head(self) -> str:
+        """The last entry of the audit log that moved the aliases here, as `Standing.head`; "" before the first."""
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.tag(HEAD_TAG)
+        model = self._model()
+        return model.tags.get(HEAD_TAG, "") if model else ""
 
     def releases(self) -> list[Release]:
         """All releases, oldest first; [] before the first registration."""
         aliases = self.aliases()
-        versions = self.client.search_model_versions(f"name='{MODEL}'", max_results=10_000)
-        found = [
-            Release(
-                int(v.version), v.run_id or "", dict(v.tags), tuple(sorted(a for a, n in aliases.items() if n == int(v.version)))
-            )
-            for v in versions
+        return [
+            Release(v.number, v.run_id, v.tags, tuple(sorted(a for a, n in aliases.items() if n == v.number)))
+            for v in self._versions()
         ]
-        return sorted(found, key=lambda r: r.number)
+
+    def move(self, goal: Mapping[str, int | None], head: str) -> None:
+        """Point each alias of `goal` to its release (None or a deleted release: remove it) and note the log's last entry.
+
+        An SQLite store takes all of it or nothing. A server is asked alias by alias, production last: the move that counts.
+        """
+        there = {v.number for v in self._versions()}
+        goal = {alias: n if n in there else None for alias, n in goal.items()}
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.move(goal, {HEAD_TAG: head})
+        now = self.aliases()
+        with reaching(self.uri):
+            for alias in sorted(goal, key=lambda a: a == "production"):
+                if goal[alias] is not None:
+                    self.client.set_registered_model_alias(MODEL, alias, str(goal[alias]))
+                elif alias in now:
+                    self.client.delete_registered_model_alias(MODEL, alias)
+            self.client.set_registered_model_tag(MODEL, HEAD_TAG, head)
+
+    def _model(self):
+        """MLflow's registered model; None before the first registration."""
+        from mlflow.exceptions import MlflowException
+
+        with reaching(self.uri):
+            try:
+                return self.client.get_registered_model(MODEL)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+
+    def _versions(self) -> list[Version]:
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.versions()
+        with reaching(self.uri):
+            found = self.client.search_model_versions(f"name='{MODEL}'", max_results=10_000)
+        return sorted(Version(int(v.version), v.run_id or "", dict(v.tags)) for v in found)
 
     def resolve(self, ref: str) -> Release:
-        """The release that a number, `latest` or an alias names. Raises InputError when there is none."""
+        """The release that a number, `latest` or an alias names. Raises InputError when there is none.
+
+        production, previous and challenger are what the audit log says, even when MLflow cannot be reached or the release was
+        deleted there: an alias that was moved past `cmb` is not followed.
+        """
+        logged = standing(self.workspace)
+        if ref in STAGES and ref in logged.aliases:
+            return self._logged(logged, logged.aliases[ref])
         releases = self.releases()
         if not releases:
             raise InputError(ref, "a registered release", "an empty registry", "run `cmb register` first")
         if ref == "latest":
             return releases[-1]
         for release in releases:
-            if ref == str(release.number) or ref in release.aliases:
+            if ref == str(release.number) or (ref in release.aliases and ref not in STAGES):
+                require_same(release, logged)
                 return release
-        known = ", ".join([*(str(r.number) for r in releases[-10:]), *(a for r in releases for a in r.aliases)])
-        raise InputError(f"release {ref}", f"one of {known} or latest", "none of them", "see `cmb models`")
+        if ref.isdecimal() and int(ref) in logged.manifests:
+            return self._logged(logged, int(ref))
+        known = ", ".join([*(str(r.number) for r in releases[-10:]), *sorted(logged.aliases)])
+        stray = any(ref in r.aliases for r in releases)
+        got = f"an alias in MLflow that is not in {AUDIT_FILE}" if stray else "none of them"
+        raise InputError(f"release {ref}", f"one of {known} or latest", got, "see `cmb models`")
+
+    def _logged(self, logged: Standing, number: int) -> Release:
+        """A release that the log names, with what MLflow still knows of it."""
+        try:
+            require_not_behind(logged, self.head())
+            releases = self.releases()
+        except Unreachable as error:
+            logger.warning("%s; going by %s and the kept releases", error, AUDIT_FILE)
+            releases = []
+        known = next((r for r in releases if r.number == number), None)
+        if known is None:
+            return Release(number, "", {"manifest_sha256": logged.manifests.get(number, "")}, ())
+        require_same(known, logged)
+        return known
 
     def fetch(self, release: Release) -> ReleaseFiles:
-        """A release's bundle in the local cache, every file and its signature verified; downloaded unless it is there and whole."""
+        """A release's bundle, files and signature verified: as kept at its promotion, from the local cache, or downloaded."""
         from cmb_models.registry.signing import require_signature
 
         expected = release.tags.get("manifest_sha256", "")
+        folder = self._verified(release, expected)
+        require_signature(folder, self.workspace)
+        return ReleaseFiles(release.number, folder, expected)
+
+    def _verified(self, release: Release, expected: str) -> Path:
+        kept = kept_bundle(self.workspace, release.number, expected)
+        if kept.is_dir():
+            try:
+                require_kept(kept, expected)
+                return kept
+            except InputError as error:
+                logger.warning("%s", error)
         folder = self.workspace / STATE_DIR / "releases" / f"{release.number}-{expected[:8]}"
         try:
             _require_manifest(folder, release.number, expected)
         except InputError:  # not fetched yet, or damaged since
             self._download(release, folder, expected)
-        require_signature(folder, self.workspace)
-        return ReleaseFiles(release.number, folder, expected)
+        return folder
 
     def _download(self, release: Release, folder: Path, expected: str) -> None:
         from mlflow.artifacts import download_artifacts
@@ -148,41 +244,44 @@ def _require_manifest(folder: Path, number: int, expected: str) -> None:
         raise InputError(f"release {number} in {folder}", f"manifest {expected or 'recorded in its tags'}", got, remedy)
 
 
+def require_same(release: Release, logged: Standing) -> None:
+    """Refuse a release whose tag names another manifest than the audit log did when it was promoted."""
+    known, tag = logged.manifests.get(release.number, ""), release.tags.get("manifest_sha256", "")
+    if known and tag != known:
+        got = f"{tag[:12] or 'none'} in its tags"
+        raise InputError(f"release {release.number}", f"manifest {known[:12]} as {AUDIT_FILE} says", got, "put the tag back")
+
+
+def require_not_behind(logged: Standing, head: str) -> None:
+    """Refuse a log that lacks entries which moved the aliases: cut off, or written in another clone. head: `Registry.head`."""
+    n = int(head.split()[0]) if head else 0
+    if n > logged.n:
+        remedy = f"bring {AUDIT_FILE} up to date (git pull, or restore it from a backup)"
+        raise InputError(AUDIT_FILE, f"the {n} entries that the registry knows of", f"{logged.n}", remedy)
+
+
 @contextmanager
 def open_registry(start: Path = Path(".")) -> Iterator[Registry]:
     """Open the registry of the workspace around `start`; the process's MLflow settings are put back afterwards.
 
-    Not to be nested. MLFLOW_TRACKING_URI, when set, wins over the workspace's own mlflow.db.
+    Not to be nested. MLFLOW_TRACKING_URI, when set, wins over the workspace's own mlflow.db. mlflow is imported when a first
+    question needs it.
     """
     workspace = find_workspace(Path(start))
     given = os.environ.get(URI_VARIABLE)
-    uri = given or f"sqlite:///{workspace / 'mlflow.db'}"
-    mlflow = quiet_mlflow()
-    mlflow.set_tracking_uri(uri)  # writes the environment variable as well
+    uri = given or f"{SQLITE}{workspace / 'mlflow.db'}"
+    quiet_environment()
+    if "mlflow" in sys.modules:
+        quiet_mlflow().set_tracking_uri(uri)
+    os.environ[URI_VARIABLE] = uri  # what mlflow goes by, imported now or later
     try:
-        yield Registry(workspace, uri, given is None, mlflow.MlflowClient(uri, uri))
+        yield Registry(workspace, uri, given is None)
     finally:
-        mlflow.set_tracking_uri(None)
+        if "mlflow" in sys.modules:
+            sys.modules["mlflow"].set_tracking_uri(None)
+        os.environ.pop(URI_VARIABLE, None)
         if given is not None:
             os.environ[URI_VARIABLE] = given
-
-
-def quiet_mlflow():
-    """Import mlflow without its telemetry, job runner, progress bars and messages about its own housekeeping."""
-    defaults = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # in case another library imported mlflow first
-    return mlflow
 
 
 def fetch_release(ref: str = "production", workspace: Path = Path(".")) -> ReleaseFiles:

@@ -23,7 +23,7 @@ from tests.bundles import make_bundle
 from tests.gates import only_asking
 
 GOOD = {"sensitivity": 0.95, "fp_per_scan": 0.5, "precision": 0.9, "f1": 0.92, "n_lesions": 20, "n_scans": 5, "threshold": 0.99}
-IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n/keys/*.key\n"
+IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n/releases/\n/keys/*.key\n"
 STAGES = {
     "split": {"cmd": "cp source/split.json data/split.json", "deps": ["source/split.json"], "outs": ["data/split.json"]},
     "export": {"cmd": "cp -r source/bundle models/", "deps": ["source/bundle"], "outs": ["models/bundle"]},

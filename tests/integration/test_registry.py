@@ -192,7 +192,7 @@ def test_rollback_without_an_earlier_release_is_refused(site):
     register(site)
     promote("1", start=site)
     with pytest.raises(InputError, match="earlier production release"):
-        rollback(start=site)
+        rollback("back", site)
 
 
 def test_unknown_releases_and_an_empty_registry_are_named(site):

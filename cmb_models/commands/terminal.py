@@ -1,0 +1,40 @@
+"""What the commands print with: a console, tables, JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def console():
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def table(*columns: str, rows):
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table()
+    for column in columns:
+        made.add_column(column, overflow="fold")  # nothing is cut off in a narrow terminal
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
+
+
+def print_json(value) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def number(value) -> str:
+    try:
+        return f"{float(value):.3g}"
+    except (TypeError, ValueError):
+        return "-"

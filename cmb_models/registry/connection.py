@@ -1,0 +1,65 @@
+"""Reaching MLflow: imported quietly, its silence told in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cmb_models.errors import InputError
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+# What MLflow tells a caller who asked for something impossible; any other fault is one of the store or the way to it.
+ANSWERED = {"RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+class Unreachable(InputError):
+    """The registry does not answer; the audit log and the kept releases are still there."""
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Make one clear sentence of a store that does not answer; what MLflow itself says to a request passes."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code in ANSWERED:
+            raise
+        got = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Unreachable(without_password(uri), "a registry that answers", got, f"start it, or correct {URI_VARIABLE}") from error
+
+
+def without_password(uri: str) -> str:
+    """A store's address as it may be shown."""
+    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:…@", uri)
+
+
+def quiet_environment() -> None:
+    """Have MLflow, imported now or later, without telemetry, job runner, progress bars and long waits for a dead server."""
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own seven keep a command waiting for minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def quiet_mlflow():
+    """Import mlflow without messages about its own housekeeping."""
+    quiet_environment()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # in case another library imported mlflow first
+    return mlflow

@@ -1,0 +1,90 @@
+"""A workspace for the tests of moves: two releases registered, quickly copied for every test."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from cmb_models.commands import registry as commands
+from cmb_models.registry.register import register
+from cmb_models.registry.store import MODEL, open_registry
+from tests.integration.registry_workspace import GOOD, IGNORED, PARAMS, STAGES, dvc, git, retrain
+
+WEAK = GOOD | {"sensitivity": 0.5}  # below the gate
+
+
+def make_site(folder: Path, n_good: int = 2, weak: bool = True) -> Path:
+    """A committed workspace with `n_good` releases that pass the gate, and one more that does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init", "-q", "-b", "site")
+    git(folder, "config", "user.name", "Site Engineer")
+    git(folder, "config", "user.email", "engineer@site.example")
+    dvc(folder, "init")
+    for name in ("data/raw/phantom", "models", "reports/evaluate", "reports/cross_validate"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data/raw/phantom/annotations.csv").write_text("subject,session\n")
+    (folder / ".gitignore").write_text(IGNORED)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (folder / "requirements.lock").write_text("numpy==2.4.6\n")
+    dvc(folder, "add", "data/raw/phantom")
+    for n in range(n_good):
+        retrain(folder, GOOD | {"sensitivity": 0.95 - 0.01 * n})
+        register(folder)
+    if weak:
+        retrain(folder, WEAK)
+        register(folder)
+    return folder
+
+
+def copy_site(template: Path, folder: Path) -> Path:
+    """A copy whose releases' files are its own: MLflow notes absolute places, which are moved with it."""
+    shutil.copytree(template, folder, symlinks=True)
+    move_places(folder, template)
+    return folder
+
+
+def move_places(folder: Path, old: Path) -> None:
+    """Make a copied SQLite store name the artifacts beside it."""
+    import sqlite3
+
+    if not (folder / "mlflow.db").is_file():
+        return
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for table, column in PLACES:
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (f"{old.resolve()}/", f"{folder.resolve()}/")
+            )
+
+
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def aliases(folder: Path) -> dict[str, int]:
+    with open_registry(folder) as registry:
+        return registry.aliases()
+
+
+def set_alias(folder: Path, alias: str, number: int | None) -> None:
+    """What anybody can do in MLflow's pages."""
+    with open_registry(folder) as registry:
+        if number is None:
+            registry.client.delete_registered_model_alias(MODEL, alias)
+        else:
+            registry.client.set_registered_model_alias(MODEL, alias, str(number))
+
+
+def cmb(*arguments: str):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    commands.add_to(app)
+    return CliRunner().invoke(app, list(arguments), terminal_width=200)
