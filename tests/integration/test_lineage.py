@@ -100,15 +100,15 @@ def test_no_bundle_is_downloaded_for_it(emptied):
 
 
 def test_a_lineage_changed_in_the_cache_is_not_believed(two):
-    before = of(two, "1")
-    (file,) = (two / "serving-state/lineage").glob("1-*/lineage.json")
+    before = of(two, "2")  # which was not promoted: of release 1 a copy is kept
+    (file,) = (two / "serving-state/lineage").glob("2-*/lineage.json")
     write_json(file, before | {"training_scans": {}})
-    assert of(two, "1") == before
+    assert of(two, "2") == before
 
 
 def test_a_release_that_cannot_be_asked_is_never_passed_over(emptied):
-    first = of(emptied, "1")
-    (file,) = [f for f in emptied.glob("mlartifacts/**/artifacts/bundle/lineage.json") if read_json(f) == first]
+    second = of(emptied, "2")  # which was not promoted: of release 1 a copy is kept
+    (file,) = [f for f in emptied.glob("mlartifacts/**/artifacts/bundle/lineage.json") if read_json(f) == second]
     content = file.read_bytes()
     shutil.rmtree(emptied / "serving-state/lineage")
     file.write_bytes(content.replace(TRAINED.encode(), LOCKED.encode()))
@@ -117,7 +117,7 @@ def test_a_release_that_cannot_be_asked_is_never_passed_over(emptied):
     finally:
         file.write_bytes(content)
     assert shown.exit_code == 1
-    assert "not known: release 1: expected its lineage.json as registered" in shown.output and "training" in shown.output
+    assert "not known: release 2: expected its lineage.json as registered" in shown.output and "training" in shown.output
 
 
 def test_a_release_holds_the_rows_it_was_judged_by_and_a_card_with_intervals(two):
