@@ -57,7 +57,7 @@ def site(tmp_path_factory) -> Path:
             add(registry, found, {k: f"other {k}" for k in hashes})
             add(registry, None, hashes)
             add(registry, found, hashes, {"site_sub-9": hashes["locked_sub-1"]})
-            registry.client.set_registered_model_alias(MODEL, "production", "1")
+            registry.client.set_registered_model_alias(MODEL, "reference", "1")
     return folder
 
 
@@ -116,7 +116,7 @@ def cmb(site, monkeypatch):
 
 def test_figures_differences_and_the_gates_verdict(cmb):
     """All nine found against six, nothing false against one in three scans: in every resample a third less."""
-    told = json.loads(cmb("production", "2", "--json").output)
+    told = json.loads(cmb("reference", "2", "--json").output)
     assert told["same_scans"] and told["first"]["n_lesions"] == 9
     sensitivity, false = (told["figures"][n] for n in ("sensitivity", "fp_per_scan"))
     assert (sensitivity["first"], sensitivity["second"]) == (1.0, pytest.approx(2 / 3))
@@ -220,7 +220,7 @@ def test_a_bundle_without_rows_makes_a_page_that_says_so(cmb, tmp_path):
 
 def test_a_release_against_itself_is_refused(site):
     with pytest.raises(InputError, match="release 1 twice"):
-        compare("1", "production", site)
+        compare("1", "reference", site)
 
 
 def test_the_same_releases_give_the_same_page(cmb, tmp_path):
