@@ -1,6 +1,7 @@
 """How long the commands take with many releases: `python -m benchmarks.registry_speed` (200 of them on SQLite).
 
-Versions and log entries have tags and hashes as real ones; only two of the releases have files, so that making them stays cheap.
+Versions and log entries have tags and hashes as real ones, each a lineage of sixty scans, which `cmb register` leaves in the
+workspace; only two of the releases have files, so that making them stays cheap.
 Each command is a process of its own, as a user starts it; the best of three counts.
 """
 
@@ -16,13 +17,24 @@ import tempfile
 import time
 from pathlib import Path
 
+from cmb_models.bundle import write_manifest
 from cmb_models.chain import append_entry
+from cmb_models.files import write_json
 from cmb_models.registry.kept import keep
+from cmb_models.registry.lineage import keep_lineage
 from cmb_models.registry.standing import standing
 from cmb_models.registry.store import MODEL, open_registry
 from tests.bundles import make_bundle
 
-LIMIT_S = {"models": 1.5, "history": 1.5, "history --on 2026-01-01": 1.5, "rollback --reason benchmark": 2.0}
+SCANS = {f"site_sub-{n:02}": hashlib.sha256(f"scan {n}".encode()).hexdigest() for n in range(60)}
+LIMIT_S = {
+    "models": 1.5,
+    "history": 1.5,
+    "history --on 2026-01-01": 1.5,
+    "lineage production": 1.5,
+    f"lineage --scan {SCANS['site_sub-07']}": 1.5,
+    "rollback --reason benchmark": 2.0,
+}
 REPEATS = 3
 
 
@@ -30,7 +42,8 @@ def make_workspace(folder: Path, n_releases: int) -> None:
     """A git workspace whose registry has `n_releases` versions, each promoted in its turn; the last two are kept, with files."""
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     bundle = make_bundle(folder / "bundle")
-    manifest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    write_json(bundle / "lineage.json", {"training_scans": SCANS, "calibrated_on": [], "locked_scans": {}})
+    manifest = write_manifest(bundle)
     with open_registry(folder) as registry:
         registry.ensure_model()
         for number in range(1, n_releases + 1):
@@ -47,6 +60,8 @@ def make_workspace(folder: Path, n_releases: int) -> None:
         before = after
     with open_registry(folder) as registry:
         registry.move(before, standing(folder).head)
+    for number in range(1, n_releases + 1):
+        keep_lineage(folder, number, bundle, manifest)
     for number in (n_releases - 1, n_releases):
         keep(folder, number, bundle, manifest)
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cmb_models.commands.terminal import AsJson, console, print_json
+
 Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")]
 
 
@@ -17,7 +19,7 @@ def compare(
         Path | None, typer.Option(help="Also write a page: curves, and every lesion they differ on in pictures.")
     ] = None,
     anew: Annotated[bool, typer.Option(help="Run FIRST on the locked scans of SECOND again, from this workspace's data.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Hold release SECOND against FIRST: figures with intervals, paired differences, the gate's verdict."""
     from cmb_models.registry.compare import as_dict
@@ -30,13 +32,11 @@ def compare(
 
         write_text(html, render(versus))
     if as_json:
-        import json
-
-        typer.echo(json.dumps(as_dict(versus), indent=2, allow_nan=False))
+        print_json(as_dict(versus))
         return
     _print(versus)
     if html is not None:
-        _console().print(f"page written to {html}", markup=False)
+        console().print(f"page written to {html}", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,20 +46,18 @@ def add_to(app: typer.Typer) -> None:
 def _print(versus) -> None:
     from cmb_models.report.versus_parts import check_row, figure_rows, summary
 
-    console, (first, second) = _console(), versus.sides
+    out, (first, second) = console(), versus.sides
     heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in versus.sides]
     rows = [(r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(versus)]
-    console.print(_table("", *heads, "difference", "", rows=rows))
-    console.print(summary(versus), markup=False)
+    out.print(_table("", *heads, "difference", "", rows=rows))
+    out.print(summary(versus), markup=False)
     for note in versus.notes:
-        console.print(note, style="yellow", markup=False)
+        out.print(note, style="yellow", markup=False)
     for line in _disagreements(versus):
-        console.print(line, markup=False)
-    console.print(
-        f"[bold]the gate {'would let' if versus.passed else 'would not let'} {second.name} take the place of {first.name}[/]"
-    )
+        out.print(line, markup=False)
+    out.print(f"[bold]the gate {'would let' if versus.passed else 'would not let'} {second.name} take the place of {first.name}[/]")
     for check in map(check_row, versus.checks):
-        console.print(_check(check))
+        out.print(_check(check))
 
 
 COLOURS = {"better": "green", "worse": "red", "pass": "green", "fail": "bold red", "not judged": "dim"}
@@ -75,12 +73,6 @@ def _disagreements(versus) -> list[str]:
         told = ", ".join(f"{side.name} {n}" for side, n in zip(versus.sides, counts, strict=True))
         lines.append(f"{what}: {told}")
     return lines
-
-
-def _console():
-    from rich.console import Console
-
-    return Console(soft_wrap=True, highlight=False)
 
 
 def _check(check: dict):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cmb_models.commands.terminal import AsJson, console, print_json
 from cmb_models.errors import InputError
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HASHES = {  # label by key of the lineage, in the order of the chain
     "dvc_lock_sha256": "dvc.lock",
     "params_sha256": "params.yaml",
@@ -56,9 +56,9 @@ def lineage(
     with open_registry() as registry:
         chain = trace(registry, ref)
     if as_json:
-        _print_json(chain)
+        print_json(chain)
     else:
-        _console(WIDE).print(_tree(chain))
+        console(WIDE).print(_tree(chain))
 
 
 def _tree(chain: Mapping[str, Any]) -> Tree:
@@ -112,20 +112,20 @@ def _show_scan(scan: str, as_json: bool) -> None:
     with open_registry() as registry:
         seen, unread = sightings(registry, wanted)
     if as_json:
-        _print_json({"sha256": wanted, "seen_by": [s.as_dict() for s in seen], "unread": unread})
+        print_json({"sha256": wanted, "seen_by": [s.as_dict() for s in seen], "unread": unread})
     else:
-        console = _console()
+        out = console()
         if seen:
             table = Table("release", "aliases", "saw it in", "as", "SHA-256")
             for s in seen:
                 table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256[:16])))
             for column in table.columns:
                 column.overflow = "fold"  # nothing is cut off in a narrow terminal
-            console.print(table)
+            out.print(table)
         else:
-            console.print(f"no release that could be asked saw scan {wanted}" if unread else f"no release saw scan {wanted}")
+            out.print(f"no release that could be asked saw scan {wanted}" if unread else f"no release saw scan {wanted}")
         for fault in unread:
-            console.print(f"[bold red]not known:[/] {escape(fault)}")
+            out.print(f"[bold red]not known:[/] {escape(fault)}")
     if unread:
         raise typer.Exit(1)
 
@@ -148,20 +148,20 @@ def reproduce(
 
     done = run(ref, folder, quiet=as_json)
     if as_json:
-        _print_json(done.as_dict())
+        print_json(done.as_dict())
     else:
-        console = _console()
+        out = console()
         table = Table("", "registered", "reproduced", "", title=f"release {done.release} from commit {done.commit[:12]}")
         for column in table.columns:
             column.overflow = "fold"
         for row in done.rows:
             said = "same" if row.same else "[bold red]differs[/]"
             table.add_row(escape(row.what), escape(row.registered), escape(row.reproduced), said)
-        console.print(table)
+        out.print(table)
         for note in done.notes:
-            console.print(escape(note))
+            out.print(escape(note))
         differing = sum(not r.same for r in done.rows)
-        console.print(
+        out.print(
             f"[bold]release {done.release}[/] "
             + (f"differs in {differing} of {len(done.rows)}" if differing else "came out the same")
         )
@@ -172,15 +172,3 @@ def reproduce(
 def add_to(app: typer.Typer) -> None:
     app.command()(lineage)
     app.command()(reproduce)
-
-
-def _console(width: int | None = None):
-    from rich.console import Console
-
-    return Console(soft_wrap=True, highlight=False, width=width)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))

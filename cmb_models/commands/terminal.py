@@ -9,10 +9,10 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def console():
+def console(width: int | None = None):
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, width=width)
 
 
 def table(*columns: str, rows):
@@ -30,7 +30,7 @@ def table(*columns: str, rows):
 def print_json(value) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def number(value) -> str:

@@ -116,8 +116,9 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
         params = yaml.safe_load((registry.workspace / PARAMS_FILE).read_text(encoding="utf-8"))
         log_numbers(registry, run_id, params, metrics)
         _log_datasets(registry, run_id, lineage)
-        for figure in sorted((registry.workspace / "reports").rglob("*.png")):
-            registry.client.log_artifact(run_id, str(figure), figure.parent.relative_to(registry.workspace).as_posix())
+        reports = registry.workspace / "reports"
+        for shown in sorted((*reports.rglob("*.png"), *reports.glob("*.html"))):
+            registry.client.log_artifact(run_id, str(shown), shown.parent.relative_to(registry.workspace).as_posix())
         model_id = _log_model(mlflow, bundle)
     registry.ensure_model()
     made = registry.client.create_model_version(MODEL, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import typer
-import yaml
 from typer.testing import CliRunner
 
 from cmb_models.commands import registry as commands
 from cmb_models.registry.register import register
 from cmb_models.registry.store import MODEL, open_registry
-from tests.integration.registry_workspace import GOOD, IGNORED, PARAMS, STAGES, dvc, git, retrain
+from tests.integration.registry_workspace import GOOD, begin, retrain
 
 WEAK = GOOD | {"sensitivity": 0.5}  # below the gate
 
@@ -20,18 +19,7 @@ WEAK = GOOD | {"sensitivity": 0.5}  # below the gate
 def make_site(folder: Path, n_good: int = 2, weak: bool = True) -> Path:
     """A committed workspace with `n_good` releases that pass the gate, and one more that does not."""
     folder.mkdir(parents=True, exist_ok=True)
-    git(folder, "init", "-q", "-b", "site")
-    git(folder, "config", "user.name", "Site Engineer")
-    git(folder, "config", "user.email", "engineer@site.example")
-    dvc(folder, "init")
-    for name in ("data/raw/phantom", "models", "reports/evaluate", "reports/cross_validate"):
-        (folder / name).mkdir(parents=True)
-    (folder / "data/raw/phantom/annotations.csv").write_text("subject,session\n")
-    (folder / ".gitignore").write_text(IGNORED)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    (folder / "requirements.lock").write_text("numpy==2.4.6\n")
-    dvc(folder, "add", "data/raw/phantom")
+    begin(folder)
     for n in range(n_good):
         retrain(folder, GOOD | {"sensitivity": 0.95 - 0.01 * n})
         register(folder)

@@ -58,8 +58,8 @@ def dvc(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments, "-q"], cwd=folder, check=True, capture_output=True)
 
 
-def start(folder: Path) -> Path:
-    """Make a committed workspace with run stages in an empty folder, and an empty registry; takes seconds, so copy it."""
+def begin(folder: Path) -> None:
+    """Make an empty folder a workspace with a dataset and stages, none of them run yet."""
     git(folder, "init", "-q", "-b", "site")
     git(folder, "config", "user.name", "Site Engineer")
     git(folder, "config", "user.email", "engineer@site.example")
@@ -72,6 +72,11 @@ def start(folder: Path) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     (folder / "requirements.lock").write_text("numpy==2.4.6\n")
     dvc(folder, "add", "data/raw/phantom")
+
+
+def start(folder: Path) -> Path:
+    """Make a committed workspace with run stages in an empty folder, and an empty registry; takes seconds, so copy it."""
+    begin(folder)
     retrain(folder, GOOD)
     with open_registry(folder) as registry:
         assert registry.releases() == []
