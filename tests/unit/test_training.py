@@ -84,6 +84,14 @@ def example(centres, labels=None, shape=(32, 32, 16), key="a"):
     return Example(key, "s", Prepared(image, AFFINE, shape), rows, AFFINE, "0" * 64)
 
 
+def in_air(head: Example) -> Example:
+    """The same with air around, four voxels wide: no plant is near enough to its faces for a patch to reach them."""
+    inside = (slice(4, -4),) * 3
+    whole = np.full_like(head.prepared.image, -3)
+    whole[inside] = head.prepared.image[inside]
+    return replace(head, prepared=replace(head.prepared, image=whole))
+
+
 def test_heatmap_is_one_at_the_centre_and_falls_with_mm_not_voxels():
     heat = centre_heatmap((20, 20, 10), AFFINE, np.array([[10.2, 9.9, 8.1]]), sigma_mm=1.5)
     assert heat[10, 10, 4] == 1
@@ -178,7 +186,8 @@ def test_every_planted_lesion_has_its_peak_in_the_patch(dark_plants):
 
 def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_plants):
     quiet = example([], shape=(80, 80, 60))
-    marked = replace(quiet, annotations=example([(64, 64, 104)]).annotations, plants=PLANTS)
+    elsewhere = (replace(a, z_mm=400.0) for a in example([(64, 64, 104)]).annotations)  # out of view of every patch
+    marked = replace(quiet, annotations=tuple(elsewhere), plants=PLANTS)
     marked.prepared.image[0, 0, 0] = -3
     sampler = UnetSampler([marked], UNET.model_copy(update={"planted_mimics_per_patch": 2.0, "lesion_fraction": 0.0}))
     batches = [sampler.batch(np.random.default_rng(seed)) for seed in range(40)]
@@ -187,9 +196,8 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_plants):
 
 
 def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_plants):
-    plain = example([], shape=(80, 80, 60))
-    plain.prepared.image[0, 0, 0] = -3
-    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[10, 10, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))
+    plain = in_air(example([], shape=(80, 80, 60)))
+    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN]))
     all_planted = {"planted_fraction": 1.0, "planted_mimic_fraction": 1.0}
     patches, kinds = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
     darkest = patches.min(axis=(1, 2, 3, 4))

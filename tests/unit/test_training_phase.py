@@ -19,7 +19,7 @@ from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn
 from cmb_models.training.planting import Plants
 from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler
-from tests.unit.test_training import BALL, CNN, UNET, example
+from tests.unit.test_training import BALL, CNN, UNET, example, in_air
 
 
 def with_phase(scan: Example, phase: np.ndarray) -> Example:
@@ -63,11 +63,10 @@ def test_planted_phase_tells_microbleeds_from_mimics(dark_plants):
     share = np.where(BALL, 0.2, 1).astype(np.float32)[None].repeat(2, 0)
     turned = np.where(BALL, 1.0, 0).astype(np.float32)
     plants = Plants(share, np.zeros((2, 3)), np.array(["cmb", "mimic:calcification"]), np.full(2, 4.0), np.stack([turned, -turned]))
-    plain = example([], shape=(80, 80, 60))
-    plain.prepared.image[0, 0, 0] = -3
+    plain = in_air(example([], shape=(80, 80, 60)))
     group = CandidateSet(
         replace(with_phase(plain, np.zeros((80, 80, 60), np.float32)), plants=plants),
-        np.array([[10, 10, 5], [20, 20, 5]]),
+        np.array([[20, 20, 15], [30, 30, 15]]),
         np.array([CMB, UNKNOWN]),
     )
     settings = CNN.model_copy(update={"planted_fraction": 1.0, "planted_mimic_fraction": 1.0})
