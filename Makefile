@@ -34,7 +34,7 @@ full-demo: setup
 	@$(BIN)/python scripts/demo.py full
 
 test: setup lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
