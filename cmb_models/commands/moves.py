@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cmb_models.commands.terminal import AsJson, console, print_json, table
+from cmb_models.commands.terminal import AsJson, console, print_json
 
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 FORCED = "THE GATE FAILED AND WAS OVERRULED"
@@ -110,17 +110,26 @@ def _say_notes(move) -> None:
         console().print(f"[yellow]note:[/] {escape(note)}")
 
 
+COLOURS = {"pass": "green", "FAIL": "bold red", "not judged": "dim"}
+
+
 def _print_checks(move) -> None:
-    rows = [(*_words(c), c.note) for c in move.checks]
-    console().print(table(f"gate of release {move.release}", "measured", "required", "", "note", rows=rows))
+    """A line a check, since names and notes are too long for columns; the note where it did not pass."""
+    from rich.text import Text
+
+    console().print(f"[bold]gate of release {move.release}[/]")
+    for check in move.checks:
+        result = "not judged" if check.told and check.measured is None else "pass" if check.passed else "FAIL"
+        note = f" ({check.note})" if check.note and result != "pass" else ""
+        line = Text(f"  {result:>10}  ", style=COLOURS[result])
+        console().print(line.append(f"{check.name}: {_measured(check)}{note}", style="default"))
 
 
-def _words(check) -> tuple[str, str, str, str]:
+def _measured(check) -> str:
     measured = "-" if check.measured is None else f"{check.measured:.4g}"
     if check.interval:
         measured += f" ({check.interval[0]:.3g} to {check.interval[1]:.3g})"
-    result = "not judged" if check.told and check.measured is None else "pass" if check.passed else "FAIL"
-    return check.name, measured, f"{'≥' if check.bound == 'min' else '≤'} {check.limit:g}", result
+    return f"{measured}, asked {'≥' if check.bound == 'min' else '≤'} {check.limit:g}"
 
 
 def _print_move(move) -> None:
