@@ -7,26 +7,24 @@ from typing import Annotated
 
 import typer
 
+from cmb_models.commands.terminal import console
+
 
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder for release.key and release.pub; best on a medium kept offline.")],
 ) -> None:
     """Make a key pair. A workspace that commits the public key then requires every release to be signed."""
-    from rich.console import Console
-
     from cmb_models.registry.signing import KEY_VARIABLE, KEYS_DIR, new_keys
 
     private_file, public_file = new_keys(folder)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{private_file}: the private key, for its owner alone. Keep a copy offline: whoever has it signs as this site.")
-    console.print(
-        f"{public_file}: the public key. Once it is committed, releases without a valid signature are refused:", markup=False
-    )
+    out = console()
+    out.print(f"{private_file}: the private key, for its owner alone. Keep a copy offline: whoever has it signs as this site.")
+    out.print(f"{public_file}: the public key. Once it is committed, releases without a valid signature are refused:", markup=False)
     place = f"{KEYS_DIR}/{public_file.name}"
     copy = "" if public_file.resolve() == Path(place).resolve() else f"mkdir -p {KEYS_DIR} && cp {public_file} {place} && "
-    console.print(f"  {copy}git add {place} && git commit -m 'Releases are signed'", markup=False)
+    out.print(f"  {copy}git add {place} && git commit -m 'Releases are signed'", markup=False)
     if copy:
-        console.print(f"  export {KEY_VARIABLE}={private_file.resolve()}   # where `cmb register` is run", markup=False)
+        out.print(f"  export {KEY_VARIABLE}={private_file.resolve()}   # where `cmb register` is run", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:

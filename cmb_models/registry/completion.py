@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,7 +19,7 @@ from cmb_models.bundle import (
 )
 from cmb_models.card import model_card
 from cmb_models.config import PipelineConfig
-from cmb_models.evaluation.rows import DETECTIONS, LESIONS, SCANS
+from cmb_models.evaluation.rows import DETECTIONS, LESIONS, SCANS, read_table
 from cmb_models.files import read_json, write_json, write_text
 from cmb_models.registry.workspace import BUNDLE_DIR, EVALUATE_DIR, git_lines, is_tracked
 
@@ -66,16 +65,13 @@ def _metadata(workspace: Path, exported: dict, lineage: dict, metrics: dict[str,
 
 def _mistakes(workspace: Path) -> dict[str, dict[str, int]]:
     """Of the locked evaluation: what the false positives lie on, as the annotations name it, and why microbleeds were missed."""
-    false = [r["label"] or "nothing marked" for r in _rows(workspace / EVALUATE_DIR / DETECTIONS) if r["at_threshold"] == FALSE]
-    missed = [r["rejected"] for r in _rows(workspace / EVALUATE_DIR / LESIONS) if r["label"] == "cmb" and r["hit"] != "1"]
+    folder = workspace / EVALUATE_DIR
+    detections, lesions = (read_table(folder / name) for name in (DETECTIONS, LESIONS))
+    false = [r["label"] or "nothing marked" for r in detections if r["at_threshold"] == FALSE]
+    missed = [r["rejected"] for r in lesions if r["label"] == "cmb" and r["hit"] != "1"]
     return {"false_positives": dict(Counter(false).most_common()), "missed": dict(Counter(missed).most_common())}
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _diameters_mm(file: Path) -> list[float]:
     """Of the microbleeds marked, as evaluation/rows.py saved them; [] without the file."""
-    return [float(row["diameter_mm"]) for row in _rows(file) if row["label"] == "cmb"] if file.is_file() else []
+    return [float(row["diameter_mm"]) for row in read_table(file) if row["label"] == "cmb"] if file.is_file() else []

@@ -79,8 +79,9 @@ def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = F
             raise InputError("registry", f"aliases as {AUDIT_FILE} ends", moved, "then promote again")
         params = _params(registry)
         _require_other_approver(registry, release, params)
-        require_lineage(registry.workspace, registry.fetch(release).bundle_dir, release.tags)
-        report = _gate(registry, release, before, params)
+        bundle = registry.fetch(release).bundle_dir
+        require_lineage(registry.workspace, bundle, release.tags)
+        report = _gate(registry, bundle, before, params)
         forced = force and not report.passed
         if not (report.passed or forced):
             return Move(release.number, before, False, report.checks)
@@ -99,7 +100,7 @@ def challenge(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
             return Move(release.number, before, moved=False)
         if release.number == logged.aliases.get(PRODUCTION):
             raise InputError(f"release {release.number}", "a release that is not production", "production", "choose another")
-        report = _gate(registry, release, logged.aliases.get(PRODUCTION), _params(registry))
+        report = _gate(registry, registry.fetch(release).bundle_dir, logged.aliases.get(PRODUCTION), _params(registry))
         notes = _move(registry, "challenge", release, logged, {**logged.aliases, CHALLENGER: release.number}, reason, report)
         return Move(release.number, before, True, report.checks, notes=notes)
 
@@ -189,11 +190,11 @@ def _mail(user: str) -> str:
     return user.rpartition("<")[2].strip("> ").lower()
 
 
-def _gate(registry: Registry, release: Release, production: int | None, params: Params) -> GateReport:
+def _gate(registry: Registry, bundle: Path, production: int | None, params: Params) -> GateReport:
     from cmb_models.registry.gate import check_gate
 
     against = registry.fetch(registry.resolve(PRODUCTION)).bundle_dir if production else None
-    return check_gate(registry.fetch(release).bundle_dir, params.gate, against)
+    return check_gate(bundle, params.gate, against)
 
 
 def _move(
