@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from cmb_models.config import PipelineConfig, explain
@@ -19,6 +17,7 @@ from cmb_models.detect.detector import Network, detect
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.inference.cpu import open_onnx
 from cmb_models.volume import Volume
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
@@ -99,21 +98,10 @@ def config_sha256(config: PipelineConfig) -> str:
 
 
 def open_networks(bundle: Bundle, threads: int = 0) -> tuple[Network, Network]:
-    """Both networks as ONNX Runtime sessions on the CPU; threads 0 lets it use all cores."""
+    """Both networks, ready to run on the CPU; threads 0 lets them use all cores."""
     unet = open_onnx(bundle.path / UNET_FILE, UNET_INPUT, UNET_OUTPUT, threads)
     cnn = open_onnx(bundle.path / CNN_FILE, CNN_INPUT, CNN_OUTPUT, threads)
     return unet, cnn
-
-
-def open_onnx(file: Path, input_name: str, output_name: str, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """One ONNX file as a callable from its input array to its output array."""
-    import onnxruntime as ort  # imported here: a client that only sends scans does not install it
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda array: session.run([output_name], {input_name: array})[0]
 
 
 class BundleDetector:

@@ -23,12 +23,12 @@ from cmb_models.bundle import (
     UNET_FILE,
     UNET_INPUT,
     UNET_OUTPUT,
-    open_onnx,
     write_manifest,
 )
 from cmb_models.config import PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.files import write_json, write_text
+from cmb_models.inference.cpu import open_onnx
 from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume, index_from_world
 

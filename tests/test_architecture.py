@@ -22,7 +22,7 @@ LAYERS = (
     ),
     ("cmb_models/settings.py", "cmb_models/release_settings.py", "cmb_models/config.py"),
     ("cmb_models/io", "cmb_models/detect", "cmb_models/evaluation"),
-    ("cmb_models/phantom",),
+    ("cmb_models/phantom", "cmb_models/inference"),
     ("cmb_models/networks", "cmb_models/bundle.py", "cmb_models/card.py"),
     ("cmb_models/training",),
     ("cmb_models/report",),

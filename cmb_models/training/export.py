@@ -19,10 +19,11 @@ from cmb_models.detect.detector import detect
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json, write_text
+from cmb_models.inference.cpu import SPOTS, open_onnx
 from cmb_models.io.nifti import write_volume
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
-from cmb_models.networks.unet import Heatmap
+from cmb_models.networks.unet import Heatmap, for_export
 from cmb_models.phantom import golden_scan
 from cmb_models.training.metadata import metadata
 
@@ -35,7 +36,7 @@ def write_bundle(
     inputs: the files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
     Raises InputError when parity exceeds settings.parity_tolerance: such networks would not answer as they were evaluated.
     """
-    _export_onnx(unet, cnn, config, folder)
+    export_networks(unet, cnn, config, folder)
     write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
     parity = _golden(folder, unet, cnn, config, settings)
     about, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
@@ -46,13 +47,15 @@ def write_bundle(
     return parity
 
 
-def _export_onnx(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder: Path) -> None:
+def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder: Path) -> None:
+    """Write both networks as ONNX files into a folder, for any number of candidates and any volume of multiple_vox."""
     multiple = config.preprocess.multiple_vox
     image = torch.randn(1, 1, *(4 * m for m in multiple))
     extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
     patches = torch.randn(3, config.patch_channels, *config.patch_vox)
     count = {0: torch.export.Dim("candidates", min=1, max=4096)}
-    _to_onnx(Heatmap(unet), image, extents, (bundle.UNET_INPUT, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
+    _to_onnx(Heatmap(for_export(unet)), image, extents, (bundle.UNET_INPUT, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
+    _name_spots(folder / bundle.UNET_FILE)
     _to_onnx(Score(cnn), patches, count, (bundle.CNN_INPUT, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
 
 
@@ -83,6 +86,18 @@ def _drop_traces(path: Path) -> None:
     onnx.save(model, path)
 
 
+def _name_spots(path: Path) -> None:
+    """Name the tensor that the fixed filters end in, the first convolution's input: inference/cpu.py begins there."""
+    model = onnx.load(path)
+    unnamed = next(node.input[0] for node in model.graph.node if node.op_type == "Conv")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [SPOTS if name == unnamed else name for name in names]
+    for value in model.graph.value_info:
+        value.name = SPOTS if value.name == unnamed else value.name
+    onnx.save(model, path)
+
+
 def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export) -> dict[str, float]:
     """Write the known-answer scan with the exported networks' answer, and compare these networks with torch on it."""
     scan, phase, _ = golden_scan(settings.golden_seed)
@@ -91,8 +106,8 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
         write_volume(folder / bundle.GOLDEN_PHASE, phase)
     else:
         phase = None
-    onnx_unet = bundle.open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
-    onnx_cnn = bundle.open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
+    onnx_unet = open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
+    onnx_cnn = open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
     answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan", phase)
     rows = [[*d.world_mm, d.score] for d in answer.candidates]
     write_json(folder / bundle.GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_models.networks.spots import ACROSS, IN_PLANE, OBLIQUE, DarkSpots
+from cmb_models.detect import spots as filters
+from cmb_models.detect.spots import ACROSS, IN_PLANE, OBLIQUE, dark_spots
+from cmb_models.networks.spots import DarkSpots
 
 SHAPE = (40, 40, 24)
 MIDDLE = (20, 20, 12)
@@ -57,3 +59,20 @@ def test_places_move_with_the_image():
     piece = DarkSpots()(image[:, :, 3:, 2:, 1:])
     inner = (slice(None), slice(None), slice(12, -12), slice(12, -12), slice(8, -8))
     assert torch.equal(whole[:, :, 3:, 2:, 1:][inner], piece[inner])
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 24), (5, 7, 3), (1, 1, 1), (33, 8, 50)], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numpy_and_torch_agree_to_the_last_bit(shape, threads):
+    image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    before = image.copy()
+    expected = DarkSpots()(torch.from_numpy(image)[None, None])[0].numpy()
+    np.testing.assert_array_equal(dark_spots(image, threads), expected)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_slabs_do_not_show(monkeypatch):
+    image = np.random.default_rng(1).standard_normal((37, 12, 9), dtype=np.float32)
+    whole = dark_spots(image)
+    monkeypatch.setattr(filters, "SLAB_VOXELS", 1)  # four planes at a time
+    np.testing.assert_array_equal(dark_spots(image), whole)

@@ -1,4 +1,4 @@
-"""A Triton backend named `onnxruntime` for where the real one is missing: opens model.onnx with the onnxruntime wheel, on the CPU.
+"""A Triton backend named `onnxruntime` for where the real one is missing: runs model.onnx on the CPU by cmb_models.inference.
 
 The model repository stays the same on a machine with the real backend. Written for this project's models: one input, one output.
 """
@@ -7,20 +7,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb
+
+from cmb_models.inference.cpu import open_onnx
 
 
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         self.input, self.output = config["input"][0]["name"], config["output"][0]["name"]
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Between scans the threads sleep: spinning would take the cores from the Python steps.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         file = Path(args["model_repository"]) / args["model_version"] / (config.get("default_model_filename") or "model.onnx")
-        self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.network = open_onnx(file, self.input, self.output)
 
     def execute(self, requests):
         return [self.run(request) for request in requests]
@@ -28,7 +25,7 @@ class TritonPythonModel:
     def run(self, request):
         array = pb.get_input_tensor_by_name(request, self.input).as_numpy()
         try:
-            result = self.session.run([self.output], {self.input: array})[0]
+            result = self.network(array)
         except Exception as error:  # one bad request must not fail the others
             return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INTERNAL))
         return pb.InferenceResponse([pb.Tensor(self.output, np.ascontiguousarray(result))])

@@ -1,0 +1,1 @@
+"""A release's ONNX files as callables from array to array."""
