@@ -8,6 +8,8 @@ from scipy.spatial import cKDTree
 from cmb_models.config import Candidates
 
 FIRST_LOOK = 20_000  # voxels; some hundred blobs of a few dozen voxels each
+AT_ONCE = 512  # points whose neighbours are looked up together; all of a plateau's would not fit in memory
+NEIGHBOURS = np.asarray(sorted((np.asarray(s) - 1 for s in np.ndindex(3, 3, 3)), key=lambda step: (abs(step).sum(), *step)))[1:]
 
 
 def find_candidates(
@@ -46,11 +48,13 @@ def _peaks(
 
 def _is_peak(heatmap: np.ndarray, index: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Which of `index` (N, 3) are no lower than all their 26 neighbours."""
-    peak = np.ones(len(index), dtype=bool)
+    left = np.arange(len(index))  # of a blob's voxels few outlast the first neighbours, which are the nearest
     last = np.asarray(heatmap.shape) - 1
-    for step in np.ndindex(3, 3, 3):
-        neighbour = np.clip(index + np.asarray(step) - 1, 0, last)
-        peak &= score >= heatmap[tuple(neighbour.T)]
+    for step in NEIGHBOURS:
+        neighbour = np.clip(index[left] + step, 0, last)
+        left = left[score[left] >= heatmap[tuple(neighbour.T)]]
+    peak = np.zeros(len(index), dtype=bool)
+    peak[left] = True
     return peak
 
 
@@ -60,11 +64,13 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
         return np.zeros(0, dtype=np.int64)
     tree = cKDTree(points_mm)
     free = np.ones(len(points_mm), dtype=bool)
-    chosen = []
-    for n in range(len(points_mm)):
-        if free[n]:
-            chosen.append(n)
-            if len(chosen) == most:
-                break
-            free[tree.query_ball_point(points_mm[n], min_distance_mm)] = False
+    chosen: list[int] = []
+    for start in range(0, len(points_mm), AT_ONCE):
+        asked = start + np.flatnonzero(free[start : start + AT_ONCE])
+        for n, near in zip(asked, tree.query_ball_point(points_mm[asked], min_distance_mm), strict=True):
+            if free[n]:
+                chosen.append(n)
+                if len(chosen) == most:
+                    return np.asarray(chosen, dtype=np.int64)
+                free[near] = False
     return np.asarray(chosen, dtype=np.int64)

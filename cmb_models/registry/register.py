@@ -38,7 +38,7 @@ from cmb_models.registry.workspace import (
     user_name,
 )
 
-REQUIREMENTS = ("mlflow", "numpy", "scipy", "nibabel", "onnxruntime", "pandas", "pydantic", "pyyaml")  # what pyfunc_model.py needs
+REQUIREMENTS = ("mlflow", "numpy", "scipy", "nibabel", "openvino", "pandas", "pydantic", "pyyaml")  # what pyfunc_model.py needs
 TAGS_FROM_METRICS = ("sensitivity", "fp_per_scan")
 DATASET_ROLES = {"training": "training_scans", "locked test": "locked_scans"}  # shown by MLflow; where lineage.json has them
 

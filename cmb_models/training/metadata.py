@@ -17,7 +17,7 @@ from cmb_models.evaluation.leaks import file_hashes
 
 NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, and no substitute for a reader."
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-PACKAGES = ("onnxruntime", "scipy", "nibabel", "pydantic")  # what runs a bundle, beside numpy
+PACKAGES = ("openvino", "scipy", "nibabel", "pydantic")  # what runs a bundle, beside numpy
 
 
 def metadata(config: PipelineConfig, parity: dict[str, float], index: dict, split: dict) -> dict[str, Any]:
