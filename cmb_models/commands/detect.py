@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.client.outputs import ScanResult
+    from cmb_models.client.shadow import Answered
     from cmb_models.detection import Answer
     from cmb_models.volume import Volume
 
@@ -53,6 +54,9 @@ def detect(
         typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi beside NAME_swi, where it is used)."),
     ] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="A picture of each scan with its findings.")] = True,
+    shadow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Then ask the server's challenger too; append what differs to FILE.")
+    ] = None,
 ) -> None:
     """Find microbleeds in scans.
 
@@ -69,6 +73,8 @@ def detect(
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
+    if shadow and bundle:
+        raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     detector, source = open_detector(server, bundle)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
@@ -78,6 +84,11 @@ def detect(
     show(Console(), results, source)
     written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each answered scan" if figures else "")
     Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
+    if shadow:
+        from cmb_models.commands.shadow import shadow_scans
+
+        again = [lambda r=r: asked_again(r, phases.get(Path(r.file))) for r in results if r.answer]
+        shadow_scans(again, server or started_server(), shadow)
     if any(r.answer is None for r in results):
         raise typer.Exit(1)
 
@@ -177,6 +188,20 @@ def answer_scan(
 
         scan_figure(volume, result.answer, figures / f"{result.scan}.png", result.scan, threshold)
     return result
+
+
+def asked_again(result: ScanResult, phase: Path | None) -> Answered:
+    """An answered scan, read anew for the challenger, with its phase image where there is one."""
+    from cmb_models.client.shadow import Answered
+    from cmb_models.io.nifti import read_volume
+    from cmb_models.io.site import read_phase
+
+    path = Path(result.file)
+    try:
+        image = read_phase(path, phase)
+    except InputError:  # the challenger tells, if it needs one
+        image = None
+    return Answered(result.scan, read_volume(path), result.answer, image)
 
 
 def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: Console) -> list[ScanResult]:
