@@ -175,6 +175,7 @@ def answer_scan(
     phase: its phase image's file, None for the one beside it; neither is opened unless the release uses phase.
     """
     from cmb_models.client.outputs import ScanResult
+    from cmb_models.client.scan_id import scan_sha256
     from cmb_models.io.nifti import read_volume, scan_name
     from cmb_models.io.site import read_phase
 
@@ -182,7 +183,7 @@ def answer_scan(
     if phase and not uses_phase:
         log.warning("%s: the release does not use phase, %s is left aside", path, phase)
     answer = detector.answer(volume, str(path), read_phase(path, phase) if uses_phase else None)
-    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold)
+    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
     if figures:
         from cmb_models.client.figures import scan_figure
 
