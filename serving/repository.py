@@ -22,6 +22,8 @@ from serving.model_repository.step import (
     RELEASE_FILE,
     RENAMED,
     ROLE_INPUTS,
+    TRACE,
+    TRACE_FOUND,
     flow,
     model_of,
     role_input,
@@ -54,7 +56,7 @@ def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
                 "backend": "onnxruntime" if step in ONNX_FILES else "python",
                 "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
                 "version_policy": {"specific": {"versions": list(settings if shared else own)}},
-                "input": [_tensor(t, renamed, _common_patch(own.values())) for t in inputs] + _role_inputs(step),
+                "input": [_input(t, renamed, _common_patch(own.values())) for t in inputs] + _role_inputs(step),
                 "output": [_tensor(t, renamed, _common_patch(own.values())) for t in outputs],
                 "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
             }
@@ -96,6 +98,11 @@ def _role_inputs(step: str) -> list[dict]:
 def _tensor(tensor: Tensor, own: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
     shape = (*tensor.shape[:2], *patch_vox) if tensor.name == PATCHES.name and patch_vox else tensor.shape
     return {"name": (own or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
+
+
+def _input(tensor: Tensor, own: dict[str, str], patch_vox: Sequence[int]) -> dict:
+    """The same of a step's input. Ensembles of releases that were deployed before there were traces lead none to it, and go on."""
+    return _tensor(tensor, own, patch_vox) | ({"optional": True} if tensor in (TRACE, TRACE_FOUND) else {})
 
 
 def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:

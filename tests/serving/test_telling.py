@@ -15,10 +15,11 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import load_bundle, verify_manifest
+from cmb_models.bundle import CNN_FILE, load_bundle, verify_manifest, write_manifest
 from cmb_models.client.contract import CHALLENGER, DETECTOR, OUTPUTS
 from cmb_models.client.grpc_client import Client
 from cmb_models.client.lines import read_lines
@@ -164,6 +165,38 @@ def test_two_releases_at_once_are_counted_apart_and_the_log_survives_a_switch(si
     counted = site.metrics()
     assert counted['cmb_requests_total{outcome="ok",release="2",role="production"}'] == 1
     assert counted['cmb_requests_total{outcome="ok",release="1",role="challenger"}'] >= 1
+
+
+def test_a_release_that_fails_on_its_golden_scan_is_told_of_too(site, tmp_path):
+    """Stage 2 gives NaN: found in the last step, by an exception whose words stay out of the log."""
+    broken = make_bundle(tmp_path / "broken")
+    network = onnx.load(broken / CNN_FILE)
+    (bias,) = (w for w in network.graph.initializer if w.name == "b")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([np.nan]), "b"))
+    onnx.save(network, broken / CNN_FILE)
+    write_manifest(broken)
+    before = site.metrics()
+    with pytest.raises(RuntimeError, match="stage 2's scores: expected finite values"):
+        deploy_bundle(broken, 7, site.repository, site.server.grpc_url)
+    last = site.lines()[-1]
+    assert (last["role"], last["release"], last["outcome"], last["cause"]) == ("probe", 7, "failed", "FloatingPointError")
+    assert list(last["seconds"]) == ["prepare", "unet", "candidates", "cnn", "decide"]
+    more = site.metrics() - before
+    assert not {name for name in more if 'role="production"' in name}
+
+
+def test_an_ensemble_from_before_there_were_traces_still_loads(site):
+    """A server whose release was deployed by older software goes on with it while the next one is deployed."""
+    release = Client(site.server.grpc_url).serving().release
+    config = ensemble_config("cmb_before", release, load_bundle(site.bundle))
+    for step in config["ensemble_scheduling"]["step"]:
+        for mapping in ("input_map", "output_map"):
+            step[mapping] = {own: name for own, name in step[mapping].items() if name not in ("trace", "trace_found")}
+    (site.repository / "cmb_before" / str(release)).mkdir(parents=True)
+    admin = grpc.InferenceServerClient(site.server.grpc_url)
+    admin.load_model("cmb_before", config=json.dumps(config))
+    assert admin.is_model_ready("cmb_before")
+    admin.unload_model("cmb_before")
 
 
 def test_an_unwritable_log_costs_no_answer_and_is_told_once(site):
