@@ -73,9 +73,7 @@ def detect(
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
-    if shadow and bundle:
-        raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
-    detector, source = open_detector(server, bundle)
+    detector, source = open_detector(server, bundle, shadow)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
     results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), errors)
@@ -85,10 +83,7 @@ def detect(
     written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each answered scan" if figures else "")
     Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
     if shadow:
-        from cmb_models.commands.shadow import shadow_scans
-
-        again = [lambda r=r: asked_again(r, phases.get(Path(r.file))) for r in results if r.answer]
-        shadow_scans(again, server or started_server(), shadow)
+        mirror(results, phases, server or started_server(), shadow)
     if any(r.answer is None for r in results):
         raise typer.Exit(1)
 
@@ -131,8 +126,10 @@ def check_plotting(figures: bool) -> None:
         raise InputError("figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures")
 
 
-def open_detector(server: str | None, bundle: Path | None) -> tuple[Detector, str]:
+def open_detector(server: str | None, bundle: Path | None, shadow: Path | None = None) -> tuple[Detector, str]:
     """The callable that answers a scan, and where it runs in words. Raises InputError unless one place is clear."""
+    if shadow and bundle:
+        raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("cmb detect", "either --server or --bundle", "both", "drop one")
     if bundle:
@@ -189,6 +186,14 @@ def answer_scan(
 
         scan_figure(volume, result.answer, figures / f"{result.scan}.png", result.scan, threshold)
     return result
+
+
+def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, shadow: Path) -> None:
+    """Send the scans that were answered to the server's challenger too; the answers stand whatever comes of it."""
+    from cmb_models.commands.shadow import shadow_scans
+
+    answered = [r for r in results if r.answer]
+    shadow_scans([lambda r=r: asked_again(r, phases.get(Path(r.file))) for r in answered], url, shadow)
 
 
 def asked_again(result: ScanResult, phase: Path | None) -> Answered:
