@@ -12,10 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.bundle import CNN_FILE, PIPELINE_FILE, UNET_FILE, Bundle
-from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
+from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, DETECTOR, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
 from cmb_models.config import PipelineConfig
 from cmb_models.files import read_json, replacing_folder, write_json, write_text
-from serving.model_repository.step import MODELS, PATCHES, RELEASE_FILE, RENAMED, flow, model_of
+from serving.model_repository.step import (
+    MODELS,
+    PATCHES,
+    PROBE_INPUT,
+    RELEASE_FILE,
+    RENAMED,
+    ROLE_INPUTS,
+    TRACE,
+    TRACE_FOUND,
+    flow,
+    model_of,
+    role_input,
+)
 
 PROBE = "cmb_probe"  # the same ensemble, pinned to a release that is tried out before the detector is switched to it
 ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
@@ -44,7 +56,7 @@ def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
                 "backend": "onnxruntime" if step in ONNX_FILES else "python",
                 "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
                 "version_policy": {"specific": {"versions": list(settings if shared else own)}},
-                "input": [_tensor(t, renamed, _common_patch(own.values())) for t in inputs],
+                "input": [_input(t, renamed, _common_patch(own.values())) for t in inputs] + _role_inputs(step),
                 "output": [_tensor(t, renamed, _common_patch(own.values())) for t in outputs],
                 "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
             }
@@ -64,6 +76,8 @@ def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
                 "output_map": {own.get(t.name, t.name): t.name for t in outputs},
             }
         )
+    if role := role_input(name):
+        steps[0]["input_map"][role.name] = AFFINE.name
     return {
         "name": name,
         "platform": "ensemble",
@@ -76,9 +90,19 @@ def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
     }
 
 
+def _role_inputs(step: str) -> list[dict]:
+    """What the first step may be given besides, by which it knows the ensemble that calls."""
+    return [_tensor(t) | {"optional": True} for t in (*ROLE_INPUTS.values(), PROBE_INPUT)] if step == PREPARE else []
+
+
 def _tensor(tensor: Tensor, own: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
     shape = (*tensor.shape[:2], *patch_vox) if tensor.name == PATCHES.name and patch_vox else tensor.shape
     return {"name": (own or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
+
+
+def _input(tensor: Tensor, own: dict[str, str], patch_vox: Sequence[int]) -> dict:
+    """The same of a step's input. Ensembles of releases that were deployed before there were traces lead none to it, and go on."""
+    return _tensor(tensor, own, patch_vox) | ({"optional": True} if tensor in (TRACE, TRACE_FOUND) else {})
 
 
 def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:
@@ -96,7 +120,8 @@ def write_release(repository: Path, bundle: Bundle, release: int) -> None:
     for step in PYTHON_STEPS:
         with replacing_folder(folders[step]) as folder:
             shutil.copyfile(SOURCES / step / "model.py", folder / "model.py")
-            shutil.copyfile(SOURCES / "step.py", folder / "step.py")
+            for shared in SOURCES.glob("*.py"):
+                shutil.copyfile(shared, folder / shared.name)
             shutil.copyfile(bundle.path / PIPELINE_FILE, folder / PIPELINE_FILE)
             write_json(folder / RELEASE_FILE, identity)
             # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.

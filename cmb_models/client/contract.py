@@ -12,6 +12,7 @@ import numpy as np
 from cmb_models.detection import Answer, Detection
 
 DETECTOR = "cmb_detector"
+CHALLENGER = "cmb_challenger"  # the same of the release that runs in its shadow
 PREPARE, UNET, CANDIDATES, CNN, DECIDE = "cmb_prepare", "cmb_unet", "cmb_candidates", "cmb_cnn", "cmb_decide"
 STEPS = (PREPARE, UNET, CANDIDATES, CNN, DECIDE)
 

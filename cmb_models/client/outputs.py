@@ -13,7 +13,7 @@ from cmb_models.files import replacing, write_json
 
 CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
 RESEARCH_USE = "research software, not a medical device"
-COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release")
+COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class ScanResult:
     """What became of one scan: an answer, or the reason why there is none.
 
     scan: the name results go by. file: as it was given. threshold: on the score, in [0, 1]; None is the release's own.
+    input_sha256: of the scan's content, as a server logs it (scan_id.py).
     """
 
     scan: str
@@ -28,6 +29,7 @@ class ScanResult:
     answer: Answer | None = None
     error: str = ""
     threshold: float | None = None
+    input_sha256: str = ""
 
     @property
     def threshold_used(self) -> float:
@@ -46,13 +48,14 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for result in results:
-            writer.writerows(_csv_row(result.scan, d, result.answer.release) for d in result.detections)
+            writer.writerows(_csv_row(result.scan, d, result.answer) for d in result.detections)
 
 
-def _csv_row(scan: str, d: Detection, release: int) -> list:
+def _csv_row(scan: str, d: Detection, answer: Answer) -> list:
     """Micrometres and millionths: finer than any scanner and any score that matters. The JSON has every digit."""
     millimetres = [f"{v:.3f}" for v in d.world_mm]
-    return [scan, *millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}", release]
+    numbers = [*millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
+    return [scan, *numbers, answer.release, answer.manifest_sha256]
 
 
 def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
@@ -73,6 +76,7 @@ def _scan_entry(result: ScanResult) -> dict:
     return {
         "scan": result.scan,
         "file": result.file,
+        "input_sha256": result.input_sha256,
         "release": answer.release,
         "manifest_sha256": answer.manifest_sha256,
         "threshold": result.threshold_used,

@@ -7,7 +7,7 @@ import typer
 
 def add_to(app: typer.Typer) -> None:
     """Register every command of the library on the Typer application."""
-    from cmb_models.commands import compare, detect, keys, lineage, phantom, registry
+    from cmb_models.commands import compare, detect, keys, lineage, phantom, registry, shadow
 
     detect.add_to(app)
     phantom.add_to(app)
@@ -15,3 +15,4 @@ def add_to(app: typer.Typer) -> None:
     compare.add_to(app)
     keys.add_to(app)
     lineage.add_to(app)
+    shadow.add_to(app)

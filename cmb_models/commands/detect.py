@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.client.outputs import ScanResult
+    from cmb_models.client.shadow import Answered
     from cmb_models.detection import Answer
     from cmb_models.volume import Volume
 
@@ -53,6 +54,9 @@ def detect(
         typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi beside NAME_swi, where it is used)."),
     ] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="A picture of each scan with its findings.")] = True,
+    shadow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Then ask the server's challenger too; append what differs to FILE.")
+    ] = None,
 ) -> None:
     """Find microbleeds in scans.
 
@@ -69,7 +73,7 @@ def detect(
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
-    detector, source = open_detector(server, bundle)
+    detector, source = open_detector(server, bundle, shadow)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
     results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), errors)
@@ -78,6 +82,8 @@ def detect(
     show(Console(), results, source)
     written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each answered scan" if figures else "")
     Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
+    if shadow:
+        mirror(results, phases, server or started_server(), shadow)
     if any(r.answer is None for r in results):
         raise typer.Exit(1)
 
@@ -120,8 +126,10 @@ def check_plotting(figures: bool) -> None:
         raise InputError("figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures")
 
 
-def open_detector(server: str | None, bundle: Path | None) -> tuple[Detector, str]:
+def open_detector(server: str | None, bundle: Path | None, shadow: Path | None = None) -> tuple[Detector, str]:
     """The callable that answers a scan, and where it runs in words. Raises InputError unless one place is clear."""
+    if shadow and bundle:
+        raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("cmb detect", "either --server or --bundle", "both", "drop one")
     if bundle:
@@ -164,6 +172,7 @@ def answer_scan(
     phase: its phase image's file, None for the one beside it; neither is opened unless the release uses phase.
     """
     from cmb_models.client.outputs import ScanResult
+    from cmb_models.client.scan_id import scan_sha256
     from cmb_models.io.nifti import read_volume, scan_name
     from cmb_models.io.site import read_phase
 
@@ -171,12 +180,34 @@ def answer_scan(
     if phase and not uses_phase:
         log.warning("%s: the release does not use phase, %s is left aside", path, phase)
     answer = detector.answer(volume, str(path), read_phase(path, phase) if uses_phase else None)
-    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold)
+    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
     if figures:
         from cmb_models.client.figures import scan_figure
 
         scan_figure(volume, result.answer, figures / f"{result.scan}.png", result.scan, threshold)
     return result
+
+
+def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, shadow: Path) -> None:
+    """Send the scans that were answered to the server's challenger too; the answers stand whatever comes of it."""
+    from cmb_models.commands.shadow import shadow_scans
+
+    answered = [r for r in results if r.answer]
+    shadow_scans([lambda r=r: asked_again(r, phases.get(Path(r.file))) for r in answered], url, shadow)
+
+
+def asked_again(result: ScanResult, phase: Path | None) -> Answered:
+    """An answered scan, read anew for the challenger, with its phase image where there is one."""
+    from cmb_models.client.shadow import Answered
+    from cmb_models.io.nifti import read_volume
+    from cmb_models.io.site import read_phase
+
+    path = Path(result.file)
+    try:
+        image = read_phase(path, phase)
+    except InputError:  # the challenger tells, if it needs one
+        image = None
+    return Answered(result.scan, read_volume(path), result.answer, image)
 
 
 def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: Console) -> list[ScanResult]:

@@ -15,7 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
-from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
+from cmb_models.client.contract import (
+    AFFINE,
+    CANDIDATES,
+    CHALLENGER,
+    CNN,
+    DECIDE,
+    DETECTOR,
+    OUTPUTS,
+    PREPARE,
+    STEPS,
+    UNET,
+    Tensor,
+    inputs_of,
+)
 from cmb_models.config import PipelineConfig
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
@@ -35,6 +48,13 @@ FOUND_MM = Tensor("found_centre_mm", np.float64, (-1, 3))
 FOUND_DIAMETER = Tensor("found_diameter_mm", np.float32, (-1,))
 FOUND_SCORE = Tensor("found_score", np.float32, (-1,))
 FOUND = (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)
+TRACE = Tensor("trace", np.object_, (1,))  # request_trace.py, after the first step
+TRACE_FOUND = Tensor("trace_found", np.object_, (1,))  # the same after the candidates
+
+# A step does not know which ensemble calls it, and what a client says of itself is no proof. So an ensemble other than production's
+# leads the affine to one more, optional input of the first step, whose name tells.
+ROLE_INPUTS = {CHALLENGER: Tensor("as_challenger", AFFINE.dtype, AFFINE.shape)}
+PROBE_INPUT = Tensor("as_probe", AFFINE.dtype, AFFINE.shape)  # of all ensembles but production's and the challenger's
 
 RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: the step's own name}
 
@@ -45,15 +65,20 @@ def flow(uses_phase: bool) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, 
     return {
         PREPARE: (inputs_of(uses_phase), prepared(uses_phase)),
         UNET: ((IMAGE,), (HEATMAP,)),
-        CANDIDATES: ((HEATMAP, *prepared(uses_phase)), (patches, *FOUND)),
+        CANDIDATES: ((HEATMAP, *prepared(uses_phase)), (patches, *FOUND, TRACE_FOUND)),
         CNN: ((patches,), (CNN_SCORE,)),
-        DECIDE: ((*FOUND, CNN_SCORE, AFFINE), OUTPUTS),
+        DECIDE: ((*FOUND, TRACE_FOUND, CNN_SCORE, AFFINE), OUTPUTS),
     }
 
 
 def prepared(uses_phase: bool) -> tuple[Tensor, ...]:
     """What the first step gives of a scan."""
-    return (IMAGE, GRID_AFFINE, EXTENT, *((GRID_PHASE,) if uses_phase else ()))
+    return (IMAGE, GRID_AFFINE, EXTENT, TRACE, *((GRID_PHASE,) if uses_phase else ()))
+
+
+def role_input(ensemble: str) -> Tensor | None:
+    """The first step's input that tells which ensemble calls; None for production's, which has none."""
+    return None if ensemble == DETECTOR else ROLE_INPUTS.get(ensemble, PROBE_INPUT)
 
 
 def model_of(step: str, uses_phase: bool) -> str:

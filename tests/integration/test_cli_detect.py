@@ -10,10 +10,11 @@ import pytest
 
 from cmb_models import cli
 from cmb_models.client.outputs import COLUMNS
+from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detection import Answer, Detection
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
-from cmb_models.io.nifti import write_volume
+from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
 from tests.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
 
@@ -77,6 +78,9 @@ def test_bundle_to_table_json_and_pictures(work, cmb, bundle):
     assert sorted(p.name for p in (work / "results").iterdir()) == ["clean.png", "detections.csv", "detections.json", "spots.png"]
     table = rows(work / "results/detections.csv")
     assert tuple(table[0]) == COLUMNS and {r["scan"] for r in table} == {"spots"}
+    assert {s["scan"]: s["input_sha256"] for s in read_json(work / "results/detections.json")["scans"]} == {
+        name: scan_sha256(read_volume(work / file)) for name, file in (("spots", "spots.nii.gz"), ("clean", "clean.nii"))
+    }
     places = sorted(tuple(float(r[c]) for c in ("x_mm", "y_mm", "z_mm")) for r in table)
     np.testing.assert_allclose(places, sorted(BLOBS_MM), atol=1.5)
     summary = read_json(work / "results/detections.json")

@@ -1,7 +1,22 @@
 """Third step: the U-Net's heatmap to candidates and their patches. All of it is cmb_models.detect.detector.propose."""
 
 import numpy as np
-from step import EXTENT, FOUND, GRID_AFFINE, GRID_PHASE, HEATMAP, IMAGE, PATCHES, PATCHES_WITH_PHASE, read_pipeline, respond
+from request_trace import Trace
+from step import (
+    EXTENT,
+    FOUND,
+    GRID_AFFINE,
+    GRID_PHASE,
+    HEATMAP,
+    IMAGE,
+    PATCHES,
+    PATCHES_WITH_PHASE,
+    TRACE,
+    TRACE_FOUND,
+    read_pipeline,
+    respond,
+)
+from teller import Teller
 
 from cmb_models.detect.detector import propose
 from cmb_models.detect.preprocess import Prepared
@@ -10,14 +25,26 @@ from cmb_models.detect.preprocess import Prepared
 class TritonPythonModel:
     def initialize(self, args):
         self.config = read_pipeline(args)
+        self.teller = Teller(args)
+
+    def finalize(self):
+        self.teller.close()
 
     def execute(self, requests):
         patches = PATCHES_WITH_PHASE if self.config.preprocess.phase else PATCHES
-        return respond(requests, (patches, *FOUND), self.propose)
+        return respond(requests, (patches, *FOUND, TRACE_FOUND), self.propose)
 
     def propose(self, inputs):
         """Heatmap and image (1, 1, I, J, K), and phase (I, J, K) where it is used, to patches (max(N, 1), C, *patch_vox) and the N
-        candidates found."""
+        candidates found, with the request's trace."""
+        trace = Trace.unpacked(inputs[TRACE.name])
+        trace.passed("unet")
+        with self.teller.step(trace, "candidates"):
+            found = self.found(inputs)
+        return *found, trace.packed()
+
+    def found(self, inputs):
+        """The same without the trace."""
         extent = tuple(int(n) for n in inputs[EXTENT.name])
         prepared = Prepared(inputs[IMAGE.name][0, 0], inputs[GRID_AFFINE.name], extent, inputs.get(GRID_PHASE.name))
         found, patches = propose(inputs[HEATMAP.name][0, 0], prepared, self.config)

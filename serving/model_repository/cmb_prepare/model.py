@@ -1,9 +1,14 @@
 """First step: refuse what is no SWI scan, bring the rest to the working grid. All of it is cmb_models.detect.preprocess."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+from request_trace import Trace
 from step import prepared, read_pipeline, respond
+from teller import Teller
 
 from cmb_models.client.contract import AFFINE, PHASE, VOLUME
+from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -14,6 +19,12 @@ CASE = "scan"  # the server is told no file name; the client puts its own in
 class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
+        self.teller = Teller(args)
+        self.beside = ThreadPoolExecutor(1, "hash")  # a scan is hashed while it is prepared; both leave the interpreter's lock
+
+    def finalize(self):
+        self.beside.shutdown()
+        self.teller.close()
 
     def execute(self, requests):
         return respond(requests, prepared(self.settings.phase), self.prepare)
@@ -23,10 +34,24 @@ class TritonPythonModel:
 
         With phase (I, J, K), where the release uses it, also to the phase (I', J', K').
         """
+        trace = Trace.begin(inputs)
+        self.teller.started(trace)
+        with self.teller.step(trace, "prepare"):
+            image, affine, extent, *phase = self.prepared(trace, inputs)
+        return image, affine, extent, trace.packed(), *phase
+
+    def prepared(self, trace, inputs):
+        """The same without the trace, which learns of the scan."""
+        trace.shape = list(inputs[VOLUME.name].shape)
         try:
             volume, *phase = (Volume(inputs[t.name], inputs[AFFINE.name]) for t in (VOLUME, PHASE) if t.name in inputs)
         except ValueError as error:
             raise InputError(CASE, "a volume and its affine", str(error), "check the scan's header") from error
-        scan = prepare(volume, self.settings, CASE, *phase)
+        trace.spacing_mm = [round(s, 4) for s in volume.spacing_mm]
+        hashed = self.beside.submit(scan_sha256, volume)
+        try:
+            scan = prepare(volume, self.settings, CASE, *phase)
+        finally:
+            trace.input_sha256 = hashed.result()
         found = (scan.image[None, None], scan.affine, np.asarray(scan.shape))
         return found if scan.phase is None else (*found, scan.phase)

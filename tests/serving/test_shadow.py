@@ -1,0 +1,126 @@
+"""`cmb detect --shadow` and its report at a live server; the server is told to keep no request log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpc
+
+from cmb_models import cli
+from cmb_models.bundle import load_bundle
+from cmb_models.client.contract import CHALLENGER, DETECTOR
+from cmb_models.client.grpc_client import Client
+from cmb_models.client.lines import read_lines
+from cmb_models.client.scan_id import scan_sha256
+from cmb_models.client.shadow import ShadowedClient
+from cmb_models.io.nifti import read_volume, write_volume
+from serving.deploy import deploy_bundle
+from serving.repository import ensemble_config
+from serving.server import running_server
+from tests.bundles import head, make_bundle
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("shadow")
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    """Release 2 (threshold .99) answers, release 1 (.9: more findings) is its challenger."""
+    bundles = [make_bundle(folder / f"bundle-{t}", threshold=t) for t in (0.9, 0.99)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CMB_REQUEST_LOG", "")
+        with running_server(folder / "repository") as server:
+            for release, bundle in enumerate(bundles, start=1):
+                deploy_bundle(bundle, release, folder / "repository", server.grpc_url)
+            (folder / "repository" / CHALLENGER / "1").mkdir(parents=True)
+            set_challenger(server.grpc_url, bundles[0])
+            yield server.grpc_url
+
+
+def set_challenger(url: str, bundle: Path | None) -> None:
+    admin = grpc.InferenceServerClient(url)
+    if bundle is None:
+        admin.unload_model(CHALLENGER)
+    else:
+        admin.load_model(CHALLENGER, config=json.dumps(ensemble_config(CHALLENGER, 1, load_bundle(bundle))))
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n in range(2):
+        write_volume(tmp_path / f"scan-{n}.nii.gz", head(seed=n))
+    return tmp_path
+
+
+@pytest.fixture
+def cmb(monkeypatch, capsys):
+    """Run the command line; give its exit code and all that it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out + told.err
+
+    return run
+
+
+def test_detect_then_report(url, work, folder, cmb):
+    plain = ("detect", "scan-0.nii.gz", "scan-1.nii.gz", "--server", url, "--no-figures")
+    assert cmb(*plain, "--out", "plain")[0] == 0
+    code, told = cmb(*plain, "--out", "mirrored", "--shadow", "shadow.jsonl")
+    assert code == 0 and "challenger: 2 of 2 scans compared" in told
+    for name in ("detections.csv", "detections.json"):
+        assert (work / "plain" / name).read_bytes() == (work / "mirrored" / name).read_bytes()
+    first, second = read_lines(work / "shadow.jsonl")
+    answers = {model: Client(url, model=model).detect(head(seed=0), "scan") for model in (DETECTOR, CHALLENGER)}
+    counts = {model: len(answer.detections) for model, answer in answers.items()}
+    assert counts[DETECTOR] == 3 < counts[CHALLENGER]
+    assert (first["scan"], second["scan"]) == ("scan-0", "scan-1")
+    assert first["input_sha256"] == scan_sha256(read_volume(work / "scan-0.nii.gz"))
+    assert [first[side]["release"] for side in ("production", "challenger")] == [2, 1]
+    assert [len(first[k]) for k in ("both", "only_production", "only_challenger")] == [3, 0, counts[CHALLENGER] - 3]
+    assert all(a == b for place in first["both"] for a, b in [place["scores"]])  # the same networks
+    code, told = cmb("shadow", "report", "shadow.jsonl", "--html", "page.html")
+    assert code == 0 and "release 1 in the shadow of release 2: 2 scans" in told and "page written to page.html" in told
+    code, told = cmb("shadow", "report", "shadow.jsonl", "--json")
+    assert json.loads(told)["pairs"][0]["both"] == 6
+    assert not list(folder.rglob("requests.jsonl*"))
+
+
+def test_answers_stand_without_a_challenger(url, work, folder, cmb):
+    set_challenger(url, None)
+    try:
+        code, told = cmb("detect", "scan-0.nii.gz", "--server", url, "--no-figures", "--out", "o", "--shadow", "s.jsonl")
+    finally:
+        set_challenger(url, folder / "bundle-0.9")
+    assert code == 0 and "a server with a release deployed" in told and "challenger: 0 of 1 scan compared" in told
+    assert [e["outcome"] for e in read_lines(work / "s.jsonl")] == ["failed"]
+    assert "no scan has been compared" in cmb("shadow", "report", "s.jsonl")[1]
+
+
+def test_a_long_running_client(url, work):
+    with (
+        Client(url) as client,
+        Client(url, model=CHALLENGER) as challenger,
+        ShadowedClient(client.detect, challenger.detect, work / "s.jsonl") as both,
+    ):
+        assert [both.detect(head(seed=n), "scan").release for n in range(3)] == [2, 2, 2]
+        both.close(60)
+    entries = list(read_lines(work / "s.jsonl"))
+    assert [(e["outcome"], e["scan"], e["challenger"]["release"]) for e in entries] == [("compared", "", 1)] * 3
+
+
+def test_what_cannot_be_is_refused_in_words(work, cmb):
+    assert "--shadow" in cmb("detect", "scan-0.nii.gz", "--bundle", "b", "--out", "o", "--shadow", "s.jsonl")[1]
+    code, told = cmb("shadow", "report", "none.jsonl")
+    assert code == 2 and "none.jsonl: expected lines of `cmb detect --shadow`" in told
