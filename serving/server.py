@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -124,8 +125,7 @@ def _started(
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
         )
         pid = int(supervisor.stdout.readline())
-        grpc, http, metrics = (f"127.0.0.1:{p}" for p in ports)
-        server = Server(grpc, http, metrics, pid, log, spec["shm_prefix"], supervisor)
+        server = Server(*(f"127.0.0.1:{p}" for p in ports), pid, log, spec["shm_prefix"], supervisor)
         _wait_ready(server, token, start, ready_s)
         yield server
     finally:
@@ -158,7 +158,7 @@ def _copy_backends(facts: dict, target: Path) -> None:
 
 
 def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, int, int], token: str) -> list[str]:
-    grpc, http, metrics = ports
+    grpc, web, metrics = ports
     return [
         f"{facts['triton']}/bin/tritonserver",
         f"--id={token}",
@@ -172,7 +172,7 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         "--grpc-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
         f"--grpc-port={grpc}",
-        f"--http-port={http}",
+        f"--http-port={web}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
     ]
@@ -194,8 +194,8 @@ def _free_ports(grpc_port: int) -> tuple[int, int, int]:
         sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
         for s in sockets:
             s.bind(("127.0.0.1", 0))
-        grpc, http, metrics = (s.getsockname()[1] for s in sockets)
-    return grpc_port or grpc, http, metrics
+        grpc, web, metrics = (s.getsockname()[1] for s in sockets)
+    return grpc_port or grpc, web, metrics
 
 
 def _taken(port: int) -> bool:
@@ -205,15 +205,14 @@ def _taken(port: int) -> bool:
 
 
 def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> None:
-    """Return when this very server answers: another one may hold the port, so its id is compared."""
-    import tritonclient.grpc as grpc
-    from tritonclient.utils import InferenceServerException
+    """Return when this very server answers: another one may hold the port, so its id is compared.
 
+    Asked over HTTP, which is on loopback without TLS whatever gRPC is, and starts after it.
+    """
     deadline = time.monotonic() + ready_s
     while time.monotonic() < deadline and server.alive():
-        client = grpc.InferenceServerClient(server.grpc_url)
-        with contextlib.closing(client), contextlib.suppress(InferenceServerException):
-            if client.get_server_metadata(client_timeout=2).name == token and client.is_server_ready(client_timeout=2):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if json.loads(_http(server, "/v2"))["name"] == token and _http(server, "/v2/health/ready") == b"":
                 return
         time.sleep(0.1)
     with open(server.log, "rb") as stream:
@@ -223,3 +222,14 @@ def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> N
         raise PortTaken(text[-500:])
     state = f"was not ready after {ready_s:g} s" if server.alive() else "ended while starting"
     raise RuntimeError(f"the server {state}; the end of {server.log}:\n" + "\n".join(text.splitlines()[-15:]))
+
+
+def _http(server: Server, path: str) -> bytes:
+    """The body of a 200. Raises OSError otherwise."""
+    connection = http.client.HTTPConnection(server.http_url, timeout=2)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Connection": "close"})  # open connections stall Triton's shutdown
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ConnectionError(f"{path}: {response.status}")
+        return response.read()
