@@ -34,7 +34,7 @@ REFUSED = {
     "thin slab": (changed(lambda d: d[:, :, 12:20]), "80x80x16 mm"),
     "thick slices": (Volume(head().data, np.diag([1, 1, 6.5, 1])), "1.00x1.00x6.50 mm"),
     "micrometres": (Volume(head().data, np.diag([1000.0, 1000, 2000, 1])), "at most 6 mm"),
-    "metres": (Volume(head().data, np.diag([0.001, 0.001, 0.002, 1])), "field of view"),
+    "metres": (Volume(head().data, np.diag([0.001, 0.001, 0.002, 1])), "voxels of at least 0.1 mm, got 0.001x0.001x0.002 mm"),
 }
 
 
