@@ -183,6 +183,7 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--grpc-infer-allocation-pool-size=0",  # else the messages of eight requests, scans and all, are kept for reuse
         f"--grpc-port={grpc}",
         f"--http-port={web}",
         f"--metrics-port={metrics}",

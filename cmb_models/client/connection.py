@@ -66,16 +66,27 @@ def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
     tls: how, for an address that does not say it; else the environment does. Raises InputError for files that are none.
     """
     address, tls = endpoint(url, tls)
-    options = [
+    return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))
+
+
+def channel(url: str, tls: Tls | None = None) -> grpc_core.Channel:
+    """The same connection without a client of Triton's around it, for messages that no client would make."""
+    address, tls = endpoint(url, tls)
+    if tls is None:
+        return grpc_core.insecure_channel(address, options=_options(tls))
+    return grpc_core.secure_channel(address, tls.credentials(), options=_options(tls))
+
+
+def _options(tls: Tls | None) -> list[tuple[str, int | str]]:
+    named = [("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else []
+    return [
         ("grpc.max_send_message_length", MOST_BYTES),
         ("grpc.max_receive_message_length", MOST_BYTES),
         ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.enable_http_proxy", 0),  # a proxy of the hospital's for the web is none for scans
+        *named,
     ]
-    if tls and tls.name:
-        options.append(("grpc.ssl_target_name_override", tls.name))
-    return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=options)
 
 
 def endpoint(url: str, tls: Tls | None = None) -> tuple[str, Tls | None]:

@@ -11,6 +11,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, inputs_of, unpack
+from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
@@ -72,6 +73,7 @@ class Client:
                 raise InputError(case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
             check_phase(phase, volume, case)  # here: only the SWI's affine is sent
             arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
+        check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
         if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
             raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
         inputs = []

@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+# Numbers in one array. A prepared scan has fewer (detect/checks.py, with padding); who asks this step directly could make it take
+# all the memory there is.
+MOST_NUMBERS = 40_000_000
 
 
 class TritonPythonModel:
@@ -27,8 +32,13 @@ class TritonPythonModel:
 
     def run(self, request):
         array = pb.get_input_tensor_by_name(request, self.input).as_numpy()
+        if not 0 < array.size <= MOST_NUMBERS:
+            words = f"{self.input}: expected 1 to {MOST_NUMBERS} numbers, got shape {array.shape}; send scans to the detector"
+            return pb.InferenceResponse(error=pb.TritonError(words, pb.TritonError.INVALID_ARG))
         try:
             result = self.session.run([self.output], {self.input: array})[0]
+        except InvalidArgument as error:  # a shape that the network cannot take
+            return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INVALID_ARG))
         except Exception as error:  # one bad request must not fail the others
             return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INTERNAL))
         return pb.InferenceResponse([pb.Tensor(self.output, np.ascontiguousarray(result))])
