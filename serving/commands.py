@@ -13,7 +13,7 @@ State = Annotated[Path, typer.Option(help="Folder for the model repository, the 
 
 def serve(
     state: State = Path("serving-state"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port on loopback; 0 takes a free one.")] = 8001,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 8001,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle folder as release 1, without a registry.")] = None,
     host: Annotated[str, typer.Option(help="Address gRPC listens on; other than loopback only with TLS.")] = "127.0.0.1",
     tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,

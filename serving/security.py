@@ -85,10 +85,10 @@ class Security:
             found.append(f"--http-restricted-api={','.join(over_http)}:{opened_by}")
         return found
 
-    @property
-    def own_host(self) -> str:
-        """Address at which this machine itself reaches gRPC."""
-        return LOOPBACK if ipaddress.ip_address(resolved(self.host)).is_unspecified else self.host
+
+def own_address(host: str) -> str:
+    """At which this machine itself reaches what listens on `host`."""
+    return LOOPBACK if ipaddress.ip_address(resolved(host)).is_unspecified else host
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from serving.security import ADMIN_KEY, HIDDEN_KEY, LOOPBACK, PLAIN, SECURE, Security, is_loopback
+from serving.security import ADMIN_KEY, HIDDEN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
 
 BACKENDS = Path(__file__).parent / "backends"
 HIDDEN_START = Path(__file__).parent / "hidden_start.py"
@@ -138,7 +138,7 @@ def _started(
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
         )
         pid = int(supervisor.stdout.readline())
-        seen_at = (security.own_host, LOOPBACK, LOOPBACK if is_loopback(security.metrics_host) else security.metrics_host)
+        seen_at = (own_address(security.host), LOOPBACK, own_address(security.metrics_host))
         urls = [f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True)]
         server = Server(*urls, pid, log, spec["shm_prefix"], bool(security.cert), supervisor)
         _wait_ready(server, token, start, ready_s)
