@@ -28,8 +28,12 @@ class Volume:
             raise ValueError(f"expected a volume (I, J, K), got an array of shape {self.data.shape}")
         affine = np.asarray(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise ValueError(f"expected a finite (4, 4) affine, got {affine!r}")
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise ValueError(f"expected a finite (4, 4) affine, got {affine.tolist()}")
+        if not np.array_equal(affine[3], (0, 0, 0, 1)):
+            raise ValueError(f"expected an affine whose last row is 0, 0, 0, 1, got {affine[3].tolist()}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            determinant = np.linalg.det(affine[:3, :3])
+        if not 1e-9 <= abs(determinant) < np.inf:
             raise ValueError(f"expected an invertible affine, got {affine.tolist()}")
         object.__setattr__(self, "affine", affine)
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from cmb_models.bundle import GOLDEN_ANSWER, GOLDEN_PHASE, GOLDEN_SCAN, Bundle, load_bundle
+from cmb_models.client.connection import connect
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc_client import Client, Serving
 from cmb_models.detection import Answer
@@ -125,7 +125,7 @@ class _Admin:
     """Loading and unloading at one server; $CMB_ADMIN_KEY opens one that restricts these calls to the holders of its key."""
 
     def __init__(self, url: str) -> None:
-        self._client = grpc.InferenceServerClient(url)
+        self._client = connect(url)
         key = os.environ.get("CMB_ADMIN_KEY")
         self._headers = {ADMIN_HEADER: key} if key else None
 

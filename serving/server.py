@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from serving.security import ADMIN_KEY, HIDDEN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
 
 BACKENDS = Path(__file__).parent / "backends"
+HIDDEN_START = Path(__file__).parent / "hidden_start.py"
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
 EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown, so it gets this long
 TRIES = 5  # a free port may be taken between choosing and binding it
@@ -40,7 +43,13 @@ class Server:
     pid: int
     log: Path
     shm_prefix: str
+    tls: bool
     _supervisor: subprocess.Popen
+
+    @property
+    def address(self) -> str:
+        """Its gRPC address for clients, which says whether to use TLS, so that nothing depends on what the environment holds."""
+        return f"{SECURE if self.tls else PLAIN}{self.grpc_url}"
 
     def alive(self) -> bool:
         """Whether the server still runs."""
@@ -70,13 +79,16 @@ def running_server(
     log: Path | None = None,
     ready_s: float = 60,
     arguments: Sequence[str] = (),
+    security: Security | None = None,
 ) -> Iterator[Server]:
     """A ready server on a model repository, with nothing loaded; ended on leaving, by whatever way.
 
     grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one beside the repository.
-    arguments: more of tritonserver's own. Raises InputError for a missing environment or a taken port, RuntimeError with the log's
-    end when it is not ready after `ready_s`.
+    arguments: more of tritonserver's own. security: who may reach it, else this machine alone, without a key.
+    Raises InputError for a missing environment or a taken port, RuntimeError with the log's end when it is not ready after
+    `ready_s`.
     """
+    security = security or Security()
     repository = Path(repository).resolve()
     repository.mkdir(parents=True, exist_ok=True)
     log = Path(log) if log else repository.parent / "server.log"
@@ -84,7 +96,8 @@ def running_server(
         server = None
         for attempt in range(TRIES):
             try:
-                started = _started(repository, server_env or default_environment(), grpc_port, log, ready_s, arguments)
+                chosen_env = server_env or default_environment()
+                started = _started(repository, chosen_env, grpc_port, log, ready_s, arguments, security)
                 server = stack.enter_context(started)
                 break
             except PortTaken as error:
@@ -98,7 +111,7 @@ def running_server(
 
 @contextlib.contextmanager
 def _started(
-    repository: Path, server_env: Path, grpc_port: int, log: Path, ready_s: float, arguments: Sequence[str]
+    repository: Path, server_env: Path, grpc_port: int, log: Path, ready_s: float, arguments: Sequence[str], security: Security
 ) -> Iterator[Server]:
     facts = _environment_facts(server_env)
     token = uuid.uuid4().hex[:12]
@@ -116,6 +129,7 @@ def _started(
             "folder": str(folder),
             "grace_s": EXIT_TIMEOUT_S + 4,
         }
+        _secured(spec, security)
         (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         start = log.stat().st_size if log.exists() else 0
         supervisor = subprocess.Popen(
@@ -126,8 +140,9 @@ def _started(
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
         )
         pid = int(supervisor.stdout.readline())
-        grpc, http, metrics = (f"127.0.0.1:{p}" for p in ports)
-        server = Server(grpc, http, metrics, pid, log, spec["shm_prefix"], supervisor)
+        seen_at = (own_address(security.host), LOOPBACK, own_address(security.metrics_host))
+        urls = [f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True)]
+        server = Server(*urls, pid, log, spec["shm_prefix"], bool(security.cert), supervisor)
         _wait_ready(server, token, start, ready_s)
         yield server
     finally:
@@ -160,7 +175,7 @@ def _copy_backends(facts: dict, target: Path) -> None:
 
 
 def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, int, int], token: str) -> list[str]:
-    grpc, http, metrics = ports
+    grpc, web, metrics = ports
     return [
         f"{facts['triton']}/bin/tritonserver",
         f"--id={token}",
@@ -170,19 +185,26 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1",
-        "--metrics-address=127.0.0.1",
+        "--grpc-infer-allocation-pool-size=0",  # else the messages of eight requests, scans and all, are kept for reuse
         f"--grpc-port={grpc}",
-        f"--http-port={http}",
+        f"--http-port={web}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
     ]
 
 
+def _secured(spec: dict, security: Security) -> None:
+    """Put the arguments of `security` into what the supervisor starts, with the admin key out of everybody's sight."""
+    spec["command"] += security.arguments(HIDDEN_KEY)
+    if security.admin_key:
+        spec["command"] = [sys.executable, "-I", "-S", str(HIDDEN_START), *spec["command"]]
+        spec["environment"]["CMB_HIDDEN_KEY"] = security.admin_key
+
+
 def _variables(facts: dict, server_env: Path) -> dict[str, str]:
     """The server's environment variables: its stub finds packages by the first python3 on PATH."""
-    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ADMIN_KEY)
+    variables = {k: v for k, v in os.environ.items() if k not in left_out}
     variables["PATH"] = f"{(server_env / 'bin').absolute()}{os.pathsep}{variables.get('PATH', os.defpath)}"
     variables["LD_LIBRARY_PATH"] = f"{facts['site']}/nvidia_pytriton.libs{os.pathsep}{facts['lib']}"
     # The Python steps' linear algebra is tiny; a thread pool in each of their processes would only cost memory.
@@ -196,8 +218,8 @@ def _free_ports(grpc_port: int) -> tuple[int, int, int]:
         sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
         for s in sockets:
             s.bind(("127.0.0.1", 0))
-        grpc, http, metrics = (s.getsockname()[1] for s in sockets)
-    return grpc_port or grpc, http, metrics
+        grpc, web, metrics = (s.getsockname()[1] for s in sockets)
+    return grpc_port or grpc, web, metrics
 
 
 def _taken(port: int) -> bool:
@@ -207,15 +229,14 @@ def _taken(port: int) -> bool:
 
 
 def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> None:
-    """Return when this very server answers: another one may hold the port, so its id is compared."""
-    import tritonclient.grpc as grpc
-    from tritonclient.utils import InferenceServerException
+    """Return when this very server answers: another one may hold the port, so its id is compared.
 
+    Asked over HTTP, which is on loopback without TLS whatever gRPC is, and starts after it.
+    """
     deadline = time.monotonic() + ready_s
     while time.monotonic() < deadline and server.alive():
-        client = grpc.InferenceServerClient(server.grpc_url)
-        with contextlib.closing(client), contextlib.suppress(InferenceServerException):
-            if client.get_server_metadata(client_timeout=2).name == token and client.is_server_ready(client_timeout=2):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if json.loads(_http(server, "/v2"))["name"] == token and _http(server, "/v2/health/ready") == b"":
                 return
         time.sleep(0.1)
     with open(server.log, "rb") as stream:
@@ -225,3 +246,14 @@ def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> N
         raise PortTaken(text[-500:])
     state = f"was not ready after {ready_s:g} s" if server.alive() else "ended while starting"
     raise RuntimeError(f"the server {state}; the end of {server.log}:\n" + "\n".join(text.splitlines()[-15:]))
+
+
+def _http(server: Server, path: str) -> bytes:
+    """The body of a 200. Raises OSError otherwise."""
+    connection = http.client.HTTPConnection(server.http_url, timeout=2)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Connection": "close"})  # open connections stall Triton's shutdown
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ConnectionError(f"{path}: {response.status}")
+        return response.read()

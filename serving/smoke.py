@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tritonclient.grpc as grpc
 from tritonclient.utils import np_to_triton_dtype
 
+from cmb_models.client.connection import connect
 from cmb_models.client.contract import DETECTOR, OUTPUTS, Tensor, inputs_of
 from cmb_models.client.grpc_client import Client
 from cmb_models.errors import InputError
@@ -22,7 +23,8 @@ def check_contract(url: str) -> None:
         if client.serving() is None:
             raise InputError(url, "a server with a release deployed", "one without", "run `cmb deploy`")
         wanted = inputs_of(client.uses_phase())
-    metadata = grpc.InferenceServerClient(url).get_model_metadata(DETECTOR)
+    with contextlib.closing(connect(url)) as client:
+        metadata = client.get_model_metadata(DETECTOR)
     for kind, tensors, served in (("inputs", wanted, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
         expected = {_described(t) for t in tensors}
         got = {(t.name, t.datatype, tuple(t.shape)) for t in served}

@@ -17,7 +17,7 @@ SERVER_FILE, REPOSITORY, LOG = "server.json", "repository", "server.log"
 @contextlib.contextmanager
 def announced(state: Path, server: Server) -> Iterator[None]:
     """Write server.json for as long as the block runs."""
-    write_json(state / SERVER_FILE, {"grpc_url": server.grpc_url, "http_url": server.http_url, "pid": server.pid})
+    write_json(state / SERVER_FILE, {"grpc_url": server.address, "http_url": server.http_url, "pid": server.pid})
     try:
         yield
     finally:
@@ -25,7 +25,7 @@ def announced(state: Path, server: Server) -> Iterator[None]:
 
 
 def running_url(state: Path) -> str:
-    """The gRPC HOST:PORT of the server of a state folder. Raises InputError when none runs."""
+    """The gRPC address of the server of a state folder. Raises InputError when none runs."""
     file = Path(state) / SERVER_FILE
     if not file.is_file():
         raise InputError(file, "a running server", "none", "start one with `cmb serve`, or name one with --server HOST:PORT")

@@ -9,13 +9,15 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, inputs_of, unpack
+from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
-MOST_BYTES = 2**31 - 2**20  # a gRPC message holds 2 GiB, the other tensors and the framing included
+FRAMING_BYTES = 2**20  # of a message: the small tensors and names
 REFUSAL = re.compile(r"scan: expected (?P<expected>.*), got (?P<got>.*?); (?P<remedy>.*)", re.DOTALL)  # InputError's sentence
 
 
@@ -28,11 +30,15 @@ class Serving:
 
 
 class Client:
-    """A connection to one server, to be used for many scans and from many threads. url: HOST:PORT of its gRPC service."""
+    """A connection to one server, to be used for many scans and from many threads.
 
-    def __init__(self, url: str, timeout_s: float = 120, model: str = DETECTOR) -> None:
-        self.url, self.timeout_s, self.model = url, timeout_s, model
-        self._client = grpc.InferenceServerClient(url)
+    url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: how, where neither the address nor the
+    environment (connection.py) says it. Raises InputError for certificate files that are none.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 120, model: str = DETECTOR, tls: Tls | None = None) -> None:
+        self._client = connect(url, tls)
+        (self.url, self._tls), self.timeout_s, self.model = endpoint(url, tls), timeout_s, model
 
     def __enter__(self) -> Client:
         return self
@@ -67,7 +73,8 @@ class Client:
                 raise InputError(case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
             check_phase(phase, volume, case)  # here: only the SWI's affine is sent
             arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
-        if sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
+        check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
+        if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
             raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
         inputs = []
         for tensor in inputs_of(uses_phase):
@@ -105,7 +112,7 @@ class Client:
         if "unknown model" in text or "is not ready" in text or "no available versions" in text:
             return InputError(self.url, "a server with a release deployed", "one without", "run `cmb deploy`")
         if "UNAVAILABLE" in status:
-            return InputError(self.url, "a server that answers", "no connection", "start one with `cmb serve`, or correct --server")
+            return unreachable(error, self.url, self._tls)
         if "DEADLINE_EXCEEDED" in status:
             return InputError(case, f"an answer within {self.timeout_s:g} s", "none", f"look at the server at {self.url}")
         if "INVALID_ARGUMENT" in status:

@@ -8,35 +8,84 @@ from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
 MIN_EXTENT_MM = 20.0  # less than a fifth of a brain along any axis cannot be judged
+MIN_SPACING_MM = 0.1  # half of what 7 T reaches; below it the header's unit is not mm
 MAX_SPACING_MM = 6.0  # thicker slices than any SWI protocol in FACTS: a 2-10 mm lesion vanishes between them
+MAX_PLACE_MM = 1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
+MAX_SKEW = 0.1  # cosine between two axes: 6 degrees off a right angle. Scanners give 0, a registration's shear a little
+# Prepared, a stored voxel takes 14 bytes beside its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
+# twice the finest whole-head SWI known to us (512 x 512 x 192).
+MAX_VOXELS = 2**27
+# Stage 1 takes 350 to 410 bytes for each voxel of the working grid in ONNX Runtime on a CPU (measured): 10 GB at this limit.
+# A head of 250 x 250 x 200 mm has 6 million at 1 x 1 x 2 mm.
+MAX_GRID_VOXELS = 24_000_000
+MIN_ALIKE = (
+    0.4  # correlation of neighbouring voxels along the best axis; simulated whole heads .92 and up, inner fifths .67, noise 0
+)
 MAX_NEGATIVE_FRACTION = 0.05  # SWI is a magnitude times a mask in [0, 1]; resampling may ring slightly below zero
 
 
 def check_scan(volume: Volume, case: str) -> None:
     """Raise InputError naming `case` unless the volume can be an SWI scan.
 
-    Refused: NaN or infinite voxels, constant volumes, negative intensities (phase images), too small or too coarse a field of
-    view, and inverted contrast (bright air around a darker head).
+    Refused: what `check_grid` refuses, NaN or infinite voxels, constant volumes, negative intensities (phase images), inverted
+    contrast (bright air around a darker head), and noise without anything in it.
     """
+    check_grid(volume, case)
     data = volume.data
-    if min(data.shape) < 2:
-        raise InputError(case, "a 3D volume", f"shape {data.shape}", "pass the whole stack of slices, not one slice")
     bad = data.size - int(np.isfinite(data).sum())
     if bad:
         raise InputError(case, "finite voxels", f"{bad} NaN or infinite ones", "set the background to 0 and check the export")
     low, high = float(data.min()), float(data.max())
     if low == high:
         raise InputError(case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")
-    _check_geometry(volume, case)
     negative = np.count_nonzero(data < 0) / data.size
     if negative > MAX_NEGATIVE_FRACTION:
         got = f"{negative:.0%} negative voxels (a phase or field image?)"
         raise InputError(case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
     _check_contrast(data, case)
+    _check_structure(data, case)
 
 
-def _check_geometry(volume: Volume, case: str) -> None:
+def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float] | None = None) -> None:
+    """Raise InputError naming `case` for a shape or an affine that no head scan has; looks at no voxel, so it costs nothing.
+
+    working_mm: spacing of the grid that the scan will be brought to, whose size is then judged too: few voxels many millimetres
+    apart would become more than a machine holds.
+    """
+    shape = volume.data.shape
+    if min(shape) < 2:
+        raise InputError(case, "a 3D volume", f"shape {shape}", "pass the whole stack of slices, not one slice")
+    if volume.data.size > MAX_VOXELS:
+        got = f"{volume.data.size / 1e6:.0f} million ({'x'.join(map(str, shape))})"
+        raise InputError(case, f"at most {MAX_VOXELS / 1e6:.0f} million voxels", got, "crop it to the head or resample it")
+    _check_spacing(volume, case)
+    _check_place(volume, case)
+    if working_mm is not None:
+        extent = np.asarray(volume.spacing_mm) * shape
+        voxels = float(np.prod(extent / working_mm))
+        if voxels > MAX_GRID_VOXELS:
+            expected = f"at most {MAX_GRID_VOXELS / 1e6:.0f} million voxels of {'x'.join(f'{s:g}' for s in working_mm)} mm"
+            got = f"a field of view of {'x'.join(f'{e:.0f}' for e in extent)} mm, {voxels / 1e6:.0f} million"
+            raise InputError(case, expected, got, "crop it to the head, or correct the voxel size in its header")
+
+
+def _check_place(volume: Volume, case: str) -> None:
+    axes = volume.affine[:3, :3] / volume.spacing_mm
+    skew = np.abs(axes.T @ axes - np.eye(3)).max()
+    if skew > MAX_SKEW:
+        got = f"axes up to {np.degrees(np.arcsin(min(skew, 1))):.0f} degrees off it"
+        raise InputError(case, "axes at right angles", got, "export it as the scanner made it, or resample it")
+    farthest = float(np.abs(volume.affine[:3, 3]).max())
+    if farthest > MAX_PLACE_MM:
+        got = f"one {farthest:.3g} mm away"
+        raise InputError(case, f"a scan within {MAX_PLACE_MM:g} mm of the scanner's centre", got, "correct its header's origin")
+
+
+def _check_spacing(volume: Volume, case: str) -> None:
     extent = np.asarray(volume.spacing_mm) * volume.data.shape
+    if min(volume.spacing_mm) < MIN_SPACING_MM:
+        got = "x".join(f"{s:.3g}" for s in volume.spacing_mm) + " mm"
+        raise InputError(case, f"voxels of at least {MIN_SPACING_MM:g} mm", got, "correct the voxel size in its header (in mm?)")
     if max(volume.spacing_mm) > MAX_SPACING_MM:
         got = "x".join(f"{s:.2f}" for s in volume.spacing_mm) + " mm"
         raise InputError(case, f"voxels of at most {MAX_SPACING_MM:g} mm", got, "use an SWI series with thinner slices")
@@ -54,3 +103,22 @@ def _check_contrast(data: np.ndarray, case: str) -> None:
     if np.median(corners) > 1.5 * np.median(middle) + 1e-6:
         got = "corners brighter than the middle (inverted contrast?)"
         raise InputError(case, "dark air around a brighter head", got, "pass the SWI as the scanner made it")
+
+
+def _check_structure(data: np.ndarray, case: str) -> None:
+    """In any picture of a head a voxel resembles its neighbour; in the noise of an empty scan it does not."""
+    alike = max(_correlation(np.moveaxis(data, axis, 0)) for axis in range(3))
+    if not alike >= MIN_ALIKE:
+        got = f"noise (neighbouring voxels correlate by {alike:.2f} of {MIN_ALIKE:g})"
+        raise InputError(case, "a head in the picture", got, "check the export")
+
+
+def _correlation(data: np.ndarray) -> float:
+    """Of the voxels in every eighth slice of (I, J, K) with those in the next; NaN where one of both is constant."""
+    step = min(8, len(data) - 1)
+    one, other = data[:-1:step].astype(np.float64), data[1::step].astype(np.float64)
+    bright = np.percentile(one, 99)  # a few hot voxels would outweigh all the others
+    one, other = (np.minimum(values, bright) for values in (one, other))
+    one, other = one - one.mean(), other - other.mean()
+    scale = np.sqrt((one**2).sum() * (other**2).sum())
+    return float((one * other).sum() / scale) if scale > 0 else float("nan")

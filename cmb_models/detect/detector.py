@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from cmb_models.config import Decision, PipelineConfig
 from cmb_models.detect.candidates import find_candidates
+from cmb_models.detect.fitting import Found, check_found, check_prepared
 from cmb_models.detect.measure import diameter_mm
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
@@ -19,24 +19,13 @@ Network = Callable[[np.ndarray], np.ndarray]
 EPSILON = 1e-6  # keeps the logit of a score finite; below any score difference that matters
 
 
-@dataclass(frozen=True)
-class Found:
-    """Stage 1's candidates of one scan, N of them, best first.
-
-    index_vox: (N, 3) int64 on the working grid. centre_mm: (N, 3) float64 RAS. diameter_mm, stage1_score: (N,) float32.
-    """
-
-    index_vox: np.ndarray
-    centre_mm: np.ndarray
-    diameter_mm: np.ndarray
-    stage1_score: np.ndarray
-
-
 def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
     """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, C, *patch_vox), C of cut_channels. N may be 0.
 
-    Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found".
+    Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found", and InputError for arrays that do not
+    belong together: a served step can be sent anything.
     """
+    check_prepared(heatmap, prepared)
     spacing = prepared.spacing_mm
     inside = _finite(heatmap[tuple(slice(0, s) for s in prepared.shape)], "stage 1's heatmap")
     index, score = find_candidates(inside, spacing, config.candidates)
@@ -67,8 +56,10 @@ def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
 def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
     """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates.
 
-    Raises FloatingPointError for NaN scores, which would drop out at every threshold.
+    Raises FloatingPointError for NaN scores, which would drop out at every threshold, and InputError for arrays that do not belong
+    together.
     """
+    check_found(found, stage2_score, affine)
     stage2_score = _finite(np.asarray(stage2_score, dtype=np.float64).reshape(-1), "stage 2's scores")
     score = calibrated(joint_score(found.stage1_score, stage2_score), decision)
     index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_models.config import Preprocess
-from cmb_models.detect.checks import check_scan
+from cmb_models.detect.checks import check_grid, check_scan
 from cmb_models.detect.phase import as_in_veins, check_phase, turns
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -52,6 +52,7 @@ def prepare(volume: Volume, settings: Preprocess, case: str, phase: Volume | Non
     always sends both goes on when a release with phase is rolled back to one without.
     """
     stored = volume
+    check_grid(volume, case, settings.spacing_mm)  # before anything is done that takes memory
     volume = volume.to_ras()  # first, so that a scan passes or fails the checks however its axes are stored
     check_scan(volume, case)
     grid = resample(volume, settings.spacing_mm)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from cmb_models.errors import InputError
+
 ROLES = {"as_challenger": "challenger", "as_probe": "probe"}  # an ensemble's own input of the first step -> what its requests are
 PRODUCTION = "production"
 
@@ -41,8 +43,11 @@ class Trace:
 
     @classmethod
     def unpacked(cls, tensor: np.ndarray) -> Trace:
-        """The trace that the step before handed on, a tensor (1,) of bytes."""
-        return cls(**json.loads(tensor[0]))
+        """The trace that the step before handed on, a tensor (1,) of bytes. Raises InputError for any other."""
+        try:
+            return cls(**json.loads(tensor[0]))
+        except (ValueError, TypeError, IndexError) as error:
+            raise InputError("trace", "what the step before handed on", str(error), "send scans to the detector") from error
 
     def packed(self) -> np.ndarray:
         """Itself as a tensor (1,) of bytes."""

@@ -114,6 +114,6 @@ def test_one_state_folder_holds_one_server(served, tmp_path):
     with only_one(tmp_path), pytest.raises(InputError, match="a running `cmb serve`"), only_one(tmp_path):
         pass
     with announced(tmp_path, served.server):
-        assert running_url(tmp_path) == served.server.grpc_url
+        assert running_url(tmp_path) == f"grpc://{served.server.grpc_url}"
     with pytest.raises(InputError, match="start one with `cmb serve`"):
         running_url(tmp_path)

@@ -1,0 +1,157 @@
+"""The one place where a gRPC connection to a server is made: TLS, the admin key, message sizes; and why one could not be made.
+
+By default the environment says how, for every command alike:
+CMB_TLS_CA: file with the root certificate(s) that the server's must come from; its presence switches TLS on.
+CMB_TLS_CERT, CMB_TLS_KEY: files with the client's own certificate and key, for servers that ask for them (mutual TLS).
+CMB_TLS_NAME: the name in the server's certificate, where it is reached by another.
+CMB_ADMIN_KEY: opens the calls that a server restricts (loading models, shared memory).
+An address may say it itself: grpcs://HOST:PORT is TLS, grpc://HOST:PORT is without, whatever the environment holds.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc as grpc_core
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from cmb_models.errors import InputError
+
+CA, CERT, KEY, NAME = "CMB_TLS_CA", "CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_NAME"
+ADMIN_KEY = "CMB_ADMIN_KEY"
+ADMIN_HEADER = "triton-grpc-protocol-admin-key"  # Triton's prefix and the name given to --grpc-restricted-protocol
+PLAIN, SECURE = "grpc://", "grpcs://"
+MOST_BYTES = 2**31 - 1  # gRPC's own limit for a message
+KEEP_ALIVE_MS = 60_000  # a dead line is noticed within a request; often enough for firewalls, too seldom for a server to mind
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files of a TLS connection. ca: None for the roots that come with gRPC. cert, key: the client's own, both or neither.
+
+    name: the name in the server's certificate, None for the one it is reached by.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            got = f"only {CERT if self.cert else KEY}"
+            raise InputError("client certificate", f"both {CERT} and {KEY}, or neither", got, "set the other one too")
+
+    def credentials(self) -> grpc_core.ChannelCredentials:
+        """What gRPC takes. Raises InputError for a file that cannot be read or is no PEM."""
+        return grpc_core.ssl_channel_credentials(
+            root_certificates=_pem(CA, self.ca), private_key=_pem(KEY, self.key), certificate_chain=_pem(CERT, self.cert)
+        )
+
+
+def tls_from_environment() -> Tls | None:
+    """What the environment says; None for a connection without TLS. Raises InputError where the first of them is missing."""
+    ca, cert, key = (Path(value) if (value := os.environ.get(name)) else None for name in (CA, CERT, KEY))
+    if ca is None and (cert or key):
+        raise InputError("TLS", f"{CA} beside {CERT} and {KEY}", "none", f"set {CA} to the root certificate of the server's")
+    return Tls(ca, cert, key, os.environ.get(NAME) or None) if ca else None
+
+
+def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
+    """A client of the server at `url`, HOST:PORT or with grpc:// or grpcs:// before it; nothing is sent yet.
+
+    tls: how, for an address that does not say it; else the environment does. Raises InputError for files that are none.
+    """
+    address, tls = endpoint(url, tls)
+    return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))
+
+
+def channel(url: str, tls: Tls | None = None) -> grpc_core.Channel:
+    """The same connection without a client of Triton's around it, for messages that no client would make."""
+    address, tls = endpoint(url, tls)
+    if tls is None:
+        return grpc_core.insecure_channel(address, options=_options(tls))
+    return grpc_core.secure_channel(address, tls.credentials(), options=_options(tls))
+
+
+def _options(tls: Tls | None) -> list[tuple[str, int | str]]:
+    named = [("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else []
+    return [
+        ("grpc.max_send_message_length", MOST_BYTES),
+        ("grpc.max_receive_message_length", MOST_BYTES),
+        ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.enable_http_proxy", 0),  # a proxy of the hospital's for the web is none for scans
+        *named,
+    ]
+
+
+def endpoint(url: str, tls: Tls | None = None) -> tuple[str, Tls | None]:
+    """HOST:PORT of an address, and how to reach it."""
+    for scheme in (PLAIN, SECURE):
+        if url.startswith(scheme):
+            return url.removeprefix(scheme), None if scheme == PLAIN else (tls or tls_from_environment() or Tls())
+    return url, tls or tls_from_environment()
+
+
+def admin_headers(key: str | None = None) -> dict[str, str] | None:
+    """Headers that open restricted calls, by `key` or else CMB_ADMIN_KEY; None without a key."""
+    key = key or os.environ.get(ADMIN_KEY)
+    return {ADMIN_HEADER: key} if key else None
+
+
+def unreachable(error: InferenceServerException, address: str, tls: Tls | None) -> InputError:
+    """Why no connection came about, from gRPC's words for it. address, tls: as `endpoint` gives them."""
+    text = f"{error.message()} {error.debug_details()}"
+    for words, expected, got, remedy in _REASONS:
+        if words in text:
+            return InputError(address, expected, got, remedy)
+    if "failed to connect" in text and any(words in text for words in ("Socket closed", "onnection reset", "roken pipe")):
+        if tls is None:
+            got = "a connection that it closed at once (does it speak TLS?)"
+            return InputError(address, "a server without TLS", got, f"set {CA} to the root certificate of the server's")
+        if tls.cert is None:
+            got = "a connection that it closed at once (does it ask for a client certificate?)"
+            return InputError(address, "a server that asks for no client certificate", got, f"set {CERT} and {KEY}")
+        got = "a connection that it closed at once"
+        return InputError(address, "a server that takes this client certificate", got, f"have {CERT} signed by the server's root")
+    return InputError(address, "a server that answers", "no connection", "start one with `cmb serve`, or correct --server")
+
+
+_REASONS = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "a certificate from the root that is trusted",
+        "one that does not come from it or has run out",
+        f"set {CA} to the root certificate of the server's",
+    ),
+    ("Hostname Verification", "a certificate for this address", "one for another name", f"set {NAME} to the certificate's name"),
+    ("WRONG_VERSION_NUMBER", "a server that speaks TLS", "one that does not", f"write {PLAIN}HOST:PORT, or unset {CA}"),
+    (
+        "CERTIFICATE_REQUIRED",
+        "a server that asks for no client certificate",
+        "one that does",
+        f"set {CERT} and {KEY} to the client's certificate and key",
+    ),
+    (
+        "UNKNOWN_CA",
+        "a server that takes this client certificate",
+        "one that does not know who signed it",
+        f"have {CERT} signed by the root that the server trusts",
+    ),
+)
+
+
+def _pem(name: str, file: Path | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(file, f"the PEM file that {name} names", error.strerror or str(error), f"correct {name}") from error
+    if b"-----BEGIN " not in content:
+        raise InputError(file, f"the PEM file that {name} names", "a file of another kind", f"correct {name}")
+    return content

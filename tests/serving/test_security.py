@@ -1,0 +1,185 @@
+"""Who reaches a server and what it lets them do: refused in words before it starts, and by the running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from cmb_models.client.connection import Tls, admin_headers, connect
+from cmb_models.client.grpc_client import Client
+from cmb_models.errors import InputError
+from serving.deploy import deploy_bundle
+from serving.security import KEY_FILE, Security, is_loopback, kept_key, state_key
+from serving.server import running_server
+from tests.bundles import head, make_bundle
+from tests.certificates import make_certificate, make_root
+
+pytestmark = pytest.mark.serving
+KEY = "a-key-for-tests-of-some-length"
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keyed")
+    with running_server(folder / "repository", security=Security(admin_key=KEY)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pki")
+    root = make_root(folder / "root")
+    return root, make_certificate(folder / "server", root)
+
+
+def test_running_server_loads_for_the_keys_holders_alone(keyed):
+    client = connect(keyed.grpc_url)
+    with pytest.raises(InferenceServerException, match="restricted"):
+        client.load_model("cmb_prepare", config='{"backend": "python"}')
+    with pytest.raises(InferenceServerException, match="restricted"):
+        client.load_model("cmb_prepare", headers=admin_headers("a-key-of-another-server"))
+    with pytest.raises(InferenceServerException, match="failed to load|not found"):
+        client.load_model("cmb_prepare", headers=admin_headers(KEY))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c: c.unload_model("cmb_prepare"),
+        lambda c: c.get_model_repository_index(),
+        lambda c: c.register_system_shared_memory("mine", "/cmb-mine", 8),
+        lambda c: c.get_system_shared_memory_status(),
+        lambda c: c.update_trace_settings(settings={"trace_file": "/tmp/trace"}),
+        lambda c: c.update_log_settings({"log_verbose_level": 9}),
+    ],
+    ids=["unload", "index", "shared memory", "shared memory status", "trace", "log"],
+)
+def test_calls_that_change_a_server_are_restricted_over_grpc(keyed, call):
+    with pytest.raises(InferenceServerException, match="restricted"):
+        call(connect(keyed.grpc_url))
+
+
+HTTP_CALLS = ("repository/models/m/load", "repository/index", "logging", "trace/setting", "systemsharedmemory/status")
+
+
+@pytest.mark.parametrize("path", HTTP_CALLS)
+def test_and_over_http(keyed, path):
+    method = "GET" if "status" in path else "POST"
+    request = urllib.request.Request(f"http://{keyed.http_url}/v2/{path}", b"{}" if method == "POST" else None, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=10)
+    assert refusal.value.code == 403
+    assert "restricted" in json.loads(refusal.value.read())["error"]
+
+
+def test_key_shows_neither_in_the_list_of_processes_nor_in_the_log(keyed):
+    shown = b"".join(p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if os.access(p, os.R_OK))
+    assert keyed.shm_prefix.encode() in shown
+    assert KEY.encode() not in shown
+    log = keyed.log.read_text(errors="replace")
+    assert KEY not in log
+    assert "tracing is not allowed" not in log
+
+
+def test_hidden_start_says_so_where_tracing_is_not_allowed(tmp_path):
+    """PTRACE_SEIZE of a process that is traced already fails, as where a container forbids it."""
+    script = "import sys; print(sys.argv[1:])"
+    starter = Path(__file__).parents[2] / "serving" / "hidden_start.py"
+    traced = (
+        "import ctypes, runpy, sys; import os; c = ctypes.CDLL(None); c.prctl(4, 0, 0, 0, 0);"  # PR_SET_DUMPABLE 0 refuses others
+        f"sys.argv = sys.argv[:1] + [{sys.executable!r}, '-c', {script!r}, 'x={{admin-key}}'];"
+        f"runpy.run_path({str(starter)!r}, run_name='__main__')"
+    )
+    environment = os.environ | {"CMB_HIDDEN_KEY": "sesame"}
+    for code, warned in ((traced, os.getuid() != 0), (traced.replace("c.prctl(4, 0, 0, 0, 0);", ""), False)):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout == "['x=sesame']\n"
+        assert ("warning: tracing is not allowed" in done.stderr) == warned
+
+
+def test_server_on_a_network_needs_tls_and_a_key(pki, tmp_path):
+    root, own = pki
+    with pytest.raises(InputError, match=r"--host 0.0.0.0: expected a certificate and key .*; name --tls-cert and --tls-key"):
+        Security("0.0.0.0", KEY)
+    with pytest.raises(InputError, match="--host 0.0.0.0: expected an admin key"):
+        Security("0.0.0.0", None, own.cert, own.key)
+    with pytest.raises(InputError, match="one of them; name both"):
+        Security(cert=own.cert)
+    with pytest.raises(InputError, match="--tls-client-ca: expected the server's own"):
+        Security(client_ca=root.cert)
+    with pytest.raises(InputError, match="none.pem: expected a PEM file that can be read"):
+        Security("0.0.0.0", KEY, own.cert, tmp_path / "none.pem")
+    for weak in ("short", "sixteen letters, and a space"):
+        with pytest.raises(InputError, match="CMB_ADMIN_KEY: expected 16 or more letters"):
+            Security(admin_key=weak)
+    with pytest.raises(InputError, match="--host no.such.name.invalid: expected an IPv4 address"):
+        Security("no.such.name.invalid", KEY)
+    assert [is_loopback(h) for h in ("127.0.0.1", "127.8.8.8", "localhost")] == [True, True, True]
+    assert [is_loopback(h) for h in ("0.0.0.0", "10.1.2.3")] == [False, False]
+
+
+def test_server_on_a_network_is_reached_with_tls_alone_and_http_gives_no_answers(pki, tmp_path):
+    root, own = pki
+    security = Security("0.0.0.0", KEY, own.cert, own.key, root.cert)
+    client_files = Tls(root.cert, own.cert, own.key)
+    with running_server(tmp_path / "repository", security=security) as server:
+        assert Client(server.grpc_url, tls=client_files).serving() is None
+        with pytest.raises(InputError, match="CMB_TLS_CERT"):
+            Client(server.grpc_url, tls=Tls(root.cert)).serving()
+        assert urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready", timeout=10).status == 200
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(f"http://{server.http_url}/v2/models/cmb_detector/infer", b"{}", timeout=10)
+        assert refusal.value.code == 403
+        listening = subprocess.run(["cat", "/proc/net/tcp"], capture_output=True, text=True, check=True).stdout
+        ports = {name: int(url.rsplit(":", 1)[1]) for name, url in (("http", server.http_url), ("metrics", server.metrics_url))}
+        for name, port in ports.items():
+            assert f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening, name
+
+
+def test_state_folder_keeps_a_key_for_its_owner(tmp_path, monkeypatch):
+    monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
+    state = tmp_path / "state"
+    assert kept_key(state) is None
+    key = state_key(state)
+    assert len(key) >= 32
+    assert state_key(state) == kept_key(state) == key
+    assert stat.S_IMODE((state / KEY_FILE).stat().st_mode) == 0o600
+    assert [p.name for p in state.iterdir()] == [KEY_FILE]
+    (state / KEY_FILE).chmod(0o644)
+    with pytest.raises(InputError, match="that its owner alone may read, got mode 644; run chmod 600"):
+        kept_key(state)
+    monkeypatch.setenv("CMB_ADMIN_KEY", KEY)
+    assert state_key(state) == KEY
+
+
+def test_serve_command_restricts_and_deploys_with_its_own_key(tmp_path, monkeypatch):
+    monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
+    bundle = make_bundle(tmp_path / "bundle")
+    command = [str(Path(sys.executable).parent / "cmb"), "serve", "--port", "0", "--bundle", str(bundle)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("serving"):
+                    break
+            assert "switched to release 1" in "".join(lines), lines
+            url = json.loads((tmp_path / "serving-state" / "server.json").read_text())["grpc_url"]
+            with Client(url) as client:
+                assert client.detect(head(), "scan").release == 1
+            with pytest.raises(InputError, match="CMB_ADMIN_KEY"):
+                deploy_bundle(make_bundle(tmp_path / "two", threshold=0.5), 2, tmp_path / "serving-state" / "repository", url)
+            monkeypatch.setenv("CMB_ADMIN_KEY", kept_key(tmp_path / "serving-state"))
+            assert connect(url).get_model_repository_index(headers=admin_headers()).models
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
