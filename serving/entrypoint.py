@@ -29,9 +29,9 @@ VARIABLES = {
     "CMB_GRPC_PORT": ("8001", "what clients use"),
     "CMB_HTTP_PORT": ("8000", "health probes only"),
     "CMB_METRICS_PORT": ("8002", "Prometheus; never TLS, keep it inside the cluster"),
-    "CMB_TLS_CERT": ("", "PEM file of the server's certificate, with its chain"),
-    "CMB_TLS_KEY": ("", "PEM file of its private key"),
-    "CMB_TLS_CLIENT_CA": ("", "PEM file of the authority whose clients alone may connect (mTLS)"),
+    "CMB_SERVER_CERT": ("", "PEM file of the server's certificate, with its chain"),
+    "CMB_SERVER_KEY": ("", "PEM file of its private key"),
+    "CMB_SERVER_CLIENT_CA": ("", "PEM file of the authority whose clients alone may connect (mTLS)"),
     "CMB_ADMIN_KEY": ("", "opens model control and shared memory; explicit mode needs it"),
     "CMB_ADMIN_KEY_FILE": ("", "a file that holds it, instead"),
     "CMB_INSECURE_NETWORK": ("", "1: no TLS although others can connect, since a mesh or ingress encrypts"),
@@ -68,12 +68,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     value = {name: environ.get(name) or default for name, (default, _) in VARIABLES.items()}
     if value["CMB_MODE"] not in MODES:
         raise InputError("CMB_MODE", " or ".join(MODES), value["CMB_MODE"], "correct the variable")
-    cert, key, client_ca = (_file(name, value[name]) for name in ("CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_CLIENT_CA"))
+    cert, key, client_ca = (_file(name, value[name]) for name in ("CMB_SERVER_CERT", "CMB_SERVER_KEY", "CMB_SERVER_CLIENT_CA"))
     if (cert is None) != (key is None) or (client_ca and not cert):
-        given = " and ".join(n for n in ("CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_CLIENT_CA") if value[n])
-        raise InputError("TLS", "CMB_TLS_CERT with CMB_TLS_KEY", f"{given} alone", "set both, or neither")
+        given = " and ".join(n for n in ("CMB_SERVER_CERT", "CMB_SERVER_KEY", "CMB_SERVER_CLIENT_CA") if value[n])
+        raise InputError("TLS", "CMB_SERVER_CERT with CMB_SERVER_KEY", f"{given} alone", "set both, or neither")
     if not (cert or _loopback(value["CMB_ADDRESS"]) or value["CMB_INSECURE_NETWORK"] == "1"):
-        remedy = "set CMB_TLS_CERT and CMB_TLS_KEY, or CMB_INSECURE_NETWORK=1 where a mesh or ingress encrypts"
+        remedy = "set CMB_SERVER_CERT and CMB_SERVER_KEY, or CMB_INSECURE_NETWORK=1 where a mesh or ingress encrypts"
         raise InputError(f"CMB_ADDRESS {value['CMB_ADDRESS']}", "TLS on an address others can reach", "none", remedy)
     return Settings(
         value["CMB_MODE"],

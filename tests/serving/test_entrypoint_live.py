@@ -1,4 +1,4 @@
-"""The image's entry for real, with the bundled tritonserver in the NGC one's place: immutable repository, sealed, TLS, read-only."""
+"""The image's entry for real, with the bundled tritonserver in the NGC one's place: an immutable, sealed repository, TLS."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def running(tmp_path_factory):
         "CMB_GRPC_PORT": str(grpc_port),
         "CMB_HTTP_PORT": str(http_port),
         "CMB_METRICS_PORT": str(metrics_port),
-        "CMB_TLS_CERT": str(cert),
-        "CMB_TLS_KEY": str(key),
+        "CMB_SERVER_CERT": str(cert),
+        "CMB_SERVER_KEY": str(key),
         "CMB_EXIT_TIMEOUT_S": "4",
         "PYTHONPATH": str(ROOT),  # as the image does
     }
@@ -79,7 +79,7 @@ def running(tmp_path_factory):
 def client(running):
     environ, _, _ = running
     url = f"127.0.0.1:{environ['CMB_GRPC_PORT']}"
-    with grpc.InferenceServerClient(url, ssl=True, root_certificates=environ["CMB_TLS_CERT"]) as made:
+    with grpc.InferenceServerClient(url, ssl=True, root_certificates=environ["CMB_SERVER_CERT"]) as made:
         yield made
 
 

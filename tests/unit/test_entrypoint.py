@@ -23,7 +23,7 @@ def variables(tmp_path):
 
 
 def tls(tmp_path) -> dict[str, str]:
-    return {"CMB_TLS_CERT": str(tmp_path / "cert.pem"), "CMB_TLS_KEY": str(tmp_path / "key.pem")}
+    return {"CMB_SERVER_CERT": str(tmp_path / "cert.pem"), "CMB_SERVER_KEY": str(tmp_path / "key.pem")}
 
 
 def test_alone_it_is_immutable_on_loopback_and_what_is_guarded_is_shut(variables):
@@ -43,7 +43,7 @@ def test_alone_it_is_immutable_on_loopback_and_what_is_guarded_is_shut(variables
 def test_explicit_mode_with_tls_and_a_key_from_a_file(variables, tmp_path):
     (tmp_path / "admin").write_text(f"{KEY}\n")
     given = tls(tmp_path) | {"CMB_MODE": EXPLICIT, "CMB_ADDRESS": "0.0.0.0", "CMB_ADMIN_KEY_FILE": str(tmp_path / "admin")}
-    arguments = triton_arguments(read_settings(variables | given | {"CMB_TLS_CLIENT_CA": str(tmp_path / "ca.pem")}))
+    arguments = triton_arguments(read_settings(variables | given | {"CMB_SERVER_CLIENT_CA": str(tmp_path / "ca.pem")}))
     assert {
         "--model-control-mode=explicit",
         "--grpc-address=0.0.0.0",
@@ -75,9 +75,9 @@ def test_a_mesh_may_stand_for_tls(variables):
         ({"CMB_ADMIN_KEY": "with,comma=and:colon"}, "letters, digits"),
         ({"CMB_ADMIN_KEY": KEY, "CMB_ADMIN_KEY_FILE": "/dev/null"}, "got both"),
         ({"CMB_ADMIN_KEY_FILE": "/no/such/file"}, "No such file"),
-        ({"CMB_TLS_CERT": "/dev/null"}, "CMB_TLS_CERT alone"),
-        ({"CMB_TLS_CLIENT_CA": "/dev/null"}, "CMB_TLS_CLIENT_CA alone"),
-        ({"CMB_TLS_KEY": "/no/such/key"}, "CMB_TLS_KEY: expected a file that can be read"),
+        ({"CMB_SERVER_CERT": "/dev/null"}, "CMB_SERVER_CERT alone"),
+        ({"CMB_SERVER_CLIENT_CA": "/dev/null"}, "CMB_SERVER_CLIENT_CA alone"),
+        ({"CMB_SERVER_KEY": "/no/such/key"}, "CMB_SERVER_KEY: expected a file that can be read"),
         ({"CMB_GRPC_PORT": "70000"}, "a whole number from 1 to 65535"),
         ({"CMB_EXIT_TIMEOUT_S": "-1"}, "CMB_EXIT_TIMEOUT_S"),
         ({"CMB_REPOSITORY": "/no/such/folder"}, "CMB_REPOSITORY: expected a folder"),
