@@ -41,6 +41,7 @@ VARIABLES = {
 }
 GUARDED = "model-repository,shared-memory,trace,logging"  # each lets a caller run code, read memory or write files
 HTTP_GUARDED = f"inference,metadata,model-config,statistics,{GUARDED}"  # all but health: Triton's HTTP has no TLS
+PING_MS = 10_000  # clients may ask this often whether the line lives; by its own default the server would hang up on them
 KEY = re.compile(r"[A-Za-z0-9_-]{16,}")  # Triton splits its argument at other signs
 
 
@@ -102,6 +103,7 @@ def triton_arguments(settings: Settings) -> list[str]:
         f"--exit-timeout-secs={settings.exit_timeout_s}",
         *(f"--{service}-address={settings.address}" for service in ports),
         *(f"--{service}-port={port}" for service, port in ports.items()),
+        f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
         f"--grpc-restricted-protocol={GUARDED}:admin-key={settings.admin_key}",
         f"--http-restricted-api={HTTP_GUARDED}:admin-key={settings.admin_key}",
     ]

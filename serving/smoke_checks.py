@@ -54,7 +54,7 @@ class Server:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
-        """One answer on a connection of its own, signed by the release that the server says it serves. Raises InputError as the client does."""
+        """One answer on a connection of its own, signed by the release that is served. Raises InputError as the client does."""
         with Client(self.url, model=self.model) as client:
             answer, serving = client.detect(volume, case, phase), client.serving()
         if serving is None or (answer.release, answer.manifest_sha256) != (serving.release, serving.manifest_sha256):

@@ -61,7 +61,7 @@ def swell(shape: Sequence[int] = (64, 64, 40), spacing_mm: Sequence[float] = (1.
 
 
 def stored_as(volume: Volume, axes: Sequence[int], signs: Sequence[int]) -> Volume:
-    """The same head, its voxels stored in another order: axis n of the result is axis axes[n] of `volume`, reversed where signs[n] < 0."""
+    """The same head stored in another order: axis n of the result is axis axes[n] of `volume`, reversed where signs[n] < 0."""
     data = np.transpose(volume.data, axes)
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, list(axes)]

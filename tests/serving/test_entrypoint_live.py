@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -112,6 +113,17 @@ def test_http_is_for_health_alone(running):
     for path in ("", f"/models/{DETECTOR}", f"/models/{DETECTOR}/config", "/models/stats"):
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{base}{path}", timeout=5)
+
+
+def test_metrics_that_alerts_and_scaling_read_are_there(running):
+    """Those of Triton itself, by the names that deploy/ has."""
+    environ, _, _ = running
+    text = urllib.request.urlopen(f"http://127.0.0.1:{environ['CMB_METRICS_PORT']}/metrics", timeout=5).read().decode()
+    files = "".join(p.read_text() for p in (ROOT / "deploy" / "kubernetes" / "components").rglob("*.yaml"))
+    read = set(re.findall(r"\bnv_\w+", files))
+    assert read >= {"nv_inference_queue_duration_us", "nv_inference_request_success"}
+    assert read <= set(re.findall(r"^(nv_\w+)\{", text, re.MULTILINE))
+    assert re.search(r'^nv_inference_request_success\{model="cmb_detector"', text, re.MULTILINE)
 
 
 def test_repository_is_left_as_it_was_and_a_stop_signal_ends_the_server(running):
