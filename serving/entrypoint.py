@@ -36,6 +36,7 @@ VARIABLES = {
     "CMB_ADMIN_KEY_FILE": ("", "a file that holds it, instead"),
     "CMB_INSECURE_NETWORK": ("", "1: no TLS although others can connect, since a mesh or ingress encrypts"),
     "CMB_EXIT_TIMEOUT_S": ("30", "how long requests under way may take once the server is told to stop"),
+    "CMB_REQUEST_LOG": ("", "left to the steps: the file for their line a request; /dev/stdout is the container's log"),
     "CMB_TRITON": ("/opt/tritonserver/bin/tritonserver", "the server's program"),
     "CMB_BACKENDS": ("", "folder of backends, where it is not the program's own"),
 }

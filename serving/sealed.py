@@ -59,7 +59,10 @@ def take(source: Path, target: Path, expected_sha256: str = "") -> str:
     if not (source / SEAL_FILE).is_file():
         raise InputError(source, f"a repository with a {SEAL_FILE}", "none", "look at what is mounted or was fetched")
     with replacing_folder(target) as copy:
-        shutil.copytree(source, copy, dirs_exist_ok=True, symlinks=False)
+        # File by file, so that read-only folders of the source do not become ones that the next copy could not replace.
+        for name in sorted({*_files(source), SEAL_FILE}):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy / name)
         for name in read_json(copy / SEAL_FILE).get("folders", ()):
             if (copy / name).resolve().is_relative_to(copy.resolve()):
                 (copy / name).mkdir(parents=True, exist_ok=True)

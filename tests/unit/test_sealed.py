@@ -29,6 +29,15 @@ def test_what_was_sealed_is_taken(sealed, tmp_path):
     assert (tmp_path / "target" / "cmb_unet" / "3" / "model.onnx").read_bytes() == b"network"
 
 
+def test_read_only_source_gives_a_copy_that_can_be_replaced(sealed, tmp_path):
+    for path in sorted(sealed.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for _ in range(2):  # an init container may run twice on the same folder
+        take(sealed, tmp_path / "target")
+        assert all(p.stat().st_mode & 0o200 for p in (tmp_path / "target").rglob("*"))
+    assert not (tmp_path / "target" / ".lock").exists()
+
+
 def test_folders_that_an_object_store_dropped_come_back(sealed, tmp_path):
     shutil.rmtree(sealed / "cmb_detector")
     with pytest.raises(InputError, match="cmb_detector/3 is missing"):
