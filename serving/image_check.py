@@ -16,7 +16,7 @@ STEPS = (
     "cmb_models.detect.phase",
     "cmb_models.detect.preprocess",
 )
-TOOLS = ("serving.entrypoint", "serving.sealed", "serving.smoke")
+TOOLS = ("serving.entrypoint", "serving.sealed", "serving.smoke", "serving.smoke_checks")
 HEAVY = ("torch", "monai", "mlflow", "optuna", "matplotlib", "onnxruntime")
 
 

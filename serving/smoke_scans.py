@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmb_models.volume import Volume, world_from_index
+from cmb_models.volume import Volume
 
 # Where the spots lie, as shares of the way from the head's centre to its edge: well inside it, far apart.
 SPOTS = ((-0.45, -0.2, 0.0), (0.4, 0.3, -0.2), (0.0, 0.5, 0.25), (0.3, -0.45, 0.15), (-0.25, 0.15, -0.35))
@@ -83,10 +83,3 @@ def faulty(kind: str, scan: Scan) -> Volume:
     else:
         data = data[:, :, :2]
     return Volume(data, scan.volume.affine)
-
-
-def corner_mm(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest RAS mm (3,) that a voxel centre of the volume has."""
-    last = np.asarray(volume.data.shape) - 1
-    corners = world_from_index(np.stack(np.meshgrid(*[(0, n) for n in last], indexing="ij"), -1).reshape(-1, 3), volume.affine)
-    return corners.min(axis=0), corners.max(axis=0)
