@@ -29,7 +29,7 @@ def test_the_same_in_another_order_is_the_same():
     ("candidates", "words"),
     [
         ((ONE,), "1 candidates for 2"),
-        ((ONE, replace(TWO, world_mm=(-3.0, -2.0, -1.0))), "moved 4.12 mm"),  # left and right exchanged; nearest is the other one, sqrt(9 + 4 + 4)
+        ((ONE, replace(TWO, world_mm=(-3.0, -2.0, -1.0))), "moved 4.12 mm"),  # sides exchanged: sqrt(9 + 4 + 4) mm to the other
         ((ONE, replace(TWO, score=0.85)), "its score by 0.05"),
         ((ONE, ONE), "moved"),
     ],
