@@ -1,24 +1,51 @@
-# The server on GPU nodes: NVIDIA's Triton, whose own onnxruntime backend runs the networks, and this library without torch for
-# the Python steps. NOT YET BUILT BY US: it was written for what the image is expected to hold (Ubuntu 24.04, Python 3.12,
-# the onnxruntime backend, a user 1000), on a machine that could not fetch it. Build it, then run
-# `python -m serving.smoke HOST:8001 SCAN.nii.gz` and tests of zero candidates on the GPU before relying on it.
-# Pin the image by digest once it has been fetched.
-FROM nvcr.io/nvidia/tritonserver:25.12-py3
+# The server for GPU nodes, and for CPU nodes too: NVIDIA's Triton, whose own onnxruntime backend runs the networks, and this
+# library without torch for the Python steps. NOT YET BUILT BY US: docs/serving.md lists what was checked outside a container and
+# "What no GPU has confirmed yet". Once the base has been fetched, pin it: --build-arg TRITON=nvcr.io/nvidia/tritonserver@sha256:...
+#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t cmb-models-server:0.1.0 .
+ARG TRITON=nvcr.io/nvidia/tritonserver:26.09-py3
 
-# The same exact versions as the bundled server's environment, for the few packages that the Python steps import.
-COPY serving/requirements.txt /opt/requirements.txt
-RUN pip install --no-cache-dir --break-system-packages --constraint /opt/requirements.txt \
-        numpy scipy nibabel pydantic pyyaml typer rich && rm /opt/requirements.txt
+# Packages go to a folder of their own, so that the system's Python is left alone and pip stays out of the final image. numpy 1.26 as
+# in the bundled server's environment: Triton still builds its Python backend beside numpy<2 (its issue 8301 is open), and a stub
+# that does not know numpy 2 gives wrong values without an error. Each of these pins has a wheel for the base's Python 3.12.
+FROM ${TRITON} AS packages
+COPY serving/requirements.txt /tmp/requirements.txt
+RUN python3 -m pip install --no-cache-dir --only-binary=:all: --target /opt/cmb/site --constraint /tmp/requirements.txt \
+        numpy scipy nibabel pydantic pyyaml typer rich "tritonclient[grpc]"
 
-COPY pyproject.toml README.md /opt/cmb-models/
-COPY cmb_models /opt/cmb-models/cmb_models
-RUN pip install --no-cache-dir --break-system-packages --no-deps /opt/cmb-models && rm -r /opt/cmb-models
+FROM ${TRITON}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="cmb-models server" \
+      org.opencontainers.image.description="Cerebral microbleed detector on Triton. Research software, not a medical device." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="nvcr.io/nvidia/tritonserver:26.09-py3"
 
-# Model repository: written by `cmb deploy --repository`, mounted read-only here.
+COPY --from=packages /opt/cmb/site /opt/cmb/site
+COPY cmb_models /opt/cmb/app/cmb_models
+COPY serving /opt/cmb/app/serving
+
+# PYTHONPATH comes before the system's packages, in the server's Python steps too. HOME and the CUDA cache lie on the tmpfs: the
+# root file system may be read-only. One thread for each step's small linear algebra.
+ENV PYTHONPATH=/opt/cmb/app:/opt/cmb/site \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    CUDA_CACHE_PATH=/tmp/cuda-cache \
+    OMP_NUM_THREADS=1 \
+    OPENBLAS_NUM_THREADS=1 \
+    CMB_ADDRESS=0.0.0.0
+RUN ["python3", "-m", "serving.image_check"]
+
+# Written by `cmb deploy`, mounted read-only. With --read-only give it --tmpfs /tmp and --shm-size 4g: volumes pass between the steps
+# through /dev/shm.
 VOLUME /models
 USER 1000:1000
+WORKDIR /tmp
 EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --start-interval=2s --retries=3 \
+    CMD ["python3", "-m", "serving.entrypoint", "health"]
 
-# Loading models is code execution, so it needs the key that `cmb deploy` reads from CMB_ADMIN_KEY; no key, no start. For TLS, add
-# --grpc-use-ssl with its certificate arguments.
-ENTRYPOINT ["/bin/sh", "-c", "exec tritonserver --model-repository=/models --model-control-mode=explicit --disable-auto-complete-config --exit-timeout-secs=30 --grpc-restricted-protocol=model-repository,shared-memory,trace,logging:admin-key=${CMB_ADMIN_KEY:?set CMB_ADMIN_KEY} --http-restricted-api=model-repository,shared-memory,trace,logging:admin-key=${CMB_ADMIN_KEY} \"$@\"", "tritonserver"]
+# Settings: CMB_* variables, all in serving/entrypoint.py; what follows the image's name goes to tritonserver as it stands.
+ENTRYPOINT ["python3", "-m", "serving.entrypoint"]

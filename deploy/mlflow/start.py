@@ -1,0 +1,42 @@
+"""Become `mlflow server`, with its passwords read from files: in variables or arguments `docker inspect` would show them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+SECRETS = Path("/run/secrets")
+HOSTS = "mlflow:5000,localhost:5000,127.0.0.1:5000"  # others are refused: a web page could else reach it by a name of its own
+
+
+def environment(secrets: Path = SECRETS) -> dict[str, str]:
+    """The variables that mlflow and boto3 read."""
+    names = ("postgres_password", "s3_access_key", "s3_secret_key")
+    password, access, secret = ((secrets / name).read_text(encoding="utf-8").strip() for name in names)
+    return {
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://mlflow:{quote(password, safe='')}@postgres:5432/mlflow",
+        "AWS_ACCESS_KEY_ID": access,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def command() -> list[str]:
+    """Clients send artifacts to this server, which alone holds the store's keys."""
+    return [
+        "mlflow",
+        "server",
+        "--host=0.0.0.0",
+        "--port=5000",
+        "--workers=2",
+        "--serve-artifacts",
+        "--artifacts-destination=s3://mlflow/artifacts",
+        f"--allowed-hosts={HOSTS}",
+    ]
+
+
+if __name__ == "__main__":
+    os.environ.update(environment())
+    os.execvp(command()[0], [*command(), *sys.argv[1:]])
