@@ -53,12 +53,55 @@ def _deploy_first(repository: Path, url: str, bundle: Path | None) -> None:
 
 
 def deploy(
-    server: Annotated[list[str] | None, typer.Option(help="HOST:PORT of a server's gRPC; repeat it for several.")] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a server's gRPC, or HOST:PORT=FOLDER if it reads a repository of its own; repeat it."),
+    ] = None,
     state: State = Path("serving-state"),
     repository: Annotated[Path | None, typer.Option(help="Model repository the servers read; else the one in --state.")] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Change nothing: registry and servers side by side; 1 if not alike.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: print JSON.")] = False,
+    immutable: Annotated[Path | None, typer.Option(help="Write a read-only repository into this new folder instead.")] = None,
 ) -> None:
-    """Make servers serve the release that is in production. Nothing is done where it is served already."""
-    from serving.deploy import deploy_production
+    """Make servers serve what the registry's aliases name. Nothing is done where it is served already."""
+    from serving.deploy import Target, deploy_aliases
     from serving.state import REPOSITORY, running_url
 
-    deploy_production(repository or state / REPOSITORY, server or [running_url(state)], done=lambda one: typer.echo(one))
+    if as_json and not status:
+        raise typer.BadParameter("--json goes with --status")
+    if immutable:
+        _write_immutable(immutable)
+        return
+    pairs = [one.partition("=") for one in server or [running_url(state)]]
+    if status:
+        _print_status([url for url, _, _ in pairs], as_json)
+        return
+    shared = repository or state / REPOSITORY
+    deploy_aliases([Target(url, Path(own) if own else shared) for url, _, own in pairs], done=typer.echo)
+
+
+def _write_immutable(folder: Path) -> None:
+    from serving.immutable import write_immutable
+    from serving.wanted import wanted_aliases
+
+    told = write_immutable(folder, wanted_aliases(Path(".")))
+    typer.echo(f"{folder}: {', '.join(f'{alias} is {pin}' for alias, pin in told.items())}")
+    typer.echo("serve it by `cmb serve --immutable`, or tritonserver --model-control-mode=none; restart one server after the other")
+
+
+def _print_status(urls: list[str], as_json: bool) -> None:
+    from cmb_models.commands.terminal import console, print_json, table
+    from serving.status import COLUMNS, status_of
+
+    found = status_of(urls)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        console().print(table(*COLUMNS, rows=found.rows()))
+        for difference in found.differences:
+            typer.echo(difference)
+        typer.echo("they differ: run `cmb deploy`" if found.differences else "registry and servers agree")
+    if found.differences:
+        raise typer.Exit(1)
