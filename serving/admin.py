@@ -113,7 +113,10 @@ class Admin:
 
     def _told(self, error: InferenceServerException, case: str, expected: str, remedy: str) -> InputError:
         got = " ".join((error.message() or str(error)).split())[:500]
-        if "restricted" in got:
+        if "is not allowed" in got:
+            expected, got = "a server that may be told what to load", "one whose repository is read-only"
+            remedy = "write another by `cmb deploy --immutable` and restart the server on it"
+        elif "restricted" in got:
             remedy = "set CMB_ADMIN_KEY to the server's key"
         elif "UNAVAILABLE" in str(error.status()) and "load" not in got:
             return InputError(self.url, "a server that answers", "no connection", "start one with `cmb serve`, or correct --server")

@@ -14,42 +14,69 @@ def serve(
     state: State = Path("serving-state"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port on loopback; 0 takes a free one.")] = 8001,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle folder as release 1, without a registry.")] = None,
+    immutable: Annotated[Path | None, typer.Option(help="Serve this folder, written by `cmb deploy --immutable`.")] = None,
 ) -> None:
-    """Run the bundled Triton server in the foreground, with the release in production; Ctrl-C ends it."""
+    """Run the bundled Triton server in the foreground, with what the registry's aliases name; Ctrl-C ends it.
+
+    A server that ends by itself is started again, as are steps that die; what was served is deployed anew.
+    """
     import signal
 
+    from serving.keeper import Keeper
     from serving.server import running_server
     from serving.state import LOG, REPOSITORY, announced, only_one
 
+    if bundle and immutable:
+        raise typer.BadParameter("--bundle and --immutable exclude each other")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    repository = immutable or state / REPOSITORY
+    arguments = ["--model-control-mode=none"] if immutable else []
     try:
-        with only_one(state), running_server(state / REPOSITORY, grpc_port=port, log=state / LOG) as server:
-            with announced(state, server):
+        with only_one(state), running_server(repository, grpc_port=port, log=state / LOG, arguments=arguments) as server:
+            with announced(state, server) as announce:
                 typer.echo(f"gRPC {server.grpc_url}, HTTP {server.http_url}, log {server.log}")
-                _deploy_first(state / REPOSITORY, server.grpc_url, bundle)
+                wanted = None if immutable else _Wants(bundle)
+                if wanted:
+                    _deploy_first(repository, server.grpc_url, wanted)
                 typer.echo("serving; Ctrl-C ends it")
-                server.wait()
-            raise RuntimeError(f"the server ended by itself; see {server.log}")
+                Keeper(server, repository, wanted, typer.echo).watch(announce)
+            raise RuntimeError(f"the server keeps ending by itself; see {server.log}")
     except KeyboardInterrupt:
         typer.echo("ended")
 
 
-def _deploy_first(repository: Path, url: str, bundle: Path | None) -> None:
-    """Deploy what a fresh server starts with. No release in production is no fault: one may be promoted later."""
-    from cmb_models.errors import InputError
-    from serving.deploy import deploy_bundle
+class _Wants:
+    """What a server is to serve: the bundle given, else what the aliases name now, or named last while they cannot be read."""
 
-    release = 1
-    if bundle is None:
-        from cmb_models.registry.store import fetch_release
+    def __init__(self, bundle: Path | None) -> None:
+        self.bundle, self._last = bundle, None
+
+    def __call__(self):
+        from cmb_models.errors import InputError
+        from serving.wanted import wanted_aliases, wanted_bundle
 
         try:
-            files = fetch_release("production")
+            self._last = wanted_bundle(self.bundle, 1, Path(".")) if self.bundle else wanted_aliases(Path("."))
         except InputError as error:
-            typer.echo(f"nothing deployed: {error}")
-            return
-        bundle, release = files.bundle_dir, files.release
-    typer.echo(deploy_bundle(bundle, release, repository, url))
+            if self._last is None:
+                raise
+            typer.echo(f"served as before, since {error}")
+        return self._last
+
+
+def _deploy_first(repository: Path, url: str, wanted: _Wants) -> None:
+    """Deploy what a fresh server starts with. No release in production is no fault: one may be promoted later."""
+    from cmb_models.errors import InputError
+    from serving.deploy import Target, reconcile
+
+    try:
+        found = wanted()
+    except InputError as error:
+        if wanted.bundle:
+            raise
+        typer.echo(f"nothing deployed: {error}")
+        return
+    reconcile(found, [Target(url, repository)], done=typer.echo)
 
 
 def deploy(

@@ -70,7 +70,7 @@ def reconcile(wanted: Wanted, targets: Sequence[Target], done: Done | None = Non
     results: list[Deployed] = []
     faults = dict(wanted.faults)
     for repository, urls in groups.items():
-        with _locked(repository):
+        with locked(repository):
             for result in _group(wanted, repository, list(dict.fromkeys(urls)), faults):
                 results.append(result)
                 if done:
@@ -126,9 +126,12 @@ def _clear(repository: Path, urls: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(repository: Path) -> Iterator[None]:
-    """One deployment at a time in a repository; the lock goes with the process that holds it."""
+def locked(repository: Path, wait: bool = True) -> Iterator[None]:
+    """One deployment at a time in a repository; the lock goes with the process that holds it.
+
+    Raises BlockingIOError where another holds it and `wait` is false.
+    """
     repository.mkdir(parents=True, exist_ok=True)
     with open(repository / ".lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -7,7 +7,7 @@ a version goes only when no ensemble runs it, since an ensemble that pins a remo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,6 +178,13 @@ def _load_steps(admin: Admin, repository: Path, versions: set[int]) -> None:
             admin.unload(model)
 
 
+def revive(admin: Admin, repository: Path, releases: Iterable[int]) -> None:
+    """Start the steps of releases anew, in whatever state they are; those of others run on, and no ensemble is unloaded."""
+    for release in releases:
+        touch_release(repository, release)
+    _load_steps(admin, repository, {release for release in admin.actual().pinned if is_written(repository, release)})
+
+
 def _settle(admin: Admin, repository: Path) -> list[str]:
     """Let go of every version that no ensemble runs, once its last request is answered; what was done, in words."""
     actual = admin.actual()
@@ -209,8 +216,7 @@ def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) ->
             try_golden(admin.url, ensemble, release.bundle, release.pin.release)
         except RuntimeError as error:
             logger.warning("%s: %s; its steps are started anew", admin.url, error)
-            touch_release(repository, release.pin.release)
-            _load_steps(admin, repository, actual.pinned)
+            revive(admin, repository, [release.pin.release])
             try_golden(admin.url, ensemble, release.bundle, release.pin.release)
             did.append(f"steps of release {release.pin.release} started anew")
     return did
