@@ -91,13 +91,13 @@ class Keeper:
                 return
             with contextlib.suppress(BlockingIOError), locked(self._target.repository, wait=False):
                 self._say(f"died: {names}; started anew")
-                self._revive_now({version for _, version in again})
+                self._revive_now(again)
         self._dead = dead
 
-    def _revive_now(self, releases: Iterable[int]) -> None:
+    def _revive_now(self, steps: Iterable[Step]) -> None:
         try:
             with Admin(self._target.url) as admin:
-                revive(admin, self._target.repository, releases)
+                revive(admin, self._target.repository, steps)
         except (InputError, OSError) as error:
             self._end(f"that failed ({error}); the server is ended")
 

@@ -26,7 +26,7 @@ from serving.repository import (
     pinned_config,
     settings_of,
     step_configs,
-    touch_release,
+    touch_step,
     write_config,
     write_ensemble,
 )
@@ -178,10 +178,10 @@ def _load_steps(admin: Admin, repository: Path, versions: set[int]) -> None:
             admin.unload(model)
 
 
-def revive(admin: Admin, repository: Path, releases: Iterable[int]) -> None:
-    """Start the steps of releases anew, in whatever state they are; those of others run on, and no ensemble is unloaded."""
-    for release in releases:
-        touch_release(repository, release)
+def revive(admin: Admin, repository: Path, steps: Iterable[tuple[str, int]]) -> None:
+    """Start steps (model and release) anew, in whatever state they are; the others run on, and no ensemble is unloaded."""
+    for model, release in steps:
+        touch_step(repository, model, release)
     _load_steps(admin, repository, {release for release in admin.actual().pinned if is_written(repository, release)})
 
 
@@ -216,7 +216,7 @@ def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) ->
             try_golden(admin.url, ensemble, release.bundle, release.pin.release)
         except RuntimeError as error:
             logger.warning("%s: %s; its steps are started anew", admin.url, error)
-            revive(admin, repository, [release.pin.release])
+            revive(admin, repository, {(model, release.pin.release) for model in MODELS})
             try_golden(admin.url, ensemble, release.bundle, release.pin.release)
             did.append(f"steps of release {release.pin.release} started anew")
     return did

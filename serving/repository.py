@@ -191,11 +191,10 @@ def _holds(folder: Path, content: Mapping[str, bytes]) -> bool:
         return False
 
 
-def touch_release(repository: Path, release: int) -> None:
-    """Make a server start the steps of one release anew when it is next told to load them, whatever state they are in."""
-    for folder in (repository / model / str(release) for model in MODELS):
-        for file in folder.glob("model.*"):
-            file.touch()
+def touch_step(repository: Path, model: str, release: int) -> None:
+    """Make a server start a step of one release anew when it is next told to load it, whatever state it is in."""
+    for file in (repository / model / str(release)).glob("model.*"):
+        file.touch()
 
 
 def write_config(repository: Path, config: dict) -> None:

@@ -22,7 +22,7 @@ class Named:
     manifest_sha256: str
 
     def __str__(self) -> str:
-        return f"{self.release} ({self.manifest_sha256[:8]})"
+        return f"{self.release} {self.manifest_sha256[:8]}"
 
 
 @dataclass(frozen=True)
