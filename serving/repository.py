@@ -213,6 +213,8 @@ def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
     configs = step_configs(repository, {pin.release for pin in pins.values()})
     for name, pin in pins.items():
         write_ensemble(repository, name, pin.release)
+        for folder in (p for p in (repository / name).iterdir() if p.is_dir() and p.name != str(pin.release)):
+            shutil.rmtree(folder)
         configs[name] = pinned_config(name, pin, settings_of(repository, pin.release).preprocess.phase)
     for config in configs.values():
         write_config(repository, config)
