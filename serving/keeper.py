@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_S = 0.5  # between two looks
 SILENT_S = 60.0  # a server that answers nobody for so long is ended, and so started again
-RETRY_S = 10.0  # between two tries to deploy what cannot be
+RETRY_S, MOST_RETRY_S = 10.0, 600.0  # between two tries to deploy what cannot be: doubled each time
 STUB = "triton_python_backend_stub"
 
 Step = tuple[str, int]  # a model and its version
@@ -43,6 +43,7 @@ class Keeper:
         self._dead: set[Step] = set()
         self._heard = time.monotonic()
         self._due: float | None = None  # when to deploy again
+        self._retry_s = RETRY_S
 
     def watch(self, restarted: Callable[[int], None]) -> None:
         """Watch until the server is given up. restarted: called with the process id of every new one."""
@@ -77,9 +78,10 @@ class Keeper:
             wanted = self._wanted()
             for done in reconcile(wanted, [self._target]) if wanted else ():
                 self._say(str(done))
+            self._retry_s = RETRY_S
         except (InputError, RuntimeError) as error:
-            self._say(f"not deployed, tried again in {RETRY_S:g} s: {error}")
-            self._due = time.monotonic() + RETRY_S
+            self._say(f"not all is deployed, tried again in {self._retry_s:g} s: {error}")
+            self._due, self._retry_s = time.monotonic() + self._retry_s, min(2 * self._retry_s, MOST_RETRY_S)
 
     def _revive(self, actual: Actual) -> None:
         """Start the steps anew that are dead at a second look: at the first, a deployment may just be loading or unloading them."""

@@ -9,7 +9,7 @@ from cmb_models.client.grpc_client import Client
 from cmb_models.errors import InputError
 from serving.admin import Admin
 from serving.deploy import Target, reconcile
-from serving.repository import CHALLENGER, PREVIOUS, PROBE, ensemble_config
+from serving.repository import CHALLENGER, PREVIOUS, PROBE, ensemble_config, write_ensemble
 from serving.server import running_server
 from serving.wanted import Wanted, verified
 from tests.bundles import head, make_bundle
@@ -47,6 +47,7 @@ def test_servers_of_one_repository(tmp_path):
                 back = reconcile(second, both)
                 assert [d.changed for d in back] == [False, True]
                 assert admin.actual().pins == {e: r.pin for e, r in second.releases.items()}
+                write_ensemble(repository, PROBE, 3)
                 admin.load(ensemble_config(PROBE, 3, second.releases[CHALLENGER].bundle))  # as a killed deployment leaves it
                 assert not any(d.changed for d in reconcile(second, both))
                 assert PROBE not in admin.actual().pins
