@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from serving.security import PING_MS, RESTRICTED
 
 IMMUTABLE, EXPLICIT = "immutable", "explicit"
 MODES = {IMMUTABLE: "none", EXPLICIT: "explicit"}  # to --model-control-mode
@@ -40,9 +41,8 @@ VARIABLES = {
     "CMB_TRITON": ("/opt/tritonserver/bin/tritonserver", "the server's program"),
     "CMB_BACKENDS": ("", "folder of backends, where it is not the program's own"),
 }
-GUARDED = "model-repository,shared-memory,trace,logging"  # each lets a caller run code, read memory or write files
+GUARDED = ",".join(RESTRICTED)
 HTTP_GUARDED = f"inference,metadata,model-config,statistics,{GUARDED}"  # all but health: Triton's HTTP has no TLS
-PING_MS = 10_000  # clients may ask this often whether the line lives; by its own default the server would hang up on them
 KEY = re.compile(r"[A-Za-z0-9_-]{16,}")  # Triton splits its argument at other signs
 
 
@@ -105,6 +105,7 @@ def triton_arguments(settings: Settings) -> list[str]:
         *(f"--{service}-address={settings.address}" for service in ports),
         *(f"--{service}-port={port}" for service, port in ports.items()),
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
+        "--grpc-infer-allocation-pool-size=0",  # messages of hundreds of megabytes are freed, not kept for the next
         f"--grpc-restricted-protocol={GUARDED}:admin-key={settings.admin_key}",
         f"--http-restricted-api={HTTP_GUARDED}:admin-key={settings.admin_key}",
     ]

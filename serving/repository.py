@@ -1,20 +1,37 @@
 """The Triton model repository: configurations made from the contract, and version folders written from a bundle.
 
-A version folder's number is the release's number. Every model has one configuration for all its resident versions.
+A version folder's number is the release's number. Every model has one configuration for all its resident versions. What a release
+holds for (production, previous, challenger) is an ensemble of its own, pinned to it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cmb_models.bundle import CNN_FILE, PIPELINE_FILE, UNET_FILE, Bundle
-from cmb_models.client.contract import AFFINE, CANDIDATES, CNN, DECIDE, DETECTOR, OUTPUTS, PREPARE, STEPS, UNET, Tensor, inputs_of
+from cmb_models.client.contract import (
+    AFFINE,
+    CANDIDATES,
+    CHALLENGER,
+    CNN,
+    DECIDE,
+    DETECTOR,
+    OUTPUTS,
+    PREPARE,
+    STEPS,
+    UNET,
+    Tensor,
+    inputs_of,
+)
 from cmb_models.config import PipelineConfig
-from cmb_models.files import read_json, replacing_folder, write_json, write_text
+from cmb_models.files import read_json, replacing_folder, write_text
 from serving.model_repository.step import (
     MODELS,
     PATCHES,
@@ -29,7 +46,11 @@ from serving.model_repository.step import (
     role_input,
 )
 
-PROBE = "cmb_probe"  # the same ensemble, pinned to a release that is tried out before the detector is switched to it
+PREVIOUS = "cmb_previous"  # the detector's ensemble, pinned to the release that a rollback goes back to
+
+PROBE = "cmb_probe"  # the same, pinned to a release that is tried out before one of the others is switched to it
+ROLES = {"production": DETECTOR, "previous": PREVIOUS, "challenger": CHALLENGER}  # alias in the registry -> ensemble
+ENSEMBLES = (*ROLES.values(), PROBE)
 ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
 PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = Path(__file__).parent / "model_repository"
@@ -42,9 +63,43 @@ TYPES = {
 }
 
 
+@dataclass(frozen=True)
+class Pin:
+    """What an ensemble is pinned to. steps_sha256: of the steps' code and configuration, which a newer version may change."""
+
+    release: int
+    manifest_sha256: str
+    steps_sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"release {self.release} (manifest {self.manifest_sha256[:12]})"
+
+
+def pin_of(release: int, bundle: Bundle) -> Pin:
+    """How a bundle served as `release` by this version's steps is told from all others."""
+    digest = hashlib.sha256()
+    for source in (*sorted(SOURCES.glob("*.py")), *(SOURCES / step / "model.py" for step in PYTHON_STEPS)):
+        digest.update(source.read_bytes())
+    digest.update(json.dumps(_step_configs({1: bundle.config}), sort_keys=True).encode())
+    return Pin(release, bundle.manifest_sha256, digest.hexdigest())
+
+
+def settings_of(repository: Path, release: int) -> PipelineConfig:
+    """The settings of a release whose version folders are written."""
+    return PipelineConfig.model_validate(read_json(repository / DECIDE / str(release) / PIPELINE_FILE))
+
+
+def is_written(repository: Path, release: int) -> bool:
+    """Whether a release has version folders here. They are whole or absent, the one that is asked for is written last."""
+    return (repository / DECIDE / str(release) / PIPELINE_FILE).is_file()
+
+
 def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
     """Configurations of the models that run steps, by name, with `versions` resident, whose folders are written."""
-    settings = {v: PipelineConfig.model_validate(read_json(repository / DECIDE / str(v) / PIPELINE_FILE)) for v in sorted(versions)}
+    return _step_configs({v: settings_of(repository, v) for v in sorted(versions)})
+
+
+def _step_configs(settings: Mapping[int, PipelineConfig]) -> dict[str, dict]:
     configs = {}
     for uses_phase in (False, True):
         own = {v: s for v, s in settings.items() if s.preprocess.phase == uses_phase}
@@ -65,13 +120,18 @@ def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
 
 def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
     """Configuration of an ensemble whose every step is pinned to one release; its parameters say which."""
-    steps, uses_phase = [], bundle.config.preprocess.phase
+    return pinned_config(name, pin_of(release, bundle), bundle.config.preprocess.phase)
+
+
+def pinned_config(name: str, pin: Pin, uses_phase: bool) -> dict:
+    """The same, for a release whose bundle is not at hand."""
+    steps = []
     for step, (inputs, outputs) in flow(uses_phase).items():
         own = RENAMED.get(step, {})
         steps.append(
             {
                 "model_name": model_of(step, uses_phase),
-                "model_version": release,
+                "model_version": pin.release,
                 "input_map": {own.get(t.name, t.name): t.name for t in inputs},
                 "output_map": {own.get(t.name, t.name): t.name for t in outputs},
             }
@@ -82,11 +142,15 @@ def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
         "name": name,
         "platform": "ensemble",
         "max_batch_size": 0,
-        "version_policy": {"specific": {"versions": [release]}},
+        "version_policy": {"specific": {"versions": [pin.release]}},
         "input": [_tensor(t) for t in inputs_of(uses_phase)],
         "output": [_tensor(t) for t in OUTPUTS],
         "ensemble_scheduling": {"step": steps},
-        "parameters": {"release": {"string_value": str(release)}, "manifest_sha256": {"string_value": bundle.manifest_sha256}},
+        "parameters": {
+            "release": {"string_value": str(pin.release)},
+            "manifest_sha256": {"string_value": pin.manifest_sha256},
+            "steps_sha256": {"string_value": pin.steps_sha256},
+        },
     }
 
 
@@ -114,23 +178,60 @@ def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:
 
 
 def write_release(repository: Path, bundle: Bundle, release: int) -> None:
-    """Write the version folders of one release, each whole or absent. A folder of the same number is replaced."""
-    identity = {"release": release, "manifest_sha256": bundle.manifest_sha256}
+    """Write the version folders of one release, each whole or absent. One that is there with the same content is left alone.
+
+    A folder that changes makes a server load its version a second time when it is next told to load the model.
+    """
+    repository = Path(repository)
     folders = {step: repository / model_of(step, bundle.config.preprocess.phase) / str(release) for step in STEPS}
-    for step in PYTHON_STEPS:
-        with replacing_folder(folders[step]) as folder:
-            shutil.copyfile(SOURCES / step / "model.py", folder / "model.py")
-            for shared in SOURCES.glob("*.py"):
-                shutil.copyfile(shared, folder / shared.name)
-            shutil.copyfile(bundle.path / PIPELINE_FILE, folder / PIPELINE_FILE)
-            write_json(folder / RELEASE_FILE, identity)
-            # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
-            (folder / "__pycache__").touch()
-    for step, file in ONNX_FILES.items():
-        with replacing_folder(folders[step]) as folder:
-            shutil.copyfile(bundle.path / file, folder / "model.onnx")
-    for ensemble in (DETECTOR, PROBE):
-        (repository / ensemble / str(release)).mkdir(parents=True, exist_ok=True)
+    for step, folder in folders.items():
+        content = _content(step, bundle, release)
+        if not _holds(folder, content):
+            with replacing_folder(folder) as temporary:
+                for name, data in content.items():
+                    (temporary / name).write_bytes(data)
+
+
+def write_ensemble(repository: Path, name: str, release: int) -> None:
+    """Write an ensemble's version folder. With a file in it: object stores keep no empty folder."""
+    folder = repository / name / str(release)
+    if not (folder / RELEASE_FILE).is_file():
+        with replacing_folder(folder) as temporary:
+            write_text(temporary / RELEASE_FILE, json.dumps({"release": release}))
+
+
+def _content(step: str, bundle: Bundle, release: int) -> dict[str, bytes]:
+    """The files of a step's version folder."""
+    if step in ONNX_FILES:
+        return {"model.onnx": (bundle.path / ONNX_FILES[step]).read_bytes()}
+    return {
+        "model.py": (SOURCES / step / "model.py").read_bytes(),
+        **{shared.name: shared.read_bytes() for shared in SOURCES.glob("*.py")},
+        PIPELINE_FILE: (bundle.path / PIPELINE_FILE).read_bytes(),
+        RELEASE_FILE: _identity(bundle, release),
+        # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
+        "__pycache__": b"",
+    }
+
+
+def _identity(bundle: Bundle, release: int) -> bytes:
+    return json.dumps({"release": release, "manifest_sha256": bundle.manifest_sha256}, indent=2).encode()
+
+
+def _holds(folder: Path, content: Mapping[str, bytes]) -> bool:
+    """Whether a folder has exactly these files."""
+    try:
+        return {p.name for p in folder.iterdir()} == set(content) and all(
+            (folder / name).read_bytes() == data for name, data in content.items()
+        )
+    except OSError:
+        return False
+
+
+def touch_step(repository: Path, model: str, release: int) -> None:
+    """Make a server start a step of one release anew when it is next told to load it, whatever state it is in."""
+    for file in (repository / model / str(release)).glob("model.*"):
+        file.touch()
 
 
 def write_config(repository: Path, config: dict) -> None:
@@ -139,15 +240,35 @@ def write_config(repository: Path, config: dict) -> None:
     from tritonclient.grpc import model_config_pb2
 
     message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
-    write_text(repository / config["name"] / "config.pbtxt", text_format.MessageToString(message))
+    file, text = repository / config["name"] / "config.pbtxt", text_format.MessageToString(message)
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
+    """Write the configuration of every model as a server with these ensembles has them, and remove models that it has not."""
+    configs = step_configs(repository, {pin.release for pin in pins.values()})
+    for name, pin in pins.items():
+        write_ensemble(repository, name, pin.release)
+        for folder in (p for p in (repository / name).iterdir() if p.is_dir() and p.name != str(pin.release)):
+            shutil.rmtree(folder)
+        configs[name] = pinned_config(name, pin, settings_of(repository, pin.release).preprocess.phase)
+    for config in configs.values():
+        write_config(repository, config)
+    for model in (*MODELS, *ENSEMBLES):
+        if model not in configs and (repository / model).is_dir():
+            shutil.rmtree(repository / model)
 
 
 def remove_versions(repository: Path, keep: Iterable[int]) -> None:
-    """Remove the version folders of all releases but `keep`, and models that only releases of the other kind would run."""
+    """Remove the version folders of all releases but `keep`, what a killed deployment left half written, and emptied models."""
     keep = {str(v) for v in keep}
-    for model in (*MODELS, DETECTOR, PROBE):
-        there = {folder.name: folder for folder in (repository / model).glob("[0-9]*")}
-        for folder in (there[name] for name in there.keys() - keep):
+    for model in (*MODELS, *ENSEMBLES):
+        there = {p for p in (repository / model).glob("*") if p.is_dir()}
+        gone = {p for p in there if p.name not in keep}
+        for folder in gone:
             shutil.rmtree(folder)
-        if model in MODELS and not there.keys() & keep:
+        for file in (repository / model).glob(".partial-*"):
+            file.unlink()
+        if model in MODELS and gone == there:
             shutil.rmtree(repository / model, ignore_errors=True)

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -55,9 +56,15 @@ class Server:
         """Whether the server still runs."""
         return self._supervisor.poll() is None
 
-    def wait(self) -> None:
-        """Return when the server has ended."""
-        self._supervisor.wait()
+    def keep(self) -> None:
+        """From now on have the server started again, on the same ports and with nothing loaded, whenever it ends by itself."""
+        self._supervisor.stdin.write("keep\n")
+        self._supervisor.stdin.flush()
+
+    def started_anew(self) -> list[int]:
+        """Process ids that the server has had since the last call, oldest first; [] while it runs on."""
+        ready, _, _ = select.select([self._supervisor.stdout], [], [], 0)
+        return [int(pid) for pid in os.read(self._supervisor.stdout.fileno(), 4096).split()] if ready else []
 
 
 class PortTaken(Exception):

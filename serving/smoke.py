@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from serving.smoke_checks import Server
 
 MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not shown": "[yellow]not shown[/]"}
-CHALLENGER = "cmb_challenger"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def smoke(
 
     Exit code: 0 no check failed, 1 one did, 2 the server could not be asked.
     """
-    from cmb_models.client.contract import DETECTOR
+    from cmb_models.client.contract import CHALLENGER, DETECTOR
     from cmb_models.client.grpc_client import Client
     from serving.smoke_checks import LARGE, TYPICAL, Server
 

@@ -20,7 +20,7 @@ from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume
-from serving.deploy import PLACE_TOLERANCE_MM, SCORE_TOLERANCE, check_golden
+from serving.golden import PLACE_TOLERANCE_MM, SCORE_TOLERANCE, check_golden
 from serving.smoke_scans import faulty, head, stored_as, swell
 
 SIZES = {  # by what they prove: shape, spacing in mm

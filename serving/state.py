@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cmb_models.errors import InputError
@@ -15,11 +15,15 @@ SERVER_FILE, REPOSITORY, LOG = "server.json", "repository", "server.log"
 
 
 @contextlib.contextmanager
-def announced(state: Path, server: Server) -> Iterator[None]:
-    """Write server.json for as long as the block runs."""
-    write_json(state / SERVER_FILE, {"grpc_url": server.address, "http_url": server.http_url, "pid": server.pid})
+def announced(state: Path, server: Server) -> Iterator[Callable[[int], None]]:
+    """Write server.json for as long as the block runs; what is given writes it anew with another process id."""
+
+    def announce(pid: int) -> None:
+        write_json(state / SERVER_FILE, {"grpc_url": server.address, "http_url": server.http_url, "pid": pid})
+
+    announce(server.pid)
     try:
-        yield
+        yield announce
     finally:
         (state / SERVER_FILE).unlink(missing_ok=True)
 

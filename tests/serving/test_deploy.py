@@ -18,9 +18,11 @@ from cmb_models.client.grpc_client import Client, Serving
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
-from serving.deploy import check_golden, deploy_bundle, deploy_production
+from serving.deploy import Target, deploy_bundle, reconcile
+from serving.golden import check_golden
 from serving.repository import write_release
 from serving.server import running_server
+from serving.wanted import wanted_bundle
 from tests.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
@@ -39,6 +41,10 @@ class Site:
 
     def now(self) -> Serving:
         return self.client.serving()
+
+    def next(self) -> int:
+        """A release number that the server has never had."""
+        return max(self.resident()) + 1
 
     def resident(self) -> set[int]:
         """Versions that the server has ready, the same for every step."""
@@ -108,7 +114,7 @@ def send_until(done: threading.Event, url: str, answers: list[Answer], faults: l
 
 def test_releases_switch_and_roll_back_without_losing_or_mixing_a_request(site, bundles):
     """Scans are sent all the while; the release before stays loaded, older ones go, rolling back is a deployment like another."""
-    old = site.now()
+    old = site.deploy(bundles[0], site.next())
     answers, faults, done = [], [], threading.Event()
     sender = threading.Thread(target=send_until, args=(done, site.url, answers, faults))
     sender.start()
@@ -147,7 +153,7 @@ def served_bundle(site: Site, bundles: tuple[Path, Path]) -> Path:
     for bundle in bundles:
         if site.now().manifest_sha256 == verify_manifest(bundle):
             return bundle
-    site.deploy(bundles[0], site.now().release + 1)
+    site.deploy(bundles[0], site.next())
     return bundles[0]
 
 
@@ -164,7 +170,7 @@ def test_bundle_with_a_flipped_byte_is_refused_before_anything_is_written(site, 
     content[len(content) // 2] ^= 1
     (damaged / UNET_FILE).write_bytes(content)
     with pytest.raises(InputError, match=f"{UNET_FILE} was changed"):
-        site.deploy(damaged, before.release + 1)
+        site.deploy(damaged, site.next())
     assert site.now() == before
     assert site.on_disk() == files
     assert site.client.detect(head(), "scan").release == before.release
@@ -179,23 +185,23 @@ def test_bundle_with_a_flipped_byte_is_refused_before_anything_is_written(site, 
     ids=["golden answer differs", "network cannot be opened"],
 )
 def test_release_that_fails_is_taken_out_and_the_old_one_goes_on(site, bundles, tmp_path, change, words):
-    before = site.now()
+    before, loaded = site.now(), site.resident()
     bad = altered(bundles[1], tmp_path / "bad", change)
     with pytest.raises(InputError, match=words):
-        site.deploy(bad, before.release + 1)
+        site.deploy(bad, site.next())
     assert site.now() == before
     assert site.client.detect(head(), "scan").release == before.release
-    assert site.resident() == site.on_disk() == {before.release}
+    assert site.resident() == site.on_disk() == loaded
 
 
 def test_deployment_killed_halfway_is_finished_by_the_next(site, bundles):
-    before = site.now()
-    write_release(site.repository, load_bundle(bundles[0]), before.release + 1)
-    (site.repository / UNET / str(before.release + 1) / "model.onnx").unlink()
+    before, release = site.now(), site.next()
+    write_release(site.repository, load_bundle(bundles[0]), release)
+    (site.repository / UNET / str(release) / "model.onnx").unlink()
     assert site.now() == before
-    site.deploy(bundles[1], before.release + 1)
+    site.deploy(bundles[1], release)
     assert site.client.detect(head(), "scan").manifest_sha256 == verify_manifest(bundles[1])
-    assert site.resident() == site.on_disk() == {before.release, before.release + 1}
+    assert site.resident() == site.on_disk() == {before.release, release}
 
 
 def test_other_content_under_a_served_number_is_refused(site, bundles):
@@ -213,7 +219,7 @@ def test_release_number_zero_is_refused(site, bundles):
 
 
 def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site, bundles, tmp_path):
-    release = site.now().release + 1
+    release = site.next()
     site.deploy(altered(bundles[0], tmp_path / "silent", find_nothing), release)
     scan = head(blobs_mm=())
     answer = site.client.detect(scan, "scan")
@@ -267,12 +273,10 @@ def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path,
         assert client.detect(head(), "scan").release == 1
 
 
-def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles, monkeypatch):
-    release = site.now().release + 1
-    fetched = type("Files", (), {"release": release, "bundle_dir": bundles[1]})
-    monkeypatch.setattr("cmb_models.registry.store.fetch_release", lambda ref, workspace: fetched)
-    told = []
+def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles):
+    release, told = site.next(), []
+    wanted = wanted_bundle(bundles[1], release, Path("."))
     with pytest.raises(InputError, match=f"127.0.0.1:9: expected servers that take release {release}"):
-        deploy_production(site.repository, ["127.0.0.1:9", site.url], done=told.append)
+        reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], done=told.append)
     assert [d.release for d in told] == [release]
     assert np.isclose(site.client.detect(head(), "scan").threshold, 0.8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +20,11 @@ from cmb_models.bundle import GOLDEN_SCAN, load_bundle
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, VOLUME, unpack
 from cmb_models.io.nifti import read_volume
 from serving import server as bundled
-from serving.deploy import check_golden
 from serving.entrypoint import ready
-from serving.repository import ensemble_config, step_configs, write_config, write_release
-from serving.sealed import seal, take
+from serving.golden import check_golden
+from serving.immutable import write_immutable
+from serving.sealed import check, take
+from serving.wanted import wanted_bundle
 from tests.bundles import make_bundle
 from tests.serving.certificates import make_certificate
 
@@ -37,11 +37,8 @@ def running(tmp_path_factory):
     """Environment variables of a server that the entry point became, its process, and the bundle it serves as release 4."""
     folder = tmp_path_factory.mktemp("image")
     bundle = load_bundle(make_bundle(folder / "bundle"))
-    write_release(folder / "written", bundle, 4)
-    for config in (*step_configs(folder / "written", [4]).values(), ensemble_config(DETECTOR, 4, bundle)):
-        write_config(folder / "written", config)
-    shutil.rmtree(folder / "written" / "cmb_probe", ignore_errors=True)  # without configuration it would keep the server unready
-    digest = seal(folder / "written")
+    write_immutable(folder / "written", wanted_bundle(bundle.path, 4, folder))
+    digest = check(folder / "written")
     take(folder / "written", folder / "models", digest)
     for path in sorted((folder / "models").rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -18,6 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from serving import smoke_checks
 from serving.deploy import deploy_bundle
+from serving.repository import ENSEMBLES
 from serving.server import running_server
 from serving.smoke import main as smoke
 from tests.bundles import MORE_MM, head, head_phase, make_bundle, spots_found
@@ -41,20 +42,20 @@ class Site:
 
     def deploy_next(self, bundle: Path) -> None:
         """Deploy a bundle under the number after the one that is served."""
-        now = self.client.serving()
-        deploy_bundle(bundle, now.release + 1 if now else 1, self.repository, self.url)
+        numbers = set().union(*self.resident().values())
+        deploy_bundle(bundle, max(numbers, default=0) + 1, self.repository, self.url)
 
     def resident(self) -> dict[str, set[int]]:
         """Versions that are ready of each model but the ensembles."""
         found: dict[str, set[int]] = {}
         for model in grpc.InferenceServerClient(self.url).get_model_repository_index().models:
-            if model.state == "READY" and model.name != DETECTOR:
+            if model.state == "READY" and model.name not in ENSEMBLES:
                 found.setdefault(model.name, set()).add(int(model.version))
         return found
 
     def on_disk(self) -> dict[str, set[int]]:
         """Version folders of each model but the ensembles."""
-        models = (p for p in self.repository.iterdir() if p.is_dir() and p.name not in (DETECTOR, "cmb_probe"))
+        models = (p for p in self.repository.iterdir() if p.is_dir() and p.name not in ENSEMBLES)
         return {m.name: {int(v.name) for v in m.iterdir() if v.is_dir()} for m in models}
 
 
