@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi. Everything is installed from the two
+# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | soak. Everything is installed from the two
 # pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
@@ -6,7 +6,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi
+.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving soak
 
 setup:
 	@$(MAKE) --no-print-directory -j2 environments
@@ -50,6 +50,14 @@ bench-accuracy: setup
 # A release on scans of another make: make bench-other-swi ARGS="--workspace demo"
 bench-other-swi: setup
 	@$(BIN)/python -m benchmarks.other_swi $(ARGS)
+
+# How long a scan takes, of the demo's release: a quarter of an hour; of another's, ARGS="--workspace ../site"
+bench-serving: setup
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+# A server under load and abuse for half an hour, with a promotion or rollback every 20 s; for less, ARGS="--minutes 2"
+soak: setup
+	@$(BIN)/python -m benchmarks.serving.soak $(ARGS)
 
 # After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:

@@ -1,0 +1,145 @@
+"""How fast a release is, on this machine: `make bench-serving`, or with a workspace's own, ARGS="--workspace ../site".
+
+Everything that is compared takes turns in one run. Prints one table and writes reports/benchmarks/serving.json. A busy machine
+makes absolute times longer; the ratios hold.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving import candidates, live, runtimes
+from benchmarks.serving.plain import plain_detector
+from benchmarks.serving.scans import LARGE, SMALL, scans
+from cmb_models.bundle import BundleDetector, load_bundle
+from cmb_models.detect.detector import propose
+from cmb_models.detect.preprocess import prepare
+from cmb_models.files import write_json
+from cmb_models.networks.cnn import Score
+from cmb_models.networks.unet import Heatmap
+from cmb_models.training.export import export_networks
+from cmb_models.training.final import load_weights
+from serving.deploy import deploy_bundle
+from serving.server import running_server
+
+GOALS = {  # key: (goal, whether less is better, what it is)
+    "grpc_small_s": (2.0, True, "197×233×94 through gRPC on loopback, end to end, s"),
+    "grpc_over_inprocess": (1.25, True, "… beside the same work in process, ratio"),
+    "grpc_large_s": (12.0, True, "512×448×80 through gRPC, s"),
+    "server_peak_gb": (4.0, True, "most memory of the server and its steps meanwhile, GiB"),
+    "candidates_ms": (30.0, True, "candidates out of 300 blobs in 512×448×80, ms"),
+    "speedup_over_plain": (4.0, False, "in process, beside MONAI's sliding window in torch and labels, ratio"),
+    "share_of_peak": (0.5, False, "stage 1's share of the machine's matrix product, float32"),
+}
+CLIENTS = (1, 2, 4, 8, 16)
+ROOT = Path(__file__).parents[2]
+
+
+def main(
+    workspace: Annotated[Path, typer.Option(help="Workspace with a bundle, its weights and locked scans.")] = Path("demo"),
+    rounds: Annotated[int, typer.Option(min=1, help="Times that everything takes its turn.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where serving.json goes.")] = ROOT / "reports/benchmarks",
+) -> None:
+    """Time the release of a workspace, served and in process."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(workspace, rounds, Path(folder))
+    write_json(out / "serving.json", found)
+    show(found, Console())
+
+
+def measure(workspace: Path, rounds: int, folder: Path) -> dict:
+    """All figures: those of GOALS, and what they come from."""
+    volumes = scans(workspace)
+    bundle_dir = workspace / "models/bundle"
+    _, _, unet, cnn = load_weights(workspace / "models/weights")
+    own = BundleDetector(bundle_dir)
+    config = own.bundle.config
+    found: dict = {"machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}}
+    with running_server(folder / "repository") as server:
+        deploy_bundle(bundle_dir, 1, folder / "repository", server.grpc_url)
+        with live.watched(server.pid) as memory, live.Client(server.grpc_url, timeout_s=600) as client:
+            plain = plain_detector(unet, cnn, config)
+            for name, shape in (("small", SMALL), ("large", LARGE)):
+                volume = volumes[shape]
+                with live.through_shared_memory(server.grpc_url, volume) as shared:
+                    ways = {
+                        "gRPC": lambda v=volume: client.detect(v, "scan"),
+                        "gRPC, shared memory": shared,
+                        "in process": lambda v=volume: own(v, "scan"),
+                    }
+                    if name == "small":
+                        ways["plain"] = lambda v=volume: plain(v)
+                    seconds = live.by_turns(ways, rounds if name == "small" else max(2, rounds // 2))
+                found[name] = {way: float(np.median(s)) for way, s in seconds.items()}
+            found["clients"] = live.throughput(server.grpc_url, volumes[SMALL], CLIENTS, scans=8)
+        found["server_peak_gb"] = memory.peak_gb
+    found["candidates_ms"] = candidates.milliseconds(rounds)
+    prepared = prepare(volumes[SMALL], config.preprocess, "scan")
+    image = prepared.image[None, None]
+    export_networks(unet, cnn, config, folder)
+    _, patches = propose(runtimes.in_torch(Heatmap(unet), runtimes.torch.float32)(image)[0, 0], prepared, config)
+    peak = runtimes.peak_gigaflops()
+    timed = runtimes.compare(folder, Heatmap(unet), Score(cnn), image, patches, rounds)
+    found["runtimes"] = {network: {name: asdict(t) for name, t in by.items()} for network, by in timed.items()}
+    found["arrays"] = {"unet": list(image.shape), "cnn": list(patches.shape)}
+    found["peak_gigaflops"] = max(peak, runtimes.peak_gigaflops())
+    found["unet_gigaflop"] = runtimes.gigaflop(Heatmap(unet), image)
+    return {"goals": goals(found), **found, "release": load_bundle(bundle_dir).manifest_sha256}
+
+
+def goals(found: dict) -> dict[str, float]:
+    """The figures that GOALS asks for."""
+    small = found["small"]
+    unet_s = found["runtimes"]["unet"]["openvino"]["seconds"]
+    return {
+        "grpc_small_s": small["gRPC"],
+        "grpc_over_inprocess": small["gRPC"] / small["in process"],
+        "grpc_large_s": found["large"]["gRPC"],
+        "server_peak_gb": found["server_peak_gb"],
+        "candidates_ms": found["candidates_ms"]["ours"],
+        "speedup_over_plain": small["plain"] / small["in process"],
+        "share_of_peak": found["unet_gigaflop"] / unet_s / found["peak_gigaflops"],
+    }
+
+
+def show(found: dict, console: Console) -> None:
+    """Print the figures as one table, each beside what is asked."""
+    table = Table("key", "what", "measured", "asked", title=f"Serving on {found['machine']['cores']} cores")
+    for key, (goal, less, what) in GOALS.items():
+        value = found["goals"][key]
+        met = value <= goal if less else value >= goal
+        table.add_row(
+            key,
+            what,
+            f"{value:.2f}" if value < 100 else f"{value:.0f}",
+            f"{'≤' if less else '≥'} {goal:g}{'' if met else '  missed'}",
+        )
+    table.add_section()
+    for size in ("small", "large"):
+        for way, seconds in found[size].items():
+            table.add_row("", f"{size}: {way}, s", f"{seconds:.2f}", "")
+    table.add_section()
+    for row in found["clients"]:
+        what = f"{row['clients']} clients at once, small: scans a minute; median and 95 % of latency"
+        table.add_row("", what, f"{row['scans_per_minute']:.0f}; {row['median_s']:.1f} and {row['p95_s']:.1f} s", "")
+    table.add_section()
+    for network, by in found["runtimes"].items():
+        for runtime, timed in by.items():
+            table.add_row(
+                "", f"{network} by {runtime}, s; scores from torch's", f"{timed['seconds']:.3f}; {timed['difference']:.0e}", ""
+            )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

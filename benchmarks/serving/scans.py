@@ -1,0 +1,31 @@
+"""The scans that are timed: a workspace's own locked scan, brought to the sizes that are asked about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from cmb_models.errors import InputError
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import find_scans
+from cmb_models.volume import Volume
+
+SMALL, LARGE = (197, 233, 94), (512, 448, 80)
+SPACING_MM = {SMALL: (0.95, 0.95, 1.75), LARGE: (0.45, 0.45, 2.0)}  # a whole head in either
+
+
+def scans(workspace: Path) -> dict[tuple[int, int, int], Volume]:
+    """One head at each size, by size. Raises InputError for a workspace without locked scans."""
+    files = [scan.path for scan in find_scans(workspace / "data/raw/locked")]
+    if not files:
+        raise InputError(workspace, "a workspace with data/raw/locked", "none", "run `make demo`, or pass --workspace")
+    head = read_volume(files[0]).to_ras()
+    found = {}
+    for shape, spacing_mm in SPACING_MM.items():
+        zoom = np.asarray(shape) / head.data.shape
+        data = ndimage.zoom(head.data, zoom, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+        assert data.shape == shape, (data.shape, shape)
+        found[shape] = Volume(data, np.diag([*spacing_mm, 1.0]))
+    return found
