@@ -1,5 +1,5 @@
-# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | soak. Everything is installed from the two
-# pinned locks into .venv and .venv-server, and nowhere else.
+# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | soak. Everything is
+# installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3.11

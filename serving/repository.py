@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.bundle import CNN_FILE, PIPELINE_FILE, UNET_FILE, Bundle
+from cmb_models.bundle import CNN_FILE, GOLDEN_SCAN, PIPELINE_FILE, UNET_FILE, Bundle
 from cmb_models.client.contract import (
     AFFINE,
     CANDIDATES,
@@ -30,8 +30,10 @@ from cmb_models.client.contract import (
     Tensor,
     inputs_of,
 )
+from cmb_models.client.scan_id import scan_sha256
 from cmb_models.config import PipelineConfig
 from cmb_models.files import read_json, replacing_folder, write_text
+from cmb_models.io.nifti import read_volume
 from serving.model_repository.step import (
     MODELS,
     PATCHES,
@@ -215,7 +217,9 @@ def _content(step: str, bundle: Bundle, release: int) -> dict[str, bytes]:
 
 
 def _identity(bundle: Bundle, release: int) -> bytes:
-    return json.dumps({"release": release, "manifest_sha256": bundle.manifest_sha256}, indent=2).encode()
+    scan = read_volume(bundle.path / GOLDEN_SCAN)
+    golden = {"shape": list(scan.data.shape), "sha256": scan_sha256(scan)}  # nobody's scan: deployments ask for it
+    return json.dumps({"release": release, "manifest_sha256": bundle.manifest_sha256, "golden": golden}, indent=2).encode()
 
 
 def _holds(folder: Path, content: Mapping[str, bytes]) -> bool:

@@ -10,7 +10,8 @@ from cmb_models.errors import InputError
 CAUSES = {
     "phase": r"phase",
     "not_finite": r"finite",
-    "geometry": r"3D volume|affine|voxels of|field of view|shape|spacing|at most|at least",
+    "steps": r"heatmap|extent within|centres within|scores from|step before",
+    "geometry": r"3D volume|affine|voxels of|field of view|shape|spacing|at most|at least|axes|a scan within",
     "constant": r"SWI scan",
     "intensity": r"SWI intensities",
     "contrast": r"dark air",

@@ -13,7 +13,7 @@ import numpy as np
 from cmb_models.errors import InputError
 
 ROLES = {"as_challenger": "challenger", "as_probe": "probe"}  # an ensemble's own input of the first step -> what its requests are
-PRODUCTION = "production"
+PRODUCTION, PROBE = "production", "probe"
 
 
 @dataclass

@@ -33,7 +33,7 @@ from cmb_models.config import PipelineConfig
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
 
-RELEASE_FILE = "release.json"  # {"release": int, "manifest_sha256": str}
+RELEASE_FILE = "release.json"  # {"release": int, "manifest_sha256": str, "golden": {"shape": [I, J, K], "sha256": str}}
 
 IMAGE = Tensor(UNET_INPUT, np.float32, (1, 1, -1, -1, -1))  # on the working grid, padded, normalised
 GRID_AFFINE = Tensor("grid_affine", np.float64, (4, 4))  # working voxel index to RAS mm

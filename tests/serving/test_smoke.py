@@ -14,13 +14,13 @@ import tritonclient.grpc as grpc
 from onnx import numpy_helper
 
 from cmb_models.bundle import GOLDEN_ANSWER, UNET_FILE, Bundle, load_bundle, write_manifest
-from cmb_models.client.contract import DETECTOR, UNET
+from cmb_models.client.contract import CHALLENGER, DETECTOR, UNET
 from cmb_models.files import read_json, write_json
 from serving import smoke_checks
 from serving.deploy import deploy_bundle
 from serving.repository import ensemble_config
 from serving.server import running_server
-from serving.smoke import CHALLENGER, main
+from serving.smoke import main
 from serving.smoke_scans import head, stored_as
 from tests.bundles import make_bundle
 

@@ -1,16 +1,18 @@
 """First step: refuse what is no SWI scan, bring the rest to the working grid. All of it is cmb_models.detect.preprocess."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from request_trace import Trace
-from step import prepared, read_pipeline, respond
+from request_trace import PROBE, Trace
+from step import RELEASE_FILE, prepared, read_pipeline, respond, version_folder
 from teller import Teller
 
 from cmb_models.client.contract import AFFINE, PHASE, VOLUME
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
+from cmb_models.files import read_json
 from cmb_models.volume import Volume
 
 CASE = "scan"  # the server is told no file name; the client puts its own in
@@ -20,6 +22,7 @@ class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
         self.teller = Teller(args)
+        self.golden = read_json(version_folder(args) / RELEASE_FILE).get("golden", {})
         self.beside = ThreadPoolExecutor(1, "hash")  # a scan is hashed while it is prepared; both leave the interpreter's lock
 
     def finalize(self):
@@ -35,10 +38,20 @@ class TritonPythonModel:
         With phase (I, J, K), where the release uses it, also to the phase (I', J', K').
         """
         trace = Trace.begin(inputs)
+        if self.is_golden(inputs):
+            trace.role = PROBE
         self.teller.started(trace)
         with self.teller.step(trace, "prepare"):
             image, affine, extent, *phase = self.prepared(trace, inputs)
         return image, affine, extent, trace.packed(), *phase
+
+    def is_golden(self, inputs):
+        """Whether this is the golden scan, with which deployments try a release: nobody's request, whichever ensemble has it."""
+        if list(inputs[VOLUME.name].shape) != self.golden.get("shape"):
+            return False
+        with contextlib.suppress(ValueError):
+            return scan_sha256(Volume(inputs[VOLUME.name], inputs[AFFINE.name])) == self.golden["sha256"]
+        return False
 
     def prepared(self, trace, inputs):
         """The same without the trace, which learns of the scan."""
