@@ -15,6 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +55,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         found = measure(workspace, rounds, Path(folder))
     write_json(out / "serving.json", found)
-    show(found, Console())
+    show(found, Console(width=120))
 
 
 def measure(workspace: Path, rounds: int, folder: Path) -> dict:
@@ -114,7 +115,7 @@ def goals(found: dict) -> dict[str, float]:
 
 def show(found: dict, console: Console) -> None:
     """Print the figures as one table, each beside what is asked."""
-    table = Table("key", "what", "measured", "asked", title=f"Serving on {found['machine']['cores']} cores")
+    table = Table("key", "what", "measured", "asked", box=SIMPLE, title=f"Serving on {found['machine']['cores']} cores")
     for key, (goal, less, what) in GOALS.items():
         value = found["goals"][key]
         met = value <= goal if less else value >= goal
@@ -130,13 +131,13 @@ def show(found: dict, console: Console) -> None:
             table.add_row("", f"{size}: {way}, s", f"{seconds:.2f}", "")
     table.add_section()
     for row in found["clients"]:
-        what = f"{row['clients']} clients at once, small: scans a minute; median and 95 % of latency"
-        table.add_row("", what, f"{row['scans_per_minute']:.0f}; {row['median_s']:.1f} and {row['p95_s']:.1f} s", "")
+        what = f"small, {row['clients']} clients: scans a minute; latency, median and 95 %"
+        table.add_row("", what, f"{row['scans_per_minute']:.0f}; {row['median_s']:.1f}, {row['p95_s']:.1f} s", "")
     table.add_section()
     for network, by in found["runtimes"].items():
         for runtime, timed in by.items():
             table.add_row(
-                "", f"{network} by {runtime}, s; scores from torch's", f"{timed['seconds']:.3f}; {timed['difference']:.0e}", ""
+                "", f"{network} by {runtime}, s; how far from torch", f"{timed['seconds']:.3f}; {timed['difference']:.0e}", ""
             )
     console.print(table)
 

@@ -132,7 +132,7 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
                 outcomes = fuzz(server.grpc_url, 1, int(rng.integers(2**31)), server.http_url)
                 with life.lock:
                     life.outcomes += outcomes
-                    life.faults += [f"malformed: {what}" for what in outcomes if ":" in what or what.startswith("wordless")]
+                    life.faults += [f"malformed: {what}" for what in outcomes if amiss(what)]
                 continue
             try:
                 answer = client.detect(scans[n], f"scan {n}")
@@ -147,6 +147,11 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
                     life.faults.append(f"release {answer.release} answered while {sorted(allowed)} was in production")
                 elif fault := difference(answer, expected[answer.release][n]):
                     life.faults.append(f"scan {n}, release {answer.release}: {fault}")
+
+
+def amiss(outcome: str) -> bool:
+    """Whether a malformed request met something that none should (fuzz.py); one for a version that is going is told just that."""
+    return (":" in outcome or outcome.startswith("wordless")) and "not at ready state" not in outcome
 
 
 def difference(answer: Answer, own: Answer) -> str:

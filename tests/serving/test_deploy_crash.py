@@ -26,7 +26,7 @@ from tests.bundles import head, make_bundle
 from tests.serving.deploy_crash import deploy_and_die
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(3600)]
-STRIDE = 1 if os.environ.get("CMB_EVERY_STEP") else 31
+STRIDE = int(os.environ.get("CMB_DEPLOY_STRIDE", 5 if os.environ.get("CMB_EVERY_STEP") else 45))  # of some 180, seconds each
 FEWEST = 70  # steps; fewer would mean that they are not seen
 PAUSE_S = 0.1
 
