@@ -1,7 +1,8 @@
 """Kill -9 at every step of a deployment: clients notice nothing, and the next deployment ends right.
 
-At every thirty-first step, since each takes seconds; at every single one with CMB_EVERY_STEP set. Each kill is at another step of a
-deployment like the one before: a new release with a new challenger, on the same server, under load.
+At every 45th of some 180 steps, since each takes seconds; with CMB_EVERY_STEP set at every fifth, with CMB_DEPLOY_STRIDE=1 at every
+single one. Each kill is at another step of a deployment like the one before: a new release with a new challenger, on the same
+server, under load.
 """
 
 from __future__ import annotations

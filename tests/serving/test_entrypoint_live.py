@@ -26,7 +26,7 @@ from serving.immutable import write_immutable
 from serving.sealed import check, take
 from serving.wanted import wanted_bundle
 from tests.bundles import make_bundle
-from tests.serving.certificates import make_certificate
+from tests.certificates import make_root
 
 pytestmark = pytest.mark.serving
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def running(tmp_path_factory):
         path.chmod(0o555 if path.is_dir() else 0o444)
     facts = bundled._environment_facts(bundled.default_environment())
     bundled._copy_backends(facts, folder / "backends")
-    cert, key = make_certificate(folder)
+    root = make_root(folder / "tls")  # signed by itself: the server's certificate and what clients trust
     grpc_port, http_port, metrics_port = bundled._free_ports(0)
     environ = bundled._variables(facts, bundled.default_environment()) | {
         "CMB_TRITON": f"{facts['triton']}/bin/tritonserver",
@@ -54,8 +54,8 @@ def running(tmp_path_factory):
         "CMB_GRPC_PORT": str(grpc_port),
         "CMB_HTTP_PORT": str(http_port),
         "CMB_METRICS_PORT": str(metrics_port),
-        "CMB_SERVER_CERT": str(cert),
-        "CMB_SERVER_KEY": str(key),
+        "CMB_SERVER_CERT": str(root.cert),
+        "CMB_SERVER_KEY": str(root.key),
         "CMB_EXIT_TIMEOUT_S": "4",
         "PYTHONPATH": str(ROOT),  # as the image does
     }
