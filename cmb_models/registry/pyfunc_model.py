@@ -37,9 +37,9 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
         for path in model_input["path"]:
             phase = read_phase(Path(path)) if self._detector.uses_phase else None
             answer = self._detector(read_volume(Path(path)), str(path), phase)
+            said = self._release, answer.manifest_sha256
             rows += [
-                (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, self._release)
-                for d in answer.detections
+                (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said) for d in answer.detections
             ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -167,6 +167,6 @@ def _signature():
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
-    kinds = {"scan": "string", **dict.fromkeys(("i", "j", "k", "release"), "long")}
+    kinds = {"scan": "string", "manifest_sha256": "string", **dict.fromkeys(("i", "j", "k", "release"), "long")}
     outputs = [ColSpec(kinds.get(name, "double"), name) for name in COLUMNS]
     return ModelSignature(inputs=Schema([ColSpec("string", "path")]), outputs=Schema(outputs))

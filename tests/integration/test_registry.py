@@ -141,6 +141,7 @@ def test_mlflow_loads_a_release_and_finds_the_three_spots(site, tmp_path):
         squared = (found["x_mm"] - x) ** 2 + (found["y_mm"] - y) ** 2 + (found["z_mm"] - z) ** 2
         assert squared.min() < 2**2
     assert set(found["scan"]) == {"sub-01_swi"} and set(found["release"]) == {1}
+    assert set(found["manifest_sha256"]) == {fetch_release("1", site).manifest_sha256}
 
 
 def test_promote_and_rollback_move_the_aliases_and_are_logged(site):
