@@ -42,12 +42,15 @@ class Trace:
         return cls(next((role for name, role in ROLES.items() if name in inputs), PRODUCTION))
 
     @classmethod
-    def unpacked(cls, tensor: np.ndarray) -> Trace:
-        """The trace that the step before handed on, a tensor (1,) of bytes. Raises InputError for any other."""
+    def unpacked(cls, tensor: np.ndarray | None) -> Trace:
+        """The trace that the step before handed on, a tensor (1,) of bytes. Raises InputError for any other, and for none."""
+        expected, remedy = "what the step before handed on", "send scans to the detector, not to its steps"
+        if tensor is None:
+            raise InputError("trace", expected, "nothing", remedy)
         try:
             return cls(**json.loads(tensor[0]))
         except (ValueError, TypeError, IndexError) as error:
-            raise InputError("trace", "what the step before handed on", str(error), "send scans to the detector") from error
+            raise InputError("trace", expected, str(error), remedy) from error
 
     def packed(self) -> np.ndarray:
         """Itself as a tensor (1,) of bytes."""

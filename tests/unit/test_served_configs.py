@@ -9,11 +9,12 @@ from tritonclient.grpc import model_config_pb2
 
 from cmb_models.bundle import load_bundle
 from cmb_models.client.contract import DETECTOR, OUTPUTS, STEPS, inputs_of
-from serving.model_repository.step import model_of
+from serving.model_repository.step import PROBE_INPUT, ROLE_INPUTS, model_of
 from serving.repository import (
     CHALLENGER,
     ONNX_FILES,
     PREVIOUS,
+    PROBE,
     TYPES,
     ensemble_config,
     pin_of,
@@ -23,6 +24,8 @@ from serving.repository import (
     write_release,
 )
 from tests.bundles import make_bundle
+
+ROLE_NAMES = {t.name for t in (*ROLE_INPUTS.values(), PROBE_INPUT)}  # optional: by one of them a step knows the ensemble that calls
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_every_step_gets_what_it_wants_and_the_ensemble_gives_the_contract(repos
     for step, joined in zip(STEPS, ensemble["ensemble_scheduling"]["step"], strict=True):
         config = steps[joined["model_name"]]
         assert joined["model_name"] == model_of(step, phase) and joined["model_version"] == 1 + phase
-        assert set(joined["input_map"]) == set(tensors(config["input"]))
+        assert set(joined["input_map"]) == set(tensors(config["input"])) - ROLE_NAMES
         assert set(joined["output_map"]) == set(tensors(config["output"]))
         for own, name in joined["input_map"].items():
             assert fits(known[name], tensors(config["input"])[own]), (step, name)
@@ -71,6 +74,13 @@ def test_every_step_gets_what_it_wants_and_the_ensemble_gives_the_contract(repos
         known |= given
     for name, tensor in tensors(ensemble["output"]).items():
         assert fits(known[name], tensor), name
+
+
+@pytest.mark.parametrize("name", [DETECTOR, CHALLENGER, PREVIOUS, PROBE])
+def test_each_ensemble_says_which_it_is(bundles, name):
+    first = ensemble_config(name, 1, bundles[False])["ensemble_scheduling"]["step"][0]["input_map"]
+    told = {DETECTOR: set(), CHALLENGER: {ROLE_INPUTS[CHALLENGER].name}}.get(name, {PROBE_INPUT.name})
+    assert set(first) & ROLE_NAMES == told
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["SWI", "SWI and phase"])

@@ -37,7 +37,7 @@ class TritonPythonModel:
     def propose(self, inputs):
         """Heatmap and image (1, 1, I, J, K), and phase (I, J, K) where it is used, to patches (max(N, 1), C, *patch_vox) and the N
         candidates found, with the request's trace."""
-        trace = Trace.unpacked(inputs[TRACE.name])
+        trace = Trace.unpacked(inputs.get(TRACE.name))
         trace.passed("unet")
         with self.teller.step(trace, "candidates"):
             found = self.found(inputs)

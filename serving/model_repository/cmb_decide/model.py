@@ -23,7 +23,7 @@ class TritonPythonModel:
 
     def decide(self, inputs):
         """N candidates and the CNN's scores (max(N, 1),) to the contract's OUTPUTS."""
-        trace = Trace.unpacked(inputs[TRACE_FOUND.name])
+        trace = Trace.unpacked(inputs.get(TRACE_FOUND.name))
         trace.passed("cnn")
         with self.teller.step(trace, "decide"):
             rows = self.rows(inputs)
