@@ -20,7 +20,6 @@ KEY_FILE = "admin.key"  # in the state folder, for its owner alone
 ADMIN_KEY = "CMB_ADMIN_KEY"
 PLAIN, SECURE = "grpc://", "grpcs://"  # before an address, as client/connection.py reads it
 LEAST_KEY = 16  # characters: a random key has 43, a word that can be guessed fewer
-HIDDEN_KEY = "{admin-key}"  # stands for the key in the list of processes, which everybody may read (hidden_start.py)
 # Calls that change a server or read its host's memory and files. Left open: health, metadata, model-config (which says the
 # release), statistics (counts, as in the metrics) and inference.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
@@ -65,8 +64,8 @@ class Security:
             if not os.access(file, os.R_OK):
                 raise InputError(file, "a PEM file that can be read", "none", "correct its name or its permissions")
 
-    def arguments(self, key: str | None = None) -> list[str]:
-        """For tritonserver; `key` stands in for the admin key where the key itself must not be seen."""
+    def arguments(self) -> list[str]:
+        """For tritonserver, which takes the admin key no other way: whoever may list this machine's processes reads it there."""
         found = [
             f"--grpc-address={self.host}",
             f"--http-address={LOOPBACK}",
@@ -80,7 +79,7 @@ class Security:
             found.append(f"--grpc-root-cert={Path(self.client_ca).absolute()}")
         if self.admin_key:
             over_http = RESTRICTED if is_loopback(self.host) else (*RESTRICTED, *ALSO_OVER_HTTP)
-            opened_by = f"admin-key={key or self.admin_key}"
+            opened_by = f"admin-key={self.admin_key}"
             found.append(f"--grpc-restricted-protocol={','.join(RESTRICTED)}:{opened_by}")
             found.append(f"--http-restricted-api={','.join(over_http)}:{opened_by}")
         return found

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from serving.security import ADMIN_KEY, HIDDEN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
+from serving.security import ADMIN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
 
 BACKENDS = Path(__file__).parent / "backends"
-HIDDEN_START = Path(__file__).parent / "hidden_start.py"
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
 EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown, so it gets this long
 TRIES = 5  # a free port may be taken between choosing and binding it
@@ -128,7 +127,7 @@ def _started(
         _copy_backends(facts, folder / "backends")
         ports = _free_ports(grpc_port)
         spec = {
-            "command": [*_command(facts, repository, folder / "backends", ports, token), *arguments],
+            "command": [*_command(facts, repository, folder / "backends", ports, token), *arguments, *security.arguments()],
             # Beside the log, unless the caller's environment says otherwise: empty for no request log.
             "environment": {REQUEST_LOG: str(log.resolve().with_name("requests.jsonl")), **_variables(facts, server_env)},
             "log": str(log),
@@ -136,7 +135,6 @@ def _started(
             "folder": str(folder),
             "grace_s": EXIT_TIMEOUT_S + 4,
         }
-        _secured(spec, security)
         (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         start = log.stat().st_size if log.exists() else 0
         supervisor = subprocess.Popen(
@@ -198,14 +196,6 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
     ]
-
-
-def _secured(spec: dict, security: Security) -> None:
-    """Put the arguments of `security` into what the supervisor starts, with the admin key out of everybody's sight."""
-    spec["command"] += security.arguments(HIDDEN_KEY)
-    if security.admin_key:
-        spec["command"] = [sys.executable, "-I", "-S", str(HIDDEN_START), *spec["command"]]
-        spec["environment"]["CMB_HIDDEN_KEY"] = security.admin_key
 
 
 def _variables(facts: dict, server_env: Path) -> dict[str, str]:
