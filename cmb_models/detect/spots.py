@@ -89,14 +89,14 @@ def _into(extreme: np.ufunc, buffers: list[np.ndarray]) -> Callable[[np.ndarray,
 def along(image, direction: Direction, length: int, extreme: Callable):
     """The extreme of every run of `length` voxels along `direction`, whole runs alone: log2(length) passes rather than length.
 
-    image: (..., I, J, K), a NumPy array or a torch tensor as `extreme` takes two of.
+    image: (..., I, J, K), anything that can be sliced and that `extreme` takes two of: an array, a tensor, a node of a graph.
     """
     span = 1
     while span < length:
         step = min(span, length - span)
         first, second = [...], [...]
-        for d, size in zip(direction, image.shape[-3:], strict=True):
-            low, high = slice(0, size - abs(d) * step), slice(abs(d) * step, size)
+        for d in direction:
+            low, high = slice(None, -abs(d) * step or None), slice(abs(d) * step, None)
             first.append(low if d >= 0 else high)
             second.append(high if d >= 0 else low)
         image = extreme(image[tuple(first)], image[tuple(second)])

@@ -1,4 +1,4 @@
-"""The filters of detect/spots.py in torch: in front of stage 1 in training, and inside a release's own graph."""
+"""The filters of detect/spots.py in torch, in front of stage 1 in training; spots_graph.py writes them into a release's graph."""
 
 from __future__ import annotations
 
@@ -12,22 +12,37 @@ class DarkSpots(nn.Module):
     """(N, 1, I, J, K) images to (N, 3, I, J, K): the image, how far lines within slices fill it, and lines in all directions."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        within = least_closing(image, IN_PLANE)
-        everywhere = torch.minimum(torch.minimum(within, least_closing(image, ACROSS)), least_closing(image, OBLIQUE))
-        channels = torch.cat([image, within - image, everywhere - image], dim=1)
-        return channels.contiguous(memory_format=torch.channels_last_3d)
+        return channels(image, _Torch).contiguous(memory_format=torch.channels_last_3d)
 
 
-def least_closing(image: torch.Tensor, directions: tuple[Direction, ...]) -> torch.Tensor:
+class _Torch:
+    """What the filters are made of, for tensors."""
+
+    maximum, minimum, minus = torch.maximum, torch.minimum, torch.sub
+
+    @staticmethod
+    def padded(image: torch.Tensor, margin: list[int]) -> torch.Tensor:
+        i, j, k = margin
+        return nn.functional.pad(image, (k, k, j, j, i, i), mode="replicate")
+
+    @staticmethod
+    def joined(channels: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(channels, dim=1)
+
+
+def channels(image, ops):
+    """The three channels of an image, made of what `ops` offers: maximum, minimum, minus, padded and joined, as _Torch has them."""
+    within = _least_closing(image, IN_PLANE, ops)
+    everywhere = ops.minimum(ops.minimum(within, _least_closing(image, ACROSS, ops)), _least_closing(image, OBLIQUE, ops))
+    return ops.joined([image, ops.minus(within, image), ops.minus(everywhere, image)])
+
+
+def _least_closing(image, directions: tuple[Direction, ...], ops):
     """The least of the grey closings (N, 1, I, J, K) by lines along `directions`, a key of HALF. Beyond the edge it goes on."""
     least = None
     for direction in directions:
-        closed = _closing(image, direction, HALF[directions])
-        least = closed if least is None else torch.minimum(least, closed)
+        length = 2 * HALF[directions] + 1
+        padded = ops.padded(image, [(length - 1) * abs(d) for d in direction])
+        closed = along(along(padded, direction, length, ops.maximum), direction, length, ops.minimum)
+        least = closed if least is None else ops.minimum(least, closed)
     return least
-
-
-def _closing(image: torch.Tensor, direction: Direction, half: int) -> torch.Tensor:
-    i, j, k = (2 * half * abs(d) for d in direction)
-    padded = nn.functional.pad(image, (k, k, j, j, i, i), mode="replicate")
-    return along(along(padded, direction, 2 * half + 1, torch.maximum), direction, 2 * half + 1, torch.minimum)

@@ -51,12 +51,12 @@ class Heatmap(nn.Module):
 
 
 def for_export(unet: nn.Module) -> nn.Module:
-    """The same U-Net, up to rounding, with its last layer in a form that CPUs compute several times faster.
+    """What follows DarkSpots in a U-Net, the same up to rounding, with its last layer in a form that CPUs compute much faster.
 
     That layer makes one channel of many, a shape for which no runtime has a good kernel. Nine channels, one for each place of the
     kernel within slices, are an ordinary convolution; fixed ones then add them up. With a first stride above 1 nothing changes.
     """
-    copy = deepcopy(unet)
+    copy = deepcopy(unet[1])
     names = [name for name, m in copy.named_modules() if isinstance(m, nn.ConvTranspose3d) and m.out_channels == 1]
     if names and copy.get_submodule(names[-1]).stride == (1, 1, 1):
         copy.set_submodule(names[-1], _by_taps(copy.get_submodule(names[-1])))

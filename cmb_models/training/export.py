@@ -17,12 +17,14 @@ from cmb_models.chain import canonical_sha256
 from cmb_models.config import Export, PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.detect.preprocess import prepare
+from cmb_models.detect.spots import CHANNELS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json, write_text
 from cmb_models.inference.cpu import SPOTS, open_onnx
 from cmb_models.io.nifti import write_volume
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
+from cmb_models.networks.spots_graph import prepend_spots
 from cmb_models.networks.unet import Heatmap, for_export
 from cmb_models.phantom import golden_scan
 from cmb_models.training.metadata import metadata
@@ -50,12 +52,14 @@ def write_bundle(
 def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder: Path) -> None:
     """Write both networks as ONNX files into a folder, for any number of candidates and any volume of multiple_vox."""
     multiple = config.preprocess.multiple_vox
-    image = torch.randn(1, 1, *(4 * m for m in multiple))
+    spots = torch.randn(1, CHANNELS, *(4 * m for m in multiple))
     extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
     patches = torch.randn(3, config.patch_channels, *config.patch_vox)
     count = {0: torch.export.Dim("candidates", min=1, max=4096)}
-    _to_onnx(Heatmap(for_export(unet)), image, extents, (bundle.UNET_INPUT, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
-    _name_spots(folder / bundle.UNET_FILE)
+    _to_onnx(Heatmap(for_export(unet)), spots, extents, (SPOTS, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
+    model = onnx.load(folder / bundle.UNET_FILE)
+    prepend_spots(model, bundle.UNET_INPUT, SPOTS)
+    onnx.save(model, folder / bundle.UNET_FILE)
     _to_onnx(Score(cnn), patches, count, (bundle.CNN_INPUT, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
 
 
@@ -83,18 +87,6 @@ def _drop_traces(path: Path) -> None:
     model = onnx.load(path)
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
-    onnx.save(model, path)
-
-
-def _name_spots(path: Path) -> None:
-    """Name the tensor that the fixed filters end in, the first convolution's input: inference/cpu.py begins there."""
-    model = onnx.load(path)
-    unnamed = next(node.input[0] for node in model.graph.node if node.op_type == "Conv")
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            names[:] = [SPOTS if name == unnamed else name for name in names]
-    for value in model.graph.value_info:
-        value.name = SPOTS if value.name == unnamed else value.name
     onnx.save(model, path)
 
 

@@ -13,6 +13,7 @@ from cmb_models.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, UNET_FILE, UNET_I
 from cmb_models.inference.cpu import RUNTIMES, SPOTS, open_onnx
 from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
+from cmb_models.networks.spots import DarkSpots
 from cmb_models.networks.unet import Heatmap, build_unet, for_export
 from cmb_models.training.export import export_networks
 from tests.bundles import settings
@@ -68,6 +69,7 @@ def test_graph_names_where_the_fixed_filters_end(networks):
     makers = [node for node in graph.node if SPOTS in node.output]
     assert [node.op_type for node in makers] == ["Concat"]
     assert [node.op_type for node in graph.node if SPOTS in node.input] == ["Conv"]
+    onnx.checker.check_model(onnx.load(folder / UNET_FILE), full_check=True)
 
 
 @pytest.mark.parametrize("strides", [(1, 2), (2, 2)], ids=str)
@@ -76,7 +78,7 @@ def test_exported_form_is_the_same_network(strides):
     unet = build_unet((4, 8, 16), strides).eval()
     image = torch.randn(1, 1, 16, 12, 8)
     with torch.inference_mode():
-        torch.testing.assert_close(for_export(unet)(image), unet(image), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(for_export(unet)(DarkSpots()(image)), unet(image), atol=1e-5, rtol=1e-5)
     transposed = [m for m in for_export(unet).modules() if isinstance(m, torch.nn.ConvTranspose3d) and m.out_channels == 1]
     assert bool(transposed) == (strides[0] == 2)
 
