@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
-import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from serving.security import PING_MS, RESTRICTED
+from serving.security import KEY, PING_MS, RESTRICTED
 
 IMMUTABLE, EXPLICIT = "immutable", "explicit"
 MODES = {IMMUTABLE: "none", EXPLICIT: "explicit"}  # to --model-control-mode
@@ -43,7 +42,6 @@ VARIABLES = {
 }
 GUARDED = ",".join(RESTRICTED)
 HTTP_GUARDED = f"inference,metadata,model-config,statistics,{GUARDED}"  # all but health: Triton's HTTP has no TLS
-KEY = re.compile(r"[A-Za-z0-9_-]{16,}")  # Triton splits its argument at other signs
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ KEY_FILE = "admin.key"  # in the state folder, for its owner alone
 ADMIN_KEY = "CMB_ADMIN_KEY"
 PLAIN, SECURE = "grpc://", "grpcs://"  # before an address, as client/connection.py reads it
 LEAST_KEY = 16  # characters: a random key has 43, a word that can be guessed fewer
+KEY = re.compile(rf"[A-Za-z0-9_-]{{{LEAST_KEY},}}")  # Triton splits its argument at other signs
+OTHERS = re.compile(r"[^A-Za-z0-9_-]")
 # Calls that change a server or read its host's memory and files. Left open: health, metadata, model-config (which says the
 # release), statistics (counts, as in the metrics) and inference.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
@@ -56,9 +59,9 @@ class Security:
         if not is_loopback(self.host) and not self.admin_key:
             remedy = f"set {ADMIN_KEY}"
             raise InputError(f"--host {self.host}", "an admin key for a server that others can reach", "none", remedy)
-        if self.admin_key is not None and (len(self.admin_key) < LEAST_KEY or not _plain(self.admin_key)):
+        if self.admin_key is not None and not KEY.fullmatch(self.admin_key):
             expected = f"{LEAST_KEY} or more letters, digits, - and _"
-            got = f"{len(self.admin_key)} characters" + ("" if _plain(self.admin_key) else ", others among them")
+            got = f"{len(self.admin_key)} characters" + (", others among them" if OTHERS.search(self.admin_key) else "")
             raise InputError(ADMIN_KEY, expected, got, "make one with `openssl rand -hex 32`")
         for file in filter(None, (self.cert, self.key, self.client_ca)):
             if not os.access(file, os.R_OK):
@@ -136,7 +139,3 @@ def kept_key(state: Path) -> str | None:
     except PermissionError as error:
         remedy = f"run this as the user who started the server, or set {ADMIN_KEY}"
         raise InputError(file, "the server's admin key", "a file of another user's", remedy) from error
-
-
-def _plain(key: str) -> bool:
-    return key.isascii() and all(c.isalnum() or c in "-_" for c in key)

@@ -64,9 +64,8 @@ def for_export(unet: nn.Module) -> nn.Module:
 
 
 def _by_taps(last: nn.ConvTranspose3d) -> nn.Module:
-    kernel = last.weight.detach().flip(
-        2, 3, 4
-    )  # (channels, 1, 3, 3, 3); transposed and of stride 1: a convolution by the mirrored kernel
+    # Transposed and of stride 1, it is a convolution by the mirrored kernel, (channels, 1, 3, 3, 3).
+    kernel = last.weight.detach().flip(2, 3, 4)
     taps = nn.Conv3d(last.in_channels, 9, (1, 1, 3), padding=(0, 0, 1), bias=False)
     taps.weight.data = kernel[:, 0].permute(1, 2, 0, 3).reshape(9, last.in_channels, 1, 1, 3).contiguous()
     total = nn.Conv3d(9, 1, (3, 3, 1), padding=(1, 1, 0))

@@ -26,6 +26,7 @@ class Teller:
     def __init__(self, args: dict[str, str]) -> None:
         identity = read_json(version_folder(args) / RELEASE_FILE)
         self.release, self.manifest_sha256 = identity["release"], identity["manifest_sha256"]
+        self.golden = identity.get("golden", {})  # shape and sha256 of the golden scan; releases written before it do not say
         self.metrics = Metrics(self.release)
         file = os.environ.get(LOG_VARIABLE)
         self._log = LineLog(Path(file)) if file else None

@@ -21,6 +21,7 @@ from cmb_models.registry.audit import RESUME, audit
 from cmb_models.registry.promote import challenge, promote, resume, rollback
 from cmb_models.registry.standing import standing
 from cmb_models.registry.store import open_registry
+from tests.steps import dies_at
 
 PRELOAD = ["mlflow", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store",
            "tests.integration.registry_crash"]  # fmt: skip
@@ -120,15 +121,7 @@ def _register(folder: Path) -> registering.Registration:
 
 
 def _count_steps(folder: str, last: int) -> None:
-    done = 0
-
-    def step(what: str) -> None:
-        nonlocal done
-        done += 1
-        if os.environ.get("CRASH_STEPS"):
-            os.write(2, f"{done} {what}\n".encode())
-        if done == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+    step = dies_at(last)
 
     def inside(path) -> bool:
         named = isinstance(path, str | bytes | os.PathLike) and os.path.isabs(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from serving.admin import Admin
 from serving.deploy import Target, reconcile
 from serving.wanted import Wanted
+from tests.steps import dies_at
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -35,16 +36,7 @@ def deploy_and_die(wanted: Wanted, target: Target, step: int) -> bool:
 
 
 def _child(wanted: Wanted, target: Target, last: int) -> None:
-    done = 0
-
-    def step(what: str) -> None:
-        nonlocal done
-        done += 1
-        if os.environ.get("CRASH_STEPS"):
-            os.write(2, f"{done} {what}\n".encode())
-        if done == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    step = dies_at(last)
     _count_changes(os.path.realpath(target.repository), step)
     for name in ("load", "unload"):
         setattr(Admin, name, _counted(getattr(Admin, name), name, step))

@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from request_trace import PROBE, Trace
-from step import RELEASE_FILE, prepared, read_pipeline, respond, version_folder
+from step import prepared, read_pipeline, respond
 from teller import Teller
 
 from cmb_models.client.contract import AFFINE, PHASE, VOLUME
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
-from cmb_models.files import read_json
 from cmb_models.volume import Volume
 
 CASE = "scan"  # the server is told no file name; the client puts its own in
@@ -22,7 +21,6 @@ class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
         self.teller = Teller(args)
-        self.golden = read_json(version_folder(args) / RELEASE_FILE).get("golden", {})
         self.beside = ThreadPoolExecutor(1, "hash")  # a scan is hashed while it is prepared; both leave the interpreter's lock
 
     def finalize(self):
@@ -47,10 +45,10 @@ class TritonPythonModel:
 
     def is_golden(self, inputs):
         """Whether this is the golden scan, with which deployments try a release: nobody's request, whichever ensemble has it."""
-        if list(inputs[VOLUME.name].shape) != self.golden.get("shape"):
+        if list(inputs[VOLUME.name].shape) != self.teller.golden.get("shape"):
             return False
         with contextlib.suppress(ValueError):
-            return scan_sha256(Volume(inputs[VOLUME.name], inputs[AFFINE.name])) == self.golden["sha256"]
+            return scan_sha256(Volume(inputs[VOLUME.name], inputs[AFFINE.name])) == self.teller.golden["sha256"]
         return False
 
     def prepared(self, trace, inputs):
