@@ -20,7 +20,8 @@ from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume
-from serving.golden import PLACE_TOLERANCE_MM, SCORE_TOLERANCE, check_golden
+from serving.golden import check_golden
+from serving.same import PLACE_TOLERANCE_MM, difference, rows_of
 from serving.smoke_scans import faulty, head, stored_as, swell
 
 SIZES = {  # by what they prove: shape, spacing in mm
@@ -220,14 +221,8 @@ def _timed(server: Server, volume: Volume, size: str, phase: Volume) -> Answer:
 
 
 def _same(expected: Answer, got: Answer, case: str) -> None:
-    if len(expected.candidates) != len(got.candidates):
-        raise Failed(f"{case}: {len(got.candidates)} candidates for {len(expected.candidates)}")
-    places = np.asarray([c.world_mm for c in got.candidates]).reshape(-1, 3)
-    for one in expected.candidates:  # paired by place: candidates of nearly equal score may change order
-        away = np.linalg.norm(places - one.world_mm, axis=1)
-        other = got.candidates[int(away.argmin())]
-        if away.min() > PLACE_TOLERANCE_MM or abs(one.score - other.score) > SCORE_TOLERANCE:
-            raise Failed(f"{case}: a candidate moved {away.min():.2f} mm, its score by {abs(one.score - other.score):.2g}")
+    if fault := difference(rows_of(expected), rows_of(got)):
+        raise Failed(f"{case}: {fault}")
 
 
 def _on_voxels(answer: Answer, volume: Volume, case: str) -> None:

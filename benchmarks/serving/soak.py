@@ -29,7 +29,7 @@ from cmb_models.registry.store import open_registry
 from cmb_models.volume import Volume
 from serving.deploy import Target, deploy_aliases
 from serving.fuzz import fuzz
-from serving.golden import PLACE_TOLERANCE_MM, SCORE_TOLERANCE
+from serving.same import difference, rows_of
 from serving.server import Server, running_server
 from tests.bundles import head
 from tests.integration.registry_site import make_site
@@ -145,7 +145,7 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
                 life.latency_s.append(end - start)
                 if answer.release not in (allowed := life.allowed(start, end)):
                     life.faults.append(f"release {answer.release} answered while {sorted(allowed)} was in production")
-                elif fault := difference(answer, expected[answer.release][n]):
+                elif fault := fault_of(answer, expected[answer.release][n]):
                     life.faults.append(f"scan {n}, release {answer.release}: {fault}")
 
 
@@ -154,18 +154,11 @@ def amiss(outcome: str) -> bool:
     return (":" in outcome or outcome.startswith("wordless")) and "not at ready state" not in outcome
 
 
-def difference(answer: Answer, own: Answer) -> str:
-    """How an answer differs from the bundle's own, "" where it does not; candidates of equal score may change places."""
+def fault_of(answer: Answer, own: Answer) -> str:
+    """How an answer differs from the bundle's own, "" where it does not."""
     if answer.manifest_sha256 != own.manifest_sha256 or answer.threshold != own.threshold:
         return "another manifest or threshold"
-    if len(answer.candidates) != len(own.candidates):
-        return f"{len(answer.candidates)} candidates for {len(own.candidates)}"
-    got, told = (np.asarray([[*c.world_mm, c.score] for c in a.candidates]).reshape(-1, 4) for a in (answer, own))
-    apart = np.linalg.norm(got[:, None, :3] - told[None, :, :3], axis=-1)
-    nearest = apart.argmin(axis=1)
-    if len(set(nearest.tolist())) < len(got) or apart.min(axis=1, initial=np.inf).max(initial=0) > PLACE_TOLERANCE_MM:
-        return "other places"
-    return "other scores" if np.abs(got[:, 3] - told[nearest, 3]).max(initial=0) > SCORE_TOLERANCE else ""
+    return difference(rows_of(own), rows_of(answer))
 
 
 def _move(life: Life, done: threading.Event, server: Server, repository: Path, site: Path, every_s: float) -> None:
