@@ -68,19 +68,22 @@ def measure(workspace: Path, rounds: int, folder: Path) -> dict:
     found: dict = {"machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}}
     with running_server(folder / "repository") as server:
         deploy_bundle(bundle_dir, 1, folder / "repository", server.grpc_url)
-        with live.watched(server.pid) as memory, live.Client(server.grpc_url, timeout_s=600) as client:
+        with (
+            live.watched(server.pid) as memory,
+            live.Client(server.grpc_url, timeout_s=600) as client,
+            live.Client(server.grpc_url, timeout_s=600, shared_memory=True) as neighbour,
+        ):
             plain = plain_detector(unet, cnn, config)
             for name, shape in (("small", SMALL), ("large", LARGE)):
                 volume = volumes[shape]
-                with live.through_shared_memory(server.grpc_url, volume) as shared:
-                    ways = {
-                        "gRPC": lambda v=volume: client.detect(v, "scan"),
-                        "gRPC, shared memory": shared,
-                        "in process": lambda v=volume: own(v, "scan"),
-                    }
-                    if name == "small":
-                        ways["plain"] = lambda v=volume: plain(v)
-                    seconds = live.by_turns(ways, rounds if name == "small" else max(2, rounds // 2))
+                ways = {
+                    "gRPC": lambda v=volume: client.detect(v, "scan"),
+                    "gRPC, shared memory": lambda v=volume: neighbour.detect(v, "scan"),
+                    "in process": lambda v=volume: own(v, "scan"),
+                }
+                if name == "small":
+                    ways["plain"] = lambda v=volume: plain(v)
+                seconds = live.by_turns(ways, rounds if name == "small" else max(2, rounds // 2))
                 found[name] = {way: float(np.median(s)) for way, s in seconds.items()}
             found["clients"] = live.throughput(server.grpc_url, volumes[SMALL], CLIENTS, scans=8)
         found["server_peak_gb"] = memory.peak_gb

@@ -1,4 +1,4 @@
-"""A live server: latency beside the same work in process, its memory, clients at once, and volumes through shared memory."""
+"""A live server: latency beside the same work in process, its memory, and clients at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import psutil
-import tritonclient.grpc as grpc
-from tritonclient.utils import np_to_triton_dtype, shared_memory
 
-from cmb_models.client.connection import connect
-from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, VOLUME, unpack
 from cmb_models.client.grpc_client import Client
-from cmb_models.detection import Answer
 from cmb_models.volume import Volume
 
 
@@ -93,28 +88,3 @@ def throughput(url: str, volume: Volume, clients: Sequence[int], scans: int) -> 
             {"clients": count, "scans_per_minute": 60 * count * each / took, "median_s": float(median), "p95_s": float(most)}
         )
     return rows
-
-
-@contextlib.contextmanager
-def through_shared_memory(url: str, volume: Volume) -> Iterator[Callable[[], Answer]]:
-    """A function that has the server read the volume from memory of this machine rather than from the request."""
-    client = connect(url)
-    name, size = "cmb-benchmark", volume.data.nbytes
-    region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
-    try:
-        client.register_system_shared_memory(name, f"/{name}", size)
-        scan, affine = np.ascontiguousarray(volume.data, VOLUME.dtype), np.ascontiguousarray(volume.affine)
-
-        def run() -> Answer:
-            shared_memory.set_shared_memory_region(region, [scan])
-            inputs = [grpc.InferInput(t.name, a.shape, np_to_triton_dtype(t.dtype)) for t, a in ((VOLUME, scan), (AFFINE, affine))]
-            inputs[0].set_shared_memory(name, size)
-            inputs[1].set_data_from_numpy(affine)
-            result = client.infer(DETECTOR, inputs, outputs=[grpc.InferRequestedOutput(t.name) for t in OUTPUTS])
-            return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
-
-        yield run
-        client.unregister_system_shared_memory(name)
-    finally:
-        shared_memory.destroy_shared_memory_region(region)
-        client.close()

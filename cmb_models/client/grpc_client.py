@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,8 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
-from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, inputs_of, unpack
+from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
+from cmb_models.client.shared_memory import shared_inputs
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
@@ -33,12 +36,16 @@ class Client:
     """A connection to one server, to be used for many scans and from many threads.
 
     url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: how, where neither the address nor the
-    environment (connection.py) says it. Raises InputError for certificate files that are none.
+    environment (connection.py) says it. shared_memory: hand scans over in this machine's memory, to a server on it that opens
+    that with CMB_ADMIN_KEY. Raises InputError for certificate files that are none.
     """
 
-    def __init__(self, url: str, timeout_s: float = 120, model: str = DETECTOR, tls: Tls | None = None) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 120, model: str = DETECTOR, tls: Tls | None = None, shared_memory: bool = False
+    ) -> None:
         self._client = connect(url, tls)
         (self.url, self._tls), self.timeout_s, self.model = endpoint(url, tls), timeout_s, model
+        self._inputs = self._shared if shared_memory else self._sent
 
     def __enter__(self) -> Client:
         return self
@@ -76,14 +83,21 @@ class Client:
         check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
         if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
             raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
-        inputs = []
-        for tensor in inputs_of(uses_phase):
-            inputs.append(grpc.InferInput(tensor.name, arrays[tensor].shape, np_to_triton_dtype(tensor.dtype)))
-            inputs[-1].set_data_from_numpy(arrays[tensor])
         outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
-        # No compression: it makes a volume ten times slower over loopback.
-        result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
+        with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(uses_phase)}) as inputs:
+            # No compression: it makes a volume ten times slower over loopback.
+            result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
         return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
+
+    @contextlib.contextmanager
+    def _sent(self, arrays: Mapping[Tensor, np.ndarray]) -> Iterator[list[grpc.InferInput]]:
+        inputs = [grpc.InferInput(t.name, a.shape, np_to_triton_dtype(t.dtype)) for t, a in arrays.items()]
+        for input_, array in zip(inputs, arrays.values(), strict=True):
+            input_.set_data_from_numpy(array)
+        yield inputs
+
+    def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[list[grpc.InferInput]]:
+        return shared_inputs(self._client, arrays, self.url, self.timeout_s)
 
     def uses_phase(self) -> bool:
         """Whether the release that answers now needs each scan's phase image. Raises InputError as `detect`, naming the server."""

@@ -57,6 +57,9 @@ def detect(
     shadow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Then ask the server's challenger too; append what differs to FILE.")
     ] = None,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Hand scans to a server on this machine in its memory; needs CMB_ADMIN_KEY.")
+    ] = False,
 ) -> None:
     """Find microbleeds in scans.
 
@@ -73,7 +76,7 @@ def detect(
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
-    detector, source = open_detector(server, bundle, shadow)
+    detector, source = open_detector(server, bundle, shadow, shared_memory)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
     results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), errors)
@@ -126,8 +129,12 @@ def check_plotting(figures: bool) -> None:
         raise InputError("figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures")
 
 
-def open_detector(server: str | None, bundle: Path | None, shadow: Path | None = None) -> tuple[Detector, str]:
+def open_detector(
+    server: str | None, bundle: Path | None, shadow: Path | None = None, shared_memory: bool = False
+) -> tuple[Detector, str]:
     """The callable that answers a scan, and where it runs in words. Raises InputError unless one place is clear."""
+    if shared_memory and bundle:
+        raise InputError("cmb detect", "a server to share memory with", "--bundle", "drop one")
     if shadow and bundle:
         raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
@@ -147,7 +154,7 @@ def open_detector(server: str | None, bundle: Path | None, shadow: Path | None =
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[client]', or pass --bundle"
         raise InputError(address, "the gRPC client's packages", f"no {error.name}", remedy) from error
-    client = Client(address)
+    client = Client(address, shared_memory=shared_memory)
     return Detector(client.detect, client.uses_phase), f"server {address}"
 
 

@@ -10,11 +10,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from cmb_models.client.connection import Tls, admin_headers, connect
+from cmb_models.client.contract import AFFINE
 from cmb_models.client.grpc_client import Client
+from cmb_models.client.shared_memory import shared_inputs
 from cmb_models.errors import InputError
 from serving.deploy import deploy_bundle
 from serving.security import KEY_FILE, Security, is_loopback, kept_key, state_key
@@ -65,6 +68,18 @@ def test_running_server_loads_for_the_keys_holders_alone(keyed):
 def test_calls_that_change_a_server_are_restricted_over_grpc(keyed, call):
     with pytest.raises(InferenceServerException, match="restricted"):
         call(connect(keyed.grpc_url))
+
+
+def test_shared_memory_is_for_the_keys_holders_too(keyed, monkeypatch):
+    monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
+    arrays, client = {AFFINE: np.eye(4)}, connect(keyed.grpc_url)
+    with pytest.raises(InputError, match="admin key.*set CMB_ADMIN_KEY"), shared_inputs(client, arrays, keyed.grpc_url, 10):
+        pass
+    monkeypatch.setenv("CMB_ADMIN_KEY", KEY)
+    with shared_inputs(client, arrays, keyed.grpc_url, 10):
+        (region,) = client.get_system_shared_memory_status(headers=admin_headers()).regions.values()
+        assert region.byte_size == 128
+    assert not client.get_system_shared_memory_status(headers=admin_headers()).regions
 
 
 HTTP_CALLS = ("repository/models/m/load", "repository/index", "logging", "trace/setting", "systemsharedmemory/status")

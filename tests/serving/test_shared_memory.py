@@ -1,0 +1,56 @@
+"""Scans handed to a server of this machine in shared memory: the same answers, and no region outlives its request."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.client.connection import connect
+from cmb_models.client.grpc_client import Client
+from cmb_models.client.shared_memory import _register
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+from tests.bundles import head
+
+pytestmark = pytest.mark.serving
+
+
+def regions() -> set[str]:
+    return {p.name for p in Path("/dev/shm").glob("cmb-scan-*")}
+
+
+@pytest.fixture
+def neighbour(served):
+    before = regions()
+    with Client(served.server.grpc_url, shared_memory=True) as client:
+        yield client
+    assert regions() <= before, "a region was left"
+
+
+def test_answers_are_those_of_a_message(served, neighbour):
+    scans = [head(), head(seed=5, shape=(60, 90, 40))]
+    scans.append(Volume(np.asfortranarray(scans[0].data[::-1]), scans[0].affine))
+    for scan in scans:
+        assert neighbour.detect(scan, "scan") == served.client.detect(scan, "scan")
+
+
+def test_a_refused_scan_leaves_nothing_and_the_next_is_answered(served, neighbour):
+    scan = head()
+    with pytest.raises(InputError, match="NaN"):
+        neighbour.detect(Volume(np.full_like(scan.data, np.nan), scan.affine), "bad")
+    assert neighbour.detect(scan, "scan") == served.client.detect(scan, "scan")
+
+
+def test_many_at_once_do_not_mix(served, neighbour):
+    scans = [head(blobs_mm=[(5.0 * n - 10, 0, 0)], seed=n) for n in range(4)]
+    alone = [served.client.detect(scan, "scan") for scan in scans]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda n: neighbour.detect(scans[n % 4], "scan"), range(12))) == [alone[n % 4] for n in range(12)]
+
+
+def test_a_server_that_cannot_open_the_memory_is_told_of(served):
+    with connect(served.server.grpc_url) as client, pytest.raises(InputError, match="shares this machine's memory.*/dev/shm"):
+        _register(client, "cmb-of-another-machine", 64, served.server.grpc_url, 10)
