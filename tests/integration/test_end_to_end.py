@@ -22,10 +22,11 @@ from tests.imports import ROOT
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
 
 TINY = {  # small networks and few steps: enough to run everything, too little to be good
-    "unet": {"channels": [8, 16, 32], "strides": [2, 2], "patch_vox": [32, 32, 16], "batch": 4, "steps": 120},
-    "cnn": {"channels": [8, 16], "batch": 16, "steps": 60},
-    "tune_unet": {"trials": 2, "steps": 30},
-    "tune_cnn": {"trials": 2, "steps": 20},
+    "unet": {"channels": [8, 16], "strides": [2], "patch_vox": [24, 24, 8], "batch": 4, "steps": 60},
+    "cnn": {"channels": [4, 8], "batch": 8, "steps": 30},
+    "split": {"folds": 2},
+    "tune_unet": {"trials": 2, "steps": 12},
+    "tune_cnn": {"trials": 2, "steps": 10},
     "preprocess": {"multiple_vox": [4, 4, 4]},
     "planting": {"plants": 27},
     "evaluate": {"bootstrap": 50},
