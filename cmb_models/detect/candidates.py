@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from cmb_models.config import Candidates
 
@@ -62,6 +61,8 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
     """Greedy choice: walk points (N, 3) best first, drop those nearer than `min_distance_mm` to a chosen one."""
     if not len(points_mm):
         return np.zeros(0, dtype=np.int64)
+    from scipy.spatial import cKDTree  # here: it is half of what the served steps load, and only one of them gets this far
+
     tree = cKDTree(points_mm)
     free = np.ones(len(points_mm), dtype=bool)
     chosen: list[int] = []

@@ -28,9 +28,10 @@ class Workers:
     """
 
     def __init__(self, most: int) -> None:
-        # A torch forked after use can deadlock in its thread pools; a fork server imports it once and runs nothing.
+        # A torch forked after use can deadlock in its thread pools; a fork server imports it once and runs nothing. The first
+        # optimiser of a process would import torch._dynamo, two seconds in each.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["cmb_models.training.folds", "monai.networks.nets.unet"])
+        context.set_forkserver_preload(["cmb_models.training.folds", "monai.networks.nets.unet", "torch._dynamo"])
         self.size = 1 if torch.cuda.is_available() else min(most, (os.cpu_count() or 1) + 1)
         threads = max(1, (os.cpu_count() or 1) // self.size)
         self._steps = context.Value("l", 0)

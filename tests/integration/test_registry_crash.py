@@ -1,6 +1,6 @@
 """Kill -9 at every step of a command: the move has happened or it has not, and what is left can be gone on with.
 
-At every fifth step, since each takes seconds; at every single one with CMB_EVERY_STEP set, as .ci/run does.
+At every ninth step, since each takes seconds; at every single one with CMB_EVERY_STEP set, as .ci/run does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.integration.registry_site import copy_site
 from tests.integration.registry_workspace import GOOD, retrain
 
 AT_ONCE = 2
-STRIDE = 1 if os.environ.get("CMB_EVERY_STEP") else 5
+STRIDE = 1 if os.environ.get("CMB_EVERY_STEP") else 9
 FEWEST = {"promote": 36, "rollback": 6, "register": 26}  # steps; fewer would mean that they are not seen
 
 

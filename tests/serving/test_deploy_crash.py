@@ -1,6 +1,6 @@
 """Kill -9 at every step of a deployment: clients notice nothing, and the next deployment ends right.
 
-At every 60th of some 180 steps, since each takes seconds; with CMB_EVERY_STEP set at every fifth, with CMB_DEPLOY_STRIDE=1 at every
+At every 90th of some 180 steps, since each takes seconds; with CMB_EVERY_STEP set at every fifth, with CMB_DEPLOY_STRIDE=1 at every
 single one. Each kill is at another step of a deployment like the one before: a new release with a new challenger, on the same
 server, under load.
 """
@@ -27,7 +27,7 @@ from tests.bundles import head, make_bundle
 from tests.serving.deploy_crash import deploy_and_die
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(3600)]
-STRIDE = int(os.environ.get("CMB_DEPLOY_STRIDE", 5 if os.environ.get("CMB_EVERY_STEP") else 60))  # of some 180, seconds each
+STRIDE = int(os.environ.get("CMB_DEPLOY_STRIDE", 5 if os.environ.get("CMB_EVERY_STEP") else 90))  # of some 180, seconds each
 FEWEST = 70  # steps; fewer would mean that they are not seen
 PAUSE_S = 0.1
 

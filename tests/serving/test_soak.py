@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.serving, pytest.mark.slow]
 def test_releases_change_under_load_and_every_answer_is_a_bundles_own(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))
-    found = soak(tmp_path, seconds=12, every_s=3, clients=2, seed=1)
+    found = soak(tmp_path, seconds=8, every_s=2, clients=2, seed=1)
     assert found["faults"] == []
     assert found["answers"] >= 10 and found["switches"] >= 2
 
