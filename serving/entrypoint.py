@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from serving.security import KEY, PING_MS, RESTRICTED
+from serving.security import KEY, PING_MS, RESTRICTED, guard
 
 IMMUTABLE, EXPLICIT = "immutable", "explicit"
 MODES = {IMMUTABLE: "none", EXPLICIT: "explicit"}  # to --model-control-mode
@@ -40,8 +40,7 @@ VARIABLES = {
     "CMB_TRITON": ("/opt/tritonserver/bin/tritonserver", "the server's program"),
     "CMB_BACKENDS": ("", "folder of backends, where it is not the program's own"),
 }
-GUARDED = ",".join(RESTRICTED)
-HTTP_GUARDED = f"inference,metadata,model-config,statistics,{GUARDED}"  # all but health: Triton's HTTP has no TLS
+OVER_HTTP = ("inference", "metadata", "model-config", "statistics", *RESTRICTED)  # all but health: Triton's HTTP has no TLS
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,8 @@ def triton_arguments(settings: Settings) -> list[str]:
         *(f"--{service}-port={port}" for service, port in ports.items()),
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
         "--grpc-infer-allocation-pool-size=0",  # messages of hundreds of megabytes are freed, not kept for the next
-        f"--grpc-restricted-protocol={GUARDED}:admin-key={settings.admin_key}",
-        f"--http-restricted-api={HTTP_GUARDED}:admin-key={settings.admin_key}",
+        *guard(settings.tls_cert, settings.tls_key, settings.tls_client_ca, settings.admin_key, OVER_HTTP),
     ]
-    if settings.tls_cert:
-        arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={settings.tls_cert}", f"--grpc-server-key={settings.tls_key}"]
-    if settings.tls_client_ca:
-        arguments += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={settings.tls_client_ca}"]
     if settings.backends:
         arguments.append(f"--backend-directory={settings.backends}")
     return arguments

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,17 +76,27 @@ class Security:
             f"--metrics-address={self.metrics_host}",
             f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
         ]
-        if self.cert:
-            found += [f"--grpc-use-ssl{'-mutual' if self.client_ca else ''}=true"]
-            found += [f"--grpc-server-cert={Path(self.cert).absolute()}", f"--grpc-server-key={Path(self.key).absolute()}"]
-        if self.client_ca:
-            found.append(f"--grpc-root-cert={Path(self.client_ca).absolute()}")
-        if self.admin_key:
-            over_http = RESTRICTED if is_loopback(self.host) else (*RESTRICTED, *ALSO_OVER_HTTP)
-            opened_by = f"admin-key={self.admin_key}"
-            found.append(f"--grpc-restricted-protocol={','.join(RESTRICTED)}:{opened_by}")
-            found.append(f"--http-restricted-api={','.join(over_http)}:{opened_by}")
-        return found
+        over_http = RESTRICTED if is_loopback(self.host) else (*ALSO_OVER_HTTP, *RESTRICTED)
+        return found + guard(self.cert, self.key, self.client_ca, self.admin_key, over_http)
+
+
+def guard(
+    cert: Path | None, key: Path | None, client_ca: Path | None, admin_key: str | None, over_http: Sequence[str]
+) -> list[str]:
+    """tritonserver's arguments for TLS and for what the admin key opens: RESTRICTED over gRPC, `over_http` over HTTP.
+
+    Without a certificate there is no TLS, without a client_ca no mutual TLS, without a key everything is open.
+    """
+    found = []
+    if cert:
+        files = {"server-cert": cert, "server-key": key} | ({"root-cert": client_ca} if client_ca else {})
+        found += ["--grpc-use-ssl=true", *(f"--grpc-{name}={Path(file).absolute()}" for name, file in files.items())]
+    if client_ca:
+        found.append("--grpc-use-ssl-mutual=true")
+    if admin_key:
+        found.append(f"--grpc-restricted-protocol={','.join(RESTRICTED)}:admin-key={admin_key}")
+        found.append(f"--http-restricted-api={','.join(over_http)}:admin-key={admin_key}")
+    return found
 
 
 def own_address(host: str) -> str:
