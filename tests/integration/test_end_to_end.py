@@ -68,7 +68,7 @@ def site(tmp_path_factory) -> Site:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     site = Site(folder)
     site.run("git", "init", "-q")
-    for name, scans, cmbs, seed in (("site", "6", "14", "1"), ("locked", "2", "4", "2")):
+    for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         site.run("cmb", "phantom", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         site.run("dvc", "add", "-q", f"data/raw/{name}")
     site.commit("start")
@@ -102,7 +102,7 @@ def test_every_stage_leaves_real_outputs(trained):
     for stage in ("cross_validate", "evaluate"):
         metrics = json.loads((reports / stage / "metrics.json").read_text())
         assert {"sensitivity", "fp_per_scan", "precision", "f1", "n_lesions", "n_scans", "threshold"} <= set(metrics)
-        assert (metrics["n_lesions"], metrics["n_scans"]) == ((14, 6) if stage == "cross_validate" else (4, 2))
+        assert (metrics["n_lesions"], metrics["n_scans"]) == ((10, 4) if stage == "cross_validate" else (4, 2))
         assert (reports / stage / "froc.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((trained.folder / "models/tuned/unet.json").read_text())["trials"]) == 2
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
