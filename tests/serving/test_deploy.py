@@ -12,15 +12,26 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import GOLDEN_ANSWER, PIPELINE_FILE, UNET_FILE, BundleDetector, load_bundle, verify_manifest, write_manifest
+from cmb_models.bundle import (
+    GOLDEN_ANSWER,
+    GOLDEN_SCAN,
+    PIPELINE_FILE,
+    UNET_FILE,
+    BundleDetector,
+    load_bundle,
+    verify_manifest,
+    write_manifest,
+)
 from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
 from cmb_models.client.grpc_client import Client, Serving
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
+from cmb_models.io.nifti import read_volume
 from serving.deploy import Target, deploy_bundle, reconcile
 from serving.golden import check_golden
 from serving.repository import write_release
+from serving.same import difference, rows_of
 from serving.server import running_server
 from serving.wanted import wanted_bundle
 from tests.bundles import head, make_bundle
@@ -100,6 +111,21 @@ def find_nothing(folder: Path) -> None:
     pipeline["candidates"]["floor"] = 1.0
     write_json(folder / PIPELINE_FILE, pipeline)
     write_json(folder / GOLDEN_ANSWER, {"candidates": [], "threshold": pipeline["decision"]["threshold"]})
+
+
+def propose(most: int) -> Callable[[Path], None]:
+    """A change that makes a bundle propose `most` candidates of anything."""
+
+    def change(folder: Path) -> None:
+        pipeline = read_json(folder / PIPELINE_FILE)
+        pipeline["candidates"] = {"floor": 1e-6, "min_distance_mm": 2.0, "max_per_scan": most}
+        write_json(folder / PIPELINE_FILE, pipeline)
+        write_manifest(folder)
+        own = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden")
+        rows = [[*c.world_mm, c.score] for c in own.candidates]
+        write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": own.threshold})
+
+    return change
 
 
 def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
@@ -234,6 +260,15 @@ def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site
         array = result.as_numpy(tensor.name)
         assert array.shape == tuple(0 if extent == -1 else extent for extent in tensor.shape), tensor.name
         assert array.dtype == tensor.dtype, tensor.name
+
+
+@pytest.mark.parametrize("most", [1, 700])
+def test_one_candidate_and_hundreds_are_the_bundles_own(site, bundles, tmp_path, most):
+    bundle = altered(bundles[0], tmp_path / "many", propose(most))
+    site.deploy(bundle, site.next())
+    got, own = site.client.detect(head(), "scan"), BundleDetector(bundle)(head(), "scan")
+    assert len(own.candidates) == most
+    assert difference(rows_of(own), rows_of(got)) == ""
 
 
 @pytest.mark.parametrize(
