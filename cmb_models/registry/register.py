@@ -121,8 +121,23 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
             registry.client.log_artifact(run_id, str(shown), shown.parent.relative_to(registry.workspace).as_posix())
         model_id = _log_model(mlflow, bundle)
     registry.ensure_model()
-    made = registry.client.create_model_version(MODEL, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
+    told = _description(metrics)
+    made = registry.client.create_model_version(
+        MODEL, f"models:/{model_id}", run_id, tags=tags, description=told, model_id=model_id
+    )
     return int(made.version)
+
+
+def _description(metrics: dict) -> str:
+    """What MLflow's page of the version says first: both evaluations in words; one without a figure is left out."""
+    lines = []
+    for stage, name in (("evaluate", "Locked scans"), ("cross_validate", "Out of fold")):
+        found, wrong = (metrics.get(stage, {}).get(k) for k in ("sensitivity", "fp_per_scan"))
+        if is_number(found) and is_number(wrong):
+            counts = [metrics[stage].get(k) for k in ("n_lesions", "n_scans")]
+            of = " of {} microbleeds in {} scans".format(*counts) if all(map(is_number, counts)) else ""
+            lines.append(f"{name}: {100 * found:.0f} %{of} found, {wrong:.2f} false positives a scan.")
+    return "\n\n".join([*lines, "The model card is in the artifacts. Research software, not a medical device."])
 
 
 def _tags(lineage: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
