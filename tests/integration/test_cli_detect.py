@@ -59,8 +59,8 @@ def fake_server(monkeypatch, answer):
     addresses = []
 
     class Client:
-        def __init__(self, url):
-            addresses.append(url)
+        def __init__(self, url, shared_memory):
+            addresses.append((url, "shared memory") if shared_memory else url)
 
         def detect(self, volume, case, phase):
             return answer(volume, case)
@@ -180,6 +180,15 @@ def test_the_server_started_here_is_the_default(work, cmb, monkeypatch):
     addresses = fake_server(monkeypatch, lambda volume, case: Answer((), 0.5, 1))
     assert cmb("detect", "spots.nii.gz", "--out", "results", "--no-figures")[0] == 0
     assert addresses == ["localhost:9001"]
+
+
+def test_memory_is_shared_with_a_server_alone(work, cmb, monkeypatch):
+    addresses = fake_server(monkeypatch, lambda volume, case: Answer((), 0.5, 1))
+    call = ("detect", "spots.nii.gz", "--out", "results", "--no-figures", "--shared-memory")
+    assert cmb(*call, "--server", "localhost:9001")[0] == 0
+    assert addresses == [("localhost:9001", "shared memory")]
+    code, _, err = cmb(*call, "--bundle", "bundle")
+    assert code == 2 and "a server to share memory with, got --bundle" in err
 
 
 def test_an_unreachable_server_is_told_once(work, cmb, monkeypatch):
