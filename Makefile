@@ -33,6 +33,7 @@ demo: setup
 full-demo: setup
 	@$(BIN)/python scripts/demo.py full
 
+# Without the tests marked ci, which take long, and with fewer kills; CMB_EVERY_STEP=1 runs everything, as .ci/run does.
 test: setup lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -9,7 +9,7 @@ from benchmarks.accuracy.__main__ import main
 from cmb_models.files import read_json
 from tests.imports import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.timeout(540)]
 TINY = {
     "planting": {"plants": 30},
     "unet": {"channels": [4, 8], "strides": [2], "patch_vox": [16, 16, 8], "batch": 2, "steps": 4},

@@ -145,6 +145,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_killed_run_keeps_its_trials_and_trainings(workspace, monkeypatch):
     folder = workspace("one")

@@ -1,6 +1,6 @@
 """Kill -9 at every step of a command: the move has happened or it has not, and what is left can be gone on with.
 
-At every ninth step, since each takes seconds; at every single one with CMB_EVERY_STEP set, as .ci/run does.
+At every ninth step or fifth, since each takes seconds; at every single one with CMB_EVERY_STEP set, as .ci/run does.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from tests.integration.registry_site import copy_site
 from tests.integration.registry_workspace import GOOD, retrain
 
 AT_ONCE = 2
-STRIDE = 1 if os.environ.get("CMB_EVERY_STEP") else 9
+STRIDES = {"promote": 9, "rollback": 5, "register": 9}
 FEWEST = {"promote": 36, "rollback": 6, "register": 26}  # steps; fewer would mean that they are not seen
 
 
 def kill_at_every_step(action, template, tmp_path) -> int:
-    """Run the action once for every STRIDE-th step, on a copy each; return the last one at which it could be killed."""
+    """Run the action once for every n-th step, on a copy each (STRIDES); return the last one at which it could be killed."""
+    stride = 1 if os.environ.get("CMB_EVERY_STEP") else STRIDES[action]
 
     def killed(step: int) -> bool:
         folder = copy_site(template, tmp_path / f"{action}-{step}")
@@ -34,10 +35,10 @@ def kill_at_every_step(action, template, tmp_path) -> int:
         return died
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for first in count(1, AT_ONCE * STRIDE):
-            steps = range(first, first + AT_ONCE * STRIDE, STRIDE)
+        for first in count(1, AT_ONCE * stride):
+            steps = range(first, first + AT_ONCE * stride, stride)
             if not all(died := list(pool.map(killed, steps))):
-                return steps[died.index(False)] - STRIDE
+                return steps[died.index(False)] - stride
     raise AssertionError("never reached")
 
 

@@ -29,6 +29,7 @@ from tests.integration.test_moves import (  # noqa: F401 (collected here again, 
     test_who_registered_may_not_promote_where_the_site_says_so,
 )
 
+pytestmark = pytest.mark.ci
 RESET = (  # what the tests change in MLflow, as it was after the registrations
     "DELETE FROM registered_model_aliases",
     "DELETE FROM registered_model_tags",

@@ -14,7 +14,7 @@ from serving.server import running_server
 from serving.wanted import Wanted, verified
 from tests.bundles import head, make_bundle
 
-pytestmark = [pytest.mark.serving, pytest.mark.slow]
+pytestmark = [pytest.mark.ci, pytest.mark.serving, pytest.mark.slow]
 
 
 def on_disk(repository) -> set[str]:

@@ -52,6 +52,7 @@ def test_dataset_holds_what_was_asked_for(dataset):
         assert read_volume(masks[1]).data.max() == count
 
 
+@pytest.mark.ci
 def test_same_seed_same_bytes_whatever_the_workers(dataset, tmp_path):
     write_dataset(tmp_path / "set", workers=2, **ASKED)
     assert files_of(tmp_path / "set") == files_of(dataset)
@@ -75,6 +76,7 @@ def test_a_killed_run_continues_and_leaves_finished_scans_alone(dataset, tmp_pat
     assert touched == {p: p.stat().st_mtime_ns for p in touched}
 
 
+@pytest.mark.ci
 def test_a_run_killed_without_warning_is_finished_by_the_next(dataset, tmp_path):
     """SIGKILL after the first subject, whatever was being written; the same bytes in the end as without it."""
     out = tmp_path / "set"

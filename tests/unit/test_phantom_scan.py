@@ -115,6 +115,7 @@ def test_truth_tells_what_was_drawn(scan):
     assert truth["phase"] == {"sign": 1, "radians_per_unit": np.pi / 4096}
 
 
+@pytest.mark.ci
 def test_a_finer_simulation_gives_the_same_scan():
     """The grid simulated on is a means: at 0.67 mm in place of 1 mm the SWI hardly changes, and the lesions do not."""
     quiet = replace(SMALL, snr=1e5)

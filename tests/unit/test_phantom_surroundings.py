@@ -69,6 +69,7 @@ def seen_around(scan) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.ci
 def test_every_microbleed_of_a_scan_can_be_seen_and_without_the_rule_some_could_not(monkeypatch):
     config = replace(CONFIG, snr=40.0, bias=0.0)
     shown = np.concatenate([seen_around(simulate_scan(seed, 18, config)) for seed in range(2)])
