@@ -20,13 +20,17 @@ from cmb_models.client.contract import Tensor
 from cmb_models.errors import InputError
 
 ALIGNED = 64  # bytes; where an array begins
+# After these the server may still be at work on the request, and Triton does not promise to keep what a client has it let go of
+# meanwhile: the region then stays registered until the server ends.
+UNKNOWN = ("DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE")
 
 
 @contextlib.contextmanager
 def shared_inputs(
     client: grpc.InferenceServerClient, arrays: Mapping[Tensor, np.ndarray], url: str, timeout_s: float
 ) -> Iterator[list[grpc.InferInput]]:
-    """Inputs of a request whose arrays lie in a region of shared memory, which goes when the block is left.
+    """Inputs of a request whose arrays lie in a region of shared memory, which goes when the block is left. Left by an exception
+    after which the server may still read it, the region stays with the server.
 
     arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError where the server does not open
     the region: it is on another machine or in a container with memory of its own, or wants an admin key.
@@ -36,16 +40,23 @@ def shared_inputs(
     region = shared_memory.create_shared_memory_region(name, f"/{name}", starts[-1])
     try:
         _register(client, name, starts[-1], url, timeout_s)
+        ended = True
         try:
             inputs = []
             for (tensor, array), start in zip(arrays.items(), starts, strict=False):
                 shared_memory.set_shared_memory_region(region, [array], start)
                 inputs.append(grpc.InferInput(tensor.name, array.shape, np_to_triton_dtype(tensor.dtype)))
                 inputs[-1].set_shared_memory(name, array.nbytes, start)
+            ended = False
             yield inputs
+            ended = True
+        except InferenceServerException as error:
+            ended = not any(status in str(error.status()) for status in UNKNOWN)
+            raise
         finally:
-            with contextlib.suppress(InferenceServerException):  # a server that ended has let go of it
-                client.unregister_system_shared_memory(name, headers=admin_headers(), client_timeout=timeout_s)
+            if ended:
+                with contextlib.suppress(InferenceServerException):  # a server that ended has let go of it
+                    client.unregister_system_shared_memory(name, headers=admin_headers(), client_timeout=timeout_s)
     finally:
         shared_memory.destroy_shared_memory_region(region)
 

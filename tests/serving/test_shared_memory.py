@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from cmb_models.client.connection import connect
+from cmb_models.client.contract import AFFINE, DETECTOR, VOLUME
 from cmb_models.client.grpc_client import Client
-from cmb_models.client.shared_memory import _register
+from cmb_models.client.shared_memory import _register, shared_inputs
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from tests.bundles import head
@@ -49,6 +51,21 @@ def test_many_at_once_do_not_mix(served, neighbour):
     alone = [served.client.detect(scan, "scan") for scan in scans]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda n: neighbour.detect(scans[n % 4], "scan"), range(12))) == [alone[n % 4] for n in range(12)]
+
+
+def test_memory_of_a_request_that_was_given_up_is_not_taken_from_the_server(served):
+    scan = head(shape=(160, 160, 60))
+    arrays = {VOLUME: np.ascontiguousarray(scan.data), AFFINE: np.ascontiguousarray(scan.affine)}
+    with connect(served.server.grpc_url) as client:
+        before = set(client.get_system_shared_memory_status().regions)
+        with (
+            pytest.raises(InferenceServerException, match="Deadline"),
+            shared_inputs(client, arrays, served.server.grpc_url, 10) as inputs,
+        ):
+            client.infer(DETECTOR, inputs, client_timeout=0.02)
+        (kept,) = set(client.get_system_shared_memory_status().regions) - before
+        assert kept not in regions(), "its name is gone, so that it ends with the server"
+        assert served.client.detect(head(), "scan").candidates
 
 
 def test_a_server_that_cannot_open_the_memory_is_told_of(served):
