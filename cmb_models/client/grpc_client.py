@@ -13,7 +13,6 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
-from cmb_models.client.shared_memory import shared_inputs
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
@@ -97,6 +96,8 @@ class Client:
         yield inputs
 
     def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[list[grpc.InferInput]]:
+        from cmb_models.client.shared_memory import shared_inputs  # a library of POSIX systems, which other clients do without
+
         return shared_inputs(self._client, arrays, self.url, self.timeout_s)
 
     def uses_phase(self) -> bool:
