@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,14 @@ from cmb_models.bundle import (
     UNET_FILE,
     UNET_INPUT,
     UNET_OUTPUT,
+    BundleDetector,
     write_manifest,
 )
 from cmb_models.config import PipelineConfig
 from cmb_models.detect.detector import detect
-from cmb_models.files import write_json, write_text
+from cmb_models.files import read_json, write_json, write_text
 from cmb_models.inference.cpu import open_onnx
-from cmb_models.io.nifti import write_volume
+from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume, index_from_world
 
 PATCH = (20, 20, 10)
@@ -103,6 +106,36 @@ def make_bundle(folder: Path, threshold: float = 0.99, phase: bool = False) -> P
     write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     write_manifest(folder)
     return folder
+
+
+def altered(bundle: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of a bundle after `change(copy)`, with a manifest that fits again."""
+    shutil.copytree(bundle, folder)
+    change(folder)
+    write_manifest(folder)
+    return folder
+
+
+def find_nothing(folder: Path) -> None:
+    pipeline = read_json(folder / PIPELINE_FILE)
+    pipeline["candidates"]["floor"] = 1.0
+    write_json(folder / PIPELINE_FILE, pipeline)
+    write_json(folder / GOLDEN_ANSWER, {"candidates": [], "threshold": pipeline["decision"]["threshold"]})
+
+
+def candidates(**settings) -> Callable[[Path], None]:
+    """A change of a bundle's candidate settings, with the golden answer that belongs to it."""
+
+    def change(folder: Path) -> None:
+        pipeline = read_json(folder / PIPELINE_FILE)
+        pipeline["candidates"] |= settings
+        write_json(folder / PIPELINE_FILE, pipeline)
+        write_manifest(folder)
+        answer = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden scan")
+        rows = [[*d.world_mm, d.score] for d in answer.candidates]
+        write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
+
+    return change
 
 
 def spots_found(answer, blobs_mm=BLOBS_MM, within_mm: float = 3.0) -> int:

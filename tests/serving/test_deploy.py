@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,27 +13,23 @@ import tritonclient.grpc as grpc
 
 from cmb_models.bundle import (
     GOLDEN_ANSWER,
-    GOLDEN_SCAN,
-    PIPELINE_FILE,
     UNET_FILE,
     BundleDetector,
     load_bundle,
     verify_manifest,
-    write_manifest,
 )
 from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
 from cmb_models.client.grpc_client import Client, Serving
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
-from cmb_models.io.nifti import read_volume
 from serving.deploy import Target, deploy_bundle, reconcile
 from serving.golden import check_golden
 from serving.repository import write_release
 from serving.same import difference, rows_of
 from serving.server import running_server
 from serving.wanted import wanted_bundle
-from tests.bundles import head, make_bundle
+from tests.bundles import altered, candidates, find_nothing, head, make_bundle
 
 pytestmark = pytest.mark.serving
 
@@ -88,14 +83,6 @@ def site(tmp_path_factory, bundles):
         yield site
 
 
-def altered(bundle: Path, folder: Path, change: Callable[[Path], None]) -> Path:
-    """A copy of a bundle after `change(copy)`, with a manifest that fits again."""
-    shutil.copytree(bundle, folder)
-    change(folder)
-    write_manifest(folder)
-    return folder
-
-
 def change_golden(folder: Path) -> None:
     golden = read_json(folder / GOLDEN_ANSWER)
     golden["candidates"][0][3] -= 0.01
@@ -104,28 +91,6 @@ def change_golden(folder: Path) -> None:
 
 def break_unet(folder: Path) -> None:
     (folder / UNET_FILE).write_bytes(b"not a network")
-
-
-def find_nothing(folder: Path) -> None:
-    pipeline = read_json(folder / PIPELINE_FILE)
-    pipeline["candidates"]["floor"] = 1.0
-    write_json(folder / PIPELINE_FILE, pipeline)
-    write_json(folder / GOLDEN_ANSWER, {"candidates": [], "threshold": pipeline["decision"]["threshold"]})
-
-
-def propose(most: int) -> Callable[[Path], None]:
-    """A change that makes a bundle propose `most` candidates of anything."""
-
-    def change(folder: Path) -> None:
-        pipeline = read_json(folder / PIPELINE_FILE)
-        pipeline["candidates"] = {"floor": 1e-6, "min_distance_mm": 2.0, "max_per_scan": most}
-        write_json(folder / PIPELINE_FILE, pipeline)
-        write_manifest(folder)
-        own = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden")
-        rows = [[*c.world_mm, c.score] for c in own.candidates]
-        write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": own.threshold})
-
-    return change
 
 
 def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
@@ -264,7 +229,7 @@ def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site
 
 @pytest.mark.parametrize("most", [1, 700])
 def test_one_candidate_and_hundreds_are_the_bundles_own(site, bundles, tmp_path, most):
-    bundle = altered(bundles[0], tmp_path / "many", propose(most))
+    bundle = altered(bundles[0], tmp_path / "many", candidates(floor=1e-6, min_distance_mm=2.0, max_per_scan=most))
     site.deploy(bundle, site.next())
     got, own = site.client.detect(head(), "scan"), BundleDetector(bundle)(head(), "scan")
     assert len(own.candidates) == most

@@ -30,7 +30,6 @@ from tests.refusals import REFUSALS
 pytestmark = pytest.mark.serving
 KEY = "a-key-for-tests-of-some-length"
 WHOLE = bool(os.environ.get("CMB_EVERY_STEP"))
-MUCH = pytest.mark.skipif(not WHOLE, reason="takes gigabytes and half a minute: with CMB_EVERY_STEP")
 REQUESTS = 10_000 if WHOLE else 600
 MB = 2**20
 
@@ -242,7 +241,7 @@ def test_reader_that_stops_reading_keeps_nobody_waiting(server):
     assert "DEADLINE_EXCEEDED" in faults[0].status()
 
 
-@MUCH
+@pytest.mark.ci  # gigabytes and half a minute
 def test_message_of_a_gigabyte(server):
     data = np.zeros((650, 650, 650), dtype=np.float32)
     with contextlib.closing(connect(server.grpc_url)) as client, pytest.raises(InferenceServerException) as refusal:
@@ -251,7 +250,7 @@ def test_message_of_a_gigabyte(server):
     assert "at most 134 million voxels, got 275 million (650x650x650)" in refusal.value.message()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 4, 0, 4), pytest.param((1, 1, 350, 350, 350), marks=MUCH)])
+@pytest.mark.parametrize("shape", [(1, 1, 4, 0, 4), pytest.param((1, 1, 350, 350, 350), marks=pytest.mark.ci)])
 def test_network_asked_directly_for_more_or_less_than_a_scan(server, shape):
     tensor = InferInput(UNET_INPUT, shape, "FP32")
     tensor.set_data_from_numpy(np.zeros(shape, dtype=np.float32))

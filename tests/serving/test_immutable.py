@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from cmb_models.bundle import GOLDEN_ANSWER, GOLDEN_SCAN, PIPELINE_FILE, BundleDetector, write_manifest
+from cmb_models.bundle import BundleDetector
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc_client import Client
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json
-from cmb_models.io.nifti import read_volume
+from cmb_models.files import read_json
 from serving.admin import Admin
 from serving.deploy import Target, reconcile
 from serving.golden import try_golden
@@ -22,26 +19,10 @@ from serving.repository import CHALLENGER, PREVIOUS, ROLES, ensemble_config
 from serving.server import running_server
 from serving.status import Named, server_status
 from serving.wanted import Wanted, verified
-from tests.bundles import head, make_bundle
-from tests.serving.test_deploy import altered, find_nothing
+from tests.bundles import altered, candidates, find_nothing, head, make_bundle
 
 pytestmark = pytest.mark.serving
 MANY = 100
-
-
-def candidates(**settings) -> Callable[[Path], None]:
-    """A change of a bundle's candidate settings, with the golden answer that belongs to it."""
-
-    def change(folder: Path) -> None:
-        pipeline = read_json(folder / PIPELINE_FILE)
-        pipeline["candidates"] |= settings
-        write_json(folder / PIPELINE_FILE, pipeline)
-        write_manifest(folder)
-        answer = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden scan")
-        rows = [[*d.world_mm, d.score] for d in answer.candidates]
-        write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
-
-    return change
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,7 @@ from serving.deploy import deploy_bundle
 from serving.repository import ENSEMBLES
 from serving.server import running_server
 from serving.smoke import main as smoke
-from tests.bundles import MORE_MM, head, head_phase, make_bundle, spots_found
-from tests.serving.test_deploy import altered, find_nothing
+from tests.bundles import MORE_MM, altered, find_nothing, head, head_phase, make_bundle, spots_found
 
 pytestmark = pytest.mark.serving
 SCAN, PHASE = head(MORE_MM, seed=5), head_phase(MORE_MM, seed=5, sign=-1, calcified=1)
