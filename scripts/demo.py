@@ -33,12 +33,12 @@ WORKSPACE = CHECKOUT / ("demo-full" if FULL else "demo")
 SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb phantom` options: as many as in Rau et al. 2026
 LOCKED = ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"]
 LOCKED_FULL = [
-    *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "5"),
+    *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "7"),
     *(o for preset in ("ukb", "aibl", "clinical", "random", "random", "random") for o in ("--preset", preset)),
 ]
 DATASETS = {"site": SITE, "locked": LOCKED_FULL if FULL else LOCKED}
 # Of params.yaml, other than shipped: five folds, and trainings as long as they pay.
-SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}, "cnn": {"batch": 64, "steps": 1000}} if FULL else {}
+SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}} if FULL else {}
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)
@@ -86,7 +86,7 @@ def workspace() -> None:
         for section, settings in SETTINGS.items():
             params[section] |= settings
         write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-        commit("Five folds, longer trainings", "params.yaml")
+        commit("Five folds, longer training of stage 1", "params.yaml")
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
     if dirty.strip():
         note = "the checkout has uncommitted changes: stages run its last commit, `cmb` and the server its files"

@@ -1,9 +1,9 @@
-"""Where an image is dark like a spot rather than like a line: fixed filters in front of stage 1.
+"""Where an image is dark like a spot rather than like a line: fixed filters in front of both networks.
 
 A closing by a short line fills every dark structure that is shorter along it. A spot is filled whichever way the line points, a
 vein is not along its own course: the least filling over all directions is high in spots and near zero in vessels, sheets and
 dark regions (after Zana and Klein 2001, IEEE TIP 10:1010, who separate vessels from lesions by the same idea). A network can
-learn such a filter, but spends most of its steps on it.
+learn such a filter, but spends most of its steps on it, and with few steps it may not begin to.
 
 Here in NumPy, for running a release on a CPU; networks/spots.py is the same in torch, for training and inside the release's graph.
 Both take maxima and minima of the same numbers, so they agree to the last bit, which a test holds.
@@ -11,6 +11,7 @@ Both take maxima and minima of the same numbers, so they agree to the last bit, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,35 +26,40 @@ OBLIQUE: tuple[Direction, ...] = (
     *((1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, 1)),
 )
 HALF = {IN_PLANE: 4, ACROSS: 3, OBLIQUE: 2}  # steps to either side; at 1x1x2 mm lines of 9 to 14 mm, longer than a microbleed
-CHANNELS = 3
+CHANNELS = 3  # that the filters make of one
 MARGIN = tuple(max(2 * half * abs(d[axis]) for directions, half in HALF.items() for d in directions) for axis in range(3))
 SLAB_VOXELS = 2**18  # of the image at a time: its handful of buffers then stays in the processor's cache
 
 
-def dark_spots(image: np.ndarray, threads: int = 0) -> np.ndarray:
-    """(I, J, K) float32 to (3, I, J, K): the image, how far lines within slices fill it, and lines in all directions.
+def dark_spots(images: np.ndarray, threads: int = 0) -> np.ndarray:
+    """(N, C, I, J, K) float32 to (N, C + 2, I, J, K): channel 0, how far lines within slices fill it, lines in all directions,
+    and then the other channels as they are.
 
-    Beyond the edge the image goes on with its outermost voxels. threads: 0 for one a core.
+    Beyond the edge an image goes on with its outermost voxels. threads: 0 for one a core. N may be 0.
     """
-    padded = np.pad(image, [(m, m) for m in MARGIN], mode="edge")
-    out = np.empty((CHANNELS, *image.shape), dtype=np.float32)
-    out[0] = image
-    planes = max(4, SLAB_VOXELS // max(1, image[0].size))
+    image = images[:, 0]
+    padded = np.pad(image, [(0, 0), *((m, m) for m in MARGIN)], mode="edge")
+    out = np.empty((len(images), CHANNELS - 1 + images.shape[1], *image.shape[1:]), dtype=np.float32)
+    out[:, 0], out[:, CHANNELS:] = image, images[:, 1:]
+    planes = max(4, SLAB_VOXELS // max(1, math.prod(image.shape[2:])))
+    together = max(1, SLAB_VOXELS // max(1, math.prod(padded.shape[1:])))
 
-    def slab(low: int) -> None:
-        high = min(low + planes, len(image))
-        within, everywhere = _fillings(padded[low : high + 2 * MARGIN[0]])
-        np.subtract(within, image[low:high], out=out[1, low:high])
-        np.subtract(everywhere, image[low:high], out=out[2, low:high])
+    def slab(place: tuple[int, int]) -> None:
+        rows, here = slice(place[0], place[0] + together), slice(place[1], min(place[1] + planes, image.shape[1]))
+        within, everywhere = _fillings(padded[rows, here.start : here.stop + 2 * MARGIN[0]])
+        np.subtract(within, image[rows, here], out=out[rows, 1, here])
+        np.subtract(everywhere, image[rows, here], out=out[rows, 2, here])
 
+    # A large image in slabs, small ones some at a time.
+    places = [(n, low) for n in range(0, len(image), together) for low in range(0, image.shape[1], planes)]
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:  # NumPy lets other threads run while it computes
-        list(pool.map(slab, range(0, len(image), planes)))
+        list(pool.map(slab, places))
     return out
 
 
 def _fillings(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least closing within slices and the least of all, for a slab padded by MARGIN on every side."""
-    shape = tuple(size - 2 * m for size, m in zip(padded.shape, MARGIN, strict=True))
+    """The least closing within slices and the least of all, for slabs (N, I, J, K) padded by MARGIN on every side."""
+    shape = (len(padded), *(size - 2 * m for size, m in zip(padded.shape[1:], MARGIN, strict=True)))
     buffers = [np.empty(padded.size, dtype=np.float32) for _ in range(4)]
     least = np.full(shape, np.inf, dtype=np.float32)
     _least_closing(padded, IN_PLANE, buffers, least)
@@ -68,7 +74,7 @@ def _least_closing(padded: np.ndarray, directions: tuple[Direction, ...], buffer
     length = 2 * HALF[directions] + 1
     for direction in directions:
         spare = [m - (length - 1) * abs(d) for m, d in zip(MARGIN, direction, strict=True)]
-        image = padded[tuple(slice(s, size - s) for s, size in zip(spare, padded.shape, strict=True))]
+        image = padded[(slice(None), *(slice(s, size - s) for s, size in zip(spare, padded.shape[1:], strict=True)))]
         raised = along(image, direction, length, _into(np.maximum, buffers[:2]))
         closed = along(raised, direction, length, _into(np.minimum, buffers[2:]))
         np.minimum(least, closed, out=least)

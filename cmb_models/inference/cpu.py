@@ -1,4 +1,4 @@
-"""Run a release's networks on a CPU: OpenVINO for the convolutions, NumPy for the fixed filters in front of stage 1.
+"""Run a release's networks on a CPU: OpenVINO for the convolutions, NumPy for the fixed filters in front of them.
 
 `benchmarks/serving` compares this with ONNX Runtime and torch; all answer within the parity bound. The evaluation and the CPU
 server both open files here.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cmb_models.detect.spots import CHANNELS, dark_spots
+from cmb_models.detect.spots import dark_spots
 
 SPOTS = "spots"  # name of the tensor that the fixed filters end in, given at export; a file without it runs whole
 RUNTIMES = ("openvino", "onnxruntime")
@@ -48,14 +48,14 @@ def _with_openvino(file: Path, input_name: str, output_name: str, threads: int) 
     def run(array: np.ndarray) -> np.ndarray:
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
-        given = np.stack([dark_spots(image, cores) for image in array[:, 0]]) if front else np.ascontiguousarray(array)
+        given = dark_spots(array, cores) if front else np.ascontiguousarray(array)
         return np.array(of_thread.request.infer({name: given})[output_name])  # copied: the request writes there again
 
     return run
 
 
 def _cut_at_spots(graph: Any) -> bool:
-    """Let a graph begin at its tensor SPOTS, if it has one, which is then an input (N, CHANNELS, I, J, K). Tells whether it has.
+    """Let a graph begin at its tensor SPOTS, if it has one, which is then an input (N, C + 2, I, J, K). Tells whether it has.
 
     The filters are a hundred maxima and minima of shifted images, which runtimes compute by copying each shift.
     """
@@ -63,7 +63,8 @@ def _cut_at_spots(graph: Any) -> bool:
 
     outputs = [output for node in graph.get_ops() for output in node.outputs() if SPOTS in output.get_names()]
     for output in outputs:
-        begin = openvino.opset15.parameter([-1, CHANNELS, -1, -1, -1], np.float32, name=SPOTS)
+        channels = output.get_partial_shape()[1].get_length()
+        begin = openvino.opset15.parameter([-1, channels, -1, -1, -1], np.float32, name=SPOTS)
         begin.output(0).set_names({SPOTS})
         for target in output.get_target_inputs():
             target.replace_source_output(begin.output(0))

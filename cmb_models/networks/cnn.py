@@ -5,21 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from cmb_models.detect.spots import CHANNELS
+from cmb_models.networks.spots import DarkSpots
+
 # What a candidate can be besides a microbleed, as far as annotations name it (`mimic:<kind>`): an auxiliary target in training.
 KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
 
 
 class PatchClassifier(nn.Module):
-    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py).
+    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py). DarkSpots comes first.
 
-    Each level: two 3x3x3 convolutions with batch normalisation, then pooling by 2; slices are thicker than pixels, so the
-    first pooling leaves k alone.
+    Without it a short training may find nothing at all: the first levels must learn to see a spot among vessels before the last
+    one can gain by it, and the faint ones among the planted lesions do not show them how. Each level: two 3x3x3 convolutions with
+    batch normalisation, then pooling by 2; slices are thicker than pixels, so the first pooling leaves k alone.
     """
 
     def __init__(self, channels: tuple[int, ...], dropout: float, patch_channels: int = 1) -> None:
         super().__init__()
+        self.spots = DarkSpots()
         layers: list[nn.Module] = []
-        before = patch_channels
+        before = patch_channels + CHANNELS - 1
         for level, width in enumerate(channels):
             layers += [_convolution(before, width), _convolution(width, width)]
             if level < len(channels) - 1:
@@ -31,15 +36,19 @@ class PatchClassifier(nn.Module):
         self.kinds = nn.Linear(2 * before, 1 + len(KINDS))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.head(self._pooled(patches))[:, 0]
+        return self.judge(self.spots(patches))
+
+    def judge(self, spots: torch.Tensor) -> torch.Tensor:
+        """Logits (N,) of what DarkSpots makes of patches, (N, C + 2, i, j, k)."""
+        return self.head(self._pooled(spots))[:, 0]
 
     def with_kinds(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N,) and logits of the kind (N, 1 + KINDS): only training asks for these, no release holds them."""
-        pooled = self._pooled(patches)
+        pooled = self._pooled(self.spots(patches))
         return self.head(pooled)[:, 0], self.kinds(pooled)
 
-    def _pooled(self, patches: torch.Tensor) -> torch.Tensor:
-        features = self.features(patches)
+    def _pooled(self, spots: torch.Tensor) -> torch.Tensor:
+        features = self.features(spots)
         # The maximum keeps a small dark spot that the mean over the patch would dilute.
         pooled = torch.cat([features.mean(dim=(2, 3, 4)), features.amax(dim=(2, 3, 4))], dim=1)
         return self.dropout(pooled)
@@ -52,15 +61,17 @@ def _convolution(before: int, after: int) -> nn.Module:
 class Score(nn.Module):
     """A classifier as it is used and exported: sigmoid of the logit averaged over four flips in the slice plane.
 
-    A microbleed seen in a mirror is a microbleed; averaging steadies the score for a few milliseconds a scan.
+    A microbleed seen in a mirror is a microbleed; averaging steadies the score for a few milliseconds a scan. DarkSpots makes of a
+    mirrored patch the mirror of what it makes of the patch, so it runs once. filtered: what comes in went through it already.
     """
 
     FLIPS = ((), (2,), (3,), (2, 3))
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: PatchClassifier, filtered: bool = False) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.filtered = classifier, filtered
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        logits = [self.classifier(torch.flip(patches, axes) if axes else patches) for axes in self.FLIPS]
+        spots = patches if self.filtered else self.classifier.spots(patches)
+        logits = [self.classifier.judge(torch.flip(spots, axes) if axes else spots) for axes in self.FLIPS]
         return torch.sigmoid(torch.stack(logits).mean(dim=0))

@@ -1,4 +1,4 @@
-"""The filters of detect/spots.py in torch, in front of stage 1 in training; spots_graph.py writes them into a release's graph."""
+"""The filters of detect/spots.py in torch, in front of both networks in training; spots_graph.py writes them into a release."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from cmb_models.detect.spots import ACROSS, HALF, IN_PLANE, OBLIQUE, Direction, 
 
 
 class DarkSpots(nn.Module):
-    """(N, 1, I, J, K) images to (N, 3, I, J, K): the image, how far lines within slices fill it, and lines in all directions."""
+    """(N, C, I, J, K) images to (N, C + 2, I, J, K): as detect.spots.dark_spots, of channel 0; the others are handed on."""
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return channels(image, _Torch).contiguous(memory_format=torch.channels_last_3d)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        others = [images[:, 1:]] if images.shape[1] > 1 else []
+        return channels(images[:, :1], others, _Torch).contiguous(memory_format=torch.channels_last_3d)
 
 
 class _Torch:
@@ -30,11 +31,11 @@ class _Torch:
         return torch.cat(channels, dim=1)
 
 
-def channels(image, ops):
-    """The three channels of an image, made of what `ops` offers: maximum, minimum, minus, padded and joined, as _Torch has them."""
+def channels(image, others, ops):
+    """The three channels of an image, then `others`, by what `ops` offers: maximum, minimum, minus, padded, joined, as _Torch."""
     within = _least_closing(image, IN_PLANE, ops)
     everywhere = ops.minimum(ops.minimum(within, _least_closing(image, ACROSS, ops)), _least_closing(image, OBLIQUE, ops))
-    return ops.joined([image, ops.minus(within, image), ops.minus(everywhere, image)])
+    return ops.joined([image, ops.minus(within, image), ops.minus(everywhere, image), *others])
 
 
 def _least_closing(image, directions: tuple[Direction, ...], ops):

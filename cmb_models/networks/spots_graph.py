@@ -6,21 +6,26 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from cmb_models.detect.spots import CHANNELS
 from cmb_models.networks.spots import channels
 
 
 def prepend_spots(model: onnx.ModelProto, image_name: str, spots_name: str) -> None:
-    """Put the filters in front of a network, in place: its input `spots_name`, (N, 3, I, J, K), is then made from `image_name`.
+    """Put the filters in front of a network, in place: its input `spots_name`, (N, C + 2, I, J, K), is then made from `image_name`.
 
     Written node by node: tracing them through torch's exporter takes a minute for the same nodes.
     """
     graph = model.graph
     ops = _Graph(image_name)
-    channels(_Value(ops, image_name), ops)
-    ops.nodes[-1].output[0] = spots_name
     (begin,) = (value for value in graph.input if value.name == spots_name)
     begin.name = image_name
-    begin.type.tensor_type.shape.dim[1].dim_value = 1
+    given = begin.type.tensor_type.shape.dim[1]
+    given.dim_value -= CHANNELS - 1
+    image, others = _Value(ops, image_name), []
+    if given.dim_value > 1:
+        image, others = ops.channels(image, 0, 1), [ops.channels(image, 1, given.dim_value)]
+    channels(image, others, ops)
+    ops.nodes[-1].output[0] = spots_name
     behind = list(graph.node)
     del graph.node[:]
     graph.node.extend([*ops.nodes, *behind])
@@ -57,6 +62,9 @@ class _Graph:
         name = f"{self.prefix}_constant_{'_'.join(map(str, values))}"
         self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype=np.int64), name)
         return name
+
+    def channels(self, image: _Value, low: int, high: int) -> _Value:
+        return self.node("Slice", [image.name, *map(self.constant, ([low], [high], [1]))])
 
     def maximum(self, a: _Value, b: _Value) -> _Value:
         return self.node("Max", [a.name, b.name])

@@ -54,13 +54,14 @@ def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, fol
     multiple = config.preprocess.multiple_vox
     spots = torch.randn(1, CHANNELS, *(4 * m for m in multiple))
     extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
-    patches = torch.randn(3, config.patch_channels, *config.patch_vox)
+    patches = torch.randn(3, config.patch_channels + CHANNELS - 1, *config.patch_vox)
     count = {0: torch.export.Dim("candidates", min=1, max=4096)}
     _to_onnx(Heatmap(for_export(unet)), spots, extents, (SPOTS, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
-    model = onnx.load(folder / bundle.UNET_FILE)
-    prepend_spots(model, bundle.UNET_INPUT, SPOTS)
-    onnx.save(model, folder / bundle.UNET_FILE)
-    _to_onnx(Score(cnn), patches, count, (bundle.CNN_INPUT, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
+    _to_onnx(Score(cnn, filtered=True), patches, count, (SPOTS, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
+    for file, name in ((bundle.UNET_FILE, bundle.UNET_INPUT), (bundle.CNN_FILE, bundle.CNN_INPUT)):
+        model = onnx.load(folder / file)
+        prepend_spots(model, name, SPOTS)
+        onnx.save(model, folder / file)
 
 
 def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tuple[str, str], path: Path) -> None:

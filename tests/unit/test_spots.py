@@ -1,4 +1,4 @@
-"""The fixed filters in front of stage 1: high in dark spots, near zero in lines, sheets and large dark regions."""
+"""The fixed filters in front of both networks: high in dark spots, near zero in lines, sheets and large dark regions."""
 
 from __future__ import annotations
 
@@ -67,12 +67,31 @@ def test_numpy_and_torch_agree_to_the_last_bit(shape, threads):
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     before = image.copy()
     expected = DarkSpots()(torch.from_numpy(image)[None, None])[0].numpy()
-    np.testing.assert_array_equal(dark_spots(image, threads), expected)
+    np.testing.assert_array_equal(dark_spots(image[None, None], threads)[0], expected)
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_many_small_images_are_filtered_each_by_itself_and_other_channels_stay(monkeypatch, channels, count):
+    monkeypatch.setattr(filters, "SLAB_VOXELS", 80_000)  # three of them at a time
+    patches = np.random.default_rng(0).standard_normal((count, channels, 20, 20, 10), dtype=np.float32)
+    got = dark_spots(patches, 2)
+    assert got.shape == (count, channels + 2, 20, 20, 10) and got.dtype == np.float32
+    np.testing.assert_array_equal(got[:, 3:], patches[:, 1:])
+    for n in range(count):
+        np.testing.assert_array_equal(got[n, :3], dark_spots(patches[n : n + 1, :1])[0])
+        np.testing.assert_array_equal(got[n], DarkSpots()(torch.from_numpy(patches[n : n + 1]))[0].numpy())
+
+
+def test_the_mirror_of_an_image_is_filtered_to_the_mirror_of_what_it_is_filtered_to():
+    image = np.random.default_rng(2).standard_normal((1, 1, 9, 12, 7), dtype=np.float32)
+    for axes in ((2,), (3,), (4,), (2, 3)):
+        np.testing.assert_array_equal(dark_spots(np.flip(image, axes)), np.flip(dark_spots(image), axes))
+
+
 def test_slabs_do_not_show(monkeypatch):
-    image = np.random.default_rng(1).standard_normal((37, 12, 9), dtype=np.float32)
+    image = np.random.default_rng(1).standard_normal((1, 1, 37, 12, 9), dtype=np.float32)
     whole = dark_spots(image)
     monkeypatch.setattr(filters, "SLAB_VOXELS", 1)  # four planes at a time
     np.testing.assert_array_equal(dark_spots(image), whole)
