@@ -150,10 +150,12 @@ def show_results(started: float) -> None:
     console.print(f"out of fold with each fold's threshold chosen on the others: {said}")
     with (WORKSPACE / "results/detections.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    console.print(f"{len(rows)} microbleeds found in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")
+    console.print(f"{len(rows)} findings in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")
     console.print(f"pictures of every finding   {WORKSPACE / 'results'}/*.png", soft_wrap=True)
     console.print(f"everything on one page      {WORKSPACE / 'reports/report.html'}", soft_wrap=True)
-    console.print("runs and releases           cd demo && ../.venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    console.print(
+        f"runs and releases           cd {WORKSPACE.name} && ../.venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    )
     console.print(f"done in {(time.monotonic() - started) / 60:.1f} minutes. Research software, not a medical device.")
 
 
