@@ -13,9 +13,10 @@ import onnx
 import pytest
 import torch
 
-from cmb_models.bundle import CARD_FILE, CNN_FILE, GOLDEN_ANSWER, GOLDEN_SCAN, UNET_FILE, BundleDetector
+from cmb_models.bundle import CARD_FILE, CNN_FILE, CNN_INPUT, CNN_OUTPUT, GOLDEN_ANSWER, GOLDEN_SCAN, UNET_FILE, BundleDetector
 from cmb_models.config import load_params
 from cmb_models.files import read_json, write_json
+from cmb_models.inference.cpu import RUNTIMES, open_onnx
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import read_phase
 from cmb_models.networks.cnn import PatchClassifier
@@ -62,6 +63,16 @@ def test_onnx_answers_as_torch_and_the_golden_scan_has_its_phase(exported):
     assert detector.uses_phase and len(answer.candidates) > 3
     known = read_json(folder / GOLDEN_ANSWER)["candidates"]
     np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+
+
+def test_stage_2_with_phase_answers_the_same_by_every_runtime(exported):
+    """The filters are of the first channel alone: nodes for one runtime, NumPy for the other."""
+    folder, _ = exported
+    patches = np.random.default_rng(1).standard_normal((5, 2, *PARAMS.cnn.patch_vox), dtype=np.float32)
+    first, second = (open_onnx(folder / CNN_FILE, CNN_INPUT, CNN_OUTPUT, 1, runtime)(patches) for runtime in RUNTIMES)
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    changed = open_onnx(folder / CNN_FILE, CNN_INPUT, CNN_OUTPUT)(patches * np.float32([1, -1])[:, None, None, None])
+    assert np.abs(changed - first).max() > 1e-4  # phase counts
 
 
 def test_stage_2_takes_two_channels_and_the_papers_say_so(exported):
