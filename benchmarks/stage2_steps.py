@@ -104,7 +104,7 @@ def main(
     examples = {e.key: e for e in load_training(workspace / "data/prepared", split)}
     mined = {m.key: m for m in load_mined(workspace / "data/candidates")}
     asked = trainings(workspace, cnn, folds, steps, seeds, params.cross_validate.seed)
-    with Workers(len(asked)) as workers:
+    with Workers(len(asked), unet=False) as workers:
         total = sum(a.job.cnn.steps for a in asked)
         results = workers.map(score, asked, total, f"stage 2, {len(asked)} trainings")
     found: dict[tuple[str, bool, int], list[ScoredScan]] = {}

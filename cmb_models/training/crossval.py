@@ -53,6 +53,6 @@ def cross_validate(
         CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen, checkpoints)
         for n, held in enumerate(folds)
     ]
-    with Workers(len(jobs)) as workers:
+    with Workers(len(jobs), unet=False) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
     return join(examples, mined, {key: scores for result in results for key, scores in result.items()})

@@ -25,13 +25,15 @@ class Workers:
 
     Each process has one thread: two trainings side by side on two cores make half as many steps again as one with two threads
     (15.5 against 10.1 steps/s measured, U-Net of 16-128 channels, patch 48x48x24, batch 6).
+    unet: whether U-Nets are among the jobs; without, MONAI is not imported beforehand, which takes seconds.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, unet: bool = True) -> None:
         # A torch forked after use can deadlock in its thread pools; a fork server imports it once and runs nothing. The first
         # optimiser of a process would import torch._dynamo, two seconds in each.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["cmb_models.training.folds", "monai.networks.nets.unet", "torch._dynamo"])
+        for_unet = ["monai.networks.nets.unet"] if unet else []
+        context.set_forkserver_preload(["cmb_models.training.folds", *for_unet, "torch._dynamo"])
         self.size = 1 if torch.cuda.is_available() else min(most, (os.cpu_count() or 1) + 1)
         threads = max(1, (os.cpu_count() or 1) // self.size)
         self._steps = context.Value("l", 0)

@@ -117,7 +117,7 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
-    with full_disk_told(DATABASE), Workers(SIDE_BY_SIDE) as workers:
+    with full_disk_told(DATABASE), Workers(SIDE_BY_SIDE, unet=stage == "unet") as workers:
         study = open_study(name)
         best = tune(
             study,
