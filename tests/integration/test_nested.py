@@ -50,7 +50,7 @@ class Inline:
 
     jobs: list = []
 
-    def __init__(self, most):
+    def __init__(self, most, unet=True):
         pass
 
     def __enter__(self):
