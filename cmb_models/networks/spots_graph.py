@@ -23,7 +23,7 @@ def prepend_spots(model: onnx.ModelProto, image_name: str, spots_name: str) -> N
     given.dim_value -= CHANNELS - 1
     image, others = _Value(ops, image_name), []
     if given.dim_value > 1:
-        image, others = ops.channels(image, 0, 1), [ops.channels(image, 1, given.dim_value)]
+        image, others = ops.cut(image, [0], [1], [1]), [ops.cut(image, [1], [given.dim_value], [1])]
     channels(image, others, ops)
     ops.nodes[-1].output[0] = spots_name
     behind = list(graph.node)
@@ -42,7 +42,7 @@ class _Value:
         cut = [(axis, s) for axis, s in enumerate(key[1:], start=2) if s != slice(None)]  # key[0] is ..., for N and channels
         last = np.iinfo(np.int64).max
         starts, ends = [s.start or 0 for _, s in cut], [last if s.stop is None else s.stop for _, s in cut]
-        return self.ops.node("Slice", [self.name, *map(self.ops.constant, (starts, ends, [axis for axis, _ in cut]))])
+        return self.ops.cut(self, starts, ends, [axis for axis, _ in cut])
 
 
 class _Graph:
@@ -63,8 +63,8 @@ class _Graph:
         self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype=np.int64), name)
         return name
 
-    def channels(self, image: _Value, low: int, high: int) -> _Value:
-        return self.node("Slice", [image.name, *map(self.constant, ([low], [high], [1]))])
+    def cut(self, image: _Value, starts: list[int], ends: list[int], axes: list[int]) -> _Value:
+        return self.node("Slice", [image.name, *map(self.constant, (starts, ends, axes))])
 
     def maximum(self, a: _Value, b: _Value) -> _Value:
         return self.node("Max", [a.name, b.name])
