@@ -14,8 +14,8 @@ from cmb_models.evaluation.nested import OuterFold, decide_inside, nested_metric
 from cmb_models.training import crossval, nested, search
 from cmb_models.training.examples import save_example
 from cmb_models.training.folds import CnnJob, inner_split, load_mined
+from tests.examples import example
 from tests.imports import ROOT
-from tests.unit.test_training import example
 
 SUBJECTS = ("s_a", "s_b", "s_c")
 SPLIT = {"folds": {s: n for n, s in enumerate(SUBJECTS)}, "locked": [], "locked_sha256": [], "notes": []}

@@ -36,7 +36,7 @@ from cmb_models.io.site import ScanFile
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap
 from cmb_models.volume import Volume, world_from_index
-from tests.unit.test_training import AFFINE, UNET, example
+from tests.examples import AFFINE, UNET, example
 
 SIDE = 31
 AT = np.stack(np.meshgrid(*[np.arange(SIDE) - SIDE // 2] * 3, indexing="ij"))

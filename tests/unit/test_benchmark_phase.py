@@ -11,7 +11,7 @@ from benchmarks.phase import WITH, WITHOUT, at_equal_sensitivity, divide, false_
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.examples import load_examples, save_example
-from tests.unit.test_training import example
+from tests.examples import example
 from tests.unit.test_training_phase import with_phase
 
 

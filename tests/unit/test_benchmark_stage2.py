@@ -13,7 +13,7 @@ from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.spots import DarkSpots
 from cmb_models.training.examples import save_example
 from cmb_models.training.folds import CnnJob, Mined, save_mined
-from tests.unit.test_training import AFFINE, CNN, example
+from tests.examples import AFFINE, CNN, example
 
 
 def test_without_filters_the_image_is_all_there_is_and_the_network_as_large():

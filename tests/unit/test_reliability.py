@@ -27,8 +27,8 @@ from cmb_models.training.folds import Mined, UnetJob, cnn_checkpoint, save_mined
 from cmb_models.training.loop import Diverged, train_cnn, train_unet
 from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
 from tests.bundles import settings as bundle_settings
+from tests.examples import CNN, UNET, example
 from tests.imports import ROOT
-from tests.unit.test_training import CNN, UNET, example
 
 SNAPSHOT = 5  # steps between two states that can be gone back to; few, so that the trainings here can be short
 STEPS = 2 * SNAPSHOT + 2

@@ -19,7 +19,7 @@ from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn
 from cmb_models.training.planting import Plants
 from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler
-from tests.unit.test_training import BALL, CNN, UNET, example, in_air
+from tests.examples import BALL, CNN, UNET, example, in_air
 
 
 def with_phase(scan: Example, phase: np.ndarray) -> Example:

@@ -14,7 +14,7 @@ from cmb_models.training.planting import BESIDE, choose_places
 from cmb_models.training.sampling import CMB, UNKNOWN, CnnSampler, UnetSampler, kind_of, label_candidates
 from cmb_models.training.warping import ZOOM, cut_warped, draw_matrix, to_scan, warped_channels
 from cmb_models.volume import world_from_index
-from tests.unit.test_training import CNN, PLANTS, UNET, example
+from tests.examples import CNN, PLANTS, UNET, example
 
 SPACING = (1.0, 1.0, 2.0)
 
