@@ -1,4 +1,7 @@
-"""A leak of every kind, planted on purpose: each must be refused, and the same thing without the leak must pass."""
+"""A leak of every kind, planted on purpose: each must be refused, and the same thing without the leak must pass.
+
+Those on the way from a file to a prepared image are in test_leaks_prepared.py.
+"""
 
 from __future__ import annotations
 

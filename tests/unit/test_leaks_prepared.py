@@ -38,6 +38,15 @@ def site(tmp_path):
     return tmp_path, index, split_subjects(index, settings, 2)
 
 
+def write_phase(folder, **how):
+    """Phase images, as head_phase draws them, beside the three scans; their files by dataset and subject."""
+    files = {}
+    for dataset, subject, seed in (("s", "sub-a", 20), ("s", "sub-b", 21), ("l", "sub-a", 10)):
+        files[dataset, subject] = folder / "raw" / dataset / subject / "swi" / f"{subject}_part-phase_swi.nii.gz"
+        write_volume(files[dataset, subject], head_phase(seed=seed, **how))
+    return files
+
+
 def images(folder):
     return {p.name: sha256_of(p) for p in folder.glob("*.npy")}
 
@@ -59,10 +68,7 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
 def test_phase_is_prepared_from_the_file_that_was_checked(site):
     folder, _, split = site
     settings = PARAMS.preprocess.model_copy(update={"phase": True})
-    files = {}
-    for dataset, subject, seed in (("s", "sub-a", 20), ("s", "sub-b", 21), ("l", "sub-a", 10)):
-        files[dataset, subject] = folder / "raw" / dataset / subject / "swi" / f"{subject}_part-phase_swi.nii.gz"
-        write_volume(files[dataset, subject], head_phase(seed=seed, sign=-1))
+    files = write_phase(folder, sign=-1)
     index = index_datasets(folder / "raw", settings)["scans"]
     preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "both")
     assert set(images(folder / "both")) == {f"s_sub-{s}{ending}" for s in "ab" for ending in (".npy", ".phase.npy")}
@@ -93,8 +99,7 @@ def test_phase_statistics_over_several_scans(site, monkeypatch):
     """The same with phase alone: a drift from scan to scan."""
     folder, _, split = site
     settings, seen = PARAMS.preprocess.model_copy(update={"phase": True}), []
-    for dataset, subject, seed in (("s", "sub-a", 20), ("s", "sub-b", 21), ("l", "sub-a", 10)):
-        write_volume(folder / "raw" / dataset / subject / "swi" / f"{subject}_part-phase_swi.nii.gz", head_phase(seed=seed))
+    write_phase(folder)
     index = index_datasets(folder / "raw", settings)["scans"]
 
     def drifting(volume, settings, case, phase):
