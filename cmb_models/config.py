@@ -43,15 +43,15 @@ class Split(Section):
 class Unet(Section):
     """Stage 1: architecture and training recipe.
 
-    strides: from each level of `channels` to the next. sigma_mm: width of the Gaussian that marks a centre in the target heatmap.
-    lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the others, share placed around what the
-    network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are done; none before.
-    planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training patch (planting.py),
-    0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (warping.py). focal_gamma, focal_beta:
-    exponents of the loss (losses.py).
+    channels: of each level, from full resolution down. strides: into each level, the first 1. sigma_mm: width of the Gaussian that
+    marks a centre in the target heatmap. lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the
+    others, share placed around what the network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are
+    done; none before. planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training
+    patch (planting.py), 0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (warping.py).
+    focal_gamma, focal_beta: exponents of the loss (losses.py).
     """
 
-    channels: Annotated[tuple[Count, ...], Field(min_length=2)]
+    channels: Annotated[tuple[Count, ...], Field(min_length=3)]
     strides: tuple[Annotated[int, Field(ge=1, le=2)], ...]
     patch_vox: Size
     batch: Count
@@ -70,8 +70,9 @@ class Unet(Section):
 
     @model_validator(mode="after")
     def _strides_fit(self) -> Unet:
-        if len(self.strides) != len(self.channels) - 1:
-            raise ValueError(f"unet.strides must have {len(self.channels) - 1} numbers, one fewer than unet.channels")
+        if len(self.strides) != len(self.channels) or self.strides[0] != 1:
+            wanted = f"{len(self.channels)} numbers, as unet.channels has, the first 1"
+            raise ValueError(f"unet.strides must be {wanted}; they are {list(self.strides)}")
         return self
 
 

@@ -14,8 +14,8 @@ from cmb_models.training.planting import Plants
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 UNET = Unet(
-    channels=(8, 16),
-    strides=(1,),
+    channels=(8, 8, 16),
+    strides=(1, 1, 1),
     patch_vox=(16, 16, 8),
     batch=2,
     steps=80,

@@ -25,7 +25,7 @@ from cmb_models.io.nifti import write_volume
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.spots_graph import prepend_spots
-from cmb_models.networks.unet import Heatmap, for_export
+from cmb_models.networks.unet import Heatmap
 from cmb_models.phantom import golden_scan
 from cmb_models.training.metadata import metadata
 
@@ -56,7 +56,7 @@ def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, fol
     extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
     patches = torch.randn(3, config.patch_channels + CHANNELS - 1, *config.patch_vox)
     count = {0: torch.export.Dim("candidates", min=1, max=4096)}
-    _to_onnx(Heatmap(for_export(unet)), spots, extents, (SPOTS, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
+    _to_onnx(Heatmap(unet[1]), spots, extents, (SPOTS, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
     _to_onnx(Score(cnn, filtered=True), patches, count, (SPOTS, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
     for file, name in ((bundle.UNET_FILE, bundle.UNET_INPUT), (bundle.CNN_FILE, bundle.CNN_INPUT)):
         model = onnx.load(folder / file)

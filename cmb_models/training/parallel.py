@@ -32,7 +32,7 @@ class Workers:
         # A torch forked after use can deadlock in its thread pools; a fork server imports it once and runs nothing. The first
         # optimiser of a process would import torch._dynamo, two seconds in each.
         context = multiprocessing.get_context("forkserver")
-        for_unet = ["monai.networks.nets.unet"] if unet else []
+        for_unet = ["monai.networks.nets.dynunet"] if unet else []
         context.set_forkserver_preload(["cmb_models.training.folds", *for_unet, "torch._dynamo"])
         self.size = 1 if torch.cuda.is_available() else min(most, (os.cpu_count() or 1) + 1)
         threads = max(1, (os.cpu_count() or 1) // self.size)

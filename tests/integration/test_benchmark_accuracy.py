@@ -12,7 +12,7 @@ from tests.imports import ROOT
 pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.timeout(540)]
 TINY = {
     "planting": {"plants": 30},
-    "unet": {"channels": [4, 8], "strides": [2], "patch_vox": [16, 16, 8], "batch": 2, "steps": 4},
+    "unet": {"channels": [4, 4, 8], "strides": [1, 2, 1], "patch_vox": [16, 16, 8], "batch": 2, "steps": 4},
     "cnn": {"channels": [4, 8], "batch": 4, "steps": 4},
     "split": {"folds": 2},
     "mine_candidates": {"candidates": {"floor": 0.0, "min_distance_mm": 4.0, "max_per_scan": 10}},  # untrained networks have some

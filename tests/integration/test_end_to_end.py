@@ -22,7 +22,7 @@ from tests.imports import ROOT
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
 
 TINY = {  # small networks and few steps: enough to run everything, too little to be good
-    "unet": {"channels": [8, 16], "strides": [2], "patch_vox": [24, 24, 8], "batch": 4, "steps": 60},
+    "unet": {"channels": [8, 8, 16], "strides": [1, 2, 1], "patch_vox": [24, 24, 8], "batch": 4, "steps": 60},
     "cnn": {"channels": [4, 8], "batch": 8, "steps": 30},
     "split": {"folds": 2},
     "tune_unet": {"trials": 2, "steps": 12},

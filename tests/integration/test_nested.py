@@ -25,7 +25,7 @@ TRIALS = 2
 
 def tiny_params():
     params = load_params(ROOT / "params.yaml")
-    tiny = {"channels": (4, 8), "strides": (2,), "patch_vox": (16, 16, 8), "batch": 2, "steps": 8, "planted_per_patch": 0.0}
+    tiny = {"channels": (4, 4, 8), "strides": (1, 2, 1), "patch_vox": (16, 16, 8), "batch": 2, "steps": 8, "planted_per_patch": 0.0}
     tiny |= {k: 0.0 for k in ("planted_mimics_per_patch", "hard_fraction") if k in type(params.unet).model_fields}
     unet = params.unet.model_copy(update=tiny)
     tiny = {"channels": (4,), "patch_vox": (8, 8, 4), "batch": 4, "steps": 8, "planted_fraction": 0.0}

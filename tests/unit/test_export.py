@@ -50,7 +50,7 @@ def exported(tmp_path_factory) -> tuple[Path, dict]:
     params = PARAMS.model_copy(update={"preprocess": PARAMS.preprocess.model_copy(update={"phase": True})})
     config = pipeline_config(params, params.cnn)
     torch.manual_seed(0)
-    networks = build_unet((4, 8), (2,)), PatchClassifier((4, 8), 0.0, config.patch_channels)
+    networks = build_unet((4, 4, 8), (1, 2, 1)), PatchClassifier((4, 8), 0.0, config.patch_channels)
     inputs = {name: folder / f"{name}.json" for name in LINEAGE}
     return folder / "bundle", write_bundle(folder / "bundle", *networks, config, params.export, inputs)
 

@@ -231,7 +231,7 @@ def test_nan_loss_is_told():
         train_unet(UnetSampler([broken], UNET), seed=0)
 
 
-@pytest.mark.parametrize(("channels", "strides"), [((8, 16), (2,)), ((8, 16, 32), (1, 2))])
+@pytest.mark.parametrize(("channels", "strides"), [((8, 16, 16), (1, 1, 2)), ((8, 16, 32, 32), (1, 2, 2, 1))])
 def test_networks_keep_their_shapes(channels, strides):
     heat = torch.sigmoid(build_unet(channels, strides).eval()(torch.zeros(1, 1, 16, 24, 8)))
     assert heat.shape == (1, 1, 16, 24, 8)

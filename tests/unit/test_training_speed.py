@@ -12,7 +12,9 @@ from cmb_models.training.examples import load_examples
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    recipe = training_speed.recipe(2).model_copy(update={"channels": (4, 8), "strides": (2,), "patch_vox": (16, 16, 8), "batch": 2})
+    recipe = training_speed.recipe(2).model_copy(
+        update={"channels": (4, 4, 8), "strides": (1, 2, 1), "patch_vox": (16, 16, 8), "batch": 2}
+    )
     monkeypatch.setattr(training_speed, "SHAPE", (64, 64, 32))
     monkeypatch.setattr(training_speed, "recipe", lambda steps: recipe.model_copy(update={"steps": steps}))
     training_speed.write_scans(tmp_path, 2)
