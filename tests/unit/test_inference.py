@@ -68,9 +68,8 @@ def test_graph_names_where_the_fixed_filters_end(networks, file, behind):
     graph = onnx.load(folder / file).graph
     makers = [node for node in graph.node if SPOTS in node.output]
     assert [node.op_type for node in makers] == ["Concat"]
-    assert (
-        sorted(node.op_type for node in graph.node if SPOTS in node.input) == behind
-    )  # stage 1: and the shortcut past it; Slice: one of stage 2's three mirrors
+    # Conv, Conv: a first convolution and the shortcut past it; Slice: one of stage 2's three mirrors.
+    assert sorted(node.op_type for node in graph.node if SPOTS in node.input) == behind
     onnx.checker.check_model(onnx.load(folder / file), full_check=True)
 
 
