@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 
 PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
-FAINTEST = 0.7  # share of a plant's darkness that is put in, at least: contrast differs, but fainter ones teach to mark noise
-SOFTEST_MM = 0.5  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
+FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
+SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
 INSIDE_MM = 9.0  # least depth below the head's surface: scalp and skull hold no microbleeds
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 BESIDE = 0.5  # share of plants that go beside something dark: half of real ones lie at the cortex or by a vein
