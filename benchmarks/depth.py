@@ -43,16 +43,15 @@ OWN, OTHER, BOTH = "stage 1 in its training scans", "stage 1 in others", "both s
 
 
 def depths_mm(example: Example) -> np.ndarray:
-    """Of each marked microbleed (N,): from its centre to the largest connected dark region; 0 for one that is part of it."""
-    prepared = example.prepared
-    labels, _ = ndimage.label(prepared.image < prepared.air * DARK)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    outside = labels == sizes.argmax() if sizes.any() else np.zeros(labels.shape, dtype=bool)
-    away = (
-        ndimage.distance_transform_edt(~outside, sampling=prepared.spacing_mm) if outside.any() else np.full(labels.shape, np.inf)
-    )
-    index = np.rint(index_from_world(example.centres_mm("cmb"), prepared.affine)).astype(int)
+    """Of each marked microbleed (N,): from its centre to the largest connected dark region; 0 for one that is part of it, infinite
+    where nothing is dark."""
+    prepared, centres = example.prepared, example.centres_mm("cmb")
+    labels, regions = ndimage.label(prepared.image < prepared.air * DARK)
+    if not regions:
+        return np.full(len(centres), np.inf)
+    outside = 1 + np.bincount(labels.ravel())[1:].argmax()
+    away = ndimage.distance_transform_edt(labels != outside, sampling=prepared.spacing_mm)
+    index = np.rint(index_from_world(centres, prepared.affine)).astype(int)
     return away[tuple(index.clip(0, np.array(labels.shape) - 1).T)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.depth import DEEPER, NEAR, RATES, TOUCHING, depth_class, depths_mm, found, run_half
+from benchmarks.depth import DEEPER, NEAR, RATES, ROOT, TOUCHING, depth_class, depths_mm, found, run_half
 from cmb_models.config import load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.training.examples import save_example
@@ -52,7 +52,7 @@ def test_hits_are_shared_out_by_depth(scan):
 def test_each_half_is_looked_through_and_known_for_what_it_is(tmp_path):
     for subject in "ab":
         save_example(tmp_path, replace(example([(10, 10, 10)], key=subject), subject=subject))
-    params = load_params("params.yaml")
+    params = load_params(ROOT / "params.yaml")
     config = pipeline_config(params, params.cnn)
     job = UnetJob(tmp_path, frozenset("a"), frozenset("b"), UNET.model_copy(update={"steps": 2}), config, 0)
     known, unknown = run_half(job)

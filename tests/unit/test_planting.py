@@ -76,10 +76,8 @@ def test_a_plant_lies_where_it_is_said_to(plants, monkeypatch):
     assert not tissue.any()
 
 
-def test_plants_are_faint_and_soft_as_drawn(monkeypatch):
+def test_plants_are_faint_and_soft_as_drawn():
     """One dark voxel: blurred it keeps its darkness in all, which lies between the faintest share and the whole."""
-    monkeypatch.setattr(planting, "FAINTEST", 0.35)
-    monkeypatch.setattr(planting, "SOFTEST_MM", 1.0)
     one = np.ones((1, 17, 17, 9), np.float32)
     one[0, 8, 8, 4] = 0
     single = Plants(one, np.zeros((1, 3)), np.array(["cmb"]), np.array([2.0]))
