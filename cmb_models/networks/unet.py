@@ -10,6 +10,7 @@ from torch import nn
 from cmb_models.detect.spots import CHANNELS
 from cmb_models.networks.spots import DarkSpots
 
+IN_SLICE = (3, 3, 1)  # the first convolutions stay within their slice, as nnU-Net's do where slices are thicker than pixels
 PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initialisation of focal loss, Lin et al. 2017, section 4.1)
 
 
@@ -17,7 +18,8 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
     """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. DarkSpots comes first.
 
     MONAI's DynUNet, the U-Net of nnU-Net, with residual blocks: two convolutions at each level on the way down and two on the way
-    up. With one alone a microbleed near the dark outside of the brain is not learned, not even in the training scans.
+    up. With one alone a microbleed near the dark outside of the brain is not learned, not even in the training scans. On the
+    way down the first level's are IN_SLICE.
     strides: into each level, the first 1: the smallest microbleeds are one or two voxels wide, and half of their trace would be
     gone after a first convolution with stride 2.
     Batch normalisation, not instance normalisation: its running statistics make a voxel's answer independent of how much
@@ -29,7 +31,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
         spatial_dims=3,
         in_channels=CHANNELS,
         out_channels=1,
-        kernel_size=[3] * len(channels),
+        kernel_size=[IN_SLICE, *[3] * (len(channels) - 1)],
         strides=strides,
         upsample_kernel_size=strides[1:],
         filters=channels,

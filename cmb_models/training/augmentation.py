@@ -8,7 +8,7 @@ from cmb_models.training.planting import wrapped
 
 GAIN = 0.15  # contrast differs between scanners and echo times by about this share
 OFFSET = 0.05  # in units of the head's 5-95 percentile range
-NOISE = 0.03  # highest added noise, same unit: a scan of half the SNR
+NOISE = 0.1  # highest added noise, same unit: two to three times what scans have of their own, since protocols differ as much
 PHASE_NOISE = 0.1  # radians, highest added: tissue at an SNR of 10
 
 
@@ -33,7 +33,8 @@ def vary_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     offset = OFFSET * rng.uniform(-1, 1)
     ramps = [np.linspace(-1, 1, size, dtype=np.float32) * rng.uniform(-OFFSET, OFFSET) for size in image.shape]
     bias = ramps[0][:, None, None] + ramps[1][None, :, None] + ramps[2][None, None, :]
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(NOISE * rng.random())
+    # Squared: half of the patches keep nearly the noise they have.
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(NOISE * rng.random() ** 2)
     return (image * np.float32(gain) + np.float32(offset) + bias + noise).astype(np.float32)
 
 

@@ -46,7 +46,7 @@ def test_the_repositorys_own_file_is_valid():
         ({"preprocess__spacing_mm": [1, 1, 0]}, "preprocess.spacing_mm.2: .*greater than 0 .got 0"),
         ({"preprocess__spacing_mm": [1, 1]}, "preprocess.spacing_mm"),
         ({"unet__steps": "many"}, "unet.steps: .*got 'many'"),
-        ({"unet__strides": [2, 2, 1, 1]}, "unet.strides must be 4 numbers, as unet.channels has, the first 1; they are .2, 2"),
+        ({"unet__strides": [2, 2, 1]}, "unet.strides must be 3 numbers, as unet.channels has, the first 1; they are .2, 2"),
         ({"unet__patch_vox": [50, 48, 24]}, "unet.patch_vox must be multiples of 4"),
         ({"preprocess__multiple_vox": [4, 4, 2]}, "preprocess.multiple_vox must be multiples of 4"),
         ({"tune_cnn__search__dropout": [0.3, 0.5]}, "tune_cnn.search.dropout must hold cnn.dropout, where the search begins"),

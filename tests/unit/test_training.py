@@ -13,7 +13,7 @@ from cmb_models.files import read_json
 from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap, build_unet
-from cmb_models.training.augmentation import flip_and_turn, vary_intensity
+from cmb_models.training.augmentation import NOISE, flip_and_turn, vary_intensity
 from cmb_models.training.examples import load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn, train_unet
@@ -56,6 +56,13 @@ def test_intensity_changes_are_replayed_by_the_seed_and_leave_the_input():
     image = np.zeros((8, 8, 4), dtype=np.float32)
     first, again = (vary_intensity(image, np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first, again) and first.std() > 0 and not image.any()
+
+
+def test_noise_is_mostly_little_and_at_times_much():
+    flat = np.zeros((16, 16, 8), dtype=np.float32)
+    changed = [np.diff(vary_intensity(flat, np.random.default_rng(seed)), axis=0) for seed in range(200)]
+    added = [d.std() / np.sqrt(2) for d in changed]  # neighbours differ by noise; offset, and nearly all of the ramp, cancel
+    assert np.median(added) < 0.35 * NOISE and 0.9 * NOISE < np.max(added) < 1.1 * NOISE
 
 
 def test_unet_patches_hold_their_lesion_and_ignore_possible_ones():
@@ -238,6 +245,12 @@ def test_networks_keep_their_shapes(channels, strides):
     assert 0.005 < heat.mean() < 0.03  # nearly no voxel is a centre before training; .5 without the prior
     assert PatchClassifier(channels, 0.1).eval()(torch.zeros(5, 1, 20, 20, 10)).shape == (5,)
     assert PatchClassifier(channels, 0.1, 2).eval()(torch.zeros(5, 2, 20, 20, 10)).shape == (5,)
+
+
+def test_only_the_first_level_keeps_to_its_slices():
+    kernels = [m.kernel_size for m in build_unet((8, 16, 16), (1, 2, 2)).modules() if isinstance(m, torch.nn.Conv3d)]
+    assert kernels[:2] == [(3, 3, 1)] * 2
+    assert kernels.count((3, 3, 1)) == 2 and kernels.count((3, 3, 3)) == 8  # two on the way down and two up, at each other level
 
 
 def test_examples_round_trip(tmp_path):
