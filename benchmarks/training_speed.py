@@ -1,4 +1,4 @@
-"""How fast stage 1 trains and what it needs: steps/s by processes and precision, where the time goes, memory with many scans.
+"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, where the time goes, memory in all.
 
     python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json]
 
@@ -27,6 +27,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
 from cmb_models.training.losses import centre_loss
+from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.sampling import UnetSampler
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +36,9 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 LESIONS = 3  # in each scan
 PLANTS = "plants_made_up.npz"
 LIMIT_GB = 6.0
-CASES = ((1, 2), (2, 1))  # processes, threads each
 PRECISIONS = ("fp32", "bf16")
+# Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
+CASES = ((1, 2, "fp32", True), (1, 2, "bf16", True), (2, 1, "fp32", True), (2, 1, "bf16", True), (2, 1, "bf16", False))
 WARM_UP = 4  # steps; the first ones allocate
 
 
@@ -65,8 +67,13 @@ def write_scans(folder: Path, scans: int) -> None:
         np.savez_compressed(stream, label=np.array(["cmb", "mimic:calcification"] * 20), **arrays)
 
 
-def steps_apart(folder: Path, threads: int, precision: str, steps: int, seed: int) -> dict[str, float]:
-    """Seconds of each part of a step, over `steps` of them: the loop's own step, with the clock read between its parts."""
+def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: int, seed: int) -> dict[str, float]:
+    """Seconds of each part of a step, over `steps` of them: the loop's own step, with the clock read between its parts.
+
+    kept: whether freed memory is kept, for as long as the process lives.
+    """
+    if kept:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     settings, device, rng = recipe(steps), best_device(), np.random.default_rng(seed)
@@ -117,14 +124,15 @@ def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
     }
 
 
-def speed(folder: Path, processes: int, threads: int, precision: str, steps: int) -> dict:
+def speed(folder: Path, processes: int, threads: int, precision: str, kept: bool, steps: int) -> dict:
     """Steps/s of several processes side by side, and each part's share of their time."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        parts = pool.starmap(steps_apart, [(folder, threads, precision, steps, n) for n in range(processes)])
+        parts = pool.starmap(steps_apart, [(folder, threads, precision, kept, steps, n) for n in range(processes)])
     total = {name: sum(p[name] for p in parts) for name in parts[0]}
     rate = sum(steps / sum(p.values()) for p in parts)
     shares = {name: seconds / sum(total.values()) for name, seconds in total.items()}
-    return {"processes": processes, "threads": threads, "precision": precision, "steps_per_s": rate, "shares": shares}
+    case = {"processes": processes, "threads": threads, "precision": precision, "memory_kept": kept}
+    return case | {"steps_per_s": rate, "shares": shares}
 
 
 def main() -> None:
@@ -140,13 +148,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_scans(folder, args.scans)
-        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'steps/s':>8}   share of the time")
-        for processes, threads in CASES:
-            for precision in PRECISIONS:
-                row = speed(folder, processes, threads, precision, args.steps)
-                report["speed"].append(row)
-                shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
-                print(f"{processes:9} {threads:7} {precision:>9} {row['steps_per_s']:8.1f}   {shares}", flush=True)
+        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'steps/s':>8}   share of the time")
+        for processes, threads, precision, kept in CASES:
+            row = speed(folder, processes, threads, precision, kept, args.steps)
+            report["speed"].append(row)
+            shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
+            memory = "kept" if kept else "returned"
+            print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")

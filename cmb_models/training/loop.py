@@ -15,6 +15,7 @@ from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
+from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.mining import look_alikes
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
@@ -96,6 +97,8 @@ def _fit(
     """
     s: Unet | Cnn = sampler.settings
     device = best_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     state = TrainingState(model, optimizer, torch.optim.swa_utils.AveragedModel(model, use_buffers=True), rng, sampler)
