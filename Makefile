@@ -52,7 +52,7 @@ bench-accuracy: setup
 bench-other-swi: setup
 	@$(BIN)/python -m benchmarks.other_swi $(ARGS)
 
-# How long a scan takes, of the demo's release: a quarter of an hour; of another's, ARGS="--workspace ../site"
+# How long a scan takes, of the demo's release: five minutes; of another's, ARGS="--workspace ../site"
 bench-serving: setup
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
