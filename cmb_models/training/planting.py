@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from cmb_models.detect.spots import along
-
 PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
 FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
 SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
@@ -75,20 +73,11 @@ def choose_places(
     """
     if not len(places):
         return places
+    reach = 2 * np.floor(BESIDE_MM[1] / np.asarray(spacing_mm)).astype(int) + 1
     voxel = tuple(np.rint(places).astype(int).clip(0, np.array(image.shape) - 1).T)
-    reach = np.floor(BESIDE_MM[1] / np.asarray(spacing_mm)).astype(int)
-    dark = darkest_near(image, reach)[voxel] < image[voxel] - DARKER
+    dark = ndimage.minimum_filter(image, tuple(reach))[voxel] < image[voxel] - DARKER
     share = np.where(dark, BESIDE, 1 - BESIDE) / np.where(dark, max(dark.sum(), 1), max((~dark).sum(), 1))
     return places[rng.choice(len(places), min(count, len(places)), replace=False, p=share / share.sum())]
-
-
-def darkest_near(image: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """The minimum (I, J, K) within `reach` (3,) voxels to either side: ndimage.minimum_filter, in a third of its time here."""
-    for axis, half in enumerate(reach):
-        direction = tuple(int(axis == a) for a in range(3))
-        padded = np.pad(image, [(half * d, half * d) for d in direction], mode="edge")
-        image = along(padded, direction, 2 * half + 1, np.minimum)
-    return image
 
 
 def plant(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from cmb_models.config import load_params
 from cmb_models.training import planting
-from cmb_models.training.planting import Plants, darkest_near, places_inside, plant, read_plants, wrapped
+from cmb_models.training.planting import Plants, places_inside, plant, read_plants, wrapped
 from cmb_models.training.plants import SHARE, plants_name, write_plants
 from tests.imports import ROOT
 
@@ -175,11 +174,3 @@ def test_wrapping_by_hand():
     np.testing.assert_allclose(
         wrapped(np.float32([0, 3, 4, -4, 10])), [0, 3, 4 - 2 * np.pi, 2 * np.pi - 4, 10 - 4 * np.pi], atol=1e-5
     )
-
-
-@pytest.mark.parametrize("shape", [(32, 32, 16), (5, 40, 3)])
-def test_darkest_near_is_a_minimum_filter(shape):
-    image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    expected = ndimage.minimum_filter(image, (13, 9, 7))
-    assert np.array_equal(darkest_near(image, np.array([6, 4, 3])), expected)
-    assert np.array_equal(darkest_near(image, np.zeros(3, int)), image)
