@@ -1,4 +1,4 @@
-"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, where the time goes, memory in all.
+"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, its parts, memory with many scans.
 
     python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json]
 
@@ -38,7 +38,7 @@ PLANTS = "plants_made_up.npz"
 LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
 # Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
-CASES = ((1, 2, "fp32", True), (1, 2, "bf16", True), (2, 1, "fp32", True), (2, 1, "bf16", True), (2, 1, "bf16", False))
+CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS), (2, 1, "bf16", False))
 WARM_UP = 4  # steps; the first ones allocate
 
 
