@@ -73,9 +73,7 @@ def _least_closing(padded: np.ndarray, directions: tuple[Direction, ...], buffer
     """Lower `least`, in place, to the grey closings by lines along `directions`, a key of HALF."""
     length = 2 * HALF[directions] + 1
     for direction in directions:
-        spare = [m - (length - 1) * abs(d) for m, d in zip(MARGIN, direction, strict=True)]
-        image = padded[(slice(None), *(slice(s, size - s) for s, size in zip(spare, padded.shape[1:], strict=True)))]
-        raised = along(image, direction, length, _into(np.maximum, buffers[:2]))
+        raised = along(reach(padded, direction, length), direction, length, _into(np.maximum, buffers[:2]))
         closed = along(raised, direction, length, _into(np.minimum, buffers[2:]))
         np.minimum(least, closed, out=least)
 
@@ -90,6 +88,15 @@ def _into(extreme: np.ufunc, buffers: list[np.ndarray]) -> Callable[[np.ndarray,
         return extreme(a, b, out=buffers[turn][: a.size].reshape(a.shape))
 
     return run
+
+
+def reach(padded, direction: Direction, length: int):
+    """What a closing by `length` voxels along `direction` looks at, of (..., I, J, K) padded by MARGIN on every side.
+
+    padded: anything that can be sliced, as for `along`.
+    """
+    spare = [m - (length - 1) * abs(d) for m, d in zip(MARGIN, direction, strict=True)]
+    return padded[(..., *(slice(s or None, -s or None) for s in spare))]
 
 
 def along(image, direction: Direction, length: int, extreme: Callable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cmb_models.detect.spots import ACROSS, HALF, IN_PLANE, OBLIQUE, Direction, along
+from cmb_models.detect.spots import ACROSS, HALF, IN_PLANE, MARGIN, OBLIQUE, Direction, along, reach
 
 
 class DarkSpots(nn.Module):
@@ -22,8 +22,9 @@ class _Torch:
     maximum, minimum, minus = torch.maximum, torch.minimum, torch.sub
 
     @staticmethod
-    def padded(image: torch.Tensor, margin: list[int]) -> torch.Tensor:
+    def padded(image: torch.Tensor, margin: tuple[int, int, int]) -> torch.Tensor:
         i, j, k = margin
+        image = image[:, 0][:, None]  # its strides anew: what comes as channels_last_3d torch would pad ten times as slowly
         return nn.functional.pad(image, (k, k, j, j, i, i), mode="replicate")
 
     @staticmethod
@@ -33,17 +34,18 @@ class _Torch:
 
 def channels(image, others, ops):
     """The three channels of an image, then `others`, by what `ops` offers: maximum, minimum, minus, padded, joined, as _Torch."""
-    within = _least_closing(image, IN_PLANE, ops)
-    everywhere = ops.minimum(ops.minimum(within, _least_closing(image, ACROSS, ops)), _least_closing(image, OBLIQUE, ops))
+    padded = ops.padded(image, MARGIN)
+    within = _least_closing(padded, IN_PLANE, ops)
+    everywhere = ops.minimum(ops.minimum(within, _least_closing(padded, ACROSS, ops)), _least_closing(padded, OBLIQUE, ops))
     return ops.joined([image, ops.minus(within, image), ops.minus(everywhere, image), *others])
 
 
-def _least_closing(image, directions: tuple[Direction, ...], ops):
-    """The least of the grey closings (N, 1, I, J, K) by lines along `directions`, a key of HALF. Beyond the edge it goes on."""
+def _least_closing(padded, directions: tuple[Direction, ...], ops):
+    """The least of the grey closings (N, 1, I, J, K) by lines along `directions`, a key of HALF, of an image padded by MARGIN."""
     least = None
     for direction in directions:
         length = 2 * HALF[directions] + 1
-        padded = ops.padded(image, [(length - 1) * abs(d) for d in direction])
-        closed = along(along(padded, direction, length, ops.maximum), direction, length, ops.minimum)
+        raised = along(reach(padded, direction, length), direction, length, ops.maximum)
+        closed = along(raised, direction, length, ops.minimum)
         least = closed if least is None else ops.minimum(least, closed)
     return least

@@ -75,7 +75,7 @@ class _Graph:
     def minus(self, a: _Value, b: _Value) -> _Value:
         return self.node("Sub", [a.name, b.name])
 
-    def padded(self, image: _Value, margin: list[int]) -> _Value:
+    def padded(self, image: _Value, margin: tuple[int, int, int]) -> _Value:
         return self.node("Pad", [image.name, self.constant([0, 0, *margin, 0, 0, *margin])], mode="edge")
 
     def joined(self, channels: list[_Value]) -> _Value:

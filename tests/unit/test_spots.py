@@ -79,6 +79,7 @@ def test_many_small_images_are_filtered_each_by_itself_and_other_channels_stay(m
     got = dark_spots(patches, 2)
     assert got.shape == (count, channels + 2, 20, 20, 10) and got.dtype == np.float32
     np.testing.assert_array_equal(got[:, 3:], patches[:, 1:])
+    np.testing.assert_array_equal(got, DarkSpots()(torch.from_numpy(patches).to(memory_format=torch.channels_last_3d)).numpy())
     for n in range(count):
         np.testing.assert_array_equal(got[n, :3], dark_spots(patches[n : n + 1, :1])[0])
         np.testing.assert_array_equal(got[n], DarkSpots()(torch.from_numpy(patches[n : n + 1]))[0].numpy())
