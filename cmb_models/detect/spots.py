@@ -25,7 +25,7 @@ OBLIQUE: tuple[Direction, ...] = (
     *((2, 0, 1), (-2, 0, 1), (0, 2, 1), (0, -2, 1)),
     *((1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, 1)),
 )
-HALF = {IN_PLANE: 4, ACROSS: 3, OBLIQUE: 2}  # steps to either side; at .8x.8x2 mm lines of 7 to 14 mm, longer than most microbleeds
+HALF = {IN_PLANE: 4, ACROSS: 3, OBLIQUE: 2}  # steps to either side; at 1x1x2 mm lines of 9 to 14 mm, longer than a microbleed
 CHANNELS = 3  # that the filters make of one
 MARGIN = tuple(max(2 * half * abs(d[axis]) for directions, half in HALF.items() for d in directions) for axis in range(3))
 SLAB_VOXELS = 2**18  # of the image at a time: its handful of buffers then stays in the processor's cache
