@@ -23,6 +23,7 @@ from benchmarks.accuracy.scans import POOL, ROOT, Wanted, prepare, simulate
 from cmb_models.config import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
+from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import lesion_rows
@@ -96,7 +97,8 @@ def run(prepared: Path, params: Params, seed: int) -> dict[str, list[ScoredScan]
             save_mined(Path(folder), one)
         second = [CnnJob(prepared, Path(folder), known, unknown, params.cnn, s) for known, unknown, s in pairs]
         scores = workers.map(run_cnn_job, second, 2 * params.cnn.steps, "stage 2, two halves")
-    both = join(examples, mined, {key: values for result in scores for key, values in result.items()})
+    stage2 = {key: values for result in scores for key, values in result.items()}
+    both = join(examples, mined, stage2, weight_of(examples.values()))
     own = [_scored(examples[m.key], m) for known, _ in results for m in known]
     return {OWN: own, OTHER: [replace(s, scores=s.stage1) for s in both], BOTH: both}
 

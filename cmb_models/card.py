@@ -174,6 +174,8 @@ def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
     lines += [
         f"- Working grid {spacing} mm; at most {config.candidates.max_per_scan} candidates per scan reach stage 2.",
         f"- Operating point: calibrated score of {decision.threshold:.3f} or more, chosen on out-of-fold scores.",
+        f"- Joint score: stage 1's to the power {1 - decision.stage2_weight:.3f} times stage 2's to the power "
+        f"{decision.stage2_weight:.3f}.",
         f"- Calibration: sigmoid({decision.slope:.3f} · logit(joint score) {'+' if decision.intercept >= 0 else '−'} "
         f"{abs(decision.intercept):.3f}).",
     ]

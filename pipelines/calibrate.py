@@ -18,11 +18,11 @@ def main() -> None:
     joint, hit = read_scores(scores)
     slope, intercept = fit_platt(joint, hit)
     # The threshold was chosen on joint scores by cross_validate; calibration is monotone, so it keeps what passes.
-    chosen = read_json(REPORTS / "cross_validate/metrics.json")["threshold"]
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0)
-    decision = uncut.model_copy(update={"threshold": float(calibrated(chosen, uncut))})
+    found = read_json(REPORTS / "cross_validate/metrics.json")
+    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, stage2_weight=found["stage2_weight"])
+    decision = uncut.model_copy(update={"threshold": float(calibrated(found["threshold"], uncut))})
     write_json(CALIBRATION, {"decision": decision.model_dump(), "subjects": subjects})
-    metrics = {"threshold": decision.threshold, "slope": slope, "intercept": intercept}
+    metrics = {"threshold": decision.threshold, "slope": slope, "intercept": intercept, "stage2_weight": found["stage2_weight"]}
     metrics |= {"ece_before": adaptive_ece(joint, hit), "ece_after": adaptive_ece(calibrated(joint, uncut), hit)}
     write_json(REPORTS / "calibrate/metrics.json", metrics)
     log_stage("calibrate", {}, metrics)

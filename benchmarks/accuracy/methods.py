@@ -16,6 +16,7 @@ from benchmarks.alternatives import nnunet, radial_symmetry, single_stage
 from cmb_models.config import Params
 from cmb_models.detect.detector import detect, propose
 from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import replacing
@@ -27,7 +28,7 @@ from cmb_models.networks.unet import Heatmap
 from cmb_models.training.crossval import mine_out_of_fold
 from cmb_models.training.examples import load_training
 from cmb_models.training.final import train_both
-from cmb_models.training.folds import pipeline_config
+from cmb_models.training.folds import UNDECIDED, pipeline_config
 from cmb_models.training.loop import best_device, train_unet
 from cmb_models.training.sampling import UnetSampler
 
@@ -87,11 +88,13 @@ def total_steps(params: Params) -> int:
 
 def two_stage(task: Task) -> list[Outcome]:
     """Ours as production does it: folds for candidates, both networks on all scans, `detect` on the stored test scans."""
-    params, config = task.params, pipeline_config(task.params, task.params.cnn)
+    params = task.params
     with only(task.prepared, [s.key for s in task.training]) as prepared:
         mined = {m.key: m for m in mine_out_of_fold(params, params.unet, prepared, task.split)}
         examples = load_training(prepared, task.split)
         unet, cnn = train_both(params.unet, params.cnn, examples, mined, params.train.seed)
+    decision = UNDECIDED.model_copy(update={"stage2_weight": weight_of(examples)})
+    config = pipeline_config(params, params.cnn, decision)
     networks = [as_callable(m.to(best_device()), best_device()) for m in (Heatmap(unet), Score(cnn))]
     joint, first = [], []
     for scan in task.test:

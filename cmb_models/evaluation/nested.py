@@ -12,7 +12,7 @@ import numpy as np
 from cmb_models.config import Decision, Params
 from cmb_models.detect.detector import calibrated
 from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.calibration import fit_platt
+from cmb_models.evaluation.calibration import fit_platt, weight_of
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table, metrics_at, pooled, pooled_intervals
@@ -55,7 +55,7 @@ def decide_inside(fold: OuterFold, params: Params) -> Decided:
     threshold = threshold_apart(fold.outer, fold.inner, tolerance, params.calibrate.max_fp_per_scan)
     scores, hits = (np.concatenate(column) for column in zip(*(judged(s, tolerance) for s in fold.inner), strict=True))
     slope, intercept = fit_platt(scores, hits)
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0)
+    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, stage2_weight=weight_of(fold.inner))
     scans = tuple(replace(s, scores=calibrated(s.scores, uncut)) for s in fold.outer)
     decision = uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})
     return Decided(fold.number, scans, decision)

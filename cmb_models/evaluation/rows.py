@@ -106,7 +106,7 @@ def _cmb_row(scan: ScoredScan, lesion: int, at_point: Match, at_all: Match, thre
 
 
 def _doubt(scan: ScoredScan, candidate: int, threshold: float) -> str:
-    """Why a candidate that reaches its lesion does not count: the joint score is a mean, so the lower stage is what it lacks."""
+    """Why a candidate that reaches its lesion does not count: the stage with the lower score."""
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
     if scan.stage1 is None or scan.stage2 is None:

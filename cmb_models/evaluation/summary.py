@@ -9,7 +9,7 @@ import numpy as np
 
 from cmb_models.config import Params
 from cmb_models.evaluation.bootstrap import percentiles, subject_draws
-from cmb_models.evaluation.calibration import adaptive_ece
+from cmb_models.evaluation.calibration import adaptive_ece, weight_of
 from cmb_models.evaluation.counts import agreement
 from cmb_models.evaluation.froc import ALSO_AT_MM, froc
 from cmb_models.evaluation.matching import ScoredScan, match
@@ -34,9 +34,11 @@ def cross_validation_metrics(
     scans: Sequence[ScoredScan], folds: Mapping[str, int], params: Params, rng: np.random.Generator
 ) -> tuple[dict, list[dict]]:
     """Figures at the threshold chosen on all out-of-fold scores, the same with each fold's threshold chosen on the other
-    folds (`cross_fitted`, free of the optimism of choosing and counting on the same scans), and the FROC table."""
+    folds (`cross_fitted`, free of the optimism of choosing and counting on the same scans), stage 2's weight in the joint score
+    (`stage2_weight`), and the FROC table."""
     tolerance, most = params.evaluate.tolerance_mm, params.calibrate.max_fp_per_scan
     metrics, table = figures(scans, choose_threshold(froc(scans, tolerance), most), params, rng)
+    metrics["stage2_weight"] = weight_of(scans)
     parts = []
     for fold in sorted(set(folds.values())):
         inside = [s for s in scans if folds[s.subject] == fold]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
+from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.training.examples import load_training
 from cmb_models.training.folds import (
@@ -55,4 +56,5 @@ def cross_validate(
     ]
     with Workers(len(jobs), unet=False) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
-    return join(examples, mined, {key: scores for result in results for key, scores in result.items()})
+    stage2 = {key: scores for result in results for key, scores in result.items()}
+    return join(examples, mined, stage2, weight_of(examples.values()))

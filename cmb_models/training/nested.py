@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
 from cmb_models.errors import InputError
+from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.nested import OuterFold
 from cmb_models.files import replacing_folder
@@ -107,5 +108,6 @@ def _judge(
     results = []
     for fold, by_scan in zip(found, scores, strict=True):
         known = {m.key: m for m in load_mined(fold.candidates_dir)}
-        results.append(OuterFold(fold.number, fold.scans, tuple(join(examples, known, by_scan)), fold.chosen))
+        outer = join(examples, known, by_scan, weight_of(fold.scans))
+        results.append(OuterFold(fold.number, fold.scans, tuple(outer), fold.chosen))
     return results

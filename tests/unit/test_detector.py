@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from cmb_models.config import Decision
-from cmb_models.detect.detector import calibrated, detect, joint_score
+from cmb_models.detect.detector import calibrated, decide, detect, joint_score, stage2_weight
+from cmb_models.detect.fitting import Found
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from tests.bundles import AFFINE, BLOBS_MM, head, in_bounds, settings, spots_found
@@ -140,7 +141,28 @@ def test_spots_are_found_where_they_are_at_any_spacing(spacing_mm):
 
 
 def test_joint_score():
-    np.testing.assert_allclose(joint_score(np.array([1, 0.25, 0]), np.array([1, 1, 0.9])), [1, 0.5, 0])
+    np.testing.assert_allclose(joint_score(np.array([1, 0.25, 0]), np.array([1, 1, 0.9]), 0.5), [1, 0.5, 0])
+    np.testing.assert_allclose(joint_score(np.array([0.16, 0.5]), np.array([1, 0.0]), 0.25), [0.16**0.75, 0])
+    one, other = np.array([0.9, 0.2]), np.array([0.1, 0.8])
+    np.testing.assert_allclose(joint_score(one, other, 0.0), one)
+    np.testing.assert_allclose(joint_score(one, other, 1.0), other)
+
+
+def test_stage_2_counts_for_what_it_has_learned_from():
+    weights = [stage2_weight(n) for n in (0, 3, 20, 40, 10**6)]
+    np.testing.assert_allclose(weights, [0, 3 / 46, 0.25, 1 / 3, 0.5], atol=1e-5)
+
+
+def test_a_decision_joins_with_its_own_weight():
+    """Found by both stages alike at .5; where stage 2 doubts it, by how much it counts."""
+    found = Found(np.zeros((2, 3), dtype=int), np.array([[0.0, 0, 0], [5, 0, 0]]), np.ones(2), np.array([0.5, 0.8]))
+    first, even = (Decision(slope=1, intercept=0, threshold=0, stage2_weight=w) for w in (0.1, 0.5))
+    order = {w.stage2_weight: decide(found, np.array([0.5, 0.1]), np.eye(4), w)[0].world_mm[0] for w in (first, even)}
+    assert order == {0.1: 5.0, 0.5: 0.0}
+
+
+def test_releases_from_before_the_weight_was_chosen_keep_their_even_mean():
+    assert Decision.model_validate({"slope": 1, "intercept": 0, "threshold": 0.5}).stage2_weight == 0.5
 
 
 def test_calibration_by_hand():
