@@ -108,6 +108,17 @@ def test_every_stage_leaves_real_outputs(trained):
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
 
 
+def test_the_release_joins_scores_as_they_were_joined_out_of_fold(trained):
+    """Ten marked microbleeds: stage 2's exponent is half of 10 / 30 in the rows that threshold and calibration were fitted on."""
+    weight = json.loads((trained.folder / "models/bundle/pipeline.json").read_text())["decision"]["stage2_weight"]
+    assert weight == pytest.approx(1 / 6)
+    with (trained.folder / "reports/cross_validate/detections.csv").open() as stream:
+        rows = [[float(r[f"{name}score"]) for name in ("stage1_", "stage2_", "")] for r in csv.DictReader(stream)]
+    assert rows
+    for stage1, stage2, joint in rows:
+        assert joint == pytest.approx(stage1 ** (5 / 6) * stage2 ** (1 / 6), rel=1e-6)
+
+
 def test_nothing_is_redone_when_nothing_changed(trained):
     done = trained.run("dvc", "repro")
     assert done.stdout.count("didn't change, skipping") == STAGES
