@@ -21,9 +21,9 @@ from scipy import ndimage
 
 from benchmarks.accuracy.scans import POOL, ROOT, Wanted, prepare, simulate
 from cmb_models.config import Params, load_params
+from cmb_models.detect.joint import weight_of
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
-from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import lesion_rows

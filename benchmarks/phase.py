@@ -21,8 +21,8 @@ import numpy as np
 import typer
 
 from cmb_models.config import Params, load_params
+from cmb_models.detect.joint import weight_of
 from cmb_models.evaluation.bootstrap import percentiles, rate_interval, ratio, subject_draws
-from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table

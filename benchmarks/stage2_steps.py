@@ -20,10 +20,10 @@ import typer
 from torch import nn
 
 from cmb_models.config import Cnn, load_params
+from cmb_models.detect.joint import weight_of
 from cmb_models.detect.spots import CHANNELS
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table

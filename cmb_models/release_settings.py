@@ -36,7 +36,7 @@ class Candidates(Section):
 class Decision(Section):
     """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score.
 
-    stage2_weight: stage 2's part in the joint score (detect/detector.py); one half where it is left out, as in releases made
+    stage2_weight: stage 2's part in the joint score (detect/joint.py); one half where it is left out, as in releases made
     before it depended on what stage 2 had learned from.
     """
 

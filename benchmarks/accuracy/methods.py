@@ -15,8 +15,8 @@ from benchmarks.accuracy.scans import POOL, TEST, only
 from benchmarks.alternatives import nnunet, radial_symmetry, single_stage
 from cmb_models.config import Params
 from cmb_models.detect.detector import detect, propose
+from cmb_models.detect.joint import weight_of
 from cmb_models.detect.preprocess import Prepared, prepare
-from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import replacing

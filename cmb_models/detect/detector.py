@@ -9,6 +9,7 @@ import numpy as np
 from cmb_models.config import Decision, PipelineConfig
 from cmb_models.detect.candidates import find_candidates
 from cmb_models.detect.fitting import Found, check_found, check_prepared
+from cmb_models.detect.joint import joint_score
 from cmb_models.detect.measure import diameter_mm
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
@@ -17,7 +18,6 @@ from cmb_models.volume import Volume, index_from_world, world_from_index
 
 Network = Callable[[np.ndarray], np.ndarray]
 EPSILON = 1e-6  # keeps the logit of a score finite; below any score difference that matters
-HALF_TRUST = 20  # microbleeds to learn from at which stage 2 has half the weight that it has in the end
 
 
 def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
@@ -41,21 +41,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     if bad:
         raise FloatingPointError(f"{name}: expected finite values, got {bad} NaN or infinite ones; check the network's weights")
     return values
-
-
-def stage2_weight(microbleeds: int) -> float:
-    """Stage 2's weight in the joint score once it has learned from so many marked microbleeds: 0 for none, towards one half.
-
-    Stage 1 sees whole scans and ranks usefully after three microbleeds; stage 2 sees candidates only, and taught by three it
-    ranks no better than chance, which in an even mean is worse than none (docs/quality.md). The form, n / (n + HALF_TRUST), is
-    that of an estimate shrunk by a prior worth HALF_TRUST observations.
-    """
-    return 0.5 * microbleeds / (microbleeds + HALF_TRUST)
-
-
-def joint_score(stage1: np.ndarray, stage2: np.ndarray, weight: float) -> np.ndarray:
-    """Weighted geometric mean of both stages' scores, stage1^(1 - weight) * stage2^weight, (N,) in [0, 1]."""
-    return np.asarray(stage1, dtype=np.float64) ** (1 - weight) * np.asarray(stage2, dtype=np.float64) ** weight
 
 
 def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:

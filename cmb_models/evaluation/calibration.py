@@ -1,27 +1,9 @@
-"""Making a score mean the share of such candidates that are microbleeds, and how much of it is stage 2's."""
+"""Making a score mean the share of such candidates that are microbleeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
-
 import numpy as np
 from scipy.optimize import minimize
-
-from cmb_models.detect.detector import stage2_weight
-from cmb_models.io.annotations import Annotation
-
-
-class Marked(Protocol):
-    """A scan with what was marked in it: a training example, or one that was scored."""
-
-    @property
-    def annotations(self) -> tuple[Annotation, ...]: ...
-
-
-def weight_of(scans: Iterable[Marked]) -> float:
-    """Stage 2's weight in the joint score, by the microbleeds marked in all of a site's training scans."""
-    return stage2_weight(sum(a.is_cmb for scan in scans for a in scan.annotations))
 
 
 def fit_platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:

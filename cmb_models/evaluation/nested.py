@@ -11,8 +11,9 @@ import numpy as np
 
 from cmb_models.config import Decision, Params
 from cmb_models.detect.detector import calibrated
+from cmb_models.detect.joint import weight_of
 from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.calibration import fit_platt, weight_of
+from cmb_models.evaluation.calibration import fit_platt
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table, metrics_at, pooled, pooled_intervals

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Params
+from cmb_models.detect.joint import weight_of
 from cmb_models.evaluation.bootstrap import percentiles, subject_draws
-from cmb_models.evaluation.calibration import adaptive_ece, weight_of
+from cmb_models.evaluation.calibration import adaptive_ece
 from cmb_models.evaluation.counts import agreement
 from cmb_models.evaluation.froc import ALSO_AT_MM, froc
 from cmb_models.evaluation.matching import ScoredScan, match

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
-from cmb_models.evaluation.calibration import weight_of
+from cmb_models.detect.joint import weight_of
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.training.examples import load_training
 from cmb_models.training.folds import (

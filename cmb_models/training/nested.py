@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
+from cmb_models.detect.joint import weight_of
 from cmb_models.errors import InputError
-from cmb_models.evaluation.calibration import weight_of
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.nested import OuterFold
 from cmb_models.files import replacing_folder

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Cnn, Params, Section, Tuning, Unet
-from cmb_models.detect.detector import joint_score
-from cmb_models.evaluation.calibration import weight_of
+from cmb_models.detect.joint import joint_score, weight_of
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.training.examples import Example, load_training

@@ -7,8 +7,9 @@ import pytest
 from scipy import ndimage
 
 from cmb_models.config import Decision
-from cmb_models.detect.detector import calibrated, decide, detect, joint_score, stage2_weight
+from cmb_models.detect.detector import calibrated, decide, detect
 from cmb_models.detect.fitting import Found
+from cmb_models.detect.joint import joint_score, stage2_weight
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from tests.bundles import AFFINE, BLOBS_MM, head, in_bounds, settings, spots_found
