@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmb_models.evaluation.bootstrap import percentiles, rate_interval, share_interval, subject_draws, wilson
+from cmb_models.evaluation.bootstrap import no_narrower, rate_interval, share_interval, subject_draws, wilson
 from cmb_models.evaluation.froc import STANDARD_FP, Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan, match
 
@@ -103,7 +103,7 @@ def froc_table(
     rates: Sequence[float] = STANDARD_FP,
 ) -> list[dict[str, float | None]]:
     """Sensitivity and its threshold at rates of false positives per scan; with draws (B, S) also its 95 % interval, low and high
-    (Wilson's where all resamples agree, as in bootstrap.share_interval).
+    (no narrower than Wilson's, as in bootstrap.share_interval).
 
     Without lesions sensitivity is None.
     """
@@ -113,8 +113,7 @@ def froc_table(
         sensitivity, threshold = curve.at_fp(rate)
         row = {"fp_per_scan": rate, "sensitivity": sensitivity if curve.n_lesions else None, "threshold": threshold}
         if resampled is not None:
-            low, high = percentiles(resampled[:, n]) or (0.0, 0.0)
             found = round(sensitivity * curve.n_lesions) if curve.n_lesions else 0
-            row["low"], row["high"] = (low, high) if low < high else wilson(found, curve.n_lesions)
+            row["low"], row["high"] = no_narrower(resampled[:, n], wilson(found, curve.n_lesions))
         rows.append(row)
     return rows

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cmb_models.evaluation.bootstrap import percentiles, ratio, wilson
+from cmb_models.evaluation.bootstrap import no_narrower, percentiles, ratio, wilson
 from cmb_models.evaluation.froc import froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import count_intervals, counts_of
@@ -122,8 +122,7 @@ def _read_off(scans: Sequence[ScoredScan], tolerance_mm: float, fp_per_scan: flo
         return _Figure(None, None, np.full(len(draws), np.nan))
     value = froc(scans, tolerance_mm).at_fp(fp_per_scan)[0]
     resampled = froc_draws(scans, tolerance_mm, (fp_per_scan,), draws)[:, 0]
-    low, high = percentiles(resampled) or (0.0, 0.0)
-    return _Figure(value, [low, high] if low < high else wilson(round(value * lesions), lesions), resampled)
+    return _Figure(value, no_narrower(resampled, wilson(round(value * lesions), lesions)), resampled)
 
 
 def _difference(name: str, a: _Figure, b: _Figure) -> Difference:

@@ -57,3 +57,28 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = share_interval(hits, lesions, subject_draws([str(n) for n in range(40)], 300, rng))
         held += low <= 0.7 <= high
     assert 180 <= held <= 198
+
+
+def test_three_brains_tell_no_more_than_their_lesions_would_alone():
+    """4 of 7, 1 of 2 and 1 of 1 found: resamples lie between 1/2 (the second brain thrice) and 1 (the third thrice)."""
+    hits, lesions, draws = np.array([4, 1, 1]), np.array([7, 2, 1]), subject_draws(["a", "b", "c"], 2000, RNG(0))
+    assert percentiles(ratio(hits, lesions, draws)) == [0.5, 1.0]
+    assert share_interval(hits, lesions, draws) == pytest.approx([wilson(6, 10)[0], 1.0])
+    assert wilson(6, 10) == pytest.approx([0.313, 0.832], abs=5e-4)
+    events = np.array([1, 1, 1, 0])  # of four: 1/4 to 1 a scan by resampling, Garwood's 3 events are 0.619 to 8.767
+    low, high = rate_interval(events, subject_draws(list("abcd"), 2000, RNG(0)))
+    assert (low, high) == pytest.approx((0.619 / 4, 8.767 / 4), abs=1e-3)
+
+
+def test_intervals_of_few_brains_cover_the_truth():
+    """6 brains of 2 lesions, each brain with a chance of its own, .7 on average: 190 of 200 intervals should hold .7."""
+    held, plain = 0, 0
+    for seed in range(200):
+        rng = RNG(seed)
+        hits, lesions = rng.binomial(2, rng.beta(7, 3, 6)), np.full(6, 2)
+        draws = subject_draws([str(n) for n in range(6)], 300, rng)
+        low, high = share_interval(hits, lesions, draws)
+        held += low <= 0.7 <= high
+        low, high = percentiles(ratio(hits, lesions, draws))
+        plain += low <= 0.7 <= high
+    assert 184 <= held <= 198 and plain < 180
