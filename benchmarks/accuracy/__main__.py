@@ -88,7 +88,9 @@ def finish(todo: list[Task], paths: list[Path], workers: int, pool: Executor) ->
         raise InputError("trainings", "all to finish", f"{len(faults)} failed:\n" + "\n".join(faults), "mend these and run again")
 
 
-def write_report(out: Path, paths: list[Path], scans: Scans, params: Params, scale: float, not_run: dict[str, str]) -> str:
+def write_report(
+    out: Path, paths: list[Path], scans: Scans, seed: int, params: Params, scale: float, not_run: dict[str, str]
+) -> str:
     """Write accuracy.json and accuracy.png from the finished trainings; returns the table of means."""
     points = [p for path in paths for p in store.load(path, scans.raw / "test")]
     resampled, own = Resampled(points, params), scaled(params, scale, 0)
@@ -98,6 +100,7 @@ def write_report(out: Path, paths: list[Path], scans: Scans, params: Params, sca
         "sizes": resampled.sizes,
         "rate_fp_per_scan": RATE,
         "test": {"scans": len(test), "lesions": lesions, "without": sum(not e["n_cmbs"] for e in test)},
+        "scans_seed": seed,
         "pool": {"scans": len(scans.index) - len(test), "lesions": sum(e["n_cmbs"] for e in scans.index) - lesions},
         "budget": {
             "steps": total_steps(own),
@@ -130,10 +133,11 @@ def main(
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
     pool_scans: Annotated[int, typer.Option(min=3)] = Wanted.pool,
     test_scans: Annotated[int, typer.Option(min=2)] = Wanted.test,
+    scans_seed: Annotated[int, typer.Option(min=0, help="Of the pool's scans; the test set has the next one.")] = Wanted.seed,
     preset: Annotated[list[str] | None, typer.Option(help="Protocols in place of the mixed ones.")] = None,
     nnunet_python: Annotated[str, typer.Option(help="Python that has nnunetv2; given, it is run without a GPU, too.")] = "",
 ) -> None:
-    params, wanted = load_params(params_file), Wanted(pool_scans, test_scans, tuple(preset or Wanted.presets))
+    params, wanted = load_params(params_file), Wanted(pool_scans, test_scans, tuple(preset or Wanted.presets), scans_seed)
     asked = listed(methods, "--methods", tuple(METHODS))
     counts = [int(s) for s in listed(sizes, "--sizes")]
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
@@ -146,7 +150,7 @@ def main(
     try:
         run_all(tasks, paths, workers)
     finally:
-        print(write_report(out, paths, scans, params, steps_scale, not_run))
+        print(write_report(out, paths, scans, wanted.seed, params, steps_scale, not_run))
 
 
 def run_all(tasks: list[Task], paths: list[Path], workers: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import yaml
 
 from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.scans import Wanted, short_hash
 from cmb_models.files import read_json
 from tests.imports import ROOT
 
@@ -39,6 +42,7 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
             pool_scans=3,
             test_scans=2,
             preset=["small"],
+            scans_seed=31,
             nnunet_python="",
         )
         return read_json(tmp_path / "accuracy.json"), capsys.readouterr().out
@@ -46,6 +50,8 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
     report, printed = run()
     assert "6 trainings, 0 of them done" in printed and "0 min left" in printed
     assert report["sizes"] == [2, 3] and report["test"] == {"scans": 2, "lesions": 5, "without": 1}
+    own_scans = f"scans-{short_hash(asdict(Wanted(3, 2, ('small',), seed=31)))}"
+    assert report["scans_seed"] == 31 and [p.name for p in (tmp_path / "cache").glob("scans-*")] == [own_scans]
     assert report["budget"] | {"steps": 3 * 4 + 4, "unet_steps": 4, "folds": 2} == report["budget"]
     points = {m["name"]: m["points"] for m in report["methods"]}
     assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == {
