@@ -135,14 +135,13 @@ def segmentation(task: Task) -> list[Outcome]:
     settings = params.unet.model_copy(update={"steps": total_steps(params)})
     with only(task.prepared, [s.key for s in task.training]) as prepared:
         examples = load_training(prepared, task.split)
-        network = as_callable(Heatmap(single_stage.train(examples, settings, params.train.seed)), best_device())
+        network = as_callable(single_stage.train(examples, settings, params.train.seed), best_device())
         threshold = single_stage.choose_threshold(examples, network, params.evaluate.tolerance_mm, TUNED_UP_TO_FP)
     scans = []
     for scan in task.test:
         prepared = _prepared(scan, params)
-        scans.append(
-            _scored(scan, *single_stage.components(single_stage.probability(prepared, network), prepared.affine, threshold))
-        )
+        said = single_stage.logits(prepared, network)
+        scans.append(_scored(scan, *single_stage.components(said, prepared.affine, threshold)))
     return [Outcome(SEGMENTATION, scans, settings.steps, {"threshold": threshold})]
 
 

@@ -30,6 +30,7 @@ EPOCHS = {1: "nnUNetTrainer_1epoch"} | {
     n: f"nnUNetTrainer_{n}epochs" for n in (5, 10, 20, 50, 100, 250, 500, 750)
 }  # in the package
 THRESHOLD = 0.1  # on its probability of a microbleed: its own .5 would end the FROC early
+SMALLEST = 1e-38  # probability that is told from 0 in float32, as it stores them
 ENTRY = {  # what its console scripts call; called so, they are found whatever PATH says
     "plan": "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:plan_and_preprocess_entry",
     "train": "nnunetv2.run.run_training:run_training_entry",
@@ -109,8 +110,9 @@ def read_answer(folder: Path, scan: ScanFile) -> ScoredScan:
     if not file.is_file():
         raise InputError(file, "nnU-Net's probabilities", "no such file", "read what nnUNetv2_predict printed")
     with np.load(file) as arrays:
-        probability = np.asarray(arrays["probabilities"][1], dtype=np.float32).transpose(2, 1, 0)  # it stores (k, j, i)
-    centres, scores = components(probability, read_volume(scan.path).affine, THRESHOLD)
+        other, cmb = np.asarray(arrays["probabilities"], dtype=np.float64).transpose(0, 3, 2, 1)  # it stores (k, j, i)
+    logits = np.log(np.maximum(cmb, SMALLEST)) - np.log(np.maximum(other, SMALLEST))
+    centres, scores = components(logits, read_volume(scan.path).affine, THRESHOLD)
     return ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, scores)
 
 

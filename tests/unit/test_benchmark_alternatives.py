@@ -24,7 +24,7 @@ from benchmarks.alternatives.single_stage import (
     choose_threshold,
     components,
     dice_and_cross_entropy,
-    probability,
+    logits,
     sphere_mask,
     train,
 )
@@ -34,7 +34,6 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import ScanFile
 from cmb_models.networks.inference import as_callable
-from cmb_models.networks.unet import Heatmap
 from cmb_models.volume import Volume, world_from_index
 from tests.examples import AFFINE, UNET, example
 
@@ -154,13 +153,21 @@ def test_spheres_are_as_large_as_marked_in_mm_and_never_empty():
 
 
 def test_components_are_scored_by_their_highest_voxel_best_first():
-    scored = np.zeros((10, 10, 6), dtype=np.float32)
-    scored[1:4, 1, 1] = (0.6, 0.7, 0.6)
-    scored[7, 7, 4], scored[8, 8, 5], scored[5, 1, 1] = 0.9, 0.55, 0.4
-    centres, scores = components(scored, AFFINE, 0.5)
-    assert scores.tolist() == pytest.approx([0.9, 0.7])  # corners touch: 7,7,4 and 8,8,5 are one
+    said = np.full((10, 10, 6), -9, dtype=np.float32)
+    said[1:4, 1, 1] = (0.5, 1.0, 0.5)
+    said[7, 7, 4], said[8, 8, 5], said[5, 1, 1] = 3.0, 0.5, -0.5
+    centres, scores = components(said, AFFINE, 0.5)
+    assert scores.tolist() == pytest.approx([0.875, 0.75])  # (1 + 3/4) / 2; corners touch: 7,7,4 and 8,8,5 are one
     np.testing.assert_allclose(centres, [[7.5, 7.5, 9.0], [2, 1, 2]])
-    assert components(scored, AFFINE, 0.95)[0].shape == (0, 3)
+    assert components(said, AFFINE, 0.7)[0].shape == (2, 3) and components(said, AFFINE, 0.99)[0].shape == (0, 3)
+
+
+def test_findings_beyond_what_a_probability_can_tell_apart_keep_their_order():
+    said = np.full((10, 10, 6), -9, dtype=np.float32)
+    said[1, 1, 1], said[5, 5, 3], said[8, 8, 5] = 18.0, 90.0, 40.0  # the sigmoid of each is 1.0 in float32
+    centres, scores = components(said, AFFINE, 0.1)
+    np.testing.assert_allclose(centres[:, 0], [5, 8, 1])
+    assert 1 > scores[0] > scores[1] > scores[2] > 0.9
 
 
 def test_loss_by_hand():
@@ -179,10 +186,10 @@ def test_patches_and_masks_stay_together():
 
 def test_segmentation_learns_dark_spots_and_its_answer_is_in_mm():
     model = train([example([(10, 12, 16), (22, 8, 20)])], UNET.model_copy(update={"steps": 150}), seed=0)
-    unseen, network = example([(20, 8, 12)]), as_callable(Heatmap(model), torch.device("cpu"))
+    unseen, network = example([(20, 8, 12)]), as_callable(model, torch.device("cpu"))
     threshold = choose_threshold([unseen], network, 3.0, 2.0)
-    centres, scores = components(probability(unseen.prepared, network), AFFINE, threshold)
-    assert np.linalg.norm(centres[0] - (20, 8, 12)) <= 3 and scores[0] >= threshold
+    centres, scores = components(logits(unseen.prepared, network), AFFINE, threshold)
+    assert np.linalg.norm(centres[0] - (20, 8, 12)) <= 3 and scores[0] > 0.5
 
 
 def _scan_file(folder, subject: str, diameter: float = 4.0) -> ScanFile:
@@ -210,11 +217,14 @@ def test_nnunet_layout_holds_scans_masks_and_our_folds(tmp_path):
 def test_nnunet_answers_are_read_in_its_axis_order(tmp_path):
     scan = _scan_file(tmp_path, "sub-1")
     probability = np.zeros((2, 12, 20, 24), dtype=np.float32)  # classes, k, j, i
-    probability[1, 6, 8, 10] = 0.8
+    probability[0] = 1.0
+    probability[:, 6, 8, 10] = 0.2, 0.8
+    probability[:, 2, 2, 2] = 0.0, 1.0  # as sure as can be stored
     np.savez_compressed(tmp_path / "pool_sub-1.npz", probabilities=probability)
     found = nnunet.read_answer(tmp_path, scan)
-    np.testing.assert_allclose(found.centres_mm, [[-10, 8, 12]])
-    assert found.scores.tolist() == pytest.approx([0.8])
+    np.testing.assert_allclose(found.centres_mm, [[-2, 2, 4], [-10, 8, 12]])
+    odds = np.log(4)
+    assert found.scores.tolist() == pytest.approx([(1 + 87.498 / 88.498) / 2, (1 + odds / (1 + odds)) / 2])
     with pytest.raises(InputError, match="no such file"):
         nnunet.read_answer(tmp_path / "elsewhere", scan)
 
