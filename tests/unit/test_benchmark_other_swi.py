@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.other_swi import __main__ as command
 from benchmarks.other_swi.dataset import draw_count, write_scans
-from benchmarks.other_swi.evaluate import own_locked, score, table, told
+from benchmarks.other_swi.evaluate import own_locked, score, table, told, without_mimics
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
@@ -65,6 +67,21 @@ def test_figures_by_hand():
     assert figures["at_threshold"]["sensitivity"]["value"] == 1 and figures["false_positives_at"] == {"mimic:iron": 1}
     assert [row["sensitivity"] for row in figures["froc"]] == [1, 1, 1, 1]
     assert figures["highest_sensitivity_fp_per_scan"] == 2
+
+
+def test_mimics_left_aside_are_neither_hits_nor_false():
+    (apart,) = without_mimics([found_one()], 3.0)
+    assert apart.scores.tolist() == apart.stage1.tolist() == [0.9, 0.2] and apart.annotations == found_one().annotations
+    near = Annotation("sub-1", "", 2.0, 0.0, 0.0, 3.0, "mimic:iron", "r")
+    both = replace(found_one(), annotations=(*found_one().annotations, near))
+    assert without_mimics([both], 3.0)[0].scores.tolist() == [0.9, 0.2]  # what lies at a microbleed stays, whatever is near
+    rows = told([replace(found_one(), scores=np.array([0.8, 0.9, 0.2]))] * 2, 0.5, PARAMS)
+    assert [r["sensitivity"] for r in rows["froc"]] == [0, 1, 1, 1]
+    assert [r["sensitivity"] for r in rows["froc_without_mimics"]] == [1, 1, 1, 1]
+    plain = replace(found_one(), annotations=())
+    assert len(without_mimics([plain], 3.0)[0].scores) == 3
+    empty = ScoredScan("x_sub-1", "x_sub-1", found_one().annotations, np.zeros((0, 3)), np.zeros(0))
+    assert len(without_mimics([empty], 3.0)[0].scores) == 0
 
 
 def test_only_the_releases_own_rows_stand_beside(tmp_path):
