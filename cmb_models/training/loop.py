@@ -6,13 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
+from torch.optim import swa_utils
 
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.batches import Batches
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
@@ -22,6 +23,7 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
+Loss = Callable[[list[torch.Tensor]], torch.Tensor]
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
@@ -42,20 +44,20 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
-    rng = np.random.default_rng(seed)
-
+    batches = Batches(sampler, seed, best_device())
     looks = {round(share * s.steps) for share in s.mine_at} if s.hard_fraction else set()
 
-    def loss(device: torch.device) -> torch.Tensor:
-        image, target, weight = (_to(device, a) for a in sampler.batch(rng))
+    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
+        image, target, weight = batch
         logits = model(image.to(memory_format=torch.channels_last_3d))
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
     def before(step: int) -> None:
         if step in looks:
-            sampler.hard = look_alikes(model, sampler.examples, rng)
+            sampler.hard = look_alikes(model, sampler.examples, batches.rng)
+            batches.anew()
 
-    return _fit(model, loss, sampler, rng, step_done, checkpoint, before)
+    return _fit(model, loss, batches, step_done, checkpoint, before)
 
 
 def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -63,45 +65,39 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
     model = PatchClassifier(s.channels, s.dropout, sampler.channels)
-    rng = np.random.default_rng(seed)
 
-    def loss(device: torch.device) -> torch.Tensor:
-        patches, kinds = (_to(device, a) for a in sampler.batch(rng))
+    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
+        patches, kinds = batch
         logits, of_kinds = model.with_kinds(patches.to(memory_format=torch.channels_last_3d))
         return microbleed_loss(logits, of_kinds, kinds, s.kind_weight)
 
-    return _fit(model, loss, sampler, rng, step_done, checkpoint)
-
-
-def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
-    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return _fit(model, loss, Batches(sampler, seed, best_device()), step_done, checkpoint)
 
 
 def _fit(
     model: nn.Module,
-    loss: Callable[[torch.device], torch.Tensor],
-    sampler: UnetSampler | CnnSampler,
-    rng: np.random.Generator,
+    loss: Loss,
+    batches: Batches,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
     before: Step | None = None,
 ) -> nn.Module:
     """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
 
-    loss: draws a batch with `rng` and gives its loss on a device. before: called with the number of each step before it. With a
-    checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same number
-    of threads; CUDA sums in no fixed order).
+    loss: of one of the batches. before: called with the number of each step before it. With a checkpoint a killed training goes on
+    from its last state to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed
+    order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
-    s: Unet | Cnn = sampler.settings
-    device = best_device()
+    s: Unet | Cnn = batches.sampler.settings
+    device = batches.device
     if device.type == "cpu":
         keep_freed_memory()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-    state = TrainingState(model, optimizer, torch.optim.swa_utils.AveragedModel(model, use_buffers=True), rng, sampler)
+    # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.
+    average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
+    state = TrainingState(model, optimizer, average, batches.rng, batches.sampler)
     _resume(state, checkpoint, step_done)
     safe = state.capture()
     while state.step < s.steps:
@@ -113,7 +109,7 @@ def _fit(
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
         if before:
             before(state.step)
-        value, norm = _gradient(model, optimizer, loss, device)
+        value, norm = _gradient(model, optimizer, loss, batches.at(state.step))
         if not torch.isfinite(value + norm):
             _step_back(state, safe, s, value.item())
             continue
@@ -144,13 +140,14 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step
 
 
 def _gradient(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[torch.device], torch.Tensor], device: torch.device
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch's loss and the norm of its gradient, which is left, limited, in the model."""
+    """A batch's loss and the norm of its gradient, which is left, limited, in the model."""
     # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
-    fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        value = loss(device)
+    device = batch[0].device.type
+    fast = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(device, torch.bfloat16, enabled=fast):
+        value = loss(batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     return value.detach(), nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
