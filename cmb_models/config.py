@@ -131,10 +131,12 @@ class CnnSearch(Section):
 
 
 class Tuning(Section):
-    """trials: finished Optuna trials wanted. steps: training steps of one fold's model in a trial. fp_per_scan: the objective's
+    """trials: finished Optuna trials wanted. side_by_side: how many are proposed and tried together; a setting, not the machine's
+    cores, so that every machine tries the same. steps: training steps of one fold's model in a trial. fp_per_scan: the objective's
     operating point (mean sensitivity up to it)."""
 
     trials: Count
+    side_by_side: Count
     steps: Steps
     fp_per_scan: Positive
     seed: Seed

@@ -30,8 +30,6 @@ from cmb_models.training.identity import code_hashes, content
 from cmb_models.training.parallel import Workers
 from cmb_models.training.tuning import DATABASE, Outcome, full_disk_told, open_study, study_name, summary, tune
 
-SIDE_BY_SIDE = 2  # trials at a time; a number of its own, not the machine's cores, so that every machine tries the same points
-
 
 def apply_tuned(recipe: Section, tuned: dict) -> Section:
     """The recipe of params.yaml with the settings that tuning found (models/tuned/*.json), checked like any other."""
@@ -117,7 +115,7 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, code_hashes())
-    with full_disk_told(DATABASE), Workers(SIDE_BY_SIDE, unet=stage == "unet") as workers:
+    with full_disk_told(DATABASE), Workers(settings.side_by_side, unet=stage == "unet") as workers:
         study = open_study(name)
         best = tune(
             study,
@@ -125,7 +123,7 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
             settings.trials,
             recipe.model_dump(),
             len(folds),
-            SIDE_BY_SIDE,
+            settings.side_by_side,
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )
