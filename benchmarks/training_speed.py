@@ -24,6 +24,7 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.batches import Batches
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
 from cmb_models.training.losses import centre_loss
@@ -39,7 +40,10 @@ LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
 # Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
 CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS), (2, 1, "bf16", False))
-WARM_UP = 4  # steps; the first ones allocate
+# The same on a CUDA device, which they share: of each one's threads all but one are other processes that draw its batches ahead.
+CUDA_CASES = ((1, 1, "fp32", True), (1, 1, "bf16", True), (1, 9, "bf16", True), (5, 3, "bf16", True), (16, 1, "bf16", True))
+CUDA = torch.cuda.is_available()
+WARM_UP = 50 if CUDA else 4  # steps; the first ones allocate, and on CUDA use up what was drawn ahead of them
 
 
 def recipe(steps: int) -> Unet:
@@ -76,8 +80,8 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    settings, device, rng = recipe(steps), best_device(), np.random.default_rng(seed)
-    sampler = UnetSampler(load_examples(folder), settings)
+    settings, device = recipe(steps + WARM_UP), best_device()
+    batches = Batches(UnetSampler(load_examples(folder), settings), seed, device)
     model = build_unet(settings.channels, settings.strides).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     seconds = dict.fromkeys(("sampler", "forward", "backward", "optimizer"), 0.0)
@@ -91,7 +95,7 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
 
     for step in range(steps + WARM_UP):
         at = time.perf_counter()
-        image, target, weight = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
+        image, target, weight = batches.at(step)
         at = lap("sampler", step, at)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(image.to(memory_format=torch.channels_last_3d))
@@ -141,7 +145,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=100)
     parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training_speed.json")
     args = parser.parse_args()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    device = torch.cuda.get_device_name() if CUDA else "CPU"
     unet = recipe(args.steps)
     report = {"device": device, "cores": os.cpu_count(), "torch": torch.__version__, "steps": args.steps}
     report |= {"recipe": {"channels": unet.channels, "patch_vox": unet.patch_vox, "batch": unet.batch}, "speed": []}
@@ -149,14 +153,14 @@ def main() -> None:
         folder = Path(name)
         write_scans(folder, args.scans)
         print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'steps/s':>8}   share of the time")
-        for processes, threads, precision, kept in CASES:
+        for processes, threads, precision, kept in CUDA_CASES if CUDA else CASES:
             row = speed(folder, processes, threads, precision, kept, args.steps)
             report["speed"].append(row)
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
             memory = "kept" if kept else "returned"
             print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
+            report["memory"] = memory = pool.apply(whole_loop, (folder, CUDA_CASES[2][1] if CUDA else 2, args.steps))
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

@@ -39,7 +39,8 @@ LOCKED_FULL = [
 SITE_FULL = [*SITE, "--cmb-free", "3"]  # so that false positives out of fold are counted on scans without microbleeds, too
 DATASETS = {"site": SITE_FULL if FULL else SITE, "locked": LOCKED_FULL if FULL else LOCKED}
 # Of params.yaml, other than shipped: five folds, and trainings as long as they pay.
-SETTINGS = {"split": {"folds": 5}, "unet": {"steps": 2600}} if FULL else {}
+SETTINGS_FULL = {"split": {"folds": 5}, "unet": {"steps": 2600}}
+SETTINGS = SETTINGS_FULL if FULL else {}
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)

@@ -22,7 +22,7 @@ from benchmarks.other_swi.dataset import write_scans
 from benchmarks.other_swi.evaluate import own_locked, score, table, told
 from benchmarks.other_swi.pictures import froc_picture, scans_picture
 from benchmarks.other_swi.scan import PROTOCOLS, STAND_OFF
-from benchmarks.other_swi.train import ROOT, train
+from benchmarks.stages import ROOT, run_stages, write_params
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
@@ -76,7 +76,9 @@ def main(
             evaluated[GIVEN] = (score(detector, raw, TEST), threshold)
         if training:
             write_scans(raw / SITE, site_scans, SITE_SEED + seed)
-            trained = BundleDetector(train(folder, params, TEST))
+            write_params(folder, params, TEST)
+            list(run_stages(folder))
+            trained = BundleDetector(folder / "models/bundle")
             evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision.threshold)
     figures = {name: told(own, at, params) for name, (own, at) in evaluated.items()}
     about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "stand_off_noise_sd": STAND_OFF}
