@@ -14,6 +14,7 @@ import os
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,10 +129,16 @@ def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
     }
 
 
+def own_processes(count: int) -> ProcessPoolExecutor:
+    """New processes, which may start others: on CUDA a training's batches are drawn by such."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
 def speed(folder: Path, processes: int, threads: int, precision: str, kept: bool, steps: int) -> dict:
     """Steps/s of several processes side by side, and each part's share of their time."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        parts = pool.starmap(steps_apart, [(folder, threads, precision, kept, steps, n) for n in range(processes)])
+    with own_processes(processes) as pool:
+        jobs = [pool.submit(steps_apart, folder, threads, precision, kept, steps, n) for n in range(processes)]
+        parts = [job.result() for job in jobs]
     total = {name: sum(p[name] for p in parts) for name in parts[0]}
     rate = sum(steps / sum(p.values()) for p in parts)
     shares = {name: seconds / sum(total.values()) for name, seconds in total.items()}
@@ -159,8 +166,8 @@ def main() -> None:
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
             memory = "kept" if kept else "returned"
             print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            report["memory"] = memory = pool.apply(whole_loop, (folder, CUDA_CASES[2][1] if CUDA else 2, args.steps))
+        with own_processes(1) as pool:
+            report["memory"] = memory = pool.submit(whole_loop, folder, CUDA_CASES[2][1] if CUDA else 2, args.steps).result()
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

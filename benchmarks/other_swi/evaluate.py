@@ -19,7 +19,7 @@ from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows
 from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.summary import figures
-from cmb_models.io.annotations import Annotation
+from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.io.index import index_datasets
 
 RATES = (0.5, 1.0, 2.0, 4.0)  # false positives per scan at which sensitivity is told
@@ -50,17 +50,23 @@ def told(scans: Sequence[ScoredScan], threshold: float, params: Params) -> dict:
     curve = froc(scans, tolerance)
     false = [r for r in detection_rows(scans, threshold, tolerance) if r["at_threshold"] == "false_positive"]
     missed = [r for r in lesion_rows(scans, threshold, tolerance) if r["hit"] == 0]
+    apart = {}
+    if any(_is_mimic(a) for s in scans for a in s.annotations):  # rows that were saved name none
+        apart = {"froc_without_mimics": froc_table(without_mimics(scans, tolerance), tolerance, draws, RATES)}
     at = {name: all_figures[name] for name in ("n_scans", "n_lesions", "n_cmb_free_scans", "hits", "false_positives", "threshold")}
-    return at | {
-        "at_threshold": {n: {"value": all_figures[n], "interval_95": all_figures["intervals_95"][n]} for n in AT_THRESHOLD},
-        "froc": froc_table(scans, tolerance, draws, RATES),
-        "froc_without_mimics": froc_table(without_mimics(scans, tolerance), tolerance, draws, RATES),
-        "highest_sensitivity": float(curve.sensitivity[-1]) if curve.n_lesions else None,
-        "highest_sensitivity_fp_per_scan": float(curve.fp_per_scan[-1]),
-        "strata": {name: all_figures["strata"][name] for name in STRATA},
-        "false_positives_at": dict(Counter(r["label"] or "nothing labelled" for r in false).most_common()),
-        "missed_by": dict(Counter(r["rejected"] for r in missed).most_common()),
-    }
+    return (
+        at
+        | apart
+        | {
+            "at_threshold": {n: {"value": all_figures[n], "interval_95": all_figures["intervals_95"][n]} for n in AT_THRESHOLD},
+            "froc": froc_table(scans, tolerance, draws, RATES),
+            "highest_sensitivity": float(curve.sensitivity[-1]) if curve.n_lesions else None,
+            "highest_sensitivity_fp_per_scan": float(curve.fp_per_scan[-1]),
+            "strata": {name: all_figures["strata"][name] for name in STRATA},
+            "false_positives_at": dict(Counter(r["label"] or "nothing labelled" for r in false).most_common()),
+            "missed_by": dict(Counter(r["rejected"] for r in missed).most_common()),
+        }
+    )
 
 
 def without_mimics(scans: Sequence[ScoredScan], tolerance_mm: float) -> list[ScoredScan]:
@@ -71,12 +77,16 @@ def without_mimics(scans: Sequence[ScoredScan], tolerance_mm: float) -> list[Sco
     return [_without_mimics(scan, tolerance_mm) for scan in scans]
 
 
+def _is_mimic(annotation: Annotation) -> bool:
+    return annotation.label.startswith(MIMIC_PREFIX)
+
+
 def _without_mimics(scan: ScoredScan, tolerance_mm: float) -> ScoredScan:
     def at(places: list[Annotation]) -> np.ndarray:
         away = scan.centres_mm[:, None] - np.array([a.centre_mm for a in places]).reshape(-1, 3)
         return (np.linalg.norm(away, axis=2) <= [reach_mm(a, tolerance_mm) for a in places]).any(axis=1)
 
-    mimics = [a for a in scan.annotations if a.label.startswith("mimic")]
+    mimics = [a for a in scan.annotations if _is_mimic(a)]
     kept = at(scan.cmbs) | ~at(mimics)
     return replace(
         scan,
@@ -99,8 +109,9 @@ def table(parts: dict[str, dict]) -> str:
         widths = [18] * len(RATES) + [32]
         row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{name:34}{part['n_scans']:6}{part['n_lesions']:6}{row}")
-        apart = [_cell(row["sensitivity"], (row["low"], row["high"])) for row in part["froc_without_mimics"]]
-        lines.append(f"{'  its marked mimics left aside':46}" + "".join(f"{cell:>18}" for cell in apart))
+        if rows := part.get("froc_without_mimics"):
+            apart = [_cell(row["sensitivity"], (row["low"], row["high"])) for row in rows]
+            lines.append(f"{'  its marked mimics left aside':46}" + "".join(f"{cell:>18}" for cell in apart))
     return "\n".join(lines)
 
 

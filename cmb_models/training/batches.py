@@ -18,22 +18,24 @@ class Batches:
     """Batches of a sampler for the steps of one training.
 
     On the CPU training leaves no core idle, and each batch is drawn from `rng` where it is needed. A CUDA device trains faster than
-    one core draws: there batch n comes from a generator of its own, of (seed, n), so that any number of processes draws the same
-    ones, and a training that goes back or on finds them again.
+    one core draws: there they are drawn `ahead`, and batch n comes from a generator of its own, of (seed, n), so that any number
+    of processes draws the same ones, and a training that goes back or on finds them again.
     """
 
-    def __init__(self, sampler: UnetSampler | CnnSampler, seed: int, device: torch.device) -> None:
+    def __init__(self, sampler: UnetSampler | CnnSampler, seed: int, device: torch.device, ahead: bool | None = None) -> None:
         self.sampler, self.rng, self.device = sampler, np.random.default_rng(seed), device
-        self._own = Numbered(sampler, seed) if device.type == "cuda" else None
+        ahead = device.type == "cuda" if ahead is None else ahead
+        self._own = Numbered(sampler, seed) if ahead else None
         self._ahead: Iterator[list[torch.Tensor]] | None = None
         self._next = 0
 
     def at(self, step: int) -> list[torch.Tensor]:
-        """The arrays of the sampler's batch for a step, as tensors on the device. On the CPU the next batch, whatever the step."""
+        """The arrays of the sampler's batch for a step, as tensors on the device. Not ahead: the next one, whatever the step."""
         if self._own is None:
             return [torch.from_numpy(a) for a in self.sampler.batch(self.rng)]
         if self._ahead is None or step != self._next:
-            self._ahead = draw_ahead(self._own, step, torch.get_num_threads() - 1, pin=True)
+            self.anew()  # ends those who drew ahead before others begin
+            self._ahead = draw_ahead(self._own, step, torch.get_num_threads() - 1, pin=self.device.type == "cuda")
         self._next = step + 1
         return [t.to(self.device, non_blocking=True) for t in next(self._ahead)]
 
@@ -55,7 +57,7 @@ class Numbered(Dataset):
 def draw_ahead(batches: Numbered, first: int, helpers: int, pin: bool) -> Iterator[list[torch.Tensor]]:
     """Batches from number `first` on, in order, drawn by so many processes (0: by this one). pin: into pinned memory.
 
-    The processes are forks: what a sampler holds is not copied, and they touch neither torch's threads nor the device.
+    The processes are forks: what a sampler holds is not copied, and they never touch the device.
     """
     helpers = max(0, min(helpers, MOST_HELPERS))
     ahead = {"prefetch_factor": AHEAD, "multiprocessing_context": "fork"} if helpers else {}

@@ -17,6 +17,8 @@ from cmb_models.training.progress import progress_bar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+CUDA_GB = 4.0  # of the device a training gets: its context, and a whole scan's activations while it mines; reckoned, not measured
+
 _counter: Any = None  # in a worker process: the shared count of finished steps
 
 
@@ -51,14 +53,18 @@ class Workers:
 
 
 def processes(most: int) -> int:
-    """How many trainings to run side by side when there is work for `most`: one a core and one more, on CUDA one a core.
+    """How many trainings to run side by side when there is work for `most`: one a core and one more; on CUDA one a core, as far as
+    its memory goes.
 
     On the CPU two side by side on two cores make half as many steps again as one with two threads (15.5 against 10.1 steps/s
     measured, U-Net of 16-128 channels, patch 48x48x24, batch 6). On CUDA a core is kept busy drawing patches and launching kernels
     for a network this small, and one training leaves most of the device idle.
     """
     cores = os.cpu_count() or 1
-    return min(most, cores if torch.cuda.is_available() else cores + 1)
+    if not torch.cuda.is_available():
+        return min(most, cores + 1)
+    room_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return min(most, cores, max(1, int(room_gb / CUDA_GB)))
 
 
 def _begin(counter: Any, threads: int) -> None:

@@ -106,7 +106,8 @@ def _outcome(scans: list[ScoredScan], params: Params, settings: Tuning, most_can
 
 
 def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold: int) -> str:
-    numbers = " and ".join(str(number + 1) for _, number in asked)
+    numbers = [number + 1 for _, number in asked]
+    numbers = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     return f"tune {what}: trial {numbers} of {settings.trials}, fold {fold + 1}"
 
 

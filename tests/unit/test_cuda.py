@@ -21,7 +21,7 @@ SCORES = 1e-4  # largest difference of a score between devices; a release may di
 
 
 def unet_sampler(steps=80):
-    return UnetSampler([SCAN], UNET.model_copy(update={"steps": steps}))
+    return UnetSampler([SCAN], UNET.model_copy(update={"steps": steps, "hard_fraction": 0.5, "mine_at": (0.4,)}))
 
 
 def cnn_sampler():
@@ -55,7 +55,7 @@ def test_a_killed_training_goes_on_nearly_to_the_same_weights(train, sampler, tm
     assert told == list(range(sampler().settings.steps))
     apart = max((whole[n].float() - gone_on[n].float()).abs().max().item() for n in whole)
     print(f"largest difference of a weight: {apart:.2g}")
-    assert apart < 0.1
+    assert apart < 0.01  # 0 on an H100; with other batches from there on .13 and more
 
 
 def test_scores_on_the_device_are_those_on_the_cpu():
