@@ -1,0 +1,143 @@
+"""How far microbleeds stand off their surroundings, and how many of each are found: by a release, on locked scans.
+
+    python -m benchmarks.conspicuity --workspace demo-full [--seed 11 --seed 13] [--out FILE.json]
+
+By a rule that no network has a part in: how many robust standard deviations of its surroundings a place's darkest voxel lies below
+their median. The workspace's own locked scans are read from its rows; each --seed adds as many scans, drawn as `make full-demo`
+draws its locked ones and kept in benchmarks/.cache, that the release looks through.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from scipy.stats import median_abs_deviation
+
+from benchmarks.full_run import simulate
+from benchmarks.other_swi.evaluate import own_locked, score
+from benchmarks.stages import ROOT
+from cmb_models.bundle import BundleDetector
+from cmb_models.config import Params, load_params
+from cmb_models.errors import InputError
+from cmb_models.evaluation.bootstrap import wilson
+from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.files import write_json
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.site import find_scans
+from cmb_models.volume import Volume, index_from_world, world_from_index
+from scripts.demo import LOCKED_FULL
+
+CORE_MM = 1.5  # from the place: within it a microbleed is darkest
+SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % measure less than 4.8 mm, FACTS 3)
+BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
+CACHE = ROOT / "benchmarks/.cache"
+
+
+def stand_off(volume: Volume, centre_mm: np.ndarray) -> float:
+    """How far the darkest voxel within CORE_MM of a place, or the nearest one, lies below the median of its surroundings.
+
+    centre_mm: (3,) scanner RAS. In robust standard deviations, 1.4826 times the median absolute deviation, of all voxels in
+    SHELL_MM, whatever they are. 0 for a place without surroundings in the volume, or whose surroundings do not differ.
+    """
+    middle, reach = index_from_world(np.asarray(centre_mm, dtype=float)[None], volume.affine)[0], SHELL_MM[1]
+    half = np.ceil(reach / np.asarray(volume.spacing_mm)).astype(int)
+    low = np.clip(np.rint(middle).astype(int) - half, 0, volume.data.shape)
+    high = np.clip(np.rint(middle).astype(int) + half + 1, 0, volume.data.shape)
+    window = np.asarray(volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=float)
+    if not window.size:
+        return 0.0
+    grid = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1)
+    away = np.linalg.norm(world_from_index(grid.reshape(-1, 3), volume.affine) - centre_mm, axis=1).reshape(window.shape)
+    shell = window[(away > SHELL_MM[0]) & (away <= reach)]
+    deviation = float(median_abs_deviation(shell, scale="normal")) if shell.size else 0.0
+    core = window[away <= max(CORE_MM, away.min())]
+    return float((np.median(shell) - core.min()) / deviation) if deviation else 0.0
+
+
+def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: float) -> tuple[list[dict], list[dict]]:
+    """A scan's microbleeds, with region and whether found, and its candidates that are none, with whether taken for one.
+
+    At the threshold as every figure counts them; below it a candidate is of none when with no threshold it would find none.
+    """
+    found, every = match(scan, threshold, tolerance_mm), match(scan, 0.0, tolerance_mm)
+    above = scan.scores >= threshold
+    false = np.where(above, (found.lesion_of < 0) & ~found.ignored, (every.lesion_of < 0) & ~every.ignored)
+    lesions = [
+        {"stand_off": stand_off(volume, np.array(a.centre_mm)), "region": a.region, "found": n in found.lesion_of}
+        for n, a in enumerate(scan.cmbs)
+    ]
+    others = [{"stand_off": stand_off(volume, scan.centres_mm[n]), "found": bool(above[n])} for n in np.flatnonzero(false)]
+    return lesions, others
+
+
+def class_name(value: float) -> str:
+    n = int(np.searchsorted(BOUNDS, value, side="right"))
+    middle = [f"{a:g} to below {b:g}" for a, b in zip(BOUNDS, BOUNDS[1:], strict=False)]
+    return [f"below {BOUNDS[0]:g}", *middle, f"{BOUNDS[-1]:g} and more"][n]
+
+
+def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> list[dict]:
+    """A row a class: microbleeds and how many were found, other candidates a scan and how many were taken for one."""
+    rows = []
+    for name in (class_name(value) for value in (-np.inf, *BOUNDS)):
+        own = [x["found"] for x in lesions if class_name(x["stand_off"]) == name]
+        mimic = [x["found"] for x in others if class_name(x["stand_off"]) == name]
+        interval = wilson(sum(own), len(own)) if own else None
+        row = {"stand_off": name, "lesions": len(own), "found": sum(own), "interval_95": interval}
+        rows.append(row | {"others_per_scan": len(mimic) / scans, "false_positives_per_scan": sum(mimic) / scans})
+    return rows
+
+
+def sets(workspace: Path, detector: BundleDetector, seeds: Iterable[int]) -> list[tuple[Path, list[ScoredScan]]]:
+    """Folders of scans, each with what the release finds in them: the workspace's own locked ones first."""
+    threshold = detector.bundle.config.decision.threshold
+    found = [(workspace / "data/raw/locked", own_locked(workspace / "reports/evaluate", threshold))]
+    for seed in seeds:
+        raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
+        simulate(raw / name, LOCKED_FULL, os.cpu_count() or 1, seed)
+        found.append((raw / name, score(detector, raw, name)))
+    return found
+
+
+def table(rows: Sequence[dict]) -> str:
+    lines = [f"{'stands off by SD':18}{'microbleeds':>12}{'found':>7}{'':10}{'other candidates':>18}{'taken for one, a scan':>24}"]
+    for r in rows:
+        share = f"{r['found'] / r['lesions']:.0%}" if r["lesions"] else "-"
+        cells = f"{r['stand_off']:18}{r['lesions']:12}{r['found']:7}{share:>10}"
+        lines.append(f"{cells}{r['others_per_scan']:18.2f}{r['false_positives_per_scan']:24.2f}")
+    return "\n".join(lines)
+
+
+def main(
+    workspace: Annotated[Path, typer.Option(help="A site's workspace: its release and its locked scans.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Of more locked scans; may be given several times.")] = None,
+    out: Path = ROOT / "reports/benchmarks/conspicuity.json",
+    params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
+) -> None:
+    params: Params = load_params(params_file)
+    detector = BundleDetector(workspace / "models/bundle")
+    threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm
+    lesions, others, count = [], [], 0
+    for folder, scans in sets(workspace, detector, seed or ()):
+        files = {f.key: f.path for f in find_scans(folder)}
+        for scan in scans:
+            own, mimics = places(scan, read_volume(files[scan.key]), threshold, tolerance)
+            lesions, others, count = lesions + own, others + mimics, count + 1
+    cortex = [x for x in lesions if "cortex" in x["region"]]
+    rows = {"all": by_class(lesions, others, count), "cortex": by_class(cortex, (), count)}
+    about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ()), "threshold": threshold}
+    write_json(out, about | rows)
+    print("\n\n".join(f"{name}\n{table(part)}" for name, part in rows.items()))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
