@@ -1,6 +1,6 @@
 """How far microbleeds stand off their surroundings, and how many of each are found: by a release, on locked scans.
 
-    python -m benchmarks.conspicuity --workspace demo-full [--seed 11 --seed 13] [--out FILE.json]
+    python -m benchmarks.conspicuity --workspace demo-full [--seed 11 --seed 13] [--fp-per-scan 0.6] [--out FILE.json]
 
 By a rule that no network has a part in: how many robust standard deviations of its surroundings a place's darkest voxel lies below
 their median. The workspace's own locked scans are read from its rows; each --seed adds as many scans, drawn as `make full-demo`
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -26,16 +26,22 @@ from cmb_models.bundle import BundleDetector
 from cmb_models.config import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
+from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan, match
-from cmb_models.files import write_json
+from cmb_models.files import replacing, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import find_scans
+from cmb_models.views import RING, View, bare, draw_image
 from cmb_models.volume import Volume, index_from_world, world_from_index
 from scripts.demo import LOCKED_FULL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CORE_MM = 1.5  # from the place: within it a microbleed is darkest
 SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % measure less than 4.8 mm, FACTS 3)
 BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
+SHOWN, CROP_MM = 12, 24.0  # of each class in the picture, and its width
 CACHE = ROOT / "benchmarks/.cache"
 
 
@@ -61,7 +67,7 @@ def stand_off(volume: Volume, centre_mm: np.ndarray) -> float:
 
 
 def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: float) -> tuple[list[dict], list[dict]]:
-    """A scan's microbleeds, with region and whether found, and its candidates that are none, with whether taken for one.
+    """A scan's microbleeds, as annotated and whether found, and its candidates that are none, with whether taken for one.
 
     At the threshold as every figure counts them; below it a candidate is of none when with no threshold it would find none.
     """
@@ -69,7 +75,7 @@ def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: flo
     above = scan.scores >= threshold
     false = np.where(above, (found.lesion_of < 0) & ~found.ignored, (every.lesion_of < 0) & ~every.ignored)
     lesions = [
-        {"stand_off": stand_off(volume, np.array(a.centre_mm)), "region": a.region, "found": n in found.lesion_of}
+        {"stand_off": stand_off(volume, np.array(a.centre_mm)), "about": a, "found": n in found.lesion_of}
         for n, a in enumerate(scan.cmbs)
     ]
     others = [{"stand_off": stand_off(volume, scan.centres_mm[n]), "found": bool(above[n])} for n in np.flatnonzero(false)]
@@ -114,25 +120,63 @@ def table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def picture(lesions: Sequence[dict], path: Path) -> None:
+    """A row a class of up to SHOWN microbleeds drawn at random, an axial slice each with the microbleed in the middle."""
+    from matplotlib.figure import Figure
+
+    names = [class_name(value) for value in (-np.inf, *BOUNDS)]
+    figure = Figure(figsize=(1.3 * SHOWN, 1.42 * len(names)), facecolor="white", layout="constrained")
+    rng, panels = np.random.default_rng(0), figure.subplots(len(names), SHOWN)
+    for row, name in zip(panels, names, strict=True):
+        own = [x for x in lesions if class_name(x["stand_off"]) == name]
+        drawn = [own[n] for n in rng.permutation(len(own))[:SHOWN]]
+        row[0].set_ylabel(name, fontsize=10)
+        for axes, lesion in zip(row, [*drawn, *[None] * (SHOWN - len(drawn))], strict=True):
+            _enlarged(axes, lesion)
+    figure.suptitle("microbleeds by standard deviations of their surroundings; framed in orange: missed", fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+
+
+def _enlarged(axes: Axes, lesion: dict | None) -> None:
+    bare(axes)
+    if lesion is None:
+        axes.set_facecolor("white")
+        return
+    view = View(read_volume(lesion["path"]).to_ras())
+    voxel = view.voxel(lesion["about"].centre_mm)
+    draw_image(axes, view.data[:, :, round(voxel[2])], view.spacing_mm[:2], view.window)
+    (x, y), half = voxel[:2] * view.spacing_mm[:2], CROP_MM / 2
+    axes.set(xlim=(x + half, x - half), ylim=(y - half, y + half))
+    for spine in axes.spines.values():
+        spine.set(visible=not lesion["found"], color=RING, linewidth=3)
+
+
 def main(
     workspace: Annotated[Path, typer.Option(help="A site's workspace: its release and its locked scans.")],
     seed: Annotated[list[int] | None, typer.Option(help="Of more locked scans; may be given several times.")] = None,
+    fp_per_scan: Annotated[float | None, typer.Option(help="Read off the curve there, not at the release's threshold.")] = None,
     out: Path = ROOT / "reports/benchmarks/conspicuity.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
     params: Params = load_params(params_file)
     detector = BundleDetector(workspace / "models/bundle")
     threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm
+    found = sets(workspace, detector, seed or ())
+    if fp_per_scan is not None:
+        threshold = froc([s for _, scans in found for s in scans], tolerance).at_fp(fp_per_scan)[1]
     lesions, others, count = [], [], 0
-    for folder, scans in sets(workspace, detector, seed or ()):
+    for folder, scans in found:
         files = {f.key: f.path for f in find_scans(folder)}
         for scan in scans:
             own, mimics = places(scan, read_volume(files[scan.key]), threshold, tolerance)
+            own = [x | {"path": files[scan.key]} for x in own]
             lesions, others, count = lesions + own, others + mimics, count + 1
-    cortex = [x for x in lesions if "cortex" in x["region"]]
+    cortex = [x for x in lesions if "cortex" in x["about"].region]
     rows = {"all": by_class(lesions, others, count), "cortex": by_class(cortex, (), count)}
     about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ()), "threshold": threshold}
     write_json(out, about | rows)
+    picture(lesions, out.with_suffix(".png"))
     print("\n\n".join(f"{name}\n{table(part)}" for name, part in rows.items()))
 
 

@@ -53,7 +53,7 @@ def test_lesions_and_other_candidates_are_told_apart():
     centres = np.array([world((20, 21, 10)), world((30, 8, 5)), world((8, 8, 15))])
     scan = ScoredScan("s", "s", (lesion, missed), centres, np.array([0.9, 0.8, 0.1]))
     lesions, others = places(scan, volume([(20, 20, 10)]), 0.5, 3.0)
-    assert [(x["region"], x["found"]) for x in lesions] == [("cortex", True), ("thalamus", False)]
+    assert [(x["about"].region, x["found"]) for x in lesions] == [("cortex", True), ("thalamus", False)]
     assert [x["found"] for x in others] == [True, False]
 
 
