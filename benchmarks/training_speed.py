@@ -14,7 +14,6 @@ import os
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.batches import Batches
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
 from cmb_models.training.losses import centre_loss
@@ -41,10 +39,9 @@ LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
 # Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
 CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS), (2, 1, "bf16", False))
-# The same on a CUDA device, which they share: of each one's threads all but one are other processes that draw its batches ahead.
-CUDA_CASES = ((1, 1, "fp32", True), (1, 1, "bf16", True), (1, 9, "bf16", True), (5, 3, "bf16", True), (16, 1, "bf16", True))
+CUDA_CASES = ((1, 1, "fp32", True), *((n, 1, "bf16", True) for n in (1, 4, 16)))  # the same on a CUDA device, which they share
 CUDA = torch.cuda.is_available()
-WARM_UP = 50 if CUDA else 4  # steps; the first ones allocate, and on CUDA use up what was drawn ahead of them
+WARM_UP = 4  # steps; the first ones allocate
 
 
 def recipe(steps: int) -> Unet:
@@ -81,8 +78,8 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    settings, device = recipe(steps + WARM_UP), best_device()
-    batches = Batches(UnetSampler(load_examples(folder), settings), seed, device)
+    settings, device, rng = recipe(steps), best_device(), np.random.default_rng(seed)
+    sampler = UnetSampler(load_examples(folder), settings)
     model = build_unet(settings.channels, settings.strides).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     seconds = dict.fromkeys(("sampler", "forward", "backward", "optimizer"), 0.0)
@@ -96,7 +93,7 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
 
     for step in range(steps + WARM_UP):
         at = time.perf_counter()
-        image, target, weight = batches.at(step)
+        image, target, weight = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
         at = lap("sampler", step, at)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(image.to(memory_format=torch.channels_last_3d))
@@ -129,16 +126,10 @@ def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
     }
 
 
-def own_processes(count: int) -> ProcessPoolExecutor:
-    """New processes, which may start others: on CUDA a training's batches are drawn by such."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
-
-
 def speed(folder: Path, processes: int, threads: int, precision: str, kept: bool, steps: int) -> dict:
     """Steps/s of several processes side by side, and each part's share of their time."""
-    with own_processes(processes) as pool:
-        jobs = [pool.submit(steps_apart, folder, threads, precision, kept, steps, n) for n in range(processes)]
-        parts = [job.result() for job in jobs]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        parts = pool.starmap(steps_apart, [(folder, threads, precision, kept, steps, n) for n in range(processes)])
     total = {name: sum(p[name] for p in parts) for name in parts[0]}
     rate = sum(steps / sum(p.values()) for p in parts)
     shares = {name: seconds / sum(total.values()) for name, seconds in total.items()}
@@ -166,8 +157,8 @@ def main() -> None:
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
             memory = "kept" if kept else "returned"
             print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
-        with own_processes(1) as pool:
-            report["memory"] = memory = pool.submit(whole_loop, folder, CUDA_CASES[2][1] if CUDA else 2, args.steps).result()
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import swa_utils
@@ -13,7 +14,6 @@ from torch.optim import swa_utils
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.batches import Batches
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
@@ -23,7 +23,6 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
-Loss = Callable[[list[torch.Tensor]], torch.Tensor]
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
@@ -44,20 +43,20 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
-    batches = Batches(sampler, seed, best_device())
+    rng = np.random.default_rng(seed)
+
     looks = {round(share * s.steps) for share in s.mine_at} if s.hard_fraction else set()
 
-    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
-        image, target, weight = batch
+    def loss(device: torch.device) -> torch.Tensor:
+        image, target, weight = (_to(device, a) for a in sampler.batch(rng))
         logits = model(image.to(memory_format=torch.channels_last_3d))
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
     def before(step: int) -> None:
         if step in looks:
-            sampler.hard = look_alikes(model, sampler.examples, batches.rng)
-            batches.anew()
+            sampler.hard = look_alikes(model, sampler.examples, rng)
 
-    return _fit(model, loss, batches, step_done, checkpoint, before)
+    return _fit(model, loss, sampler, rng, step_done, checkpoint, before)
 
 
 def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -65,39 +64,47 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
     model = PatchClassifier(s.channels, s.dropout, sampler.channels)
+    rng = np.random.default_rng(seed)
 
-    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
-        patches, kinds = batch
+    def loss(device: torch.device) -> torch.Tensor:
+        patches, kinds = (_to(device, a) for a in sampler.batch(rng))
         logits, of_kinds = model.with_kinds(patches.to(memory_format=torch.channels_last_3d))
         return microbleed_loss(logits, of_kinds, kinds, s.kind_weight)
 
-    return _fit(model, loss, Batches(sampler, seed, best_device()), step_done, checkpoint)
+    return _fit(model, loss, sampler, rng, step_done, checkpoint)
+
+
+def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _fit(
     model: nn.Module,
-    loss: Loss,
-    batches: Batches,
+    loss: Callable[[torch.device], torch.Tensor],
+    sampler: UnetSampler | CnnSampler,
+    rng: np.random.Generator,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
     before: Step | None = None,
 ) -> nn.Module:
     """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
 
-    loss: of one of the batches. before: called with the number of each step before it. With a checkpoint a killed training goes on
-    from its last state to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed
-    order).
+    loss: draws a batch with `rng` and gives its loss on a device. before: called with the number of each step before it. With a
+    checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same number
+    of threads; CUDA sums in no fixed order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
-    s: Unet | Cnn = batches.sampler.settings
-    device = batches.device
+    s: Unet | Cnn = sampler.settings
+    device = best_device()
     if device.type == "cpu":
         keep_freed_memory()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
-    state = TrainingState(model, optimizer, average, batches.rng, batches.sampler)
+    state = TrainingState(model, optimizer, average, rng, sampler)
     _resume(state, checkpoint, step_done)
     safe = state.capture()
     while state.step < s.steps:
@@ -109,7 +116,7 @@ def _fit(
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
         if before:
             before(state.step)
-        value, norm = _gradient(model, optimizer, loss, batches.at(state.step))
+        value, norm = _gradient(model, optimizer, loss, device)
         if not torch.isfinite(value + norm):
             _step_back(state, safe, s, value.item())
             continue
@@ -140,14 +147,13 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step
 
 
 def _gradient(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch: list[torch.Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[torch.device], torch.Tensor], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch's loss and the norm of its gradient, which is left, limited, in the model."""
+    """One batch's loss and the norm of its gradient, which is left, limited, in the model."""
     # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
-    device = batch[0].device.type
-    fast = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast(device, torch.bfloat16, enabled=fast):
-        value = loss(batch)
+    fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        value = loss(device)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     return value.detach(), nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
