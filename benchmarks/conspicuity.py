@@ -28,6 +28,7 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.strata import class_names
 from cmb_models.files import replacing, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import find_scans
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 CORE_MM = 1.5  # from the place: within it a microbleed is darkest
 SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % measure less than 4.8 mm, FACTS 3)
 BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
+CLASSES = class_names(BOUNDS, "below {:g}", "{:g} to below {:g}", "{:g} and more")
 SHOWN, CROP_MM = 12, 24.0  # of each class in the picture, and its width
 CACHE = ROOT / "benchmarks/.cache"
 
@@ -73,7 +75,7 @@ def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: flo
     """
     found, every = match(scan, threshold, tolerance_mm), match(scan, 0.0, tolerance_mm)
     above = scan.scores >= threshold
-    false = np.where(above, (found.lesion_of < 0) & ~found.ignored, (every.lesion_of < 0) & ~every.ignored)
+    false = np.where(above, found.false, every.false)
     lesions = [
         {"stand_off": stand_off(volume, np.array(a.centre_mm)), "about": a, "found": n in found.lesion_of}
         for n, a in enumerate(scan.cmbs)
@@ -83,15 +85,13 @@ def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: flo
 
 
 def class_name(value: float) -> str:
-    n = int(np.searchsorted(BOUNDS, value, side="right"))
-    middle = [f"{a:g} to below {b:g}" for a, b in zip(BOUNDS, BOUNDS[1:], strict=False)]
-    return [f"below {BOUNDS[0]:g}", *middle, f"{BOUNDS[-1]:g} and more"][n]
+    return CLASSES[int(np.searchsorted(BOUNDS, value, side="right"))]
 
 
 def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> list[dict]:
     """A row a class: microbleeds and how many were found, other candidates a scan and how many were taken for one."""
     rows = []
-    for name in (class_name(value) for value in (-np.inf, *BOUNDS)):
+    for name in CLASSES:
         own = [x["found"] for x in lesions if class_name(x["stand_off"]) == name]
         mimic = [x["found"] for x in others if class_name(x["stand_off"]) == name]
         interval = wilson(sum(own), len(own)) if own else None
@@ -124,10 +124,9 @@ def picture(lesions: Sequence[dict], path: Path) -> None:
     """A row a class of up to SHOWN microbleeds drawn at random, an axial slice each with the microbleed in the middle."""
     from matplotlib.figure import Figure
 
-    names = [class_name(value) for value in (-np.inf, *BOUNDS)]
-    figure = Figure(figsize=(1.3 * SHOWN, 1.42 * len(names)), facecolor="white", layout="constrained")
-    rng, panels = np.random.default_rng(0), figure.subplots(len(names), SHOWN)
-    for row, name in zip(panels, names, strict=True):
+    figure = Figure(figsize=(1.3 * SHOWN, 1.42 * len(CLASSES)), facecolor="white", layout="constrained")
+    rng, panels = np.random.default_rng(0), figure.subplots(len(CLASSES), SHOWN)
+    for row, name in zip(panels, CLASSES, strict=True):
         own = [x for x in lesions if class_name(x["stand_off"]) == name]
         drawn = [own[n] for n in rng.permutation(len(own))[:SHOWN]]
         row[0].set_ylabel(name, fontsize=10)

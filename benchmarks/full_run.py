@@ -17,16 +17,14 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.other_swi.__main__ import folder_for
-from benchmarks.stages import ROOT, TO_BUNDLE, run_stages, write_params
+from benchmarks.stages import ROOT, folder_for, run_stages, write_params
 from cmb_models.bundle import BundleDetector
+from cmb_models.commands import phantom
 from cmb_models.config import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.summary import locked_metrics
 from cmb_models.files import read_json, write_json
-from cmb_models.phantom import write_dataset
-from cmb_models.phantom.presets import MIXED
 from scripts.demo import LOCKED_FULL, SETTINGS_FULL, SITE_FULL
 
 SITE, LOCKED = "site", "locked"
@@ -44,12 +42,11 @@ def settings(params: Params, trials: int, side_by_side: int) -> Params:
 
 
 def simulate(raw: Path, options: list[str], workers: int, seed: int | None = None) -> None:
-    """A dataset by the options of `cmb phantom` that the full demo uses. seed: in place of theirs."""
-    pairs = list(zip(options[::2], options[1::2], strict=True))
-    of = {name: int(value) for name, value in pairs if name != "--preset"}
-    presets = tuple(value for name, value in pairs if name == "--preset") or MIXED
-    seed = of["--seed"] if seed is None else seed
-    write_dataset(raw, of["--scans"], of["--cmbs"], seed, of["--cmb-free"], workers, presets, progress=True)
+    """A dataset by `cmb phantom` with the options that the full demo gives it. seed: in place of theirs."""
+    seeds = [] if seed is None else ["--seed", str(seed)]  # of two the command takes the last
+    command = typer.Typer()
+    phantom.add_to(command)
+    command([str(raw), *options, *seeds, "--workers", str(workers)], standalone_mode=False)
 
 
 def tuned(workspace: Path) -> dict:
@@ -89,7 +86,7 @@ def main(
         for name, options, seed in ((SITE, SITE_FULL, None), (LOCKED, LOCKED_FULL, locked_seed)):
             simulate(workspace / "data/raw" / name, options, cores, seed)
         write_params(workspace, params, LOCKED)
-        for stage, seconds in run_stages(workspace, TO_BUNDLE):
+        for stage, seconds in run_stages(workspace):
             report["seconds"][stage] = seconds
             write_json(out, report)
             print(f"{stage:16}{seconds:8.1f} s", flush=True)

@@ -74,7 +74,7 @@ def causes_at(found: list[ScoredScan], causes: list[Causes], threshold: float) -
     counts: Counter[str] = Counter()
     for scan, own in zip(found, causes, strict=True):
         matched = match(scan, threshold, TOLERANCE_MM)
-        counts.update(own.at(scan.centres_mm[n]) for n in np.flatnonzero((matched.lesion_of < 0) & ~matched.ignored))
+        counts.update(own.at(scan.centres_mm[n]) for n in np.flatnonzero(matched.false))
     return dict(counts.most_common())
 
 

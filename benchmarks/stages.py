@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +30,16 @@ TO_BUNDLE = (
     "train",
     "export",
 )
+
+
+@contextlib.contextmanager
+def folder_for(keep: Path | None) -> Iterator[Path]:
+    """The folder that a benchmark works in: the user's, or one that is removed afterwards."""
+    if keep:
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
 def write_params(workspace: Path, params: Params, locked: str) -> None:

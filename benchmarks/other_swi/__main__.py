@@ -9,10 +9,7 @@ Writes other_swi.json, other_swi.png (curves) and other_swi_scans.png to reports
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +19,7 @@ from benchmarks.other_swi.dataset import write_scans
 from benchmarks.other_swi.evaluate import own_locked, score, table, told
 from benchmarks.other_swi.pictures import froc_picture, scans_picture
 from benchmarks.other_swi.scan import PROTOCOLS, STAND_OFF
-from benchmarks.stages import ROOT, run_stages, write_params
+from benchmarks.stages import ROOT, folder_for, run_stages, write_params
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
@@ -32,16 +29,6 @@ from cmb_models.io.site import find_scans
 TEST, SITE = "other", "other_site"
 SITE_SEED = 1_000_000  # added to the seed of the training scans, so that no test scan is among them
 GIVEN, OWN, TRAINED = "scans of another make", "the release's own locked scans", "trained on the other make"
-
-
-@contextlib.contextmanager
-def folder_for(keep: Path | None) -> Iterator[Path]:
-    """The folder that the scans are written to: the user's, or one that is removed afterwards."""
-    if keep:
-        yield keep.resolve()
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary)
 
 
 def chosen_bundle(bundle: Path | None, workspace: Path | None, training: bool) -> Path | None:

@@ -70,7 +70,7 @@ def _lesions(sides: list[Side], tolerance_mm: float) -> list[Disagreement]:
 
 
 def _false_positives(sides: list[Side], tolerance_mm: float) -> list[Disagreement]:
-    wrong = [np.flatnonzero((m.lesion_of < 0) & ~m.ignored) for _, m in sides]
+    wrong = [np.flatnonzero(m.false) for _, m in sides]
     places = [scan.centres_mm.reshape(-1, 3) for scan, _ in sides]
     shared = _partners(places[0][wrong[0]], places[1][wrong[1]], tolerance_mm)
     alone = [np.delete(w, s) for w, s in zip(wrong, shared, strict=True)]

@@ -68,8 +68,13 @@ class Match:
         return int((self.lesion_of >= 0).sum())
 
     @property
+    def false(self) -> np.ndarray:
+        """Which detections are false positives, (N,) bool."""
+        return (self.lesion_of < 0) & ~self.ignored
+
+    @property
     def false_positives(self) -> int:
-        return int(((self.lesion_of < 0) & ~self.ignored).sum())
+        return int(self.false.sum())
 
 
 def match(scan: ScoredScan, threshold: float, tolerance_mm: float) -> Match:

@@ -20,7 +20,7 @@ NOT_GIVEN = "not given"
 def size_class(diameter_mm: float) -> str:
     """Name of the class of a diameter in mm: below 2, 2 to below 3, 3 to below 5, 5 to below 10, 10 and more."""
     n = int(np.searchsorted(SIZES_MM, diameter_mm, side="right"))
-    return _names(SIZES_MM, "below {:g} mm", "{:g} to below {:g} mm", "{:g} mm and more")[n]
+    return class_names(SIZES_MM, "below {:g} mm", "{:g} to below {:g} mm", "{:g} mm and more")[n]
 
 
 def slice_class(slice_mm: float | None) -> str:
@@ -28,7 +28,7 @@ def slice_class(slice_mm: float | None) -> str:
     if slice_mm is None:
         return NOT_GIVEN
     n = int(np.searchsorted(SLICES_MM, slice_mm, side="left"))
-    return _names(SLICES_MM, "up to {:g} mm", "above {:g} to {:g} mm", "above {:g} mm")[n]
+    return class_names(SLICES_MM, "up to {:g} mm", "above {:g} to {:g} mm", "above {:g} mm")[n]
 
 
 def voxel_class(voxel_mm: Sequence[float] | None) -> str:
@@ -36,7 +36,9 @@ def voxel_class(voxel_mm: Sequence[float] | None) -> str:
     return NOT_GIVEN if voxel_mm is None else " x ".join(f"{side:.2f}" for side in voxel_mm) + " mm"
 
 
-def _names(bounds: Sequence[float], first: str, between: str, last: str) -> list[str]:
+def class_names(bounds: Sequence[float], first: str, between: str, last: str) -> list[str]:
+    """Names of the classes that ascending bounds divide numbers into, one more than there are bounds. The texts take one, two and
+    one of the bounds."""
     middle = [between.format(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
     return [first.format(bounds[0]), *middle, last.format(bounds[-1])]
 

@@ -10,6 +10,7 @@ from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.site import find_scans
+from tests.test_dvc_graph import STAGES
 
 PARAMS = load_params(ROOT / "params.yaml")
 SMALL = ["--scans", "4", "--cmbs", "4", "--cmb-free", "0", "--seed", "1", "--preset", "small"]
@@ -24,14 +25,8 @@ def test_settings_are_the_full_demos_with_more_trials():
 
 
 def test_stages_are_those_of_dvc_up_to_the_bundle():
-    stages = list(read_stages())
+    stages = list(STAGES)
     assert sorted(stages[: stages.index("export") + 1]) == sorted(TO_BUNDLE)
-
-
-def read_stages():
-    import yaml
-
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 @pytest.fixture(scope="module")
