@@ -17,7 +17,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from scipy import ndimage
 
 from benchmarks.accuracy.scans import POOL, ROOT, Wanted, prepare, simulate
 from cmb_models.config import Params, load_params
@@ -28,6 +27,7 @@ from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import lesion_rows
 from cmb_models.files import write_json
+from cmb_models.training.brain import depth_mm
 from cmb_models.training.examples import Example, load_examples
 from cmb_models.training.folds import CnnJob, Mined, UnetJob, job_seed, mine, pipeline_config, run_cnn_job, save_mined
 from cmb_models.training.loop import train_unet
@@ -38,23 +38,18 @@ from cmb_models.volume import index_from_world
 
 RATES = (0.5, 1.0, 2.0, 8.0)  # false positives a scan, of all depths together
 NEAR_MM = 6.5  # within which microbleeds were missed before this was measured
-DARK = 0.5  # of the way from the head's median signal to none: darker voxels that hang together are the outside
 SEED = 720  # of the scans that this was first measured on
 TOUCHING, NEAR, DEEPER = "touching the outside", f"nearer than {NEAR_MM:g} mm", "deeper"
 OWN, OTHER, BOTH = "stage 1 in its training scans", "stage 1 in others", "both stages in others"
 
 
 def depths_mm(example: Example) -> np.ndarray:
-    """Of each marked microbleed (N,): from its centre to the largest connected dark region; 0 for one that is part of it, infinite
-    where nothing is dark."""
+    """Of each marked microbleed (N,): from its centre to the dark outside; 0 for one that is part of it, infinite where nothing is
+    dark."""
     prepared, centres = example.prepared, example.centres_mm("cmb")
-    labels, regions = ndimage.label(prepared.image < prepared.air * DARK)
-    if not regions:
-        return np.full(len(centres), np.inf)
-    outside = 1 + np.bincount(labels.ravel())[1:].argmax()
-    away = ndimage.distance_transform_edt(labels != outside, sampling=prepared.spacing_mm)
+    away = depth_mm(prepared.image, prepared.spacing_mm, prepared.air)
     index = np.rint(index_from_world(centres, prepared.affine)).astype(int)
-    return away[tuple(index.clip(0, np.array(labels.shape) - 1).T)]
+    return away[tuple(index.clip(0, np.array(away.shape) - 1).T)]
 
 
 def depth_class(depth_mm: float) -> str:

@@ -14,13 +14,9 @@ from scipy import ndimage
 PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
 FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
 SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
-INSIDE_MM = 9.0  # least depth below the head's surface: scalp and skull hold no microbleeds
-TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 BESIDE = 0.5  # share of plants that go beside something dark: half of real ones lie at the cortex or by a vein
 BESIDE_MM = (2.0, 6.0)  # from there: touching or near
 DARKER = 0.4  # by this share of the head's 5-95 percentile range: vessels, fluid, bone
-COARSE = 4  # the head's inside is judged on every fourth voxel, since only its rough shape matters
-CLOSING = 3  # of these coarse voxels: gaps in the head that are closed
 
 
 @dataclass(frozen=True)
@@ -47,21 +43,6 @@ def read_plants(path: Path) -> Plants:
     """Plants of one file of `write_plants` (plants.py)."""
     with np.load(path) as arrays:
         return Plants(**arrays)
-
-
-def places_inside(image: np.ndarray, spacing_mm: tuple[float, float, float], air: float) -> np.ndarray:
-    """Voxels (N, 3) int64 of a coarse grid that lie in tissue well inside the head; (0, 3) if there are none.
-
-    image: (I, J, K) normalised, the head's median at 0 and air at `air` (below 0).
-    """
-    coarse = image[::COARSE, ::COARSE, ::COARSE]
-    # Where the scan ends the head goes on: a cut through it is no surface, and closing takes nothing off there.
-    closed = ndimage.binary_closing(np.pad(coarse > air / 2, CLOSING, mode="edge"), iterations=CLOSING)
-    closed = closed[tuple(slice(CLOSING, -CLOSING) for _ in range(3))]
-    head = np.stack([ndimage.binary_fill_holes(closed[:, :, k]) for k in range(closed.shape[2])], axis=2)
-    step_mm = [s * COARSE for s in spacing_mm]
-    depth_mm = np.full(head.shape, np.inf) if head.all() else ndimage.distance_transform_edt(head, sampling=step_mm)
-    return np.argwhere((depth_mm > INSIDE_MM) & (coarse > air * (1 - TISSUE))) * COARSE
 
 
 def choose_places(

@@ -15,19 +15,21 @@ from cmb_models.errors import InputError
 from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.networks.cnn import KINDS
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity, vary_phase
+from cmb_models.training.brain import STEP, Brain
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.training.planting import BESIDE, BESIDE_MM, COARSE, TISSUE, Plants, choose_places, places_inside, plant
+from cmb_models.training.planting import BESIDE, BESIDE_MM, Plants, choose_places, plant
 from cmb_models.training.warping import draw_matrix, extent, to_scan, warped_channels
 from cmb_models.volume import index_from_world, world_from_index
 
 APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
+BESIDE_TRIES = 5  # for a place beside a candidate: many candidates lie at the skull
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
-def _places(scans: list[Prepared], air: list[float]) -> list[np.ndarray]:
-    """Where lesions may be planted in each scan (planting.py), given each one's air: finding it reads the whole image."""
-    return [places_inside(scan.image, scan.spacing_mm, a) for scan, a in zip(scans, air, strict=True)]
+def _brains(scans: list[Prepared], air: list[float]) -> list[Brain]:
+    """Where lesions may be planted in each scan, given each one's air: finding it reads the whole image."""
+    return [Brain(scan.image, scan.spacing_mm, a) for scan, a in zip(scans, air, strict=True)]
 
 
 class UnetSampler:
@@ -37,7 +39,7 @@ class UnetSampler:
         self.settings = settings
         self.examples = list(examples)
         self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
-        self._inside = _places([e.prepared for e in self.examples], self._fill)
+        self._inside = [brain.places() for brain in _brains([e.prepared for e in self.examples], self._fill)]
         planted = settings.planted_per_patch + settings.planted_mimics_per_patch
         self._plants = [_plants_of(e) if planted else None for e in self.examples]
         self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of the look-alikes that mining.py found last
@@ -98,7 +100,7 @@ class UnetSampler:
         return world_from_index(centres, from_scan)
 
     def _anywhere(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """A voxel (3,) of scan `n` inside the head, where all the look-alikes are; of the whole scan if no head is made out."""
+        """A voxel (3,) of scan `n`'s brain, more often near its outside; of the whole scan if no brain is made out."""
         inside = self._inside[n]
         return inside[rng.integers(len(inside))] if len(inside) else rng.integers(0, self.examples[n].prepared.shape)
 
@@ -116,7 +118,7 @@ class UnetSampler:
         spacing, taken, planted = self.examples[n].prepared.spacing_mm, cmbs, [np.zeros((0, 3))]
         places = choose_places(image, self._near(n, from_scan, image.shape), spacing, len(kinds), rng)
         for place, cmb in zip(places, kinds[: len(places)], strict=True):
-            place = place + rng.uniform(-COARSE / 2, COARSE / 2, 3)
+            place = place + rng.uniform(-0.5, 0.5, 3) * STEP
             if len(taken) and np.linalg.norm((taken - place) * spacing, axis=1).min() < APART_MM:
                 continue
             with_plant, centre, _ = plant(image, spacing, place, plants, bool(cmb), self._fill[n], rng)
@@ -219,7 +221,8 @@ class CnnSampler:
         self._sets = list(sets)
         self.channels = 1 if any(group.prepared.phase is None for group in self._sets) else 2
         self._fill = [group.prepared.air for group in self._sets]
-        self._inside = _places([g.prepared for g in self._sets], self._fill)
+        self._brains = _brains([g.prepared for g in self._sets], self._fill)
+        self._inside = [brain.places() for brain in self._brains]
         planted = settings.planted_fraction + settings.planted_mimic_fraction
         self._plants = [_plants_of(group.example) if planted else None for group in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
@@ -266,18 +269,19 @@ class CnnSampler:
         return self._vary(patch, rng), kind_of(label)
 
     def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:
-        """A voxel (3,) of tissue in scan `s`: beside a candidate that is no microbleed, as real ones often are, or anywhere.
+        """A voxel (3,) of scan `s`'s brain: beside a candidate that is no microbleed, as real ones often are, or anywhere.
 
         Were all plants somewhere in plain tissue, stage 2 would learn that microbleeds have no veins about them.
         """
-        prepared, group = self._sets[s].prepared, self._sets[s]
+        group = self._sets[s]
         mimics = group.index_vox[~group.positive]
         if len(mimics) and rng.random() < BESIDE:
-            away = rng.standard_normal(3)
-            away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / prepared.spacing_mm
-            place = np.rint(mimics[rng.integers(len(mimics))] + away).astype(int)
-            if np.all((place >= 0) & (place < prepared.shape)) and prepared.image[tuple(place)] > self._fill[s] * (1 - TISSUE):
-                return place
+            for _ in range(BESIDE_TRIES):
+                away = rng.standard_normal(3)
+                away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / group.prepared.spacing_mm
+                place = np.rint(mimics[rng.integers(len(mimics))] + away).astype(int)
+                if self._brains[s].holds(place):
+                    return place
         return self._inside[s][rng.integers(len(self._inside[s]))]
 
     def _cut(self, s: int, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""Where lesions may be planted: in the brain, not in what else is bright, and often enough near its outside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cmb_models.training.brain import MOST, NEAR_MM, NEAR_SHARE, STEP, Brain, depth_mm
+
+SPACING = (1.0, 1.0, 2.0)
+AIR = -1.0
+SHAPE = (104, 104, 52)
+MIDDLE_MM = (52, 52, 52)
+
+
+def from_mm(at_mm) -> np.ndarray:
+    """Distance in mm (I, J, K) of each voxel from a place."""
+    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) * SPACING
+    return np.linalg.norm(index - at_mm, axis=-1)
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    """A brain of 34 mm, a skull of 7 and a scalp of 6 mm about it, an eye that a nerve joins to the brain, and a vessel."""
+    radius = from_mm(MIDDLE_MM)
+    image = np.where((radius < 34) | ((radius > 41) & (radius < 47)), 0.0, AIR).astype(np.float32)
+    image[from_mm((52, 97, 52)) < 7] = 0.0
+    image[50:55, 80:92, 25:28] = 0.0  # 5 x 6 mm, from the brain to the eye
+    image[44:60, 44:60, 22:30] = -0.9
+    return image
+
+
+def test_the_brain_is_told_from_scalp_eye_and_vessel(head):
+    brain, radius = Brain(head, SPACING, AIR), from_mm(MIDDLE_MM)
+    truth = ((radius < 34) & (head == 0))[tuple(slice(None, None, s) for s in STEP)]
+    assert 2 * (truth & brain.mask).sum() / (truth.sum() + brain.mask.sum()) > 0.97
+    places = brain.places()
+    assert places.dtype == np.int64 and (head[tuple(places.T)] == 0).all()
+    assert radius[tuple(places.T)].max() < 34 + 3  # a stump of the nerve is left
+    assert from_mm((52, 97, 52))[tuple(places.T)].min() > 7
+    held = [brain.holds(v) for v in ((70, 52, 26), (52, 97, 26), (8, 52, 26), (52, 52, 26), (-1, 52, 26), (52, 52, 52))]
+    assert held == [True, False, False, False, False, False]  # brain, eye, scalp, vessel, beyond either end
+
+
+def test_places_are_often_near_the_outside(head):
+    """At least NEAR_SHARE of them, where fewer of the brain lie there; what is near is so by depth_mm's own reckoning."""
+    brain, depth = Brain(head, SPACING, AIR), depth_mm(head, SPACING, AIR)[tuple(slice(None, None, s) for s in STEP)]
+    assert depth[brain.near].max() <= NEAR_MM < 2 + depth[brain.mask & ~brain.near].min()  # a grid's step off at most
+    places = brain.places()
+    assert (brain.near[tuple((places // STEP).T)]).mean() == pytest.approx(NEAR_SHARE, abs=0.001)
+    large = np.zeros((200, 200, 80), np.float32)
+    large[:12] = AIR
+    deep = Brain(large, SPACING, AIR)
+    places = deep.places()
+    assert deep.near.mean() < 0.05 and len(places) == MOST
+    assert (places[:, 0] < 14).mean() == pytest.approx(NEAR_SHARE, abs=0.001)
+    assert np.array_equal(places, Brain(large, SPACING, AIR).places())
+
+
+def test_where_the_scan_is_cut_off_the_brain_goes_on():
+    """A cylinder along the slices that fills the field of view from face to face, and a scan of nothing but tissue."""
+    x, y, _ = np.meshgrid(*map(np.arange, (96, 96, 40)), indexing="ij")
+    brain = Brain(np.where(np.hypot(x - 48, y - 48) < 44, 0.0, AIR).astype(np.float32), SPACING, AIR)
+    assert brain.mask.any() and (brain.mask == brain.mask[:, :, :1]).all()
+    tissue = Brain(np.zeros((16, 16, 8), np.float32), SPACING, AIR)
+    assert tissue.mask.all() and not tissue.near.any() and len(tissue.places()) == 8 * 8 * 8
+
+
+def test_without_a_brain_there_is_no_place():
+    nothing = Brain(np.full((16, 16, 8), AIR, dtype=np.float32), SPACING, AIR)
+    assert nothing.places().shape == (0, 3) and not nothing.holds((8, 8, 4))
+
+
+def test_depth_by_hand():
+    image = np.zeros((20, 12, 12), np.float32)
+    image[:3], image[15, 3, 2] = AIR, AIR  # the outside, and one dark voxel that is none
+    assert np.array_equal(depth_mm(image, SPACING, AIR)[:, 3, 2], np.maximum(0, np.arange(20) - 2.0))
+    assert np.isinf(depth_mm(np.zeros((4, 4, 4), np.float32), SPACING, AIR)).all()
