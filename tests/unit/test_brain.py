@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cmb_models.training.brain import MOST, NEAR_MM, NEAR_SHARE, STEP, Brain, depth_mm
+from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler
+from tests.examples import CNN, PLANTS, example
 
 SPACING = (1.0, 1.0, 2.0)
 AIR = -1.0
@@ -76,3 +80,17 @@ def test_depth_by_hand():
     image[:3], image[15, 3, 2] = AIR, AIR  # the outside, and one dark voxel that is none
     assert np.array_equal(depth_mm(image, SPACING, AIR)[:, 3, 2], np.maximum(0, np.arange(20) - 2.0))
     assert np.isinf(depth_mm(np.zeros((4, 4, 4), np.float32), SPACING, AIR)).all()
+
+
+def test_stage_2_sees_nothing_planted_into_the_scalp(head):
+    """Though all its look-alikes lie there, and half of the plants go beside these: no patch reaches over the skull."""
+    bright = np.where(from_mm(MIDDLE_MM) > 38, head + 4 * (head == 0), head).astype(np.float32)
+    plain = replace(example([]), plants=PLANTS)
+    scan = replace(plain, prepared=replace(plain.prepared, image=bright, shape=SHAPE))
+    scalp = np.argwhere((bright > 3) & (from_mm((52, 97, 52)) > 20))[::400]
+    group = CandidateSet(scan, np.concatenate([scalp, [[70, 52, 26]]]), np.array([*[UNKNOWN] * len(scalp), CMB]))
+    settings = CNN.model_copy(update={"planted_fraction": 1.0, "planted_mimic_fraction": 1.0})
+    sampler, rng = CnnSampler([group], settings), np.random.default_rng(0)
+    assert max(sampler.batch(rng)[0].max() for _ in range(10)) < 2
+    own, _ = CnnSampler([group], settings.model_copy(update={"planted_mimic_fraction": 0.0})).batch(rng)
+    assert own.max() > 3  # the look-alikes themselves are in the scalp
