@@ -52,8 +52,8 @@ def depths_mm(example: Example) -> np.ndarray:
     return away[tuple(index.clip(0, np.array(away.shape) - 1).T)]
 
 
-def depth_class(depth_mm: float) -> str:
-    return TOUCHING if depth_mm == 0 else NEAR if depth_mm < NEAR_MM else DEEPER
+def depth_class(away_mm: float) -> str:
+    return TOUCHING if away_mm == 0 else NEAR if away_mm < NEAR_MM else DEEPER
 
 
 def run_half(job: UnetJob) -> tuple[list[Mined], list[Mined]]:
