@@ -12,9 +12,11 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
+from cmb_models.training.brain import Brain, find_brain
 from cmb_models.training.planting import PLANTS_FILES, Plants, read_plants
 
 PHASE_ENDING = ".phase.npy"
+BRAIN_ENDING = ".brain.npy"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
     sha256: of the stored scan's file, which says what was trained on whatever it is called. plants: lesions simulated for its
-    voxel size; None where none are planted. phase_sha256: of the phase image's file, "" where phase is not used.
+    voxel size; None where none are planted. phase_sha256: of the phase image's file, "" where phase is not used. brain: where they
+    may be planted; None in one made by hand, where samplers look for it themselves.
     """
 
     key: str
@@ -33,6 +36,7 @@ class Example:
     sha256: str
     plants: Plants | None = None
     phase_sha256: str = ""
+    brain: Brain | None = None
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
@@ -40,21 +44,23 @@ class Example:
 
 
 def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
-    """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, and <key>.json (all else); the
-    JSON last, it marks a whole set.
+    """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, <key>.brain.npy and <key>.json
+    (all else); the JSON last, it marks a whole set. The brain is looked for here: every training asks where it is.
 
     plants_file: name of the file beside them (write_plants) with the plants for this scan; empty for none.
     """
-    with replacing(folder / f"{example.key}.npy") as temporary:
-        np.save(temporary, example.prepared.image)
-    if example.prepared.phase is not None:
-        with replacing(folder / f"{example.key}{PHASE_ENDING}") as temporary:
-            np.save(temporary, example.prepared.phase)
+    prepared = example.prepared
+    brain = example.brain or find_brain(prepared.image, prepared.spacing_mm, prepared.air)
+    arrays = {".npy": prepared.image, PHASE_ENDING: prepared.phase, BRAIN_ENDING: brain.bits}
+    for ending, array in arrays.items():
+        if array is not None:
+            with replacing(folder / f"{example.key}{ending}") as temporary:
+                np.save(temporary, array)
     about = {
         "subject": example.subject,
         "sha256": example.sha256,
-        "affine": example.prepared.affine.tolist(),
-        "shape": list(example.prepared.shape),
+        "affine": prepared.affine.tolist(),
+        "shape": list(prepared.shape),
         "source_affine": example.source_affine.tolist(),
         "annotations": [vars(a) for a in example.annotations],
         "plants": plants_file,
@@ -70,13 +76,14 @@ def load_examples(folder: Path) -> list[Example]:
     found, plants = [], {"": None} | {p.name: read_plants(p) for p in Path(folder).glob(PLANTS_FILES)}
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
-        image = np.load(file.with_suffix(".npy"), mmap_mode="r")
+        image, bits = (np.load(file.with_suffix(ending), mmap_mode="r") for ending in (".npy", BRAIN_ENDING))
         phase = np.load(file.with_suffix(PHASE_ENDING), mmap_mode="r") if "phase_sha256" in about else None
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]), phase)
         marked = tuple(Annotation(**a) for a in about["annotations"])
         source, planted = np.array(about["source_affine"]), plants[about["plants"]]
         sha256, phase_sha256 = about["sha256"], about.get("phase_sha256", "")
-        found.append(Example(file.stem, about["subject"], prepared, marked, source, sha256, planted, phase_sha256))
+        more = (sha256, planted, phase_sha256, Brain(bits))
+        found.append(Example(file.stem, about["subject"], prepared, marked, source, *more))
     return found
 
 

@@ -45,20 +45,15 @@ def read_plants(path: Path) -> Plants:
         return Plants(**arrays)
 
 
-def choose_places(
-    image: np.ndarray, places: np.ndarray, spacing_mm: tuple[float, float, float], count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Up to `count` of places (N, 3), no two the same; BESIDE of them near something dark, as far as there are such.
+def choose_places(by_dark: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of up to `count` of N places, no two the same; BESIDE of them near something dark, as far as there are such.
 
-    image: (I, J, K), normalised. places: its voxels, fractions allowed. (0, 3) for no places.
+    by_dark: (N,) bool, which are. (0,) int64 for no places.
     """
-    if not len(places):
-        return places
-    reach = 2 * np.floor(BESIDE_MM[1] / np.asarray(spacing_mm)).astype(int) + 1
-    voxel = tuple(np.rint(places).astype(int).clip(0, np.array(image.shape) - 1).T)
-    dark = ndimage.minimum_filter(image, tuple(reach))[voxel] < image[voxel] - DARKER
-    share = np.where(dark, BESIDE, 1 - BESIDE) / np.where(dark, max(dark.sum(), 1), max((~dark).sum(), 1))
-    return places[rng.choice(len(places), min(count, len(places)), replace=False, p=share / share.sum())]
+    if not len(by_dark):
+        return np.zeros(0, dtype=np.int64)
+    share = np.where(by_dark, BESIDE / max(by_dark.sum(), 1), (1 - BESIDE) / max((~by_dark).sum(), 1))
+    return rng.choice(len(by_dark), min(count, len(by_dark)), replace=False, p=share / share.sum())
 
 
 def plant(

@@ -15,7 +15,7 @@ from cmb_models.errors import InputError
 from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.networks.cnn import KINDS
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity, vary_phase
-from cmb_models.training.brain import STEP, Brain
+from cmb_models.training.brain import STEP, Brain, find_brain
 from cmb_models.training.examples import Example
 from cmb_models.training.losses import centre_heatmap
 from cmb_models.training.planting import BESIDE, BESIDE_MM, Plants, choose_places, plant
@@ -27,9 +27,9 @@ BESIDE_TRIES = 5  # for a place beside a candidate: many candidates lie at the s
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
-def _brains(scans: list[Prepared], air: list[float]) -> list[Brain]:
-    """Where lesions may be planted in each scan, given each one's air: finding it reads the whole image."""
-    return [Brain(scan.image, scan.spacing_mm, a) for scan, a in zip(scans, air, strict=True)]
+def _brain_of(example: Example, air: float) -> Brain:
+    """Where lesions may be planted in a scan: as its preparation found it, or, for one made by hand, found now."""
+    return example.brain or find_brain(example.prepared.image, example.prepared.spacing_mm, air)
 
 
 class UnetSampler:
@@ -39,15 +39,15 @@ class UnetSampler:
         self.settings = settings
         self.examples = list(examples)
         self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
-        self._inside = [brain.places() for brain in _brains([e.prepared for e in self.examples], self._fill)]
+        self._places = [_brain_of(e, air).places() for e, air in zip(self.examples, self._fill, strict=True)]
         planted = settings.planted_per_patch + settings.planted_mimics_per_patch
         self._plants = [_plants_of(e) if planted else None for e in self.examples]
         self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of the look-alikes that mining.py found last
-        self._lesions = [
-            (n, centre)
-            for n, e in enumerate(self.examples)
-            for centre in np.rint(index_from_world(e.centres_mm("cmb"), e.prepared.affine)).astype(int)
+        self._marked = [
+            {label: index_from_world(e.centres_mm(label), e.prepared.affine) for label in ("cmb", "possible")}
+            for e in self.examples
         ]
+        self._lesions = [(n, centre) for n, marked in enumerate(self._marked) for centre in np.rint(marked["cmb"]).astype(int)]
         if not self._lesions:
             raise InputError(
                 "training scans", "at least one marked CMB", "none in any of them", "annotate some, or use fewer folds"
@@ -85,7 +85,7 @@ class UnetSampler:
         s = self.settings
         (image,), window = _cut(prepared, start + size // 2, s.patch_vox, self._fill[n], s.warped_fraction, rng)
         from_scan = np.linalg.inv(window)
-        cmbs, possible = (self._seen(n, label, from_scan) for label in ("cmb", "possible"))
+        cmbs, possible = (world_from_index(self._marked[n][label], from_scan) for label in ("cmb", "possible"))
         image, planted = self._plant(image, n, from_scan, cmbs, rng)
         grid = np.diag([*spacing, 1.0])  # of the patch as the network sees it, whatever it was scaled by
         target = centre_heatmap(image.shape, grid, np.concatenate([cmbs, planted]) * spacing, self.settings.sigma_mm)
@@ -94,15 +94,10 @@ class UnetSampler:
         image, target, weight = flip_and_turn([image, target, weight], rng)
         return vary_intensity(image, rng), target, weight
 
-    def _seen(self, n: int, label: str, from_scan: np.ndarray) -> np.ndarray:
-        """The centres (N, 3) of one label in a patch's own voxels. from_scan: (4, 4), indices of the scan to the patch's."""
-        centres = index_from_world(self.examples[n].centres_mm(label), self.examples[n].prepared.affine)
-        return world_from_index(centres, from_scan)
-
     def _anywhere(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """A voxel (3,) of scan `n`'s brain, more often near its outside; of the whole scan if no brain is made out."""
-        inside = self._inside[n]
-        return inside[rng.integers(len(inside))] if len(inside) else rng.integers(0, self.examples[n].prepared.shape)
+        places = self._places[n].voxel
+        return places[rng.integers(len(places))] if len(places) else rng.integers(0, self.examples[n].prepared.shape)
 
     def _plant(
         self, image: np.ndarray, n: int, from_scan: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
@@ -116,7 +111,8 @@ class UnetSampler:
         if plants is None or not len(kinds):
             return image, np.zeros((0, 3))
         spacing, taken, planted = self.examples[n].prepared.spacing_mm, cmbs, [np.zeros((0, 3))]
-        places = choose_places(image, self._near(n, from_scan, image.shape), spacing, len(kinds), rng)
+        places, by_dark = self._places_in(n, from_scan, image.shape)
+        places = places[choose_places(by_dark, len(kinds), rng)]
         for place, cmb in zip(places, kinds[: len(places)], strict=True):
             place = place + rng.uniform(-0.5, 0.5, 3) * STEP
             if len(taken) and np.linalg.norm((taken - place) * spacing, axis=1).min() < APART_MM:
@@ -129,12 +125,12 @@ class UnetSampler:
             taken = np.concatenate([taken, centre[None]])
         return image, np.concatenate(planted)
 
-    def _near(self, n: int, from_scan: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """Places (N, 3) of scan `n` for plants that lie in a patch of this shape, in its voxels."""
-        low, high = extent(np.linalg.inv(from_scan), shape)
-        near = self._inside[n][((self._inside[n] >= low) & (self._inside[n] <= high)).all(axis=1)]
-        places = world_from_index(near, from_scan)
-        return places[((places >= 0) & (places < shape)).all(axis=1)]
+    def _places_in(self, n: int, from_scan: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Places (N, 3) of scan `n` that lie in a patch of this shape, in its voxels, and which are near something dark, (N,)."""
+        there = self._places[n].within(*extent(np.linalg.inv(from_scan), shape))
+        places = world_from_index(self._places[n].voxel[there], from_scan)
+        inside = ((places >= 0) & (places < shape)).all(axis=1)
+        return places[inside], self._places[n].by_dark[there[inside]]
 
 
 def _cut(
@@ -221,8 +217,8 @@ class CnnSampler:
         self._sets = list(sets)
         self.channels = 1 if any(group.prepared.phase is None for group in self._sets) else 2
         self._fill = [group.prepared.air for group in self._sets]
-        self._brains = _brains([g.prepared for g in self._sets], self._fill)
-        self._inside = [brain.places() for brain in self._brains]
+        self._brains = [_brain_of(g.example, air) for g, air in zip(self._sets, self._fill, strict=True)]
+        self._inside = [brain.places().voxel for brain in self._brains]
         planted = settings.planted_fraction + settings.planted_mimic_fraction
         self._plants = [_plants_of(group.example) if planted else None for group in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]

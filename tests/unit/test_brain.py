@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmb_models.training.brain import MOST, NEAR_MM, NEAR_SHARE, STEP, Brain, depth_mm
+from cmb_models.training.brain import MOST, NEAR_MM, NEAR_REPEATS, NEAR_SHARE, STEP, depth_mm, find_brain
 from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler
 from tests.examples import CNN, PLANTS, example
 
@@ -35,10 +35,10 @@ def head() -> np.ndarray:
 
 
 def test_the_brain_is_told_from_scalp_eye_and_vessel(head):
-    brain, radius = Brain(head, SPACING, AIR), from_mm(MIDDLE_MM)
+    brain, radius = find_brain(head, SPACING, AIR), from_mm(MIDDLE_MM)
     truth = ((radius < 34) & (head == 0))[tuple(slice(None, None, s) for s in STEP)]
     assert 2 * (truth & brain.mask).sum() / (truth.sum() + brain.mask.sum()) > 0.97
-    places = brain.places()
+    places = brain.places().voxel
     assert places.dtype == np.int64 and (head[tuple(places.T)] == 0).all()
     assert radius[tuple(places.T)].max() < 34 + 3  # a stump of the nerve is left
     assert from_mm((52, 97, 52))[tuple(places.T)].min() > 7
@@ -48,31 +48,57 @@ def test_the_brain_is_told_from_scalp_eye_and_vessel(head):
 
 def test_places_are_often_near_the_outside(head):
     """At least NEAR_SHARE of them, where fewer of the brain lie there; what is near is so by depth_mm's own reckoning."""
-    brain, depth = Brain(head, SPACING, AIR), depth_mm(head, SPACING, AIR)[tuple(slice(None, None, s) for s in STEP)]
+    brain, depth = find_brain(head, SPACING, AIR), depth_mm(head, SPACING, AIR)[tuple(slice(None, None, s) for s in STEP)]
     assert depth[brain.near].max() <= NEAR_MM < 2 + depth[brain.mask & ~brain.near].min()  # a grid's step off at most
-    places = brain.places()
+    places = brain.places().voxel
     assert (brain.near[tuple((places // STEP).T)]).mean() == pytest.approx(NEAR_SHARE, abs=0.001)
     large = np.zeros((200, 200, 80), np.float32)
     large[:12] = AIR
-    deep = Brain(large, SPACING, AIR)
-    places = deep.places()
+    deep = find_brain(large, SPACING, AIR)
+    places = deep.places().voxel
     assert deep.near.mean() < 0.05 and len(places) == MOST
     assert (places[:, 0] < 14).mean() == pytest.approx(NEAR_SHARE, abs=0.001)
-    assert np.array_equal(places, Brain(large, SPACING, AIR).places())
+    assert np.array_equal(places, find_brain(large, SPACING, AIR).places().voxel)
 
 
 def test_where_the_scan_is_cut_off_the_brain_goes_on():
     """A cylinder along the slices that fills the field of view from face to face, and a scan of nothing but tissue."""
     x, y, _ = np.meshgrid(*map(np.arange, (96, 96, 40)), indexing="ij")
-    brain = Brain(np.where(np.hypot(x - 48, y - 48) < 44, 0.0, AIR).astype(np.float32), SPACING, AIR)
+    brain = find_brain(np.where(np.hypot(x - 48, y - 48) < 44, 0.0, AIR).astype(np.float32), SPACING, AIR)
     assert brain.mask.any() and (brain.mask == brain.mask[:, :, :1]).all()
-    tissue = Brain(np.zeros((16, 16, 8), np.float32), SPACING, AIR)
+    tissue = find_brain(np.zeros((16, 16, 8), np.float32), SPACING, AIR)
     assert tissue.mask.all() and not tissue.near.any() and len(tissue.places()) == 8 * 8 * 8
 
 
+def test_plants_do_not_crowd_about_a_few_dark_voxels():
+    """All that is dark is one voxel: the places near it come NEAR_REPEATS times, not in three plants of ten."""
+    image = np.zeros((200, 200, 80), np.float32)
+    image[100, 100, 40] = AIR
+    brain = find_brain(image, SPACING, AIR)
+    near = brain.near[tuple((brain.places().voxel // STEP).T)]
+    assert near.sum() == NEAR_REPEATS * brain.near.sum() < 0.1 * len(near)
+
+
+def test_places_know_what_is_dark_about_them(head):
+    """A vessel: within 6 mm of it along each axis there is something dark, further off there is not."""
+    image = np.zeros((64, 64, 32), np.float32)
+    image[31:33, 31:33] = -0.9
+    places = find_brain(image, SPACING, AIR).places()
+    off = np.abs(places.voxel[:, :2] - 31.5).max(axis=1)
+    assert np.array_equal(places.by_dark, off <= 6.5) and 0 < places.by_dark.sum() < len(places)
+
+
+def test_places_within_a_box():
+    places = find_brain(np.zeros((40, 40, 20), np.float32), SPACING, AIR).places()
+    low, high = np.array([9.5, -3, 4]), np.array([20, 11.9, 6])
+    here = np.flatnonzero(((places.voxel >= low) & (places.voxel <= high)).all(axis=1))
+    assert 50 < len(here) < 200 and np.array_equal(np.sort(places.within(low, high)), here)
+    assert not len(places.within(high + 90, high + 99))
+
+
 def test_without_a_brain_there_is_no_place():
-    nothing = Brain(np.full((16, 16, 8), AIR, dtype=np.float32), SPACING, AIR)
-    assert nothing.places().shape == (0, 3) and not nothing.holds((8, 8, 4))
+    nothing = find_brain(np.full((16, 16, 8), AIR, dtype=np.float32), SPACING, AIR)
+    assert nothing.places().voxel.shape == (0, 3) and not len(nothing.places()) and not nothing.holds((8, 8, 4))
 
 
 def test_depth_by_hand():

@@ -13,6 +13,7 @@ from cmb_models.files import read_json
 from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap, build_unet
+from cmb_models.training import sampling
 from cmb_models.training.augmentation import NOISE, flip_and_turn, vary_intensity
 from cmb_models.training.examples import load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
@@ -133,7 +134,8 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_plants):
     assert darker > 20 and not any(targets.any() for _, targets, _ in batches)
 
 
-def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_plants):
+def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_plants, monkeypatch):
+    monkeypatch.setattr(sampling, "BESIDE", 1.0)  # all in the middle, where no patch sees the air
     plain = in_air(example([], shape=(80, 80, 60)))
     group = CandidateSet(replace(plain, plants=PLANTS), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN]))
     all_planted = {"planted_fraction": 1.0, "planted_mimic_fraction": 1.0}
