@@ -28,7 +28,7 @@ EVERY_S = 20.0  # a kill costs no more than this; writing the 2 MB of the defaul
 
 @dataclass
 class TrainingState:
-    """All that the next step depends on.
+    """All that the next step depends on, besides the training's seed.
 
     sampler: with state() and restore(). rate: factor on the learning rate, halved each time the training diverges.
     """
@@ -36,7 +36,6 @@ class TrainingState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: torch.optim.swa_utils.AveragedModel
-    rng: np.random.Generator
     sampler: Any
     step: int = 0
     rate: float = 1.0
@@ -44,7 +43,7 @@ class TrainingState:
     def capture(self) -> dict[str, Any]:
         """A copy that later steps do not change."""
         parts = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
-        random = {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()}
+        random = {"torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
         tensors = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
@@ -56,7 +55,6 @@ class TrainingState:
         self.optimizer.load_state_dict(copy.deepcopy(captured["optimizer"]))
         self.average.load_state_dict(captured["average"])
         self.sampler.restore(captured["sampler"])
-        self.rng.bit_generator.state = captured["random"]["numpy"]
         torch.set_rng_state(captured["random"]["torch"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(captured["random"]["cuda"])

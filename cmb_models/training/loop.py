@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import swa_utils
@@ -14,6 +13,7 @@ from torch.optim import swa_utils
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.batches import Batches, generator, helpers
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
@@ -23,6 +23,7 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
+Loss = Callable[[list[torch.Tensor]], torch.Tensor]
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
@@ -43,20 +44,18 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
-    rng = np.random.default_rng(seed)
-
     looks = {round(share * s.steps) for share in s.mine_at} if s.hard_fraction else set()
 
-    def loss(device: torch.device) -> torch.Tensor:
-        image, target, weight = (_to(device, a) for a in sampler.batch(rng))
+    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
+        image, target, weight = batch
         logits = model(image.to(memory_format=torch.channels_last_3d))
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
     def before(step: int) -> None:
         if step in looks:
-            sampler.hard = look_alikes(model, sampler.examples, rng)
+            sampler.hard = look_alikes(model, sampler.examples, generator(seed, step, purpose=1))
 
-    return _fit(model, loss, sampler, rng, step_done, checkpoint, before)
+    return _fit(model, loss, sampler, seed, step_done, checkpoint, looks, before)
 
 
 def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -64,36 +63,30 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
     model = PatchClassifier(s.channels, s.dropout, sampler.channels)
-    rng = np.random.default_rng(seed)
 
-    def loss(device: torch.device) -> torch.Tensor:
-        patches, kinds = (_to(device, a) for a in sampler.batch(rng))
+    def loss(batch: list[torch.Tensor]) -> torch.Tensor:
+        patches, kinds = batch
         logits, of_kinds = model.with_kinds(patches.to(memory_format=torch.channels_last_3d))
         return microbleed_loss(logits, of_kinds, kinds, s.kind_weight)
 
-    return _fit(model, loss, sampler, rng, step_done, checkpoint)
-
-
-def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
-    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return _fit(model, loss, sampler, seed, step_done, checkpoint)
 
 
 def _fit(
     model: nn.Module,
-    loss: Callable[[torch.device], torch.Tensor],
+    loss: Loss,
     sampler: UnetSampler | CnnSampler,
-    rng: np.random.Generator,
+    seed: int,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
+    looks: Set[int] = frozenset(),
     before: Step | None = None,
 ) -> nn.Module:
     """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
 
-    loss: draws a batch with `rng` and gives its loss on a device. before: called with the number of each step before it. With a
-    checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same number
-    of threads; CUDA sums in no fixed order).
+    loss: of a batch on the device. before: called with the number of each step before it; changes the sampler at `looks` alone.
+    With a checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same
+    number of threads; CUDA sums in no fixed order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
     s: Unet | Cnn = sampler.settings
@@ -104,25 +97,43 @@ def _fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
-    state = TrainingState(model, optimizer, average, rng, sampler)
+    state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
+    with Batches(sampler, seed, s.steps, looks, helpers(device), pinned=device.type == "cuda") as batches:
+
+        def of_step(step: int) -> torch.Tensor:
+            return loss([part.to(device, non_blocking=True) for part in batches.of(step)])
+
+        _take_steps(state, s, of_step, step_done, checkpoint, before)
+    return state.average.module.eval()
+
+
+def _take_steps(
+    state: TrainingState,
+    s: Unet | Cnn,
+    loss: Callable[[int], torch.Tensor],
+    step_done: Step | None,
+    checkpoint: Checkpoint | None,
+    before: Step | None,
+) -> None:
+    """All steps that are left, as `_fit` says. loss: of a step's batch, by its number."""
     safe = state.capture()
     while state.step < s.steps:
         if state.step % SNAPSHOT == 0 and state.is_finite():
             safe = state.capture()
             if checkpoint:
                 checkpoint.save_if_due(safe)
-        for group in optimizer.param_groups:
+        for group in state.optimizer.param_groups:
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
         if before:
             before(state.step)
-        value, norm = _gradient(model, optimizer, loss, device)
+        value, norm = _gradient(state, loss)
         if not torch.isfinite(value + norm):
             _step_back(state, safe, s, value.item())
             continue
-        optimizer.step()
+        state.optimizer.step()
         if state.step >= (1 - AVERAGE_LAST) * s.steps:
-            state.average.update_parameters(model)
+            state.average.update_parameters(state.model)
         if state.step % 100 == 0:
             log.info("step %d of %d: loss %.4f", state.step, s.steps, value.item())
         if step_done:
@@ -132,7 +143,6 @@ def _fit(
             _step_back(state, safe, s, math.nan)
     if checkpoint:
         checkpoint.save(state.capture())  # finished trainings too: a stage killed in a later one does not begin again
-    return state.average.module.eval()
 
 
 def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step | None) -> None:
@@ -146,17 +156,16 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step
         step_done(step)
 
 
-def _gradient(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[torch.device], torch.Tensor], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch's loss and the norm of its gradient, which is left, limited, in the model."""
+def _gradient(state: TrainingState, loss: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next batch's loss and the norm of its gradient, which is left, limited, in the model."""
+    device = next(state.model.parameters()).device
     # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
     fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        value = loss(device)
-    optimizer.zero_grad(set_to_none=True)
+        value = loss(state.step)
+    state.optimizer.zero_grad(set_to_none=True)
     value.backward()
-    return value.detach(), nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+    return value.detach(), nn.utils.clip_grad_norm_(state.model.parameters(), MAX_GRADIENT)
 
 
 def _step_back(state: TrainingState, safe: dict, s: Unet | Cnn, value: float) -> None:
