@@ -26,7 +26,7 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.batches import AHEAD, MOST_HELPERS, Batches, helpers
+from cmb_models.training.batches import AHEAD, MOST_HELPERS, WORTH_STEPS, Batches, helpers
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
 from cmb_models.training.losses import centre_loss
@@ -45,7 +45,7 @@ CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision
 # The same on a CUDA device, which they share; with more than one thread each has its batches drawn ahead by as many helpers.
 CUDA_CASES = ((1, 1, "fp32", True), *((n, threads, "bf16", True) for n, threads in ((1, 1), (1, 4), (4, 4), (16, 1))))
 CUDA = torch.cuda.is_available()
-WARM_UP = 4  # steps; the first ones allocate
+WARM_UP = 4  # steps; the first ones allocate. What helpers drew before the clock ran does not count either
 
 
 def recipe(steps: int) -> Unet:
@@ -82,7 +82,9 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    settings, device = recipe(steps + WARM_UP), best_device()
+    device = best_device()
+    how_many = helpers(device, WORTH_STEPS)
+    settings, ready = recipe(steps + WARM_UP + AHEAD * how_many), WARM_UP + AHEAD * how_many
     sampler = UnetSampler(load_examples(folder), settings)
     model = build_unet(settings.channels, settings.strides).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
@@ -92,10 +94,10 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        seconds[name] += now - since if step >= WARM_UP else 0
+        seconds[name] += now - since if step >= ready else 0
         return now
 
-    with Batches(sampler, seed, settings.steps, helpers=helpers(device), pinned=device.type == "cuda") as batches:
+    with Batches(sampler, seed, settings.steps, helpers=how_many, pinned=device.type == "cuda") as batches:
         for step in range(settings.steps):
             at = time.perf_counter()
             image, target, weight = (part.to(device, non_blocking=True) for part in batches.of(step))
@@ -114,17 +116,21 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
 
 
 def drawing(folder: Path, how_many: int, steps: int) -> dict[str, float]:
-    """Batches/s for a device that takes each as soon as it is there: drawn in place (0), or ahead by this many processes."""
+    """Batches/s for a device that takes each as soon as it is there, drawn in place (0) or ahead by this many processes; and how
+    long the first one takes, for which they start."""
     torch.set_num_threads(1)
     ready = WARM_UP + AHEAD * how_many  # what is drawn while the processes start does not count
     sampler = UnetSampler(load_examples(folder), recipe(ready + steps))
+    start = time.perf_counter()
     with Batches(sampler, 0, ready + steps, helpers=how_many) as batches:
-        for step in range(ready):
+        batches.of(0)
+        first_s = time.perf_counter() - start
+        for step in range(1, ready):
             batches.of(step)
         at = time.perf_counter()
         for step in range(ready, ready + steps):
             batches.of(step)
-    return {"helpers": how_many, "batches_per_s": steps / (time.perf_counter() - at)}
+    return {"helpers": how_many, "first_s": first_s, "batches_per_s": steps / (time.perf_counter() - at)}
 
 
 def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
@@ -182,12 +188,10 @@ def main() -> None:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # whose processes may have some of their own
                 row = pool.submit(drawing, folder, how_many, 5 * args.steps).result()
             report["drawing"].append(row)
-            print(
-                f"batches drawn {f'ahead by {how_many}' if how_many else 'in place'}: {row['batches_per_s']:.0f} a second",
-                flush=True,
-            )
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
+            where = f"ahead by {how_many}" if how_many else "in place"
+            print(f"batches drawn {where}: {row['batches_per_s']:.0f} a second, {row['first_s']:.1f} s for the first", flush=True)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            report["memory"] = memory = pool.submit(whole_loop, folder, 2, args.steps).result()
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

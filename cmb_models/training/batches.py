@@ -6,7 +6,10 @@ Drawing one takes a core 10 to 20 ms. On a CPU that is a small share of a step; 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator, Set
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol
 
@@ -16,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 MOST_HELPERS = 4  # of one training: reckoned to be what an H100 takes from cores half as fast as those that this was tried on
 AHEAD = 4  # batches that each helper keeps ready
+WORTH_STEPS = 1000  # a training this long pays for its helpers' start, which takes as long as importing all that they use: seconds
 
 
-class Sampler(Protocol):
+class Source(Protocol):
     """Draws batches: UnetSampler, CnnSampler. state(): what a batch depends on besides its generator; restore() goes back to it."""
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]: ...
@@ -28,34 +32,38 @@ class Sampler(Protocol):
     def restore(self, state: dict[str, torch.Tensor]) -> None: ...
 
 
-def helpers(device: torch.device) -> int:
-    """How many processes draw ahead for one training on a device: as many as it has threads (parallel.py deals them out), which
-    on CUDA have little else to do. 0 on a CPU, whose cores train, and where there is one thread alone."""
-    threads = torch.get_num_threads()
-    return min(MOST_HELPERS, threads) if device.type == "cuda" and threads > 1 else 0
+def helpers(device: torch.device, steps: int) -> int:
+    """How many processes draw ahead for one training of so many steps on a device.
+
+    On CUDA as many as it has threads (parallel.py deals them out), which have little else to do there, up to MOST_HELPERS. 0 on a
+    CPU, whose cores train, for a training below WORTH_STEPS, and where there is one thread alone.
+    """
+    threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    return min(MOST_HELPERS, threads) if device.type == "cuda" and threads > 1 and steps >= WORTH_STEPS else 0
 
 
 class Batches:
     """Batch n of a training from `seed`, for n from 0 to `steps`; the same whoever draws it and whatever was drawn before.
 
-    changes: numbers of steps before which the sampler's state changes; nothing is drawn ahead over one. helpers: processes that
-    draw ahead; 0 to draw in place. pinned: in memory that a CUDA device copies from beside the host's work.
-    Within a `with` block; the processes end with it.
+    changes: numbers of steps before which the source's state changes; nothing is drawn ahead over one, and other changes are
+    undone. helpers: processes that draw ahead; 0 to draw in place. pinned: in memory that a CUDA device copies from beside the
+    host's work. Within a `with` block; the processes end with it.
     """
 
     def __init__(
-        self, sampler: Sampler, seed: int, steps: int, changes: set[int] = frozenset(), helpers: int = 0, pinned: bool = False
+        self, source: Source, seed: int, steps: int, changes: Set[int] = frozenset(), helpers: int = 0, pinned: bool = False
     ) -> None:
-        self._sampler, self._ends = sampler, sorted({*changes, steps})
+        self._source, self._ends = source, sorted({*changes, steps})
         self._order = _Order()
         apart = {"multiprocessing_context": "spawn", "persistent_workers": True, "prefetch_factor": AHEAD} if helpers else {}
-        # A generator of its own: the loader would take a number from torch's own, which dropout draws from.
         self._loader = DataLoader(
-            _Drawn(sampler, seed),
+            _Elsewhere(source, seed) if helpers else _Drawn(source, seed),
             sampler=self._order,
             batch_size=None,
             num_workers=helpers,
             pin_memory=pinned,
+            worker_init_fn=_not_alone,
+            # A generator of its own: the loader would take a number from torch's own, which dropout draws from.
             generator=torch.Generator(),
             **apart,
         )
@@ -66,19 +74,23 @@ class Batches:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._drawn = self._loader = None
+        # torch ends its processes when nobody holds the iterator any more; an exception's traceback may for long. There is no
+        # public way to have it done at once.
+        if self._loader.num_workers and self._drawn is not None:
+            self._drawn._shutdown_workers()
+        self._drawn = None
 
     def of(self, step: int) -> list[torch.Tensor]:
-        """The batch of one step, by the sampler's state as it is now, or was when it was drawn ahead."""
+        """The batch of one step: by the source's state as it was at the last of `changes`, or the last step out of order."""
         if step != self._next or step in self._ends:
-            self._order.begin(range(step, next(end for end in self._ends if end > step)), self._sampler.state())
+            self._order.begin(range(step, next(end for end in self._ends if end > step)), self._source.state())
             self._drawn = iter(self._loader)
         self._next = step + 1
         return next(self._drawn)
 
 
 class _Order:
-    """What the loader is to draw next: steps, each with the sampler's state."""
+    """What the loader is to draw next: steps, each with the source's state."""
 
     def begin(self, steps: range, state: dict[str, torch.Tensor]) -> None:
         self._steps, self._state = steps, state
@@ -86,20 +98,38 @@ class _Order:
     def __iter__(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         return ((step, self._state) for step in self._steps)
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
 
 class _Drawn(Dataset):
     """Batches by step and state."""
 
-    def __init__(self, sampler: Sampler, seed: int) -> None:
-        self._sampler, self._seed = sampler, seed
+    def __init__(self, source: Source, seed: int) -> None:
+        self._source, self._seed = source, seed
 
     def __getitem__(self, what: tuple[int, dict[str, torch.Tensor]]) -> tuple[np.ndarray, ...]:
         step, state = what
-        self._sampler.restore(state)
-        return self._sampler.batch(generator(self._seed, step))
+        self._source.restore(state)
+        return self._source.batch(generator(self._seed, step))
+
+
+class _Elsewhere(Dataset):
+    """The same in another process. The source goes there in shared memory: sent with the process, whose pipe holds 64 KB, it would
+    have each one started only when the one before it has imported all that it uses."""
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self._sent, self._seed = torch.frombuffer(bytearray(ForkingPickler.dumps(source)), dtype=torch.uint8).share_memory_(), seed
+        self._here: _Drawn | None = None
+
+    def __getitem__(self, what: tuple[int, dict[str, torch.Tensor]]) -> tuple[np.ndarray, ...]:
+        if self._here is None:
+            self._here = _Drawn(pickle.loads(self._sent.numpy()), self._seed)
+        return self._here[what]
+
+
+def _not_alone(_number: int) -> None:
+    """End a helper whose training was killed while it started: torch looks for the parent only from then on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit
 
 
 def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
@@ -115,4 +145,4 @@ def _by_name(array: np.memmap) -> tuple[Any, ...]:
     return np.asarray(array).__reduce__()
 
 
-ForkingPickler.register(np.memmap, _by_name)
+ForkingPickler.register(np.memmap, _by_name)  # for all that this program sends to processes, which read the same files

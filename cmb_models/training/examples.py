@@ -50,7 +50,7 @@ def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
     plants_file: name of the file beside them (write_plants) with the plants for this scan; empty for none.
     """
     prepared = example.prepared
-    brain = example.brain or find_brain(prepared.image, prepared.spacing_mm, prepared.air)
+    brain = find_brain(prepared.image, prepared.spacing_mm, prepared.air)
     arrays = {".npy": prepared.image, PHASE_ENDING: prepared.phase, BRAIN_ENDING: brain.bits}
     for ending, array in arrays.items():
         if array is not None:
@@ -71,11 +71,14 @@ def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
 def load_examples(folder: Path) -> list[Example]:
     """All examples of a folder by key, images memory-mapped: a hundred scans cost no more memory than is touched.
 
-    [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones.
+    [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones. Raises InputError for a scan
+    that an earlier version prepared.
     """
     found, plants = [], {"": None} | {p.name: read_plants(p) for p in Path(folder).glob(PLANTS_FILES)}
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
+        if not file.with_suffix(BRAIN_ENDING).is_file():
+            raise InputError(file, f"{file.stem}{BRAIN_ENDING} beside it", "none", "remove data/prepared and run `dvc repro`")
         image, bits = (np.load(file.with_suffix(ending), mmap_mode="r") for ending in (".npy", BRAIN_ENDING))
         phase = np.load(file.with_suffix(PHASE_ENDING), mmap_mode="r") if "phase_sha256" in about else None
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]), phase)

@@ -99,7 +99,7 @@ def _fit(
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
-    with Batches(sampler, seed, s.steps, looks, helpers(device), pinned=device.type == "cuda") as batches:
+    with Batches(sampler, seed, s.steps, looks, helpers(device, s.steps), pinned=device.type == "cuda") as batches:
 
         def of_step(step: int) -> torch.Tensor:
             return loss([part.to(device, non_blocking=True) for part in batches.of(step)])

@@ -46,7 +46,7 @@ def read_plants(path: Path) -> Plants:
 
 
 def choose_places(by_dark: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of up to `count` of N places, no two the same; BESIDE of them near something dark, as far as there are such.
+    """Up to `count` numbers of N places, no two the same; BESIDE of them near something dark, as far as there are such.
 
     by_dark: (N,) bool, which are. (0,) int64 for no places.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -11,7 +13,7 @@ import torch
 
 from cmb_models.training import batches as batches_module
 from cmb_models.training import loop
-from cmb_models.training.batches import Batches, generator, helpers
+from cmb_models.training.batches import WORTH_STEPS, Batches, generator, helpers
 from cmb_models.training.examples import load_examples, save_example
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
@@ -36,10 +38,12 @@ def cnn_sampler():
 
 
 def drawn(sampler, how_many, steps=range(STEPS)) -> list[bytes]:
-    """The batches of these steps; from LOOK on half of what is no lesion lies around one place."""
+    """The batches of these steps. From LOOK on half of what is no lesion lies around one place; a step back restores it."""
     with Batches(sampler, 3, STEPS, {LOOK}, how_many) as batches:
-        found = []
-        for step in steps:
+        found, before = [], sampler.state()
+        for last, step in zip((-1, *steps), steps, strict=False):
+            if step <= last:
+                sampler.restore(before)
             if step == LOOK:
                 sampler.hard = np.array([[0, 25, 25, 5]])
             found.append(b"".join(part.numpy().tobytes() for part in batches.of(step)))
@@ -55,12 +59,12 @@ def test_batches_are_those_of_their_step_and_state(unet_sampler, how_many):
     assert drawn(unet_sampler(), how_many) == expected and len(set(expected)) == STEPS
     back = [0, 1, 2, 3, 1, 2, 3, 4]  # a training that diverged goes back
     assert drawn(unet_sampler(), how_many, back) == [expected[n] for n in back]
+    over = [*range(LOOK + 2), 2, 3, 4, 5, 6]  # to before the sampler changed
+    assert drawn(unet_sampler(), how_many, over) == [expected[n] for n in over]
     assert drawn(unet_sampler(), how_many, range(LOOK, STEPS)) == expected[LOOK:]  # one that was killed goes on
 
 
 def test_no_helper_outlives_its_training(unet_sampler):
-    import multiprocessing
-
     with Batches(unet_sampler(), 3, STEPS, helpers=2) as batches:
         batches.of(0)
         assert len(multiprocessing.active_children()) == 2
@@ -70,8 +74,9 @@ def test_no_helper_outlives_its_training(unet_sampler):
 @pytest.mark.parametrize("kind", ["unet", "cnn"])
 def test_a_training_has_the_same_weights_whoever_draws(unet_sampler, kind, monkeypatch):
     train, sampler = (train_unet, unet_sampler) if kind == "unet" else (train_cnn, cnn_sampler)
+    monkeypatch.setattr(loop, "best_device", lambda: torch.device("cpu"))  # CUDA sums in no fixed order
     in_place = train(sampler(), 3).state_dict()
-    monkeypatch.setattr(loop, "helpers", lambda device: 2)
+    monkeypatch.setattr(loop, "helpers", lambda device, steps: 2)
     ahead = train(sampler(), 3).state_dict()
     assert all(torch.equal(v, ahead[name]) for name, v in in_place.items())
 
@@ -82,6 +87,7 @@ def test_a_helper_that_fails_is_told_of(unet_sampler):
     with Batches(sampler, 3, STEPS, helpers=1) as batches, pytest.raises(IndexError, match="out of range"):
         for step in range(STEPS):
             batches.of(step)
+    assert not multiprocessing.active_children()
 
 
 def test_a_mapped_file_goes_to_another_process_by_name_and_a_part_of_it_whole(tmp_path):
@@ -99,7 +105,9 @@ def test_a_mapped_file_goes_to_another_process_by_name_and_a_part_of_it_whole(tm
     assert np.array_equal(pickle.loads(ForkingPickler.dumps(private)), private)
 
 
-def test_helpers_are_the_threads_that_a_training_on_cuda_has(monkeypatch):
+def test_helpers_are_the_threads_that_a_long_training_on_cuda_has(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
     for threads, expected in ((1, 0), (2, 2), (3, 3), (16, batches_module.MOST_HELPERS)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert helpers(torch.device("cuda")) == expected and helpers(torch.device("cpu")) == 0
+        assert helpers(torch.device("cuda"), WORTH_STEPS) == expected
+        assert helpers(torch.device("cuda"), WORTH_STEPS - 1) == helpers(torch.device("cpu"), WORTH_STEPS) == 0

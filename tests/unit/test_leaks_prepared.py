@@ -62,6 +62,7 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     (folder / "raw/s/annotations.csv").write_text((folder / "raw/l/annotations.csv").read_text())
     split = {**split, "folds": {"s_sub-a": 0}}
     preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, NO_PLANTS, folder / "one")
+    assert set(images(folder / "one")) == {"s_sub-a.npy", "s_sub-a.brain.npy"}
     assert images(folder / "one").items() < images(folder / "all").items()
 
 

@@ -15,6 +15,7 @@ from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap, build_unet
 from cmb_models.training import sampling
 from cmb_models.training.augmentation import NOISE, flip_and_turn, vary_intensity
+from cmb_models.training.brain import BRAIN, Brain, find_brain
 from cmb_models.training.examples import load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn, train_unet
@@ -261,3 +262,18 @@ def test_examples_round_trip(tmp_path):
     (after,) = load_examples(tmp_path)
     assert (after.key, after.subject, after.annotations, after.prepared.shape) == ("a", "s", before.annotations, (32, 32, 16))
     assert np.array_equal(after.prepared.image, before.prepared.image) and np.array_equal(after.prepared.affine, AFFINE)
+    assert np.array_equal(after.brain.bits, find_brain(before.prepared.image, (1, 1, 2), before.prepared.air).bits)
+    (tmp_path / "a.brain.npy").unlink()
+    with pytest.raises(InputError, match="expected a.brain.npy beside it, got none; remove data/prepared and run `dvc repro`"):
+        load_examples(tmp_path)
+
+
+def test_samplers_take_the_brain_that_was_found_in_preparation():
+    """One that holds a single place: all patches without a lesion lie about it."""
+    scan = example([(16, 16, 16)], shape=(64, 64, 32))
+    scan.prepared.image[50, 50, 20] = 9.0  # bright, so that it is seen among noise
+    bits = np.zeros((32, 32, 32), np.uint8)
+    bits[25, 25, 20] = BRAIN
+    sampler = UnetSampler([replace(scan, brain=Brain(bits))], UNET.model_copy(update={"lesion_fraction": 0.0}))
+    for seed in range(20):
+        assert (sampler.batch(np.random.default_rng(seed))[0] > 5).any(axis=(1, 2, 3, 4)).all()
