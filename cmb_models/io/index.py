@@ -13,7 +13,7 @@ from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.io.site import ANNOTATIONS, ScanFile, find_scans, phase_beside, read_phase
 from cmb_models.volume import Volume, index_from_world
 
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
@@ -28,6 +28,9 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
     SWI-like, the same file twice, a lesion outside its volume or marked twice, no phase that belongs to it.
     """
     with_phase = settings if settings is not None and settings.phase else None
+    if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
+        remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
+        raise InputError(raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
     folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise InputError(raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`")

@@ -55,6 +55,12 @@ def test_no_datasets(tmp_path):
         index_datasets(tmp_path / "raw")
 
 
+def test_a_dataset_in_place_of_its_folder_is_one_fault(tmp_path):
+    dataset(tmp_path, {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [])
+    with pytest.raises(InputError, match=f"got a dataset itself, with its annotations.csv; move all .* its own, {tmp_path}/site"):
+        index_datasets(tmp_path)
+
+
 def swi_of(raw: Path, subject: str) -> Path:
     return raw / "site" / subject / "swi" / f"{subject}_swi.nii.gz"
 
