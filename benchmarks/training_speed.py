@@ -1,5 +1,4 @@
-"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, the parts of a step, how fast its
-batches are drawn, memory with many scans.
+"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, its parts, memory with many scans.
 
     python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json]
 
@@ -15,7 +14,6 @@ import os
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,6 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.batches import AHEAD, MOST_HELPERS, WORTH_STEPS, Batches, helpers
 from cmb_models.training.examples import Example, load_examples, save_example
 from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
 from cmb_models.training.losses import centre_loss
@@ -42,10 +39,9 @@ LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
 # Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
 CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS), (2, 1, "bf16", False))
-# The same on a CUDA device, which they share; with more than one thread each has its batches drawn ahead by as many helpers.
-CUDA_CASES = ((1, 1, "fp32", True), *((n, threads, "bf16", True) for n, threads in ((1, 1), (1, 4), (4, 4), (16, 1))))
+CUDA_CASES = ((1, 1, "fp32", True), *((n, 1, "bf16", True) for n in (1, 4, 16)))  # the same on a CUDA device, which they share
 CUDA = torch.cuda.is_available()
-WARM_UP = 4  # steps; the first ones allocate. What helpers drew before the clock ran does not count either
+WARM_UP = 4  # steps; the first ones allocate
 
 
 def recipe(steps: int) -> Unet:
@@ -82,9 +78,7 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    device = best_device()
-    how_many = helpers(device, WORTH_STEPS)
-    settings, ready = recipe(steps + WARM_UP + AHEAD * how_many), WARM_UP + AHEAD * how_many
+    settings, device, rng = recipe(steps), best_device(), np.random.default_rng(seed)
     sampler = UnetSampler(load_examples(folder), settings)
     model = build_unet(settings.channels, settings.strides).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
@@ -94,43 +88,24 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        seconds[name] += now - since if step >= ready else 0
+        seconds[name] += now - since if step >= WARM_UP else 0
         return now
 
-    with Batches(sampler, seed, settings.steps, helpers=how_many, pinned=device.type == "cuda") as batches:
-        for step in range(settings.steps):
-            at = time.perf_counter()
-            image, target, weight = (part.to(device, non_blocking=True) for part in batches.of(step))
-            at = lap("sampler", step, at)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits = model(image.to(memory_format=torch.channels_last_3d))
-                loss = centre_loss(logits, target, weight, settings.focal_gamma, settings.focal_beta)
-            at = lap("forward", step, at)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            at = lap("backward", step, at)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
-            optimizer.step()
-            lap("optimizer", step, at)
-    return seconds
-
-
-def drawing(folder: Path, how_many: int, steps: int) -> dict[str, float]:
-    """Batches/s for a device that takes each as soon as it is there, drawn in place (0) or ahead by this many processes; and how
-    long the first one takes, for which they start."""
-    torch.set_num_threads(1)
-    ready = WARM_UP + AHEAD * how_many  # what is drawn while the processes start does not count
-    sampler = UnetSampler(load_examples(folder), recipe(ready + steps))
-    start = time.perf_counter()
-    with Batches(sampler, 0, ready + steps, helpers=how_many) as batches:
-        batches.of(0)
-        first_s = time.perf_counter() - start
-        for step in range(1, ready):
-            batches.of(step)
+    for step in range(steps + WARM_UP):
         at = time.perf_counter()
-        for step in range(ready, ready + steps):
-            batches.of(step)
-    return {"helpers": how_many, "first_s": first_s, "batches_per_s": steps / (time.perf_counter() - at)}
+        image, target, weight = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
+        at = lap("sampler", step, at)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(image.to(memory_format=torch.channels_last_3d))
+            loss = centre_loss(logits, target, weight, settings.focal_gamma, settings.focal_beta)
+        at = lap("forward", step, at)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        at = lap("backward", step, at)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+        optimizer.step()
+        lap("optimizer", step, at)
+    return seconds
 
 
 def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
@@ -153,9 +128,8 @@ def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
 
 def speed(folder: Path, processes: int, threads: int, precision: str, kept: bool, steps: int) -> dict:
     """Steps/s of several processes side by side, and each part's share of their time."""
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(steps_apart, folder, threads, precision, kept, steps, n) for n in range(processes)]
-        parts = [job.result() for job in jobs]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        parts = pool.starmap(steps_apart, [(folder, threads, precision, kept, steps, n) for n in range(processes)])
     total = {name: sum(p[name] for p in parts) for name in parts[0]}
     rate = sum(steps / sum(p.values()) for p in parts)
     shares = {name: seconds / sum(total.values()) for name, seconds in total.items()}
@@ -183,15 +157,8 @@ def main() -> None:
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
             memory = "kept" if kept else "returned"
             print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
-        report["drawing"] = []
-        for how_many in range(0, min(MOST_HELPERS, os.cpu_count()) + 1):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # whose processes may have some of their own
-                row = pool.submit(drawing, folder, how_many, 5 * args.steps).result()
-            report["drawing"].append(row)
-            where = f"ahead by {how_many}" if how_many else "in place"
-            print(f"batches drawn {where}: {row['batches_per_s']:.0f} a second, {row['first_s']:.1f} s for the first", flush=True)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            report["memory"] = memory = pool.submit(whole_loop, folder, 2, args.steps).result()
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import swa_utils
@@ -13,7 +14,6 @@ from torch.optim import swa_utils
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.batches import Batches, generator, helpers
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
@@ -55,7 +55,7 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
         if step in looks:
             sampler.hard = look_alikes(model, sampler.examples, generator(seed, step, purpose=1))
 
-    return _fit(model, loss, sampler, seed, step_done, checkpoint, looks, before)
+    return _fit(model, loss, sampler, seed, step_done, checkpoint, before)
 
 
 def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -72,6 +72,18 @@ def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, che
     return _fit(model, loss, sampler, seed, step_done, checkpoint)
 
 
+def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
+    """NumPy's generator for one step of a training, another one for each purpose: a batch is that of its step, whatever was drawn
+    before."""
+    return np.random.default_rng([seed, step, purpose, 1])  # the last number, since trailing zeros make no difference
+
+
+def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 def _fit(
     model: nn.Module,
     loss: Loss,
@@ -79,14 +91,13 @@ def _fit(
     seed: int,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
-    looks: Set[int] = frozenset(),
     before: Step | None = None,
 ) -> nn.Module:
     """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
 
-    loss: of a batch on the device. before: called with the number of each step before it; changes the sampler at `looks` alone.
-    With a checkpoint a killed training goes on from its last state to the very weights it would have had (on the CPU with the same
-    number of threads; CUDA sums in no fixed order).
+    loss: of a batch on the device. before: called with the number of each step before it. With a checkpoint a killed training goes
+    on from its last state to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed
+    order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
     s: Unet | Cnn = sampler.settings
@@ -99,12 +110,11 @@ def _fit(
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
-    with Batches(sampler, seed, s.steps, looks, helpers(device, s.steps), pinned=device.type == "cuda") as batches:
 
-        def of_step(step: int) -> torch.Tensor:
-            return loss([part.to(device, non_blocking=True) for part in batches.of(step)])
+    def of_step(step: int) -> torch.Tensor:
+        return loss([_to(device, part) for part in sampler.batch(generator(seed, step))])
 
-        _take_steps(state, s, of_step, step_done, checkpoint, before)
+    _take_steps(state, s, of_step, step_done, checkpoint, before)
     return state.average.module.eval()
 
 

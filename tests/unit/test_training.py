@@ -18,7 +18,7 @@ from cmb_models.training.augmentation import NOISE, flip_and_turn, vary_intensit
 from cmb_models.training.brain import BRAIN, Brain, find_brain
 from cmb_models.training.examples import load_examples, save_example
 from cmb_models.training.final import RECIPE, load_weights, save_weights
-from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.loop import generator, train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
 from cmb_models.training.mining import look_alikes
 from cmb_models.training.sampling import CMB, UNKNOWN, CandidateSet, CnnSampler, UnetSampler, kind_of, label_candidates
@@ -207,6 +207,11 @@ def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
     assert np.linalg.norm((np.array(np.unravel_index(heat.argmax(), heat.shape)) - (20, 8, 6)) * (1, 1, 2)) <= 3
     again = train_unet(sampler, seed=0).state_dict()
     assert all(torch.equal(v, again[k]) for k, v in model.state_dict().items())
+
+
+def test_every_step_and_purpose_has_numbers_of_its_own():
+    drawn = [generator(*numbers).random() for numbers in ((3, 0), (3, 1), (4, 0), (3, 0, 1), (3, 1, 1), (0, 3))]
+    assert len(set(drawn)) == len(drawn) and generator(3, 1).random() == drawn[1]
 
 
 def test_cnn_learns_dark_spots(tmp_path):

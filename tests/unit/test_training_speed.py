@@ -35,11 +35,6 @@ def test_the_parts_of_a_step_are_its_whole_time(small, precision):
     assert all(seconds > 0 for seconds in parts.values()) and sum(parts.values()) < time.perf_counter() - start
 
 
-@pytest.mark.parametrize("how_many", [0, 1])
-def test_drawing_is_measured_by_itself(small, how_many):
-    assert training_speed.drawing(small, how_many, steps=3)["batches_per_s"] > 0
-
-
 def test_the_whole_loop_is_measured_with_its_memory(small):
     measured = training_speed.whole_loop(small, 1, steps=3)
     assert measured["scans"] == 2 and measured["steps_per_s"] > 0
