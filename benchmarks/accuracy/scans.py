@@ -95,7 +95,8 @@ def only(prepared: Path, keys: Sequence[str]) -> Iterator[Path]:
     scans = {p.stem for p in prepared.glob("*.json")}
     with tempfile.TemporaryDirectory() as folder:
         for file in prepared.iterdir():
-            if file.stem in keys or file.stem not in scans:
+            key = file.name.partition(".")[0]  # of <key>.npy and <key>.brain.npy alike
+            if key in keys or key not in scans:
                 (Path(folder) / file.name).symlink_to(file.resolve())
         yield Path(folder)
 

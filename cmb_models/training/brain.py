@@ -39,9 +39,6 @@ class Places:
     voxel: np.ndarray
     by_dark: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.voxel)
-
     def within(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Numbers (M,) of the places from `low` to `high`, (3,) each and included."""
         first = np.searchsorted(self.voxel[:, 0], low[0], side="left")

@@ -30,7 +30,7 @@ EVERY_S = 20.0  # a kill costs no more than this; writing the 2 MB of the defaul
 class TrainingState:
     """All that the next step depends on, besides the training's seed.
 
-    sampler: with state() and restore(). rate: factor on the learning rate, halved each time the training diverges.
+    sampler: with settings, state() and restore(). rate: factor on the learning rate, halved each time the training diverges.
     """
 
     model: nn.Module

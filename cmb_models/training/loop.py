@@ -23,7 +23,6 @@ from cmb_models.training.sampling import CnnSampler, UnetSampler
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
-Loss = Callable[[list[torch.Tensor]], torch.Tensor]
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
@@ -86,7 +85,7 @@ def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 def _fit(
     model: nn.Module,
-    loss: Loss,
+    loss: Callable[[list[torch.Tensor]], torch.Tensor],
     sampler: UnetSampler | CnnSampler,
     seed: int,
     step_done: Step | None,
@@ -111,22 +110,22 @@ def _fit(
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
 
-    def of_step(step: int) -> torch.Tensor:
+    def loss_of(step: int) -> torch.Tensor:
         return loss([_to(device, part) for part in sampler.batch(generator(seed, step))])
 
-    _take_steps(state, s, of_step, step_done, checkpoint, before)
+    _take_steps(state, loss_of, step_done, checkpoint, before)
     return state.average.module.eval()
 
 
 def _take_steps(
     state: TrainingState,
-    s: Unet | Cnn,
-    loss: Callable[[int], torch.Tensor],
+    loss_of: Callable[[int], torch.Tensor],
     step_done: Step | None,
     checkpoint: Checkpoint | None,
     before: Step | None,
 ) -> None:
-    """All steps that are left, as `_fit` says. loss: of a step's batch, by its number."""
+    """All steps that are left, as `_fit` says. loss_of: the loss of a step's batch, by its number."""
+    s: Unet | Cnn = state.sampler.settings
     safe = state.capture()
     while state.step < s.steps:
         if state.step % SNAPSHOT == 0 and state.is_finite():
@@ -137,9 +136,9 @@ def _take_steps(
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
         if before:
             before(state.step)
-        value, norm = _gradient(state, loss)
+        value, norm = _gradient(state, loss_of)
         if not torch.isfinite(value + norm):
-            _step_back(state, safe, s, value.item())
+            _step_back(state, safe, value.item())
             continue
         state.optimizer.step()
         if state.step >= (1 - AVERAGE_LAST) * s.steps:
@@ -150,7 +149,7 @@ def _take_steps(
             step_done(state.step)
         state.step += 1
         if state.step == s.steps and not state.is_finite():
-            _step_back(state, safe, s, math.nan)
+            _step_back(state, safe, math.nan)
     if checkpoint:
         checkpoint.save(state.capture())  # finished trainings too: a stage killed in a later one does not begin again
 
@@ -166,22 +165,22 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step
         step_done(step)
 
 
-def _gradient(state: TrainingState, loss: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _gradient(state: TrainingState, loss_of: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The next batch's loss and the norm of its gradient, which is left, limited, in the model."""
     device = next(state.model.parameters()).device
     # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
     fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        value = loss(state.step)
+        value = loss_of(state.step)
     state.optimizer.zero_grad(set_to_none=True)
     value.backward()
     return value.detach(), nn.utils.clip_grad_norm_(state.model.parameters(), MAX_GRADIENT)
 
 
-def _step_back(state: TrainingState, safe: dict, s: Unet | Cnn, value: float) -> None:
+def _step_back(state: TrainingState, safe: dict, value: float) -> None:
     """Back to the last sound state with half the learning rate; Diverged when that was done HALVINGS times already."""
     if state.rate <= 0.5**HALVINGS:
-        tried = f"({s.learning_rate:g}; {HALVINGS} times halved it did so again)"
+        tried = f"({state.sampler.settings.learning_rate:g}; {HALVINGS} times halved it did so again)"
         raise Diverged(
             f"training loss became {value} at step {state.step}: lower the learning rate {tried}, or look for broken scans"
         )

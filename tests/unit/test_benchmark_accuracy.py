@@ -45,10 +45,10 @@ def test_draws_are_nested_seeded_and_different():
 
 
 def test_only_the_wanted_scans_are_linked_and_what_belongs_to_none(tmp_path):
-    for name in ("a.npy", "a.json", "b.npy", "b.json", "plants_1.npz"):
+    for name in ("a.npy", "a.brain.npy", "a.json", "b.npy", "b.brain.npy", "b.json", "plants_0.80x0.80.npz"):
         (tmp_path / name).write_text(name)
     with only(tmp_path, ["b"]) as folder:
-        assert sorted(p.name for p in folder.iterdir()) == ["b.json", "b.npy", "plants_1.npz"]
+        assert sorted(p.name for p in folder.iterdir()) == ["b.brain.npy", "b.json", "b.npy", "plants_0.80x0.80.npz"]
         assert (folder / "b.json").read_text() == "b.json"
     assert not folder.exists() and (tmp_path / "b.json").is_file()
 

@@ -67,7 +67,7 @@ def test_where_the_scan_is_cut_off_the_brain_goes_on():
     brain = find_brain(np.where(np.hypot(x - 48, y - 48) < 44, 0.0, AIR).astype(np.float32), SPACING, AIR)
     assert brain.mask.any() and (brain.mask == brain.mask[:, :, :1]).all()
     tissue = find_brain(np.zeros((16, 16, 8), np.float32), SPACING, AIR)
-    assert tissue.mask.all() and not tissue.near.any() and len(tissue.places()) == 8 * 8 * 8
+    assert tissue.mask.all() and not tissue.near.any() and len(tissue.places().voxel) == 8 * 8 * 8
 
 
 def test_plants_do_not_crowd_about_a_few_dark_voxels():
@@ -85,7 +85,7 @@ def test_places_know_what_is_dark_about_them():
     image[31, 31, 16] = -0.9
     places = find_brain(image, SPACING, AIR).places()
     off_mm = (np.abs(places.voxel - (31, 31, 16)) * SPACING).max(axis=1)
-    assert np.array_equal(places.by_dark, off_mm <= 6) and 0 < places.by_dark.sum() < len(places)
+    assert np.array_equal(places.by_dark, off_mm <= 6) and 0 < places.by_dark.sum() < len(places.by_dark)
 
 
 def test_places_within_a_box():
@@ -98,7 +98,7 @@ def test_places_within_a_box():
 
 def test_without_a_brain_there_is_no_place():
     nothing = find_brain(np.full((16, 16, 8), AIR, dtype=np.float32), SPACING, AIR)
-    assert nothing.places().voxel.shape == (0, 3) and not len(nothing.places()) and not nothing.holds((8, 8, 4))
+    assert nothing.places().voxel.shape == (0, 3) and not len(nothing.places().by_dark) and not nothing.holds((8, 8, 4))
 
 
 def test_depth_by_hand():
