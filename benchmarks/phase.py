@@ -1,10 +1,11 @@
 """What phase is worth: stage 2 trained with and without it on the same folds, candidates and seeds, side by side in one run.
 
-    python -m benchmarks.phase [--scans 24 --cmbs 72 --seed 700] [--seeds 2] [--data DATASET] [--workspace FOLDER]
+    python -m benchmarks.phase [--scans 24 --cmbs 72 --seed 700] [--calcifications 4] [--seeds 2] [--data DATASET] [--workspace F]
 
-Simulates its scans, unless a dataset in a site's layout with phase images is named. Stage 1 is trained once a fold and its
-out-of-fold candidates serve both; so only what stage 2 makes of them differs. Intervals are over subjects, with one set of
-resamples for all figures. Writes reports/benchmarks/phase.json.
+Simulates its scans, unless a dataset in a site's layout with phase images is named. Few scans hold a calcification that looks like
+a microbleed; --calcifications adds so many to each, in white matter or at the cortex, so that there is something to reject. Stage 1
+is trained once a fold and its out-of-fold candidates serve both; so only what stage 2 makes of them differs. Intervals are over
+subjects, with one set of resamples for all figures. Writes reports/benchmarks/phase.json.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ def main(
     cmbs: int = 72,
     seed: int = 700,
     seeds: Annotated[int, typer.Option(help="Trainings of stage 2 a fold and kind.")] = 2,
+    calcifications: Annotated[int, typer.Option(help="More in each scan than it has anyway.")] = 0,
     preset: Annotated[list[str] | None, typer.Option()] = None,
     steps_scale: Annotated[float, typer.Option(help="Shorter trainings, to try things out.")] = 1.0,
     plants: Annotated[int | None, typer.Option(help="Simulated lesions to plant, in place of params.yaml's.")] = None,
@@ -189,7 +191,10 @@ def main(
         if data:
             (raw / "data").symlink_to(data.resolve())
         else:
-            write_dataset(raw / "data", scans, cmbs, seed, cmb_free=scans // 6, presets=tuple(preset or MIXED), progress=True)
+            write_dataset(
+                raw / "data", scans, cmbs, seed, cmb_free=scans // 6, presets=tuple(preset or MIXED),
+                calcifications=calcifications, progress=True,
+            )  # fmt: skip
         index = index_datasets(raw, params.preprocess)["scans"]
         split = divide(index, params.split.folds)
         with progress_bar() as bar:
@@ -199,6 +204,7 @@ def main(
             )  # fmt: skip
         scored = scores(params, work, split, seeds)
     facts = {"scans": len(index), "cmbs": sum(s["n_cmbs"] for s in index), "folds": params.split.folds, "seeds": seeds}
+    facts |= {} if data else {"calcifications_added": calcifications * scans}
     facts |= {"unet_steps": params.unet.steps, "cnn_steps": params.cnn.steps, "cores": os.cpu_count()}
     result = facts | compare(scored, params) | {"minutes": round((time.perf_counter() - start) / 60, 1)}
     out.parent.mkdir(parents=True, exist_ok=True)

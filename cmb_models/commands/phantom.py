@@ -21,6 +21,9 @@ def phantom(
     new_cmbs: Annotated[
         int | None, typer.Option(min=0, help="Add a second time point to every subject, with this many new microbleeds in all.")
     ] = None,
+    calcifications: Annotated[
+        int, typer.Option(min=0, help="More calcifications in each scan's white matter or cortex than it has anyway.")
+    ] = 0,
     voxel_mm: Annotated[
         tuple[float, float, float] | None,
         typer.Option(help="Voxel size in place of the protocol's, e.g. 0.8 0.8 2.", metavar="X Y Z"),
@@ -45,6 +48,7 @@ def phantom(
         presets=tuple(preset or MIXED),
         new_cmbs=new_cmbs,
         changes={k: v for k, v in changes.items() if v is not None},
+        calcifications=calcifications,
         progress=True,
     )
 

@@ -24,6 +24,7 @@ from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simu
 
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
 COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
+MAX_CALCIFICATIONS = 30  # per scan, beyond the usual ones
 IMAGES = {"swi": "swi", "phase": "part-phase_swi", "magnitude": "part-mag_swi", "minip": "minIP"}  # endings of their names
 MASKS = {"brain_mask": "brain", "cmb_mask": "cmb", "mimic_mask": "mimic", "vein_mask": "vein"}
 
@@ -70,17 +71,18 @@ def write_dataset(
     presets: Sequence[str] = MIXED,
     new_cmbs: int | None = None,
     changes: dict | None = None,
+    calcifications: int = 0,
     progress: bool = False,
 ) -> None:
     """Simulate `scans` subjects with `cmbs` microbleeds in all, none of them in `cmb_free` subjects; annotations.csv comes last.
 
     presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
-    given, every subject has a second time point, and this many microbleeds in all are new there. The bytes depend on everything but
-    `workers`. Subjects already there from the same request are kept; a folder that holds anything else is refused with InputError,
-    as are numbers that cannot be met.
+    given, every subject has a second time point, and this many microbleeds in all are new there. calcifications: so many more in
+    each subject's white matter or cortex. The bytes depend on everything but `workers`. Subjects already there from the same
+    request are kept; a folder that holds anything else is refused with InputError, as are numbers that cannot be met.
     """
     out = Path(out)
-    request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {})
+    request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {}, calcifications)
     if workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
@@ -140,7 +142,16 @@ def new_counts(rng: np.random.Generator, counts: np.ndarray, new_cmbs: int) -> n
     return new
 
 
-def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[str], new_cmbs: int | None, changes: dict) -> dict:
+def _request(
+    scans: int,
+    cmbs: int,
+    seed: int,
+    cmb_free: int,
+    presets: Sequence[str],
+    new_cmbs: int | None,
+    changes: dict,
+    calcifications: int,
+) -> dict:
     """Check the numbers; what was asked for, as JSON gives it back."""
     unknown = sorted(set(presets) - set(PRESETS))
     if unknown or not presets:
@@ -160,7 +171,11 @@ def _request(scans: int, cmbs: int, seed: int, cmb_free: int, presets: Sequence[
     if new_cmbs is not None and not 0 <= new_cmbs <= scans * MAX_CMBS - cmbs:
         expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
         raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
+    if not 0 <= calcifications <= MAX_CALCIFICATIONS:
+        got = str(calcifications)
+        raise InputError("phantom calcifications", f"0 to {MAX_CALCIFICATIONS} more in each scan", got, "ask for fewer")
     numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
+    numbers |= {"calcifications": calcifications} if calcifications else {}  # left out, older datasets are what they were
     return {"version": __version__, **numbers, "presets": list(presets), "changes": plain_json(changes)}
 
 
@@ -200,7 +215,7 @@ def _write_subject(job: _Job) -> None:
 
     try:
         with threadpool_limits(1):
-            scans = simulate_subject(job.seed, job.n_cmbs, job.config, job.subject)
+            scans = simulate_subject(job.seed, job.n_cmbs, job.config, job.subject, job.request.get("calcifications", 0))
     except InputError as error:
         raise InputError(f"{job.subject} ({job.preset})", error.expected, error.got, error.remedy) from error
     for session, scan in zip(job.sessions, scans, strict=True):

@@ -63,12 +63,17 @@ def simulate_scan(
 
 
 def simulate_subject(
-    seed: int | np.random.SeedSequence, n_cmbs: Sequence[int], config: PhantomConfig | None = None, subject: str = "sub-001"
+    seed: int | np.random.SeedSequence,
+    n_cmbs: Sequence[int],
+    config: PhantomConfig | None = None,
+    subject: str = "sub-001",
+    calcifications: int = 0,
 ) -> list[SimulatedScan]:
     """Simulate a subject at one or more time points; n_cmbs: microbleeds at each, never fewer than before (none resolves).
 
-    At later time points the head lies a little otherwise in the scanner and the slab on the head; noise, motion, coil and gain are
-    drawn anew, the protocol stays. Raises InputError for impossible numbers.
+    calcifications: so many more in white matter or cortex than a subject has anyway, as far as there is room for them. At later
+    time points the head lies a little otherwise in the scanner and the slab on the head; noise, motion, coil and gain are drawn
+    anew, the protocol stays. Raises InputError for impossible numbers.
     """
     _check_counts(n_cmbs)
     number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
@@ -82,7 +87,8 @@ def simulate_subject(
     streams = person.spawn(4)
     head = draw_head(*streams[:2])
     first = _bare(head, slabs[0])
-    drawn = draw_lesions(*streams[2:], head, n_cmbs, slabs, _surroundings(first, slabs[0]).show if n_cmbs[-1] else None)
+    shows = _surroundings(first, slabs[0]).show if n_cmbs[-1] else None
+    drawn = draw_lesions(*streams[2:], head, n_cmbs, slabs, shows, calcifications)
     return [
         _time_point(rng, drawn, slab, n, (subject, session), _bare(head, slab) if visit else first)
         for visit, (n, slab, rng, session) in enumerate(zip(n_cmbs, slabs, randoms, session_names(len(slabs)), strict=True))

@@ -54,17 +54,21 @@ def draw_lesions(
     n_cmbs: Sequence[int],
     slabs: Sequence[Slab],
     shows: Shows | None = None,
+    calcifications: int = 0,
 ) -> Subject:
     """The head with exactly n_cmbs microbleeds at each time point, never fewer than before, all within the view of all `slabs`.
 
-    shows: where a microbleed can be seen; None for everywhere. Microbleeds and mimics have random streams of their own: later
-    microbleeds leave the mimics as they are. Raises InputError when the microbleeds do not fit.
+    shows: where a microbleed can be seen; None for everywhere. calcifications: so many beyond the usual ones. Microbleeds and
+    mimics have random streams of their own: later microbleeds leave the mimics as they are. Raises InputError when the microbleeds
+    do not fit.
     """
     rng, mimic_rng = np.random.default_rng(bleeds), np.random.default_rng(others)
     config = slabs[0].config
     placer = Placer(rng, load_template(), head.warp, slabs, head.veins)
     cmbs = draw_cmbs(rng, placer, n_cmbs[0], config, shows)
     placer = placer.continued(mimic_rng)
-    mimics = draw_mimics(mimic_rng, placer, config, head.veins, head.warp, slabs[0].normal_in_head, head.traits.age_years)
+    mimics = draw_mimics(
+        mimic_rng, placer, config, head.veins, head.warp, slabs[0].normal_in_head, head.traits.age_years, calcifications
+    )
     cmbs += draw_cmbs(rng, placer.continued(rng), n_cmbs[-1] - n_cmbs[0], config, shows)
     return Subject(head.traits, head.warp, head.veins, head.oxygenation, tuple(cmbs), tuple(mimics))

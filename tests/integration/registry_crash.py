@@ -12,6 +12,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -41,8 +42,14 @@ STATEMENTS = ("INSERT", "UPDATE", "DELETE", "REPLACE")
 _ASKING = threading.Lock()
 
 
+def scratch(folder: Path) -> Path:
+    """Where an action on this folder keeps its temporary files: a killed one cannot remove them."""
+    return folder.with_name(f"{folder.name}-scratch")
+
+
 def run_and_die(action: str, folder: Path, step: int) -> bool:
     """Run an action in a process of its own that is killed when it comes to `step` (from 1); False when it ended before that."""
+    scratch(folder).mkdir()
     code = _run(_child, action, str(folder), step)
     assert code in (0, -signal.SIGKILL), f"{action} ended with {code} before step {step}"
     return code != 0
@@ -108,6 +115,7 @@ def _registered_once(action: str, folder: Path) -> None:
 def _child(action: str, folder: str, step: int) -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.chdir(folder)
+    tempfile.tempdir = str(scratch(Path(folder)))
     _count_steps(os.path.realpath(folder), step)
     _action(action)(Path(folder))
     os._exit(0)

@@ -13,7 +13,7 @@ from itertools import count
 import pytest
 
 from cmb_models.registry.promote import promote
-from tests.integration.registry_crash import require_mended, run_and_die
+from tests.integration.registry_crash import require_mended, run_and_die, scratch
 from tests.integration.registry_site import copy_site
 from tests.integration.registry_workspace import GOOD, retrain
 
@@ -32,6 +32,7 @@ def kill_at_every_step(action, template, tmp_path) -> int:
         if died:
             require_mended(action, folder, step)
         shutil.rmtree(folder)
+        shutil.rmtree(scratch(folder))
         return died
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -148,6 +148,8 @@ def test_what_does_not_fit_names_its_subject(tmp_path, monkeypatch):
         ({"workers": 0}, "phantom workers"),
         ({"new_cmbs": -1}, "phantom new_cmbs"),
         ({"new_cmbs": 116}, "phantom new_cmbs"),
+        ({"calcifications": -1}, "phantom calcifications: expected 0 to 30 more in each scan, got -1"),
+        ({"calcifications": 31}, "phantom calcifications"),
         ({"presets": ("ukb", "siemens")}, "phantom preset.*siemens"),
         ({"presets": ()}, "phantom preset"),
         ({"changes": {"spacing_mm": (0.1, 1.0, 2.0)}}, "phantom spacing_mm: expected 0.4 to 6 mm"),
@@ -160,6 +162,22 @@ def test_numbers_that_cannot_be_met_are_refused(numbers, named, tmp_path):
     with pytest.raises(InputError, match=named):
         write_dataset(tmp_path / "set", **({"scans": 2, "cmbs": 5, "seed": 0} | numbers))
     assert not (tmp_path / "set").exists()
+
+
+def test_more_calcifications_leave_everything_else_where_it_is(dataset, tmp_path):
+    write_dataset(tmp_path / "set", workers=1, **(ASKED | {"calcifications": 3}))
+    lesions = {}
+    for folder in (dataset, tmp_path / "set"):
+        truths = [json.loads(p.read_text()) for p in sorted(folder.glob("derivatives/truth/*/truth.json"))]
+        lesions[folder] = [t["lesions"] for t in truths]
+        assert [t["request"].get("calcifications") for t in truths] == [None if folder == dataset else 3] * ASKED["scans"]
+    for usual, more in zip(*lesions.values(), strict=True):
+        added = more[len(usual) :]
+        assert more[: len(usual)] == usual and len(added) == 3
+        assert {lesion["label"] for lesion in added} == {"mimic:calcification"} and all(lesion["chi_ppm"] < 0 for lesion in added)
+        assert {lesion["region"] for lesion in added} <= {"subcortical_white", "cortex_junction"}
+    rows = [r for r in read_annotations(tmp_path / "set/annotations.csv") if r.label == "mimic:calcification"]
+    assert len(rows) >= 3 * ASKED["scans"]
 
 
 def test_missing_nilearn_is_told_before_anything_is_written(monkeypatch, tmp_path):
@@ -204,7 +222,7 @@ def test_new_counts_are_exact_and_never_too_many():
 def test_presets_are_shared_out_evenly(tmp_path):
     from cmb_models.phantom.dataset import _jobs, _request
 
-    jobs = _jobs(tmp_path, _request(9, 20, 3, 1, ("ukb", "aibl", "clinical"), None, {}))
+    jobs = _jobs(tmp_path, _request(9, 20, 3, 1, ("ukb", "aibl", "clinical"), None, {}, 0))
     names = [j.preset for j in jobs]
     assert sorted(names) == sorted(("ukb", "aibl", "clinical") * 3) and names != sorted(names)
     assert sum(j.n_cmbs[0] for j in jobs) == 20

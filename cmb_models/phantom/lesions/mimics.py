@@ -69,12 +69,14 @@ def draw_mimics(
     warp: Warp,
     normal: np.ndarray,
     age_years: float = 70.0,
+    calcifications: int = 0,
 ) -> list[Lesion]:
     """Mimics of all kinds; those without a free place are left out, so there may be none.
 
-    normal: across the slices, (3,) in the head's frame. Veins are only marked: the head holds them already.
+    normal: across the slices, (3,) in the head's frame. calcifications: so many more in white matter or cortex, drawn last, so
+    that all else stays as it is without them. Veins are only marked: the head holds them already.
     """
-    return [
+    drawn = [
         *_calcifications(rng, placer, config),
         *_iron(rng, placer, config, age_years),
         *_cavernomas(rng, placer),
@@ -83,6 +85,8 @@ def draw_mimics(
         *_veins(rng, placer, config, "mimic:vein", cross_sections(veins, warp, normal), VEINS),
         *_veins(rng, placer, config, "mimic:vein_branch", junctions(veins, warp), BRANCHES),
     ]
+    more = [_odd_calcification(rng, placer, config) for _ in range(calcifications)]
+    return drawn + [lesion for lesion in more if lesion]
 
 
 def _calcifications(rng: np.random.Generator, placer: Placer, config: PhantomConfig) -> list[Lesion]:
@@ -92,10 +96,15 @@ def _calcifications(rng: np.random.Generator, placer: Placer, config: PhantomCon
             if rng.random() < share:
                 found.append(_spot(rng, placer, config, "mimic:calcification", region, _near(rng, np.multiply(site, (side, 1, 1)))))
     if rng.random() < ODD_CALCIUM:
-        region = str(rng.choice(["subcortical_white", "cortex_junction"]))
-        sites = rng.choice(placer.template.places[region], SITE_TRIES)
-        found.append(_spot(rng, placer, config, "mimic:calcification", region, sites))
+        found.append(_odd_calcification(rng, placer, config))
     return [lesion for lesion in found if lesion]
+
+
+def _odd_calcification(rng: np.random.Generator, placer: Placer, config: PhantomConfig) -> Lesion | None:
+    """A calcification where microbleeds lie, in white matter or cortex."""
+    region = str(rng.choice(["subcortical_white", "cortex_junction"]))
+    sites = rng.choice(placer.template.places[region], SITE_TRIES)
+    return _spot(rng, placer, config, "mimic:calcification", region, sites)
 
 
 def _iron(rng: np.random.Generator, placer: Placer, config: PhantomConfig, age_years: float) -> list[Lesion]:
