@@ -30,6 +30,7 @@ from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import detection_rows
 from cmb_models.files import read_json, write_json
 from cmb_models.io.index import index_datasets
+from cmb_models.io.site import find_scans
 from cmb_models.phantom import write_dataset
 from cmb_models.phantom.presets import MIXED
 from cmb_models.training.crossval import mine_out_of_fold
@@ -181,6 +182,8 @@ def main(
     workspace: Annotated[Path | None, typer.Option(help="Keep what is made in a folder of its own here.")] = None,
     out: Path = REPORT,
 ) -> None:
+    if data and calcifications:
+        raise typer.BadParameter("--calcifications is for simulated scans: leave it out, or leave out --data")
     start, params = time.perf_counter(), load_params(ROOT / "params.yaml")
     fewer = {name: {"steps": max(4, round(getattr(params, name).steps * steps_scale))} for name in ("unet", "cnn")}
     sections = fewer | {"preprocess": {"phase": True}, "planting": {} if plants is None else {"plants": plants}}
@@ -196,6 +199,7 @@ def main(
                 calcifications=calcifications, progress=True,
             )  # fmt: skip
         index = index_datasets(raw, params.preprocess)["scans"]
+        marked = sum(a.label == CALCIFICATION for scan in find_scans(raw / "data") for a in scan.annotations)
         split = divide(index, params.split.folds)
         with progress_bar() as bar:
             prepare_training(
@@ -204,7 +208,7 @@ def main(
             )  # fmt: skip
         scored = scores(params, work, split, seeds)
     facts = {"scans": len(index), "cmbs": sum(s["n_cmbs"] for s in index), "folds": params.split.folds, "seeds": seeds}
-    facts |= {} if data else {"calcifications_added": calcifications * scans}
+    facts["calcifications"] = marked
     facts |= {"unet_steps": params.unet.steps, "cnn_steps": params.cnn.steps, "cores": os.cpu_count()}
     result = facts | compare(scored, params) | {"minutes": round((time.perf_counter() - start) / 60, 1)}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, its parts, memory with many scans.
+"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, its parts, how fast batches are drawn
+ahead, memory with many scans.
 
     python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json]
 
@@ -15,6 +16,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +26,9 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.ahead import EACH, Ahead
 from cmb_models.training.examples import Example, load_examples, save_example
-from cmb_models.training.loop import MAX_GRADIENT, best_device, train_unet
+from cmb_models.training.loop import MAX_GRADIENT, best_device, generator, to_device, train_unet
 from cmb_models.training.losses import centre_loss
 from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.sampling import UnetSampler
@@ -37,11 +40,32 @@ LESIONS = 3  # in each scan
 PLANTS = "plants_made_up.npz"
 LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
-# Processes, threads each, precision, and whether freed memory is kept, as in training: the last one shows what that is worth.
-CASES = (*((*cores, precision, True) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS), (2, 1, "bf16", False))
-CUDA_CASES = ((1, 1, "fp32", True), *((n, 1, "bf16", True) for n in (1, 4, 16)))  # the same on a CUDA device, which they share
+DRAWING_THREADS = (0, 1, 2, 4)
 CUDA = torch.cuda.is_available()
 WARM_UP = 4  # steps; the first ones allocate
+
+
+class Case(NamedTuple):
+    """Trainings side by side. threads: of each. memory_kept: freed memory, as in training. ahead: threads that draw batches."""
+
+    processes: int
+    threads: int
+    precision: str
+    memory_kept: bool = True
+    ahead: int = 0
+
+
+CASES = (
+    *(Case(*cores, precision) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS),
+    Case(2, 1, "bf16", memory_kept=False),
+    *(Case(1, 1, "bf16", ahead=n) for n in (0, 1)),  # what drawing beside it costs the training itself
+)
+CUDA_CASES = (  # on a CUDA device, which they share
+    Case(1, 1, "fp32"),
+    *(Case(1, 1, "bf16", ahead=n) for n in DRAWING_THREADS),
+    Case(4, 1, "bf16", ahead=2),
+    *(Case(16, 1, "bf16", ahead=n) for n in (0, 1)),
+)
 
 
 def recipe(steps: int) -> Unet:
@@ -69,16 +93,17 @@ def write_scans(folder: Path, scans: int) -> None:
         np.savez_compressed(stream, label=np.array(["cmb", "mimic:calcification"] * 20), **arrays)
 
 
-def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: int, seed: int) -> dict[str, float]:
+def steps_apart(folder: Path, case: Case, steps: int, seed: int) -> dict[str, float]:
     """Seconds of each part of a step, over `steps` of them: the loop's own step, with the clock read between its parts.
 
-    kept: whether freed memory is kept, for as long as the process lives.
+    Where freed memory is kept it is for as long as the process lives.
     """
-    if kept:
+    settings, device = recipe(steps), best_device()
+    if case.memory_kept and device.type == "cpu":
         keep_freed_memory()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(case.threads)
     torch.manual_seed(seed)
-    settings, device, rng = recipe(steps), best_device(), np.random.default_rng(seed)
+    first = WARM_UP + EACH * case.ahead  # the batches that lie ready when the clock starts are not counted
     sampler = UnetSampler(load_examples(folder), settings)
     model = build_unet(settings.channels, settings.strides).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
@@ -88,24 +113,42 @@ def steps_apart(folder: Path, threads: int, precision: str, kept: bool, steps: i
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        seconds[name] += now - since if step >= WARM_UP else 0
+        seconds[name] += now - since if step >= first else 0
         return now
 
-    for step in range(steps + WARM_UP):
-        at = time.perf_counter()
-        image, target, weight = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
-        at = lap("sampler", step, at)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(image.to(memory_format=torch.channels_last_3d))
-            loss = centre_loss(logits, target, weight, settings.focal_gamma, settings.focal_beta)
-        at = lap("forward", step, at)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        at = lap("backward", step, at)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
-        optimizer.step()
-        lap("optimizer", step, at)
+    with drawn(sampler, seed, first + steps, case.ahead) as batches:
+        for step in range(first + steps):
+            at = time.perf_counter()
+            image, target, weight = (to_device(a, device) for a in batches.take(step))
+            at = lap("sampler", step, at)
+            with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bf16"):
+                logits = model(image.to(memory_format=torch.channels_last_3d))
+                loss = centre_loss(logits, target, weight, settings.focal_gamma, settings.focal_beta)
+            at = lap("forward", step, at)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            at = lap("backward", step, at)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+            optimizer.step()
+            lap("optimizer", step, at)
     return seconds
+
+
+def drawn(sampler: UnetSampler, seed: int, steps: int, threads: int) -> Ahead:
+    """The batches of a training, as its loop draws them."""
+    return Ahead(lambda step: sampler.batch(generator(seed, step)), steps, threads, sampler.basis)
+
+
+def drawing_alone(folder: Path, threads: int, steps: int) -> dict[str, float]:
+    """Batches a second with nothing to do but draw them, by this many threads that draw ahead; 0: in place."""
+    torch.set_num_threads(1)
+    first = WARM_UP + EACH * threads
+    with drawn(UnetSampler(load_examples(folder), recipe(steps)), 0, first + steps, threads) as batches:
+        for step in range(first + steps):
+            if step == first:
+                start = time.perf_counter()
+            batches.take(step)
+    return {"threads": threads, "batches_per_s": steps / (time.perf_counter() - start)}
 
 
 def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
@@ -126,15 +169,14 @@ def whole_loop(folder: Path, threads: int, steps: int) -> dict[str, float]:
     }
 
 
-def speed(folder: Path, processes: int, threads: int, precision: str, kept: bool, steps: int) -> dict:
+def speed(folder: Path, case: Case, steps: int) -> dict:
     """Steps/s of several processes side by side, and each part's share of their time."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        parts = pool.starmap(steps_apart, [(folder, threads, precision, kept, steps, n) for n in range(processes)])
+    with multiprocessing.get_context("spawn").Pool(case.processes) as pool:
+        parts = pool.starmap(steps_apart, [(folder, case, steps, n) for n in range(case.processes)])
     total = {name: sum(p[name] for p in parts) for name in parts[0]}
     rate = sum(steps / sum(p.values()) for p in parts)
     shares = {name: seconds / sum(total.values()) for name, seconds in total.items()}
-    case = {"processes": processes, "threads": threads, "precision": precision, "memory_kept": kept}
-    return case | {"steps_per_s": rate, "shares": shares}
+    return case._asdict() | {"steps_per_s": rate, "shares": shares}
 
 
 def main() -> None:
@@ -150,15 +192,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_scans(folder, args.scans)
-        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'steps/s':>8}   share of the time")
-        for processes, threads, precision, kept in CUDA_CASES if CUDA else CASES:
-            row = speed(folder, processes, threads, precision, kept, args.steps)
+        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'ahead':>5} {'steps/s':>8}   share of the time")
+        for case in CUDA_CASES if CUDA else CASES:
+            row = speed(folder, case, args.steps)
             report["speed"].append(row)
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
-            memory = "kept" if kept else "returned"
-            print(f"{processes:9} {threads:7} {precision:>9} {memory:>8} {row['steps_per_s']:8.1f}   {shares}", flush=True)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            facts = f"{case.processes:9} {case.threads:7} {case.precision:>9} {'kept' if case.memory_kept else 'returned':>8}"
+            print(f"{facts} {case.ahead:5} {row['steps_per_s']:8.1f}   {shares}", flush=True)
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # each with a peak of its own
+            report["drawing"] = [pool.apply(drawing_alone, (folder, n, 4 * args.steps)) for n in DRAWING_THREADS]
             report["memory"] = memory = pool.apply(whole_loop, (folder, 2, args.steps))
+    for row in report["drawing"]:
+        print(f"drawing alone, {row['threads']} threads ahead: {row['batches_per_s']:.1f} batches/s")
     print(f"train_unet on {memory['scans']} scans: {memory['steps_per_s']:.1f} steps/s after {memory['start_s']:.1f} s", end=", ")
     print(f"peak {memory['peak_gb']:.2f} GB (limit {LIMIT_GB:g})")
     write_json(args.out, report)

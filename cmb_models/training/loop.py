@@ -14,6 +14,7 @@ from torch.optim import swa_utils
 from cmb_models.config import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.training.ahead import Ahead, drawing_threads
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
@@ -77,7 +78,7 @@ def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, step, purpose, 1])  # the last number, since trailing zeros make no difference
 
 
-def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
@@ -109,11 +110,12 @@ def _fit(
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
+    with Ahead(lambda step: sampler.batch(generator(seed, step)), s.steps, drawing_threads(device), sampler.basis) as batches:
 
-    def loss_of(step: int) -> torch.Tensor:
-        return loss([_to(device, part) for part in sampler.batch(generator(seed, step))])
+        def loss_of(step: int) -> torch.Tensor:
+            return loss([to_device(part, device) for part in batches.take(step)])
 
-    _take_steps(state, loss_of, step_done, checkpoint, before)
+        _take_steps(state, loss_of, step_done, checkpoint, before)
     return state.average.module.eval()
 
 

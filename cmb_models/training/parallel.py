@@ -57,8 +57,8 @@ def processes(most: int) -> int:
     its memory goes.
 
     On the CPU two side by side on two cores make half as many steps again as one with two threads (15.5 against 10.1 steps/s
-    measured, U-Net of 16-128 channels, patch 48x48x24, batch 6). On CUDA drawing patches keeps a core busy, and one training leaves
-    most of the device idle.
+    measured, U-Net of 16-128 channels, patch 48x48x24, batch 6). On CUDA drawing patches keeps a core busy or more, and
+    one training leaves most of the device idle.
     """
     cores = os.cpu_count() or 1
     if not torch.cuda.is_available():

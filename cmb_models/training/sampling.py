@@ -42,7 +42,7 @@ class UnetSampler:
         self._places = [_brain_of(e, air).places() for e, air in zip(self.examples, self._fill, strict=True)]
         planted = settings.planted_per_patch + settings.planted_mimics_per_patch
         self._plants = [_plants_of(e) if planted else None for e in self.examples]
-        self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of the look-alikes that mining.py found last
+        self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of mining.py's last look-alikes: replaced, never changed
         self._marked = [
             {label: index_from_world(e.centres_mm(label), e.prepared.affine) for label in ("cmb", "possible")}
             for e in self.examples
@@ -58,6 +58,10 @@ class UnetSampler:
         drawn = [self._patch(rng) for _ in range(self.settings.batch)]
         images, targets, weights = (np.stack(column)[:, None] for column in zip(*drawn, strict=True))
         return images, targets, weights
+
+    def basis(self) -> object:
+        """What batches are drawn from besides the generator: another object where it has changed."""
+        return self.hard
 
     def state(self) -> dict[str, torch.Tensor]:
         """What later batches depend on besides the generator, for a checkpoint."""
@@ -237,6 +241,10 @@ class CnnSampler:
         positives = max(1, round(self.settings.batch * self.settings.positive_fraction))
         patches, kinds = zip(*(self._patch(n < positives, rng) for n in range(self.settings.batch)), strict=True)
         return np.stack(patches), np.array(kinds, dtype=np.int64)
+
+    def basis(self) -> object:
+        """Nothing that changes."""
+        return self
 
     def state(self) -> dict[str, torch.Tensor]:
         """Nothing: batches depend on the generator alone."""

@@ -43,8 +43,8 @@ _ASKING = threading.Lock()
 
 
 def scratch(folder: Path) -> Path:
-    """Where an action on this folder keeps its temporary files: a killed one cannot remove them."""
-    return folder.with_name(f"{folder.name}-scratch")
+    """Where an action on this folder keeps its temporary files, which a killed one cannot remove. What changes there is no step."""
+    return folder.with_name(f"scratch-{folder.name}")
 
 
 def run_and_die(action: str, folder: Path, step: int) -> bool:

@@ -37,8 +37,9 @@ KILLED_AT = 2 * SNAPSHOT + 1  # after a state was saved that holds some of the a
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Short trainings on one thread: what they sum does not depend on how busy the machine is, nor does their speed."""
+    """Short trainings on one thread, on the CPU: what they sum does not depend on how busy the machine is, nor does their speed."""
     monkeypatch.setattr(loop, "SNAPSHOT", SNAPSHOT)
+    monkeypatch.setattr(loop, "best_device", lambda: torch.device("cpu"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -196,6 +197,9 @@ class Broken:
         self.drawn += 1
         patches, labels = self.inner.batch(rng)
         return (patches * np.nan if self.at is None or self.drawn in self.at else patches), labels
+
+    def basis(self):
+        return self.inner.basis()
 
     def state(self):
         return self.inner.state()

@@ -27,12 +27,19 @@ def test_scans_are_as_the_preprocess_stage_writes_them(small):
     assert first.plants is not None and first.subject != second.subject
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("precision", training_speed.PRECISIONS)
-def test_the_parts_of_a_step_are_its_whole_time(small, precision):
-    start = time.perf_counter()
-    parts = training_speed.steps_apart(small, 1, precision, kept=False, steps=3, seed=0)
+def test_the_parts_of_a_step_are_its_whole_time(small, precision, ahead):
+    start, case = time.perf_counter(), training_speed.Case(1, 1, precision, memory_kept=False, ahead=ahead)
+    parts = training_speed.steps_apart(small, case, steps=3, seed=0)
     assert set(parts) == {"sampler", "forward", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in parts.values()) and sum(parts.values()) < time.perf_counter() - start
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_drawing_is_measured_by_itself(small, threads):
+    measured = training_speed.drawing_alone(small, threads, steps=5)
+    assert measured["threads"] == threads and measured["batches_per_s"] > 0
 
 
 def test_the_whole_loop_is_measured_with_its_memory(small):

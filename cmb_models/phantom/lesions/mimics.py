@@ -74,7 +74,7 @@ def draw_mimics(
     """Mimics of all kinds; those without a free place are left out, so there may be none.
 
     normal: across the slices, (3,) in the head's frame. calcifications: so many more in white matter or cortex, drawn last, so
-    that all else stays as it is without them. Veins are only marked: the head holds them already.
+    that the other mimics are those that are drawn without. Veins are only marked: the head holds them already.
     """
     drawn = [
         *_calcifications(rng, placer, config),
