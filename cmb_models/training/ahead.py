@@ -10,7 +10,7 @@ import torch
 
 Batch = TypeVar("Batch")
 
-MOST_THREADS = 2  # draw 1.8 times as many as one (benchmarks/training_speed.py); part of drawing holds Python's lock
+MOST_THREADS = 2  # draw 1.4 to 1.8 times as many as one (benchmarks/training_speed.py); part of drawing holds Python's lock
 EACH = 2  # batches that lie ready or are drawn, for each thread
 
 
