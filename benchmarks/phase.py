@@ -29,8 +29,9 @@ from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import detection_rows
 from cmb_models.files import read_json, write_json
+from cmb_models.io.annotations import read_annotations
 from cmb_models.io.index import index_datasets
-from cmb_models.io.site import find_scans
+from cmb_models.io.site import ANNOTATIONS
 from cmb_models.phantom import write_dataset
 from cmb_models.phantom.presets import MIXED
 from cmb_models.training.crossval import mine_out_of_fold
@@ -199,7 +200,7 @@ def main(
                 calcifications=calcifications, progress=True,
             )  # fmt: skip
         index = index_datasets(raw, params.preprocess)["scans"]
-        marked = sum(a.label == CALCIFICATION for scan in find_scans(raw / "data") for a in scan.annotations)
+        marked = sum(a.label == CALCIFICATION for a in read_annotations(raw / "data" / ANNOTATIONS))
         split = divide(index, params.split.folds)
         with progress_bar() as bar:
             prepare_training(

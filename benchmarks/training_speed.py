@@ -26,9 +26,9 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.ahead import EACH, Ahead
+from cmb_models.training.ahead import EACH
 from cmb_models.training.examples import Example, load_examples, save_example
-from cmb_models.training.loop import MAX_GRADIENT, best_device, generator, to_device, train_unet
+from cmb_models.training.loop import MAX_GRADIENT, best_device, draw_batches, to_device, train_unet
 from cmb_models.training.losses import centre_loss
 from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.sampling import UnetSampler
@@ -116,7 +116,7 @@ def steps_apart(folder: Path, case: Case, steps: int, seed: int) -> dict[str, fl
         seconds[name] += now - since if step >= first else 0
         return now
 
-    with drawn(sampler, seed, first + steps, case.ahead) as batches:
+    with draw_batches(sampler, seed, first + steps, case.ahead) as batches:
         for step in range(first + steps):
             at = time.perf_counter()
             image, target, weight = (to_device(a, device) for a in batches.take(step))
@@ -134,16 +134,11 @@ def steps_apart(folder: Path, case: Case, steps: int, seed: int) -> dict[str, fl
     return seconds
 
 
-def drawn(sampler: UnetSampler, seed: int, steps: int, threads: int) -> Ahead:
-    """The batches of a training, as its loop draws them."""
-    return Ahead(lambda step: sampler.batch(generator(seed, step)), steps, threads, sampler.basis)
-
-
 def drawing_alone(folder: Path, threads: int, steps: int) -> dict[str, float]:
     """Batches a second with nothing to do but draw them, by this many threads that draw ahead; 0: in place."""
     torch.set_num_threads(1)
     first = WARM_UP + EACH * threads
-    with drawn(UnetSampler(load_examples(folder), recipe(steps)), 0, first + steps, threads) as batches:
+    with draw_batches(UnetSampler(load_examples(folder), recipe(steps)), 0, first + steps, threads) as batches:
         for step in range(first + steps):
             if step == first:
                 start = time.perf_counter()

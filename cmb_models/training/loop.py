@@ -78,6 +78,11 @@ def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, step, purpose, 1])  # the last number, since trailing zeros make no difference
 
 
+def draw_batches(sampler: UnetSampler | CnnSampler, seed: int, steps: int, threads: int) -> Ahead[tuple[np.ndarray, ...]]:
+    """The batches of a training, drawn ahead by this many threads."""
+    return Ahead(lambda step: sampler.batch(generator(seed, step)), steps, threads, sampler.basis)
+
+
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
     tensor = torch.from_numpy(array)
@@ -110,7 +115,7 @@ def _fit(
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
-    with Ahead(lambda step: sampler.batch(generator(seed, step)), s.steps, drawing_threads(device), sampler.basis) as batches:
+    with draw_batches(sampler, seed, s.steps, drawing_threads(device)) as batches:
 
         def loss_of(step: int) -> torch.Tensor:
             return loss([to_device(part, device) for part in batches.take(step)])

@@ -10,19 +10,10 @@ import torch
 
 from cmb_models.training import loop
 from cmb_models.training.ahead import EACH, MOST_THREADS, Ahead, drawing_threads
-from tests.unit.test_reliability import Killed, assert_equal, kill_at, train
+from tests.trainings import Killed, assert_equal, kill_at, train
 
 STEPS = 40
-
-
-@pytest.fixture(autouse=True)
-def on_one_core(monkeypatch):
-    """Sums that depend neither on how busy the machine is nor on a device."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "best_device", lambda: torch.device("cpu"))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("on_one_core")
 
 
 def names() -> list[str]:

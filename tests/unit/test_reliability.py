@@ -24,60 +24,20 @@ from cmb_models.training.checkpoint import Checkpoint, kept_until_done, open_che
 from cmb_models.training.examples import save_example
 from cmb_models.training.final import save_weights
 from cmb_models.training.folds import Mined, UnetJob, cnn_checkpoint, save_mined, try_unet_job, unet_checkpoint
-from cmb_models.training.loop import Diverged, train_cnn, train_unet
-from cmb_models.training.sampling import CnnSampler, UnetSampler, label_candidates
+from cmb_models.training.loop import Diverged, train_cnn
+from cmb_models.training.sampling import CnnSampler
 from tests.bundles import settings as bundle_settings
 from tests.examples import CNN, UNET, example
 from tests.imports import ROOT
+from tests.trainings import SNAPSHOT, STEPS, Killed, assert_equal, cnn_sampler, kill_at, train
 
-SNAPSHOT = 5  # steps between two states that can be gone back to; few, so that the trainings here can be short
-STEPS = 2 * SNAPSHOT + 2
 KILLED_AT = 2 * SNAPSHOT + 1  # after a state was saved that holds some of the averaging, which begins at step 9
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Short trainings on one thread, on the CPU: what they sum does not depend on how busy the machine is, nor does their speed."""
+def small(monkeypatch, on_one_core):
+    """Short trainings."""
     monkeypatch.setattr(loop, "SNAPSHOT", SNAPSHOT)
-    monkeypatch.setattr(loop, "best_device", lambda: torch.device("cpu"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def unet_sampler(**changes) -> UnetSampler:
-    mined = {"mine_at": (0.5,), "hard_fraction": 0.5}
-    return UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"steps": STEPS, "batch": 1, **mined, **changes}))
-
-
-def cnn_sampler(**changes) -> CnnSampler:
-    group = label_candidates(example([(10, 10, 10)]), np.array([[20, 20, 5]]), CNN.match_mm)  # and the lesion itself
-    return CnnSampler([group], CNN.model_copy(update={"steps": STEPS, "dropout": 0.3, "batch": 4, **changes}))
-
-
-def train(kind, checkpoint=None, step_done=None, **changes):
-    """The trained weights. Batches are drawn by the number of their step; stage 2 draws from torch's generator too (dropout)."""
-    if kind == "unet":
-        return train_unet(unet_sampler(**changes), 3, step_done, checkpoint).state_dict()
-    return train_cnn(cnn_sampler(**changes), 3, step_done, checkpoint).state_dict()
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    assert all(torch.equal(v, second[k]) for k, v in first.items())
-
-
-def kill_at(step):
-    def done(n):
-        if n == step:
-            raise Killed
-
-    return done
 
 
 @pytest.mark.parametrize("kind", ["unet", "cnn"])
@@ -98,7 +58,7 @@ from pathlib import Path
 import torch
 from cmb_models.training import loop
 from cmb_models.training.checkpoint import Checkpoint
-from tests.unit.test_reliability import SNAPSHOT, train
+from tests.trainings import SNAPSHOT, train
 torch.set_num_threads(1)
 loop.SNAPSHOT = SNAPSHOT
 train("cnn", Checkpoint(Path(sys.argv[1]), every_s=0), lambda step: print(step, flush=True), steps=5000)
