@@ -2,6 +2,9 @@
 
     python -m benchmarks.accuracy [--sizes 3,5,8,10,15,30] [--draws 3] [--steps-scale 1] [--methods two-stage,segmentation,radial]
 
+nnU-Net, where a Python has it: --nnunet-python PYTHON; on a CPU, where a training takes hours, with plans for less memory and for
+some sizes and draws alone: --nnunet-memory-gb 1 --nnunet-sizes 15 --nnunet-draws 1
+
 A killed run goes on where it stopped: every finished training is kept below --cache, and repeated only when its scans, its
 settings or its code change. Writes accuracy.json and accuracy.png to reports/benchmarks, of what is finished when it ends.
 """
@@ -55,9 +58,9 @@ def listed(text: str, name: str, allowed: tuple[str, ...] | None = None) -> list
 
 
 def tasks_of(
-    scans: Scans, cache: Path, params: Params, scale: float, sizes: list[int], draws: int, methods: list[str], nnunet_python: str
+    scans: Scans, cache: Path, params: Params, scale: float, sizes: list[int], draws: int, methods: list[str], how: nnunet.How
 ) -> list[Task]:
-    """All trainings, one draw after the other, so that a run that is stopped has whole curves."""
+    """All trainings, one draw after the other, so that a run that is stopped has whole curves. how: nnU-Net is run, and where."""
     prepared = prepare(cache, scans, params)
     spots = code_hash(["benchmarks/alternatives/radial_symmetry.py", "cmb_models/detect"])
     extra = cache / f"spots-{short_hash([scans.name, spots, params.preprocess.model_dump(mode='json')])}"
@@ -66,7 +69,8 @@ def tasks_of(
         own = scaled(params, scale, number)
         for size in sizes:
             split = split_of(scans, draw(scans.subjects(POOL), size, number, params.split.seed), params.split)
-            tasks += [Task(m, size, number, split, scans.raw, prepared, extra, own, nnunet_python) for m in methods]
+            chosen = [m for m in methods if m != "nnunet" or how.wants(size, number)]
+            tasks += [Task(m, size, number, split, scans.raw, prepared, extra, own, how) for m in chosen]
     return tasks
 
 
@@ -136,16 +140,21 @@ def main(
     scans_seed: Annotated[int, typer.Option(min=0, help="Of the pool's scans; the test set has the next one.")] = Wanted.seed,
     preset: Annotated[list[str] | None, typer.Option(help="Protocols in place of the mixed ones.")] = None,
     nnunet_python: Annotated[str, typer.Option(help="Python that has nnunetv2; given, it is run without a GPU, too.")] = "",
+    nnunet_memory_gb: Annotated[float, typer.Option(min=0, help="GPU memory its plans may fill; 0 for its own choice, 8.")] = 0,
+    nnunet_sizes: Annotated[str, typer.Option(help="Of --sizes, those it is trained on; without, all.")] = "",
+    nnunet_draws: Annotated[int, typer.Option(min=0, help="Of --draws, the first that it is trained on; 0 for all.")] = 0,
 ) -> None:
     params, wanted = load_params(params_file), Wanted(pool_scans, test_scans, tuple(preset or Wanted.presets), scans_seed)
     asked = listed(methods, "--methods", tuple(METHODS))
     counts = [int(s) for s in listed(sizes, "--sizes")]
+    some = tuple(int(s) for s in listed(nnunet_sizes, "--nnunet-sizes", tuple(map(str, counts)))) if nnunet_sizes else ()
+    how = nnunet.How(nnunet_python, nnunet_memory_gb, some, nnunet_draws)
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     reason = nnunet.unavailable(nnunet_python) if "nnunet" in asked else None
     not_run = {NNUNET: f"not run: {reason}"} if reason else {}
     asked = [m for m in asked if m != "nnunet" or not reason]
     scans = simulate(cache, wanted, workers)
-    tasks = tasks_of(scans, cache, params, steps_scale, counts, draws, asked, nnunet_python)
+    tasks = tasks_of(scans, cache, params, steps_scale, counts, draws, asked, how)
     paths = [store.path_of(cache, t, scans) for t in tasks]
     try:
         run_all(tasks, paths, workers)

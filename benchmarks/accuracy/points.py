@@ -35,6 +35,8 @@ def path_of(cache: Path, task: Task, scans: Scans) -> Path:
     """Where a task's points are kept."""
     recipe = task.params.model_dump(mode="json", exclude=UNREAD)
     about = [scans.name, sorted(task.split["folds"].items()), recipe, code_hash(CODE[task.method])]
+    if task.method == "nnunet":
+        about.append(task.nnunet.memory_gb)
     return cache / "points" / f"{task.method}-{task.size}-{task.draw}-{short_hash(about)}.json"
 
 

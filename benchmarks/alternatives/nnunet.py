@@ -2,6 +2,7 @@
 
 It is no dependency of this project. Where a Python has it (`pip install nnunetv2`) and a GPU, or where it is asked for by name,
 the scans are written in its raw layout, planned, trained and predicted, and its probabilities are read back as findings.
+On a CPU plans for less memory (smaller patches) make of a training of a day one of an hour (How).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from benchmarks.alternatives.single_stage import components, sphere_mask
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.files import write_json
+from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.site import ScanFile
 from cmb_models.volume import Volume
@@ -31,11 +32,21 @@ EPOCHS = {1: "nnUNetTrainer_1epoch"} | {
 }  # in the package
 THRESHOLD = 0.1  # on its probability of a microbleed: its own .5 would end the FROC early
 SMALLEST = 1e-38  # probability that is told from 0 in float32, as it stores them
-ENTRY = {  # what its console scripts call; called so, they are found whatever PATH says
-    "plan": "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:plan_and_preprocess_entry",
-    "train": "nnunetv2.run.run_training:run_training_entry",
-    "predict": "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
-}
+ENTRY = Path(__file__).with_name("nnunet_entry.py")
+
+
+@dataclass(frozen=True)
+class How:
+    """How it is run. python: an interpreter that has it, "" for this one. memory_gb: of a GPU that its plans may fill, 0 for its
+    own choice (8). sizes, draws: the numbers of scans and the first so many draws it is trained on, () and 0 for all."""
+
+    python: str = ""
+    memory_gb: float = 0
+    sizes: tuple[int, ...] = ()
+    draws: int = 0
+
+    def wants(self, size: int, draw: int) -> bool:
+        return (not self.sizes or size in self.sizes) and (not self.draws or draw < self.draws)
 
 
 def unavailable(python: str) -> str | None:
@@ -48,35 +59,45 @@ def unavailable(python: str) -> str | None:
     if done.returncode:
         return "the package nnunetv2 is not installed (pip install nnunetv2, in an environment of its own)"
     if not python and done.stdout.strip() != "True":
-        return "no CUDA device; with --nnunet-python it runs on the CPU, for days"
+        return "no CUDA device; with --nnunet-python it runs on the CPU, for hours"
     return None
 
 
 def epochs_for(steps: int) -> int:
-    """The number of epochs among the package's trainers whose steps come nearest to `steps`."""
-    return min(EPOCHS, key=lambda n: abs(n * STEPS_PER_EPOCH - steps))
+    """The most epochs among the package's trainers whose steps are within `steps`; one at least."""
+    return max((n for n in EPOCHS if n * STEPS_PER_EPOCH <= steps), default=1)
 
 
 def run(
-    training: Sequence[ScanFile], split: dict, test: Sequence[ScanFile], steps: int, python: str = "", folder: Path | None = None
+    training: Sequence[ScanFile], split: dict, test: Sequence[ScanFile], steps: int, how: How, folder: Path
 ) -> tuple[list[ScoredScan], dict]:
     """Train on all training scans and answer for the test scans. split: {"folds": {subject: fold}}, handed over as its splits.
 
-    folder: where its files go and stay, else a temporary one. Returns the findings and what was run.
+    Answers are averaged over mirrored inputs, as is its way, on a GPU alone. folder: where its files go; killed, it goes on there
+    with what was not done, a training from nnU-Net's own last checkpoint (every 50 epochs). Returns the findings and what was run.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(folder or temporary)
-        write_raw(root / "raw" / NAME, training, test)
-        epochs, trainer = epochs_for(steps), EPOCHS[epochs_for(steps)]
-        device = "cuda" if _has_cuda(python) else "cpu"
-        _call(root, python, "plan", "-d", str(DATASET), "--verify_dataset_integrity", "-c", CONFIGURATION, "-np", "2", "-npfp", "2")
-        write_json(root / "preprocessed" / NAME / "splits_final.json", splits(training, split["folds"]))
-        _call(root, python, "train", str(DATASET), CONFIGURATION, "all", "-tr", trainer, "-device", device)
-        images, answers = root / "raw" / NAME / "imagesTs", root / "answers"
-        options = ["-d", str(DATASET), "-c", CONFIGURATION, "-tr", trainer, "-f", "all", "--save_probabilities", "-device", device]
-        _call(root, python, "predict", "-i", str(images), "-o", str(answers), *options, "-npp", "1", "-nps", "1")
-        found = [read_answer(answers, scan) for scan in test]
-    return found, {"trainer": trainer, "steps": epochs * STEPS_PER_EPOCH, "device": device, "threshold": THRESHOLD}
+    device, trainer = "cuda" if _has_cuda(how.python) else "cpu", EPOCHS[epochs_for(steps)]
+    plans = f"nnUNetPlans{how.memory_gb:g}GB" if how.memory_gb else "nnUNetPlans"
+    preprocessed = folder / "preprocessed" / NAME
+    if not (preprocessed / "splits_final.json").is_file():  # written last
+        write_raw(folder / "raw" / NAME, training, test)
+        less = ["-gpu_memory_target", f"{how.memory_gb:g}", "-overwrite_plans_name", plans] if how.memory_gb else []
+        checks = ["--verify_dataset_integrity", "-c", CONFIGURATION, "-np", "2", "-npfp", "2"]
+        _call(folder, how.python, "plan", "-d", str(DATASET), *checks, *less)
+        write_json(preprocessed / "splits_final.json", splits(training, split["folds"]))
+    trained = ["-tr", trainer, "-p", plans, "-device", device]
+    checkpoints = folder / "results" / NAME / f"{trainer}__{plans}__{CONFIGURATION}" / "fold_all"
+    if not (checkpoints / "checkpoint_final.pth").is_file():
+        goes_on = ["--c"] if (checkpoints / "checkpoint_latest.pth").is_file() else []
+        _call(folder, how.python, "train", str(DATASET), CONFIGURATION, "all", *trained, *goes_on)
+    places = ["-i", str(folder / "raw" / NAME / "imagesTs"), "-o", str(folder / "answers"), "-d", str(DATASET), "-f", "all"]
+    once = ["--disable_tta"] if device == "cpu" else []
+    options = ["-c", CONFIGURATION, "--save_probabilities", "--continue_prediction", "-npp", "1", "-nps", "1", *once]
+    _call(folder, how.python, "predict", *places, *options, *trained)
+    found = [read_answer(folder / "answers", scan) for scan in test]
+    planned = read_json(preprocessed / f"{plans}.json")["configurations"][CONFIGURATION]
+    about = {"patch_kji": planned["patch_size"], "batch": planned["batch_size"], "mirrored": not once, "threshold": THRESHOLD}
+    return found, {"trainer": trainer, "steps": epochs_for(steps) * STEPS_PER_EPOCH, "device": device, **about}
 
 
 def write_raw(folder: Path, training: Sequence[ScanFile], test: Sequence[ScanFile]) -> None:
@@ -123,13 +144,11 @@ def _has_cuda(python: str) -> bool:
 
 def _call(root: Path, python: str, command: str, *arguments: str) -> None:
     """One of nnU-Net's commands with its folders below `root`; its output goes to <command>.log there."""
-    module, function = ENTRY[command].split(":")
-    code = f"import sys; sys.argv[0] = 'nnUNetv2_{command}'; from {module} import {function}; {function}()"
     folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
     log = root / f"{command}.log"
-    environment = {**os.environ, **folders, "nnUNet_compile": "false"}
+    environment = {**os.environ, **folders, "nnUNet_compile": "false", "nnUNet_n_proc_DA": str(min(12, os.cpu_count() or 1))}
     with log.open("w", encoding="utf-8") as stream:
-        line = [python or sys.executable, "-c", code, *arguments]
+        line = [python or sys.executable, str(ENTRY), command, *arguments]
         done = subprocess.run(line, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])

@@ -44,6 +44,9 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
             preset=["small"],
             scans_seed=31,
             nnunet_python="",
+            nnunet_memory_gb=0,
+            nnunet_sizes="",
+            nnunet_draws=0,
         )
         return read_json(tmp_path / "accuracy.json"), capsys.readouterr().out
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.alternatives import nnunet
 from benchmarks.alternatives.radial_symmetry import (
     GRID,
     Settings,
@@ -30,9 +29,6 @@ from benchmarks.alternatives.single_stage import (
 )
 from cmb_models.config import Preprocess
 from cmb_models.errors import InputError
-from cmb_models.io.annotations import Annotation
-from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import ScanFile
 from cmb_models.networks.inference import as_callable
 from cmb_models.volume import Volume, world_from_index
 from tests.examples import AFFINE, UNET, example
@@ -190,45 +186,3 @@ def test_segmentation_learns_dark_spots_and_its_answer_is_in_mm():
     threshold = choose_threshold([unseen], network, 3.0, 2.0)
     centres, scores = components(logits(unseen.prepared, network), AFFINE, threshold)
     assert np.linalg.norm(centres[0] - (20, 8, 12)) <= 3 and scores[0] > 0.5
-
-
-def _scan_file(folder, subject: str, diameter: float = 4.0) -> ScanFile:
-    from cmb_models.io.nifti import write_volume
-
-    path = folder / f"{subject}_swi.nii.gz"
-    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
-    write_volume(path, Volume(np.random.default_rng(0).normal(100, 5, (24, 20, 12)).astype(np.float32), affine))
-    return ScanFile("pool", subject, "", path, (Annotation(subject, "", -10.0, 8.0, 12.0, diameter, "cmb", "r"),))
-
-
-def test_nnunet_layout_holds_scans_masks_and_our_folds(tmp_path):
-    scans = [_scan_file(tmp_path, f"sub-{n}") for n in (1, 2, 3)]
-    nnunet.write_raw(tmp_path / "raw", scans[:2], scans[2:])
-    files = {p.relative_to(tmp_path / "raw").as_posix() for p in (tmp_path / "raw").rglob("*.*")}
-    images = {f"imagesTr/pool_sub-{n}_0000.nii.gz" for n in (1, 2)} | {"imagesTs/pool_sub-3_0000.nii.gz"}
-    assert files == images | {f"labelsTr/pool_sub-{n}.nii.gz" for n in (1, 2)} | {"dataset.json"}
-    mask = read_volume(tmp_path / "raw/labelsTr/pool_sub-1.nii.gz")
-    assert mask.data[10, 8, 6] == 1 and set(np.unique(mask.data)) == {0, 1}
-    assert np.array_equal(mask.affine, read_volume(tmp_path / "raw/imagesTr/pool_sub-1_0000.nii.gz").affine)
-    cases = nnunet.splits(scans[:2], {"pool_sub-1": 0, "pool_sub-2": 1})
-    assert cases[0] == {"train": ["pool_sub-2"], "val": ["pool_sub-1"]} and cases[1]["val"] == ["pool_sub-2"]
-
-
-def test_nnunet_answers_are_read_in_its_axis_order(tmp_path):
-    scan = _scan_file(tmp_path, "sub-1")
-    probability = np.zeros((2, 12, 20, 24), dtype=np.float32)  # classes, k, j, i
-    probability[0] = 1.0
-    probability[:, 6, 8, 10] = 0.2, 0.8
-    probability[:, 2, 2, 2] = 0.0, 1.0  # as sure as can be stored
-    np.savez_compressed(tmp_path / "pool_sub-1.npz", probabilities=probability)
-    found = nnunet.read_answer(tmp_path, scan)
-    np.testing.assert_allclose(found.centres_mm, [[-2, 2, 4], [-10, 8, 12]])
-    odds = np.log(4)
-    assert found.scores.tolist() == pytest.approx([(1 + 87.498 / 88.498) / 2, (1 + odds / (1 + odds)) / 2])
-    with pytest.raises(InputError, match="no such file"):
-        nnunet.read_answer(tmp_path / "elsewhere", scan)
-
-
-def test_nnunet_says_why_it_does_not_run():
-    assert "cannot be run" in nnunet.unavailable("/nowhere/python")
-    assert nnunet.epochs_for(6100) == 20 and nnunet.epochs_for(10) == 1
