@@ -128,4 +128,5 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )
-    return {"settings": best.params, "trial": best.number, **summary(study)}
+    told = summary(study)
+    return {"settings": best.params, "trial": told["best_trial"], **told}

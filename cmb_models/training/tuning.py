@@ -54,7 +54,8 @@ def study_name(stage: str, *what: object) -> str:
 def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """Create or resume a maximising study. `storage`: an Optuna URL; without one, SQLite under studies/ in the workspace.
 
-    Trials that a killed run left running are marked failed and count for nothing; finished ones are kept.
+    Trials that a killed run left running are marked failed and count for nothing; finished ones are kept, also those of a batch
+    that was at its end and of which not all had been written as finished.
     """
     if storage is None:
         STUDIES.mkdir(exist_ok=True)
@@ -62,8 +63,10 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    at_its_end = all("ended" in t.user_attrs for t in running)
+    for trial in running:
+        _finish(study, trial.number, trial.user_attrs) if at_its_end else study.tell(trial.number, state=TrialState.FAIL)
     return study
 
 
@@ -103,7 +106,10 @@ def _suggest(trial: Trial, search: dict[str, tuple[float, float]]) -> dict[str, 
 def _run_batch(
     study: optuna.Study, batch: list[Trial], chosen: list[dict[str, float]], first: int, folds: int, evaluate: Evaluate
 ) -> None:
-    """Fold by fold for all trials of the batch that are not yet pruned, so that pruning saves the later folds."""
+    """Fold by fold for all trials of the batch that are not yet pruned, so that pruning saves the later folds.
+
+    None is finished before all are: killed in between, the whole batch is run again, by proposals from the same finished trials.
+    """
     alive, outcomes = list(range(len(batch))), {n: [] for n in range(len(batch))}
     for fold in range(folds):
         for n, outcome in zip(list(alive), evaluate([(chosen[n], first + n) for n in alive], fold), strict=True):
@@ -113,19 +119,27 @@ def _run_batch(
                 outcomes[n].append(outcome)
                 batch[n].report(_mean([o.value for o in outcomes[n]]), fold)
             if outcome is None or (fold + 1 < folds and batch[n].should_prune()):
-                _tell(study, batch[n], outcomes[n], TrialState.PRUNED)
                 alive.remove(n)
         if not alive:
-            return
-    for n in alive:
-        _tell(study, batch[n], outcomes[n], TrialState.COMPLETE)
+            break
+    for n, trial in enumerate(batch):
+        _write_end(trial, outcomes[n], TrialState.COMPLETE if n in alive else TrialState.PRUNED)
+    for trial in batch:
+        _finish(study, trial.number, trial.user_attrs)
 
 
-def _tell(study: optuna.Study, trial: Trial, outcomes: list[Outcome], state: TrialState) -> None:
+def _write_end(trial: Trial, outcomes: list[Outcome], state: TrialState) -> None:
+    """Keep what a trial came to while it still counts as running."""
     trial.set_user_attr("folds", [o.value for o in outcomes])
     for name in outcomes[0].over if outcomes else ():
         trial.set_constraint(name, _mean([o.over[name] for o in outcomes]))  # TPE then looks where limits are kept
-    study.tell(trial, _mean([o.value for o in outcomes]) if state == TrialState.COMPLETE else None, state=state)
+    trial.set_user_attr("ended", state.name)
+
+
+def _finish(study: optuna.Study, number: int, about: Mapping) -> None:
+    """Finish a trial by what `_write_end` kept of it. number: Optuna's."""
+    state = TrialState[about["ended"]]
+    study.tell(number, _mean(about["folds"]) if state == TrialState.COMPLETE else None, state=state)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -153,13 +167,15 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
 def summary(study: optuna.Study) -> dict:
     """What the report and the lineage keep of a study: its name, best trial, and a row for every finished trial.
 
-    A row: number, state, value, params, folds (each one's value), over (mean amount by which each limit is exceeded), diverged,
-    seconds. All but `seconds` are the same in every run with the same seed.
+    A row: number (among the finished ones, the recipe's is 0; Optuna's own counts killed ones, too), state, value, params, folds
+    (each one's value), over (mean amount by which each limit is exceeded), diverged, seconds. All but `seconds` are the same in
+    every run with the same seed.
     """
-    rows = []
-    for t in study.get_trials(states=FINISHED):
-        row = {"number": t.number, "state": t.state.name, "value": t.value, "params": t.params, "over": t.constraints}
+    rows, best = [], best_trial(study)
+    finished = study.get_trials(states=FINISHED)
+    for number, t in enumerate(finished):
+        row = {"number": number, "state": t.state.name, "value": t.value, "params": t.params, "over": t.constraints}
         row |= {"folds": t.user_attrs["folds"], "diverged": t.user_attrs.get("diverged", False)}
         rows.append(row | {"seconds": round(t.duration.total_seconds(), 1)})
-    best = best_trial(study)
-    return {"study": study.study_name, "best_trial": best.number, "best_value": best.value, "trials": rows}
+    chosen = [t.number for t in finished].index(best.number)
+    return {"study": study.study_name, "best_trial": chosen, "best_value": best.value, "trials": rows}

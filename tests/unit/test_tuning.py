@@ -96,8 +96,8 @@ def test_the_recipe_is_tried_even_if_a_kill_cut_its_trial_off(storage):
 
 
 def table(study):
-    """A study's finished trials but for what differs from run to run: the time taken, and Optuna's number after a kill."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "number")} for row in summary(study)["trials"]]
+    """A study's finished trials but for what differs from run to run, the time taken."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in summary(study)["trials"]]
 
 
 def by_number(asked, fold):
@@ -127,6 +127,44 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path, number, fold):
     straight, wanted, _ = run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)
     assert table(killed) == table(straight)
     assert (best.params, best.value) == (wanted.params, wanted.value)
+
+
+@pytest.mark.parametrize("lost", [3, 2])
+def test_a_batch_of_which_one_trial_had_ended_is_run_again_whole(tmp_path, lost):
+    """Else the next proposals would be from another number of finished trials, and with another seed."""
+
+    def early_end(asked, fold):
+        return [None if (n, fold) == (5 - lost, 0) else v for (_, n), v in zip(asked, by_number(asked, fold), strict=True)]
+
+    def die(asked, fold):
+        if (asked[0][1], fold) == (lost, 1):
+            raise Killed
+        return early_end(asked, fold)
+
+    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=die)
+    killed, _, asked = run(storage, trials=8, evaluate=early_end)
+    assert asked[0] == (0, [2, 3])
+    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=early_end)[0])
+
+
+def test_a_kill_while_a_batch_is_written_as_finished_loses_nothing(tmp_path, monkeypatch):
+    storage, tell, told = f"sqlite:///{tmp_path / 'killed.db'}", optuna.Study.tell, []
+
+    def die(self, *arguments, **named):
+        if len(told) == 5:
+            raise Killed
+        told.append(arguments)
+        return tell(self, *arguments, **named)
+
+    monkeypatch.setattr(optuna.Study, "tell", die)
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=by_number)
+    monkeypatch.undo()
+    killed, _, asked = run(storage, trials=8, evaluate=by_number)
+    assert asked[0] == (0, [6, 7])
+    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)[0])
 
 
 def test_a_diverging_trial_is_left_and_the_search_goes_on(storage):
