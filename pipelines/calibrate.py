@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from cmb_models.config import Decision
+from cmb_models.config import load_params
 from cmb_models.detect.detector import calibrated
-from cmb_models.evaluation.calibration import adaptive_ece, fit_platt
+from cmb_models.evaluation.calibration import adaptive_ece
+from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import calibration_subjects
-from cmb_models.evaluation.rows import read_scores
+from cmb_models.evaluation.matching import all_judged
+from cmb_models.evaluation.rows import read_rows
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
-from pipelines.stage import CALIBRATION, REPORTS, SPLIT, run
+from pipelines.stage import CALIBRATION, PARAMS, REPORTS, SPLIT, run
+
+ROWS = REPORTS / "cross_validate"
 
 
 def main() -> None:
-    scores = REPORTS / "cross_validate/detections.csv"
-    subjects = calibration_subjects(scores, read_json(SPLIT))
-    joint, hit = read_scores(scores)
-    slope, intercept = fit_platt(joint, hit)
-    # The threshold was chosen on joint scores by cross_validate; calibration is monotone, so it keeps what passes.
-    found = read_json(REPORTS / "cross_validate/metrics.json")
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, stage2_weight=found["stage2_weight"])
-    decision = uncut.model_copy(update={"threshold": float(calibrated(found["threshold"], uncut))})
+    params, scans = load_params(PARAMS), read_rows(ROWS).scans
+    # From the rows, whose subjects are looked at, and not from metrics.json, which does not tell whose scores chose its threshold.
+    subjects = calibration_subjects(ROWS, (s.subject for s in scans), read_json(SPLIT))
+    decision = decide_on(scans, params)
     write_json(CALIBRATION, {"decision": decision.model_dump(), "subjects": subjects})
-    metrics = {"threshold": decision.threshold, "slope": slope, "intercept": intercept, "stage2_weight": found["stage2_weight"]}
-    metrics |= {"ece_before": adaptive_ece(joint, hit), "ece_after": adaptive_ece(calibrated(joint, uncut), hit)}
+    joint, hit = all_judged(scans, params.evaluate.tolerance_mm)
+    errors = {"ece_before": adaptive_ece(joint, hit), "ece_after": adaptive_ece(calibrated(joint, decision), hit)}
+    metrics = decision.model_dump() | errors
     write_json(REPORTS / "calibrate/metrics.json", metrics)
     log_stage("calibrate", {}, metrics)
 

@@ -39,14 +39,15 @@ def report(params: Params, split: dict, scans: list[ScoredScan], nested: list[Ou
     """Write the stage's outputs; return its metrics and the files that MLflow keeps."""
     rng = np.random.default_rng(params.evaluate.seed)
     metrics, table = cross_validation_metrics(scans, split["folds"], params, rng)
-    rows = write_rows(OUT, scans, metrics["threshold"], params.evaluate.tolerance_mm, split["folds"])
+    tolerance, weight = params.evaluate.tolerance_mm, metrics["stage2_weight"]
+    rows = write_rows(OUT, scans, metrics["threshold"], tolerance, split["folds"], weight)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
-    froc_figure(scans, metrics, params.evaluate.tolerance_mm, "Out of fold", OUT / "froc.png", draws)
+    froc_figure(scans, metrics, tolerance, "Out of fold", OUT / "froc.png", draws)
     decided = []
     if nested:
         metrics["nested"], decided = nested_metrics(nested, params, np.random.default_rng(params.evaluate.seed))
-    write_nested_rows(OUT / "nested_detections.csv", decided, params.evaluate.tolerance_mm)
+    write_nested_rows(OUT / "nested_detections.csv", decided, tolerance)
     write_json(OUT / "metrics.json", metrics | {"notes": split["notes"]})
     return metrics, [OUT / "froc.png", *rows]
 

@@ -10,7 +10,7 @@ from cmb_models.bundle import BundleDetector
 from cmb_models.config import load_params
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.leaks import check_lineage
-from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans_sha256, require_whole
+from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.run import score_scans
@@ -32,12 +32,12 @@ def main() -> None:
     check_lineage(detector.bundle.lineage, index, locked)
     test = [s for s in index if s["subject"] in locked]
     scans = score_scans(detector, Path(params.ingest.raw_dir), test)
-    tolerance, threshold = params.evaluate.tolerance_mm, detector.bundle.config.decision.threshold
+    tolerance, decision = params.evaluate.tolerance_mm, detector.bundle.config.decision
+    threshold = decision.threshold
     metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
     # Counted before anything is written: a look that was stopped midway is still a look.
-    sha256 = locked_scans_sha256(test)
-    metrics["locked_set"] = count_evaluation(LEDGER, detector.bundle.manifest_sha256, sha256, commit, metrics)
-    rows = write_rows(OUT, scans, threshold, tolerance)
+    metrics["locked_set"] = count_evaluation(LEDGER, detector.bundle.manifest_sha256, locked_scans(test), commit, metrics)
+    rows = write_rows(OUT, scans, threshold, tolerance, stage2_weight=decision.stage2_weight)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     froc_figure(scans, metrics, tolerance, "Locked test set", OUT / "froc.png", draws)

@@ -52,6 +52,7 @@ def main(
     release, params = chosen_bundle(bundle, workspace, training), load_params(params_file)
     detector = BundleDetector(release) if release else None
     threshold = detector.bundle.config.decision.threshold if detector else None
+    weights = dict.fromkeys((OWN, GIVEN), detector.bundle.config.decision.stage2_weight if detector else None)
     evaluated = {OWN: (own_locked(workspace / "reports/evaluate", threshold), threshold)} if workspace else {}
     with folder_for(keep) as folder:
         raw = folder / "data/raw"
@@ -66,8 +67,9 @@ def main(
             write_params(folder, params, TEST)
             list(run_stages(folder))
             trained = BundleDetector(folder / "models/bundle")
-            evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision.threshold)
-    figures = {name: told(own, at, params) for name, (own, at) in evaluated.items()}
+            decision = trained.bundle.config.decision
+            evaluated[TRAINED], weights[TRAINED] = (score(trained, raw, TEST), decision.threshold), decision.stage2_weight
+    figures = {name: told(own, at, params, weights[name]) for name, (own, at) in evaluated.items()}
     about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "stand_off_noise_sd": STAND_OFF}
     release_sha256 = detector.bundle.manifest_sha256 if detector else None
     site = {"scans": site_scans, "seed": SITE_SEED + seed} if training else None

@@ -42,14 +42,17 @@ def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
     return list(saved.scans)
 
 
-def told(scans: Sequence[ScoredScan], threshold: float, params: Params) -> dict:
-    """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were."""
+def told(scans: Sequence[ScoredScan], threshold: float, params: Params, stage2_weight: float = 0.5) -> dict:
+    """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were.
+
+    stage2_weight: in the release's joint score.
+    """
     tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
     all_figures, _ = figures(scans, threshold, params, rng)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     curve = froc(scans, tolerance)
     false = [r for r in detection_rows(scans, threshold, tolerance) if r["at_threshold"] == "false_positive"]
-    missed = [r for r in lesion_rows(scans, threshold, tolerance) if r["hit"] == 0]
+    missed = [r for r in lesion_rows(scans, threshold, tolerance, stage2_weight) if r["hit"] == 0]
     apart = {}
     if any(_is_mimic(a) for s in scans for a in s.annotations):  # rows that were saved name none
         apart = {"froc_without_mimics": froc_table(without_mimics(scans, tolerance), tolerance, draws, RATES)}

@@ -6,7 +6,6 @@ calibration. The unit is the subject; where files are known, their content count
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -70,13 +69,15 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
         raise InputError("the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
 
 
-def calibration_subjects(detections: Path, split: dict) -> list[str]:
-    """The subjects in a file of out-of-fold detections, sorted. Refuses one that is in no fold: locked, or unknown."""
-    with Path(detections).open(newline="", encoding="utf-8") as stream:
-        subjects = sorted({row["subject"] for row in csv.DictReader(stream)})
+def calibration_subjects(rows: Path, subjects: Iterable[str], split: dict) -> list[str]:
+    """The subjects that a threshold and a calibration are taken from, sorted. Refuses one that is in no fold: locked, or unknown.
+
+    rows: the folder that their scores were read from.
+    """
+    subjects = sorted(set(subjects))
     strays = [s for s in subjects if s not in split["folds"] or s in split["locked"]]
     if strays:
-        raise InputError(detections, "training subjects alone", f"scores of {_names(strays)}", "run cross_validate again")
+        raise InputError(rows, "training subjects alone", f"scores of {_names(strays)}", "run cross_validate again")
     return subjects
 
 

@@ -17,9 +17,9 @@ LEDGER = Path("locked_evaluations.jsonl")  # at the workspace's root; kept by gi
 KEY_FIGURES = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "threshold")
 
 
-def locked_scans_sha256(index: Sequence[Mapping[str, Any]]) -> str:
-    """Identity of a locked set: hash of its files' hashes, whatever they are called. index: entries of data/index.json."""
-    return canonical_sha256(sorted(scan["sha256"] for scan in index))
+def locked_scans(index: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A locked set: its files' hashes in order, whatever they are called. index: entries of data/index.json."""
+    return sorted(scan["sha256"] for scan in index)
 
 
 def require_whole(file: Path) -> None:
@@ -30,16 +30,29 @@ def require_whole(file: Path) -> None:
         raise InputError(file, "an unbroken log of looks at the locked set", fault, remedy)
 
 
-def count_evaluation(file: Path, bundle_sha256: str, scans_sha256: str, commit: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Append an evaluation and return how often this locked set has been looked at, this time included.
+def count_evaluation(
+    file: Path, bundle_sha256: str, scans: Sequence[str], commit: str, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Append an evaluation and return how often these locked scans have been looked at, this time included.
 
-    Returns {"scans_sha256", "time", "evaluations", "bundles"}: evaluations of this set, and of how many different bundles. The same
-    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. commit: checked out in the
-    workspace, "" outside of git. Raises InputError for a broken log, before anything is written.
+    Looks are counted scan by scan, so that a set that one scan was added to or taken from is not a new one. Returns
+    {"scans_sha256", "time", "evaluations", "bundles", "scans", "seen_before"}: the looks at the scan that has had the most, at how
+    many different bundles these were, the number of scans, and how many of them had been looked at before. The same bundle
+    evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. scans: as locked_scans gives them. commit:
+    checked out in the workspace, "" outside of git. Raises InputError for a broken log, before anything is written.
     """
     require_whole(file)
-    figures = {name: metrics[name] for name in KEY_FIGURES}
-    entry = append_entry(file, bundle_sha256=bundle_sha256, scans_sha256=scans_sha256, commit=commit, figures=figures)
-    own = [e for e in read_entries(file) if e["scans_sha256"] == scans_sha256]
-    counted = {"evaluations": len(own), "bundles": len({e["bundle_sha256"] for e in own})}
+    figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
+    before = read_entries(file)
+    about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
+    entry = append_entry(file, **about, figures=figures)
+    looks = {scan: [e["bundle_sha256"] for e in [*before, entry] if _looked_at(e, scan, entry)] for scan in scans}
+    most = max(looks.values(), key=lambda bundles: (len(bundles), len(set(bundles))))
+    counted = {"evaluations": len(most), "bundles": len(set(most)), "scans": len(looks)}
+    counted["seen_before"] = sum(len(bundles) > 1 for bundles in looks.values())
     return {"scans_sha256": scans_sha256, "time": entry["time"], **counted}
+
+
+def _looked_at(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:
+    """Whether an evaluation had a scan of the present one. Entries of before scans were listed are known by their whole set."""
+    return scan in entry["scans"] if "scans" in entry else entry["scans_sha256"] == now["scans_sha256"]

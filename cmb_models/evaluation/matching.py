@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation
 
 FAR = 1e6  # mm; a pair that may not match costs more than all that may together
@@ -104,3 +105,18 @@ def _assign(scan: ScoredScan, lesions: list[Annotation], tolerance_mm: float, sk
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
         if cost[row, column] < FAR:
             lesion_of[rows[row]] = column
+
+
+def judged(scan: ScoredScan, tolerance_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (M,) of a scan's candidates and whether each is a hit (M,), all counting, those at `possible` places left out."""
+    found = match(scan, 0.0, tolerance_mm)
+    return scan.scores[~found.ignored], found.lesion_of[~found.ignored] >= 0
+
+
+def all_judged(scans: Iterable[ScoredScan], tolerance_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """`judged` of all scans together, (M,) each. Raises InputError when none has a candidate that counts."""
+    columns = [np.concatenate(column) for column in zip(*(judged(s, tolerance_mm) for s in scans), strict=True)]
+    if not columns or not len(columns[0]):
+        remedy = "lower mine_candidates.candidates.floor or train longer"
+        raise InputError("scores out of fold", "scored candidates", "none", remedy)
+    return columns[0], columns[1]

@@ -11,15 +11,13 @@ import numpy as np
 
 from cmb_models.config import Decision, Params
 from cmb_models.detect.detector import calibrated
-from cmb_models.detect.joint import weight_of
 from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.calibration import fit_platt
+from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table, metrics_at, pooled, pooled_intervals
 from cmb_models.evaluation.rows import DETECTION_ROW, detection_rows
-from cmb_models.evaluation.summary import calibration_error, judged
-from cmb_models.evaluation.thresholds import threshold_apart
+from cmb_models.evaluation.summary import calibration_error
 from cmb_models.files import replacing
 
 ROW = ("fold", "threshold", *DETECTION_ROW)
@@ -50,16 +48,11 @@ def decide_inside(fold: OuterFold, params: Params) -> Decided:
 
     Raises InputError when a subject of the outer fold is among the inner ones.
     """
-    tolerance = params.evaluate.tolerance_mm
     inner, outer = ({s.subject for s in scans} for scans in (fold.inner, fold.outer))
-    keep_apart(f"the calibration of outer fold {fold.number + 1}", inner, outer, "this is a fault of the program: report it")
-    threshold = threshold_apart(fold.outer, fold.inner, tolerance, params.calibrate.max_fp_per_scan)
-    scores, hits = (np.concatenate(column) for column in zip(*(judged(s, tolerance) for s in fold.inner), strict=True))
-    slope, intercept = fit_platt(scores, hits)
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, stage2_weight=weight_of(fold.inner))
-    scans = tuple(replace(s, scores=calibrated(s.scores, uncut)) for s in fold.outer)
-    decision = uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})
-    return Decided(fold.number, scans, decision)
+    what = f"the threshold and calibration of outer fold {fold.number + 1}"
+    keep_apart(what, inner, outer, "this is a fault of the program: report it")
+    decision = decide_on(fold.inner, params)
+    return Decided(fold.number, tuple(replace(s, scores=calibrated(s.scores, decision)) for s in fold.outer), decision)
 
 
 def nested_metrics(folds: Sequence[OuterFold], params: Params, rng: np.random.Generator) -> tuple[dict, list[Decided]]:

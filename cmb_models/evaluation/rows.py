@@ -6,8 +6,9 @@ The rows are the whole truth: every figure of metrics.json can be computed again
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,21 @@ class Saved:
 
 
 def write_rows(
-    folder: Path, scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, folds: Mapping[str, int] | None = None
+    folder: Path,
+    scans: Sequence[ScoredScan],
+    threshold: float,
+    tolerance_mm: float,
+    folds: Mapping[str, int] | None = None,
+    stage2_weight: float = 0.5,
 ) -> list[Path]:
     """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
 
-    folds: each subject's, for an evaluation out of fold. Numbers that figures depend on are written with all their digits.
+    folds: each subject's, for an evaluation out of fold. stage2_weight: in the joint score (detect.joint). Numbers that figures
+    depend on are written with all their digits.
     """
     tables = {
         SCANS: (SCAN_ROW, scan_rows(scans, threshold, tolerance_mm, folds)),
-        LESIONS: (LESION_ROW, lesion_rows(scans, threshold, tolerance_mm)),
+        LESIONS: (LESION_ROW, lesion_rows(scans, threshold, tolerance_mm, stage2_weight)),
         DETECTIONS: (DETECTION_ROW, detection_rows(scans, threshold, tolerance_mm)),
     }
     for name, (columns, rows) in tables.items():
@@ -74,11 +81,12 @@ def scan_rows(
     return rows
 
 
-def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[dict]:
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, stage2_weight: float = 0.5) -> list[dict]:
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
-    would have with no threshold; "" where there is none. `rejected` says where and why a missed one was lost.
+    would have with no threshold; "" where there is none. `rejected` says where and why a missed one was lost: of a candidate below
+    the threshold it names the stage that lowers the joint score more, each score counting by its weight there.
     """
     rows = []
     for scan in scans:
@@ -86,32 +94,36 @@ def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: flo
         number = 0
         for about in scan.annotations:
             if about.is_cmb:
-                rows.append(_cmb_row(scan, number, at_point, at_all, threshold, tolerance_mm))
+                why = partial(_doubt, scan, threshold=threshold, stage2_weight=stage2_weight)
+                rows.append(_cmb_row(scan, number, at_point, at_all, tolerance_mm, why))
                 number += 1
             elif about.label == "possible":
                 rows.append(_lesion_row(scan, about, -1, None, "", ""))
     return rows
 
 
-def _cmb_row(scan: ScoredScan, lesion: int, at_point: Match, at_all: Match, threshold: float, tolerance_mm: float) -> dict:
+def _cmb_row(
+    scan: ScoredScan, lesion: int, at_point: Match, at_all: Match, tolerance_mm: float, doubt: Callable[[int], str]
+) -> dict:
     about = scan.cmbs[lesion]
     by, would = (np.flatnonzero(m.lesion_of == lesion) for m in (at_point, at_all))
     if len(by):
         return _lesion_row(scan, about, lesion, int(by[0]), 1, "")
     if len(would):
         candidate = int(would[0])
-        return _lesion_row(scan, about, lesion, candidate, 0, _doubt(scan, candidate, threshold))
+        return _lesion_row(scan, about, lesion, candidate, 0, doubt(candidate))
     away = np.linalg.norm(scan.centres_mm.reshape(-1, 3) - about.centre_mm, axis=1)
     return _lesion_row(scan, about, lesion, None, 0, NEIGHBOURS if np.any(away <= reach_mm(about, tolerance_mm)) else NO_CANDIDATE)
 
 
-def _doubt(scan: ScoredScan, candidate: int, threshold: float) -> str:
-    """Why a candidate that reaches its lesion does not count: the stage with the lower score."""
+def _doubt(scan: ScoredScan, candidate: int, threshold: float, stage2_weight: float) -> str:
+    """Why a candidate that reaches its lesion does not count: the stage whose factor of the joint score is the lower."""
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
     if scan.stage1 is None or scan.stage2 is None:
         return "threshold: its score is too low"
-    return DOUBT_2 if scan.stage2[candidate] < scan.stage1[candidate] else DOUBT_1
+    first, second = scan.stage1[candidate] ** (1 - stage2_weight), scan.stage2[candidate] ** stage2_weight
+    return DOUBT_2 if second < first else DOUBT_1
 
 
 def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int | None, hit: int | str, rejected: str) -> dict:
@@ -223,11 +235,3 @@ def read_table(path: Path) -> list[dict[str, str]]:
         if tuple(reader.fieldnames or ()) != tuple(columns):
             raise InputError(path, f"columns {', '.join(columns)}", "others", "run `dvc repro`")
         return list(reader)
-
-
-def read_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,) and whether each is a hit (N,), of the candidates in a detections.csv that are hit or false positive."""
-    rows = [r for r in read_table(path) if r["outcome"] in ("hit", "false_positive")]
-    if not rows:
-        raise InputError(path, "scored candidates", "none", "lower mine_candidates.candidates.floor or train longer")
-    return np.array([float(r["score"]) for r in rows]), np.array([r["outcome"] == "hit" for r in rows])

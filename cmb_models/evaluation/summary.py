@@ -13,7 +13,7 @@ from cmb_models.evaluation.bootstrap import percentiles, subject_draws
 from cmb_models.evaluation.calibration import adaptive_ece
 from cmb_models.evaluation.counts import agreement
 from cmb_models.evaluation.froc import ALSO_AT_MM, froc
-from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.matching import ScoredScan, judged
 from cmb_models.evaluation.metrics import (
     choose_threshold,
     count_intervals,
@@ -106,9 +106,3 @@ def calibration_error(scans: Sequence[ScoredScan], tolerance_mm: float, draws: n
 
     resampled = np.array([error(np.repeat(np.arange(len(scans)), times)) for times in draws])
     return error(range(len(scans))), percentiles(resampled)
-
-
-def judged(scan: ScoredScan, tolerance_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (M,) of a scan's candidates and whether each is a hit (M,), all counting, those at `possible` places left out."""
-    found = match(scan, 0.0, tolerance_mm)
-    return scan.scores[~found.ignored], found.lesion_of[~found.ignored] >= 0

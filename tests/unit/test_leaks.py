@@ -5,23 +5,29 @@ Those on the way from a file to a prepared image are in test_leaks_prepared.py.
 
 from __future__ import annotations
 
-import csv
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cmb_models.config import load_params
+from cmb_models.config import Decision, load_params
+from cmb_models.detect.detector import calibrated
 from cmb_models.errors import InputError
-from cmb_models.evaluation.leaks import calibration_subjects, check_lineage, check_split
+from cmb_models.evaluation.deciding import decide_on
+from cmb_models.evaluation.leaks import check_lineage, check_split
 from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.split import split_subjects
 from cmb_models.evaluation.thresholds import threshold_apart
+from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.crossval import cross_validate, mine_out_of_fold
 from cmb_models.training.examples import Example, load_training, save_example
 from cmb_models.training.folds import CnnJob, Mined, cnn_sampler, load_mined, run_cnn_job, save_mined
 from cmb_models.training.search import search_cnn, search_unet
+from pipelines import calibrate
 from tests.examples import CNN, UNET, example
 from tests.imports import ROOT
 
@@ -159,19 +165,40 @@ def test_a_threshold_chosen_with_the_scores_it_is_counted_on():
         threshold_apart([scored("s_a")], [scored("s_b"), scored("s_a")], 3.0, 1.0)
 
 
-def write_detections(path, subjects):
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["scan", "subject", "score"])
-        writer.writeheader()
-        writer.writerows({"scan": s, "subject": s, "score": 0.5} for s in subjects)
-    return path
+def found(subject: str, *scores: float) -> ScoredScan:
+    """A scan with a microbleed at its first candidate and none at the others."""
+    places = np.array([(20.0 * n, 0.0, 0.0) for n in range(len(scores))]).reshape(-1, 3)
+    return replace(scored(subject), centres_mm=places, scores=np.array(scores))
 
 
-def test_a_calibration_fitted_on_locked_scores(tmp_path):
-    assert calibration_subjects(write_detections(tmp_path / "clean.csv", ["s_b", "s_a"]), SPLIT) == ["s_a", "s_b"]
-    for stray in ("l_a", "nobody"):
-        with pytest.raises(InputError, match=f"training subjects alone, got scores of {stray}"):
-            calibration_subjects(write_detections(tmp_path / "rows.csv", ["s_a", stray]), SPLIT)
+@pytest.fixture
+def out_of_fold(tmp_path, monkeypatch):
+    """A workspace as cross_validate leaves it, but for MLflow: write(scans) writes its rows, and calibrate.main() may run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibrate, "log_stage", lambda *_: None)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    write_json(calibrate.SPLIT, SPLIT)
+    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, {s.subject: 0 for s in scans})
+
+
+@pytest.mark.parametrize("stray", ["l_a", "nobody"])
+def test_a_threshold_and_a_calibration_from_locked_scores(out_of_fold, stray):
+    out_of_fold([found("s_a", 0.8, 0.3), found("s_b", 0.7, 0.2), found(stray)])  # without a candidate, but its miss would count
+    with pytest.raises(InputError, match=f"training subjects alone, got scores of {stray}"):
+        calibrate.main()
+    assert not calibrate.CALIBRATION.exists()
+
+
+def test_a_threshold_from_somewhere_else(out_of_fold):
+    """Whatever metrics.json says: the release's threshold is chosen on the rows of training subjects."""
+    own = [found("s_a", 0.8, 0.3), found("s_b", 0.7, 0.2, 0.4, 0.3)]
+    out_of_fold(own)
+    write_json(calibrate.ROWS / "metrics.json", {"threshold": 0.75, "stage2_weight": 0.1})
+    calibrate.main()
+    told = read_json(calibrate.CALIBRATION)
+    assert told == {"decision": decide_on(own, load_params(Path("params.yaml"))).model_dump(), "subjects": ["s_a", "s_b"]}
+    uncut = Decision(**{**told["decision"], "threshold": 0.0})
+    assert told["decision"]["threshold"] == pytest.approx(float(calibrated(np.float64(0.55), uncut)))  # halfway from .7 to .4
 
 
 LINEAGE = {"training_scans": {"s_a": "file a", "s_b": "file b"}, "calibrated_on": ["s_a", "s_b"]}

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from cmb_models.chain import read_entries
+from cmb_models.chain import append_entry, canonical_sha256, read_entries
 from cmb_models.errors import InputError
-from cmb_models.evaluation.ledger import KEY_FIGURES, count_evaluation, locked_scans_sha256, require_whole
+from cmb_models.evaluation.ledger import KEY_FIGURES, count_evaluation, locked_scans, require_whole
+from cmb_models.report import words
 
 METRICS = dict.fromkeys(KEY_FIGURES, 0.5) | {"strata": {}}
 
 
-def look(file, bundle="b1", scans="s1"):
+def look(file, bundle="b1", scans=("s1", "s2")):
     counted = count_evaluation(file, bundle, scans, "c0ffee", METRICS)
     return counted["evaluations"], counted["bundles"]
 
 
 def test_looks_are_counted_by_set_and_bundle(tmp_path):
     file = tmp_path / "looks.jsonl"
-    assert [look(file), look(file), look(file, "b2"), look(file, "b2", "s2"), look(file)] == [
+    assert [look(file), look(file), look(file, "b2"), look(file, "b2", ("t1",)), look(file)] == [
         (1, 1),
         (2, 1),
         (3, 2),
@@ -49,4 +50,21 @@ def test_no_log_yet_is_whole(tmp_path):
 
 def test_a_locked_set_is_known_by_its_files_not_their_names():
     one, two = {"key": "a", "sha256": "11"}, {"key": "b", "sha256": "22"}
-    assert locked_scans_sha256([one, two]) == locked_scans_sha256([{**two, "key": "c"}, one]) != locked_scans_sha256([one])
+    assert locked_scans([one, two]) == locked_scans([{**two, "key": "c"}, one]) == ["11", "22"]
+
+
+def test_a_set_is_no_new_one_for_a_scan_more_or_less(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    for bundle in ("b1", "b2", "b2"):
+        look(file, bundle, ("s1", "s2", "s3"))
+    less, more, other = (count_evaluation(file, "b3", s, "", METRICS) for s in (("s1", "s2"), ("s1", "s2", "s4"), ("s5",)))
+    keys = ("evaluations", "bundles", "scans", "seen_before")
+    assert [[told[k] for k in keys] for told in (less, more, other)] == [[4, 3, 2, 2], [5, 3, 3, 2], [1, 1, 1, 0]]
+    assert "2 of these 3 locked scans had been looked at before, the most looked at now 5 times, at 3" in words.looks(more)
+    assert words.looks(less).startswith("These locked scans have been looked at 4 times") and "first look" in words.looks(other)
+
+
+def test_looks_of_before_scans_were_listed_still_count(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    append_entry(file, bundle_sha256="b1", scans_sha256=canonical_sha256(["s1", "s2"]), commit="", figures={})
+    assert look(file, "b2", ("s1", "s2")) == (2, 2) and look(file, "b2", ("s1",)) == (2, 1)

@@ -58,7 +58,7 @@ def test_scores_are_calibrated_by_the_inner_ones_alone():
 
 
 def test_a_fold_whose_own_scores_took_part_is_refused():
-    with pytest.raises(InputError, match="the calibration of outer fold 1: .* seen a"):
+    with pytest.raises(InputError, match="the threshold and calibration of outer fold 1: .* seen a"):
         decide_inside(fold(0, [scan("a", 0.9, 0.5), scan("b", 0.8, 0.4)], [scan("a", 0.7, 0.6)]), PARAMS)
 
 

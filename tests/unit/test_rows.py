@@ -9,7 +9,8 @@ import pytest
 
 from cmb_models.errors import InputError
 from cmb_models.evaluation import rows
-from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows, read_scores, scan_rows, write_rows
+from cmb_models.evaluation.matching import all_judged
+from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows, scan_rows, write_rows
 from tests.unit.test_matching import lesion, scan
 
 
@@ -39,6 +40,13 @@ def test_every_missed_lesion_has_its_reason(name):
     told = lesion_rows([staged(lesions, found)], 0.5, 3.0)
     assert [r["rejected"] for r in told] == expected
     assert [r["hit"] for r in told] == [int(not reason) for reason in expected]
+
+
+@pytest.mark.parametrize(("weight", "reason"), [(0.5, rows.DOUBT_2), (1 / 3, rows.DOUBT_1), (0.0, rows.DOUBT_1)])
+def test_the_stage_that_lowers_the_joint_score_more_is_named(weight, reason):
+    """.335 and .274 at a weight of a third: the first takes .73 off the logarithm, the second .43."""
+    told = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, weight)
+    assert [r["rejected"] for r in told] == [reason]
 
 
 def test_lesions_carry_their_scores_place_and_scan():
@@ -86,7 +94,7 @@ def test_round_trip(tmp_path):
         np.testing.assert_array_equal(after.scores, before.scores)
     assert saved.scans[0].voxel_mm == (0.8, 0.8, 3.0) and saved.scans[0].stage2.tolist() == [0.2, 0.5]
     assert saved.scans[2].stage1 is None and saved.scans[2].voxel_mm is None
-    scores, hit = read_scores(tmp_path / rows.DETECTIONS)
+    scores, hit = all_judged(saved.scans, 3.0)
     assert scores.tolist() == [*first.scores, 0.25] and hit.tolist() == [True, False, True]
 
 
@@ -95,7 +103,7 @@ def test_rows_that_are_not_there_or_of_another_make(tmp_path):
         read_rows(tmp_path)
     write_rows(tmp_path, [scan([], [])], 0.5, 3.0)
     with pytest.raises(InputError, match="scored candidates"):
-        read_scores(tmp_path / rows.DETECTIONS)
+        all_judged(read_rows(tmp_path).scans, 3.0)
     (tmp_path / rows.LESIONS).write_text("scan,x_mm\n")
     with pytest.raises(InputError, match="columns scan, subject"):
         read_rows(tmp_path)
