@@ -14,11 +14,11 @@ from cmb_models.config import load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.summary import cross_validation_metrics, locked_metrics
-from cmb_models.files import write_json
+from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import write_volume
 from cmb_models.report import cases, words
-from cmb_models.report.charts import search_chart
+from cmb_models.report.charts import learning_chart, search_chart
 from cmb_models.report.material import Material, Sources, gather
 from cmb_models.report.page import fill, render
 from cmb_models.report.pictures import Album, draw_album
@@ -177,13 +177,6 @@ def test_the_same_inputs_give_the_same_page(material, page):
     assert render(material) == page
 
 
-def test_a_learning_curve_is_shown_where_there_is_one(material, album, page):
-    points = [{"scans": n, "draw": 0, "sensitivity": 0.1 * n, "interval_95": [0, 1]} for n in (3, 5)]
-    accuracy = {"sizes": [3, 5], "rate_fp_per_scan": 1.0, "methods": [{"name": "ours", "points": points}]}
-    assert "How many scans does it take?" in fill(replace(material, accuracy=accuracy), album)
-    assert "How many scans does it take?" not in page
-
-
 def test_nested_figures_have_a_column_and_a_sentence_where_there_are_any(material, album, page):
     own = material.out_of_fold
     nested = own.metrics["cross_fitted"] | {"hits": 5, "ece": 0.125, "intervals_95": {"ece": [0.1, 0.2]}}
@@ -224,3 +217,29 @@ def test_words(text, expected):
 def test_the_first_look_is_called_so():
     assert "first look" in words.looks({"evaluations": 1, "bundles": 1})
     assert "rosier" not in words.looks({"evaluations": 2, "bundles": 1})
+
+
+def test_the_learning_curve_shows_what_was_run_and_says_what_was_not(material, album, page):
+    accuracy = read_json(ROOT / "reports/benchmarks/accuracy.json")
+    accuracy["methods"] = [m for m in accuracy["methods"] if m["points"]]
+    left_out = {"name": "nnU-Net v9", "points": [], "not_run": "not run: no CUDA device"}
+    told = accuracy | {"methods": [*accuracy["methods"], left_out]}
+    assert learning_chart(told) == learning_chart(accuracy)
+    text = fill(replace(material, accuracy=told), album)
+    assert "How many scans does it take?" in text and "nnU-Net v9: not run: no CUDA device." in text
+    assert "How many scans does it take?" not in page
+
+
+def test_a_search_of_many_trials_tells_which_settings_mattered(material, album):
+    """The value follows the dropout alone."""
+    rates, dropouts = np.geomspace(0.005, 0.02, 10), np.random.default_rng(0).permutation(np.linspace(0, 0.4, 10))
+    trials = [
+        {"number": n, "state": "COMPLETE", "value": 0.9 - d, "params": {"learning_rate": float(r), "dropout": float(d)}}
+        for n, (r, d) in enumerate(zip(rates, dropouts, strict=True))
+    ]
+    best = max(trials, key=lambda t: t["value"])
+    search = TUNED | {"trials": trials, "settings": best["params"], "trial": best["number"], "best_value": best["value"]}
+    text = " ".join(re.sub("<[^>]*>", " ", fill(replace(material, searches={"stage 2": search}), album)).split())
+    shares = dict(re.findall(r"(learning rate|dropout) (\d+) %", text))
+    assert int(shares["dropout"]) > 70 > 30 > int(shares["learning rate"]) and "(fANOVA)" in text
+    assert f"the settings of params.yaml gave {trials[0]['value']:.3f}" in text
