@@ -2,12 +2,14 @@
 cut at a threshold; a finding is a connected component, ranked by its highest voxel.
 
 Network, patch, batch and augmentation are those of our stage 1, so that what differs is target, loss, loop and reading. Nothing is
-planted, and the loop is the usual one: AdamW, one cycle of the learning rate, the last weights.
+planted, no look-alikes are looked for, patches without a microbleed are from anywhere in the volume, and the loop is the usual one:
+AdamW, one cycle of the learning rate, the last weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +18,6 @@ from scipy.special import logit
 from torch import nn
 
 from cmb_models.config import Unet
-from cmb_models.detect.patches import cut_patches
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
@@ -24,6 +25,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example
 from cmb_models.training.loop import best_device
+from cmb_models.training.sampling import cut
 from cmb_models.volume import index_from_world, world_from_index
 
 THRESHOLDS = (0.5, 0.3, 0.1)  # one is chosen on the training scans; .5 is what is usual, lower ones reach further along the FROC
@@ -60,9 +62,8 @@ class SegmentationSampler:
 
     def __init__(self, examples: Sequence[Example], settings: Unet) -> None:
         self.settings = settings
-        self._images = [e.prepared.image for e in examples]
-        self._fill = [e.prepared.air for e in examples]
-        self._masks = [_mask(e) for e in examples]
+        self._examples = [replace(e, prepared=replace(e.prepared, phase=None)) for e in examples]
+        self._fill = [e.prepared.air for e in examples]  # once: it reads the whole image
         self._lesions = [
             (n, centre)
             for n, e in enumerate(examples)
@@ -80,19 +81,16 @@ class SegmentationSampler:
             n, lesion = self._lesions[rng.integers(len(self._lesions))]
             middle = lesion + rng.integers(-size // 3, size // 3 + 1)
         else:
-            n = int(rng.integers(len(self._images)))
-            middle = rng.integers(0, self._images[n].shape)
-        room = np.asarray(self._images[n].shape) - size
-        start = np.clip(middle - size // 2, 0, np.maximum(0, room))
-        at, patch = (start + size // 2)[None], self.settings.patch_vox
-        image = cut_patches(self._images[n], at, patch, self._fill[n])[0, 0]
-        image, mask = flip_and_turn([image, cut_patches(self._masks[n], at, patch, 0.0)[0, 0]], rng)
+            n = int(rng.integers(len(self._examples)))
+            middle = rng.integers(0, self._examples[n].prepared.image.shape)
+        example, s = self._examples[n], self.settings
+        room = np.asarray(example.prepared.image.shape) - size
+        middle = np.clip(middle - size // 2, 0, np.maximum(0, room)) + size // 2
+        (image,), window = cut(example.prepared, middle, s.patch_vox, self._fill[n], s.warped_fraction, rng)
+        radii = np.array([a.diameter_mm / 2 for a in example.annotations if a.is_cmb])
+        mask = sphere_mask(s.patch_vox, example.prepared.affine @ window, example.centres_mm("cmb"), radii)
+        image, mask = flip_and_turn([image, mask.astype(np.float32)], rng)
         return vary_intensity(image, rng), np.ascontiguousarray(mask)
-
-
-def _mask(example: Example) -> np.ndarray:
-    radii = np.array([a.diameter_mm / 2 for a in example.annotations if a.is_cmb])
-    return sphere_mask(example.prepared.image.shape, example.prepared.affine, example.centres_mm("cmb"), radii)
 
 
 def dice_and_cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,7 @@ class UnetSampler:
         spacing = np.asarray(prepared.spacing_mm)
         start = np.clip(start, 0, np.maximum(0, np.asarray(prepared.image.shape) - size))
         s = self.settings
-        (image,), window = _cut(prepared, start + size // 2, s.patch_vox, self._fill[n], s.warped_fraction, rng)
+        (image,), window = cut(prepared, start + size // 2, s.patch_vox, self._fill[n], s.warped_fraction, rng)
         from_scan = np.linalg.inv(window)
         cmbs, possible = (world_from_index(self._marked[n][label], from_scan) for label in ("cmb", "possible"))
         image, planted = self._plant(image, n, from_scan, cmbs, rng)
@@ -137,7 +137,7 @@ class UnetSampler:
         return places[inside], self._places[n].by_dark[there[inside]]
 
 
-def _cut(
+def cut(
     prepared: Prepared, middle: np.ndarray, size: tuple[int, int, int], air: float, warped: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A patch (C, *size) around a voxel `middle` (3,), warped with this probability, and its indices to the scan's (4, 4)."""
@@ -291,7 +291,7 @@ class CnnSampler:
     def _cut(self, s: int, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A patch (C, *patch_vox) of scan `s`."""
         settings = self.settings
-        return _cut(self._sets[s].prepared, index, settings.patch_vox, self._fill[s], settings.warped_fraction, rng)[0]
+        return cut(self._sets[s].prepared, index, settings.patch_vox, self._fill[s], settings.warped_fraction, rng)[0]
 
     def _vary(self, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         swi, *phase = flip_and_turn([patch], rng)[0]

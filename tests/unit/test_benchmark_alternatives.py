@@ -172,12 +172,16 @@ def test_loss_by_hand():
     assert dice_and_cross_entropy(logits, mask).item() == pytest.approx(1 - 2 / 3 + 101 / 2 * np.log(2))
 
 
-def test_patches_and_masks_stay_together():
-    sampler = SegmentationSampler([example([(10, 12, 16)])], UNET.model_copy(update={"lesion_fraction": 1.0}))
+@pytest.mark.parametrize("warped", [0.0, 1.0])
+def test_patches_and_masks_stay_together(warped):
+    settings = UNET.model_copy(update={"lesion_fraction": 1.0, "warped_fraction": warped})
+    sampler, sizes = SegmentationSampler([example([(10, 12, 16)])], settings), set()
     for seed in range(10):
         images, masks = sampler.batch(np.random.default_rng(seed))
         assert images.shape == masks.shape == (2, 1, 16, 16, 8) and set(np.unique(masks)) == {0, 1}
-        assert images[masks == 1].max() < -1.5 and masks.sum() == 2 * 9  # radius 1.5 mm: 3 x 3 voxels of one slice
+        assert np.median(images[masks == 1]) < -1.5 < np.median(images[masks == 0])
+        sizes |= set(masks.sum(axis=(1, 2, 3, 4)).tolist())
+    assert sizes == {9} if not warped else len(sizes) > 2  # radius 1.5 mm: 3 x 3 voxels of one slice, but turned and scaled
 
 
 def test_segmentation_learns_dark_spots_and_its_answer_is_in_mm():
