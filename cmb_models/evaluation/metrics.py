@@ -15,10 +15,12 @@ Intervals = dict[str, list[float] | None]  # [low, high]; None where there is no
 
 
 def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> dict[str, float | int]:
-    """Lesion-wise sensitivity, precision, F1 and false positives per scan, pooled over scans.
+    """Lesion-wise sensitivity, precision, F1 and false positives per scan, pooled over scans; and scan by scan.
 
-    With no lesions sensitivity is 1 (nothing was missed) and with no detections precision is 1 (nothing was wrong), so that a
-    CMB-free set answered with silence is perfect; n_lesions and n_detections tell such cases apart.
+    mean_scan_sensitivity: each scan's own, averaged over the scans with CMBs, so that one with many does not outweigh the others.
+    scan_sensitivity: share of the scans with CMBs that have a finding, right or wrong; scan_specificity: share of the CMB-free ones
+    that have none. With no lesions sensitivity is 1 (nothing was missed) and with no detections precision is 1 (nothing was wrong),
+    so that a CMB-free set answered with silence is perfect; n_lesions and n_detections tell such cases apart.
     """
     return _summary(counts_of(scans, threshold, tolerance_mm), threshold)
 
@@ -49,6 +51,18 @@ def _summary(counts: np.ndarray, threshold: float) -> dict[str, float | int]:
         "fp_per_scan": false / len(counts) if len(counts) else 0.0,
         "fp_per_cmb_free_scan": float(free[:, 1].mean()) if len(free) else 0.0,
         "n_cmb_free_scans": len(free),
+        **{n: float(part.sum() / whole.sum()) if whole.sum() else 1.0 for n, (part, whole) in _scan_shares(counts).items()},
+    }
+
+
+def _scan_shares(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The figures that count scans: name to part and whole, (S,) each."""
+    hits, false, lesions, free = counts.T
+    marked, silent = 1 - free, hits + false == 0
+    return {
+        "mean_scan_sensitivity": (hits / np.maximum(lesions, 1), marked),
+        "scan_sensitivity": (marked * ~silent, marked),
+        "scan_specificity": (free * silent, free),
     }
 
 
@@ -67,7 +81,7 @@ def pooled_intervals(parts: Sequence[Part], tolerance_mm: float, resamples: int,
 def intervals(
     scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, resamples: int, rng: np.random.Generator
 ) -> Intervals:
-    """95 % intervals over subjects of sensitivity, precision, f1, fp_per_scan and fp_per_cmb_free_scan."""
+    """95 % intervals over subjects of sensitivity, precision, f1, fp_per_scan, fp_per_cmb_free_scan and what counts scans."""
     draws = subject_draws([s.subject for s in scans], resamples, rng)
     return count_intervals(counts_of(scans, threshold, tolerance_mm), draws)
 
@@ -82,6 +96,7 @@ def count_intervals(counts: np.ndarray, draws: np.ndarray) -> Intervals:
         "f1": share_interval(hits, (hits + false + lesions) / 2, draws),
         "fp_per_scan": rate_interval(false, draws),
         "fp_per_cmb_free_scan": rate_interval(false[free], draws[:, free]),
+        **{name: share_interval(part, whole, draws) for name, (part, whole) in _scan_shares(counts).items()},
     }
 
 

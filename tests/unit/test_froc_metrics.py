@@ -8,7 +8,7 @@ import pytest
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.calibration import adaptive_ece, fit_platt, reliability
 from cmb_models.evaluation.froc import froc, froc_draws, mean_sensitivity
-from cmb_models.evaluation.metrics import choose_threshold, froc_table, intervals, metrics_at, pooled
+from cmb_models.evaluation.metrics import choose_threshold, count_intervals, counts_of, froc_table, intervals, metrics_at, pooled
 from cmb_models.evaluation.plots import froc_figure
 from tests.unit.test_matching import lesion, scan
 
@@ -56,6 +56,18 @@ def test_silence_on_scans_without_cmbs_is_perfect_and_says_so():
 def test_false_positives_on_cmb_free_scans_are_apart():
     m = metrics_at([A, scan([], [(0, 0.9), (9, 0.8)])], 0.5, 3.0)
     assert m["fp_per_cmb_free_scan"] == 2.0
+
+
+def test_scans_count_alike_however_many_lesions_they_have():
+    """One of two found, all of one, none of one with a false positive elsewhere, none of one in silence; free ones, one silent."""
+    one, found, none = scan([lesion(0)], [(0, 0.9)]), [(0, 0.9)], [(50, 0.9)]
+    scans = [scan([lesion(0), lesion(20)], found), one, scan([lesion(0)], none), scan([lesion(0)], [])]
+    m = metrics_at([*scans, scan([], none), scan([], [(0, 0.1)])], 0.5, 3.0)
+    assert (m["mean_scan_sensitivity"], m["scan_sensitivity"], m["scan_specificity"]) == (1.5 / 4, 3 / 4, 1 / 2)
+    draws = np.ones((20, 1), dtype=int)
+    assert count_intervals(counts_of([one], 0.5, 3.0), draws)["scan_specificity"] == [0, 1]  # no scan to tell from
+    assert count_intervals(counts_of([one], 0.5, 3.0), draws)["scan_sensitivity"] == wilson(1, 1)
+    assert metrics_at([one], 0.5, 3.0)["scan_specificity"] == 1.0
 
 
 def test_threshold_has_the_best_sensitivity_within_the_rate():
