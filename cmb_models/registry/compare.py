@@ -20,7 +20,7 @@ from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.evidence import Evidence, read_evidence
 from cmb_models.registry.gate import GateReport, judge
 from cmb_models.registry.store import Release, open_registry
-from cmb_models.registry.workspace import PARAMS_FILE
+from cmb_models.registry.workspace import PARAMS_FILE, git_lines
 from cmb_models.report.versus import Side, Versus
 
 INDEX_FILE = "data/index.json"  # of the ingest stage: each scan's path and hash
@@ -60,18 +60,25 @@ def _rows_of(evidence: Evidence, release: Release) -> Judged:
 def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> Judged:
     """A bundle's answers to the locked scans that another release was evaluated on, from the workspace's files.
 
-    Seconds a scan. Raises InputError where a scan is not at hand or differs, and where the bundle was trained on one.
+    Seconds a scan, and one more look at these, which the workspace's count of looks remembers. Raises InputError where a scan is
+    not at hand or differs, where the bundle was trained on one, and where the count is broken.
     """
     from cmb_models.bundle import BundleDetector
     from cmb_models.evaluation.leaks import check_lineage
+    from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans, require_whole
+    from cmb_models.evaluation.metrics import metrics_at
     from cmb_models.evaluation.run import score_scans
 
+    require_whole(workspace / LEDGER)
     detector = BundleDetector(bundle)
     entries = _entries(workspace, other.sha256, [s.key for s in other.scans])
     check_lineage(detector.bundle.lineage, entries, {e["subject"] for e in entries})
     index = [e | {"path": str(workspace / e["path"])} for e in entries]
-    scans = score_scans(detector, workspace / params.ingest.raw_dir, index)
-    return Judged(tuple(scans), detector.bundle.config.decision.threshold, {e["key"]: e["sha256"] for e in entries})
+    scans, threshold = score_scans(detector, workspace / params.ingest.raw_dir, index), detector.bundle.config.decision.threshold
+    figures, sha256 = metrics_at(scans, threshold, params.gate.tolerance_mm), detector.bundle.manifest_sha256
+    commit = (git_lines(workspace, "rev-parse", "--verify", "HEAD") or [""])[0]
+    count_evaluation(workspace / LEDGER, sha256, locked_scans(entries), commit, figures)
+    return Judged(tuple(scans), threshold, {e["key"]: e["sha256"] for e in entries})
 
 
 def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) -> list[dict]:

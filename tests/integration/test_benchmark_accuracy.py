@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.methods import OURS, RADIAL, SEGMENTATION, STAGE1, STAGE1_LONG, UNPLANTED
 from benchmarks.accuracy.scans import Wanted, short_hash
 from cmb_models.files import read_json
 from tests.imports import ROOT
@@ -34,7 +35,7 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
             sizes="2,3",
             draws=1,
             steps_scale=1.0,
-            methods="two-stage,segmentation,radial,nnunet",
+            methods="two-stage,unplanted,segmentation,stage1-long,radial,nnunet",
             workers=1,
             cache=tmp_path / "cache",
             out=tmp_path,
@@ -51,26 +52,26 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
         return read_json(tmp_path / "accuracy.json"), capsys.readouterr().out
 
     report, printed = run()
-    assert "6 trainings, 0 of them done" in printed and "0 min left" in printed
+    assert "10 trainings, 0 of them done" in printed and "0 min left" in printed
     assert report["sizes"] == [2, 3] and report["test"] == {"scans": 2, "lesions": 5, "without": 1}
     own_scans = f"scans-{short_hash(asdict(Wanted(3, 2, ('small',), seed=31)))}"
     assert report["scans_seed"] == 31 and [p.name for p in (tmp_path / "cache").glob("scans-*")] == [own_scans]
     assert report["budget"] | {"steps": 3 * 4 + 4, "unet_steps": 4, "folds": 2} == report["budget"]
     points = {m["name"]: m["points"] for m in report["methods"]}
-    assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == {
-        name: [2, 3] for name in ("two-stage (ours)", "stage 1 alone", "U-Net segmentation", "radial symmetry")
-    }
+    names = [OURS, STAGE1, UNPLANTED, SEGMENTATION, STAGE1_LONG, RADIAL]
+    assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == dict.fromkeys(names, [2, 3])
+    assert points[STAGE1_LONG][0]["steps"] == points[OURS][0]["steps"] == 4 * points[STAGE1][0]["steps"]
     assert report["methods"][-1]["name"] == "nnU-Net v2" and report["methods"][-1]["not_run"].startswith("not run: ")
     assert all(0 <= p["sensitivity"] <= 1 and len(p["froc"]) == 7 for own in points.values() for p in own)
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache/points").iterdir()}
-    assert len(kept) == 6
+    assert len(kept) == 10
 
     again, printed = run()
-    assert "6 trainings, 6 of them done" in printed and again == report
+    assert "10 trainings, 10 of them done" in printed and again == report
 
     gone = next(p for p in kept if p.name.startswith("radial-3-0-"))
     gone.unlink()
     again, printed = run()
-    assert "6 trainings, 5 of them done" in printed
+    assert "10 trainings, 9 of them done" in printed
     assert all(p.stat().st_mtime_ns == before for p, before in kept.items() if p != gone) and gone.is_file()
     assert again["means"] == report["means"]

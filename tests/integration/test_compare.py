@@ -15,8 +15,10 @@ import yaml
 from typer.testing import CliRunner
 
 from cmb_models.bundle import BundleDetector, write_manifest
+from cmb_models.chain import read_entries
 from cmb_models.commands import compare as command
 from cmb_models.errors import InputError
+from cmb_models.evaluation.ledger import LEDGER
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
 from cmb_models.evaluation.rows import write_rows
@@ -182,6 +184,21 @@ def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
     for ref in ("3", "4"):
         told = json.loads(cmb(ref, "2", "--anew", "--json").stdout)
         assert told["same_scans"] and told["figures"] == as_1
+
+
+def test_a_run_anew_is_counted_as_a_look_at_the_locked_scans(cmb, site):
+    before = len(read_entries(site / LEDGER))
+    cmb("1", "2")  # from the rows that both hold: no look
+    cmb("3", "2", "--anew")
+    entries = read_entries(site / LEDGER)
+    assert len(entries) == before + 1 and len(entries[-1]["scans"]) == entries[-1]["figures"]["n_scans"] == 3
+    kept = (site / LEDGER).read_text(encoding="utf-8")
+    try:
+        (site / LEDGER).write_text(kept.replace('"n_scans": 3', '"n_scans": 4'), encoding="utf-8")
+        with pytest.raises(InputError, match="unbroken log of looks"):
+            cmb("3", "2", "--anew")
+    finally:
+        (site / LEDGER).write_text(kept, encoding="utf-8")
 
 
 def test_anew_needs_the_scans(cmb, site):

@@ -59,7 +59,8 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     assert {e.key: e.sha256 for e in examples} == {e["key"]: e["sha256"] for e in index if e["dataset"] == "s"}
     alone = [e for e in index if e["subject"] != "s_sub-b"]
     shutil.rmtree(folder / "raw/s/sub-b")
-    (folder / "raw/s/annotations.csv").write_text((folder / "raw/l/annotations.csv").read_text())
+    shutil.move(folder / "raw/l/annotations.csv", folder / "raw/s/annotations.csv")  # of the same place
+    shutil.rmtree(folder / "raw/l")  # no locked scan either, from which something could have been taken
     split = {**split, "folds": {"s_sub-a": 0}}
     preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, NO_PLANTS, folder / "one")
     assert set(images(folder / "one")) == {"s_sub-a.npy", "s_sub-a.brain.npy"}
