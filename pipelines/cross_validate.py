@@ -9,7 +9,7 @@ import numpy as np
 from cmb_models.config import Params, load_params
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.nested import OuterFold, nested_metrics, write_nested_rows
+from cmb_models.evaluation.nested import NESTED, OuterFold, nested_metrics, write_nested_rows
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.summary import cross_validation_metrics
@@ -22,7 +22,7 @@ from cmb_models.training.search import apply_tuned
 from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_CNN, run
 
 OUT = REPORTS / "cross_validate"
-NESTED = Path("studies/nested")  # candidates inside each outer fold; no output
+INSIDE = Path("studies/nested")  # candidates inside each outer fold; no output
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     cnn = apply_tuned(params.cnn, read_json(TUNED_CNN))
     with kept_until_done(CHECKPOINTS / "cross_validate") as checkpoints:
         scans = cross_validate(params, cnn, PREPARED, CANDIDATES, split, checkpoints)
-        nested = nested_cross_validate(params, PREPARED, split, NESTED, checkpoints) if params.cross_validate.nested else []
+        nested = nested_cross_validate(params, PREPARED, split, INSIDE, checkpoints) if params.cross_validate.nested else []
         metrics, files = report(params, split, scans, nested)
     log_stage("cross_validate", cnn.model_dump(), metrics, files)
 
@@ -47,7 +47,7 @@ def report(params: Params, split: dict, scans: list[ScoredScan], nested: list[Ou
     decided = []
     if nested:
         metrics["nested"], decided = nested_metrics(nested, params, np.random.default_rng(params.evaluate.seed))
-    write_nested_rows(OUT / "nested_detections.csv", decided, tolerance)
+    write_nested_rows(OUT / NESTED, decided, tolerance)
     write_json(OUT / "metrics.json", metrics | {"notes": split["notes"]})
     return metrics, [OUT / "froc.png", *rows]
 

@@ -15,11 +15,12 @@ from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import keep_apart
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.metrics import froc_table, metrics_at, pooled, pooled_intervals
-from cmb_models.evaluation.rows import DETECTION_ROW, detection_rows
-from cmb_models.evaluation.summary import calibration_error
+from cmb_models.evaluation.metrics import Part, froc_table, metrics_at, pooled, pooled_intervals
+from cmb_models.evaluation.rows import DETECTION_ROW, detection_rows, read_rows
+from cmb_models.evaluation.summary import add_sensitivity_at, calibration_error
 from cmb_models.files import replacing
 
+NESTED = "nested_detections.csv"
 ROW = ("fold", "threshold", *DETECTION_ROW)
 
 
@@ -58,22 +59,42 @@ def decide_inside(fold: OuterFold, params: Params) -> Decided:
 def nested_metrics(folds: Sequence[OuterFold], params: Params, rng: np.random.Generator) -> tuple[dict, list[Decided]]:
     """Pooled figures over the outer folds, each at its own threshold, with intervals over subjects; and what was decided.
 
-    Keys of metrics.pooled, `intervals_95`, `ece` of the calibrated scores, `froc` of these, and `folds`: for each outer fold its
-    decision, its own figures and the trials chosen for it.
+    Keys of metrics.pooled, sensitivity_at_0.6_fp, `intervals_95`, `ece` of the calibrated scores, `froc` of these with intervals,
+    and `folds`: for each outer fold its decision, its own figures and the trials chosen for it.
     """
-    tolerance, resamples = params.evaluate.tolerance_mm, params.evaluate.bootstrap
-    decided = [decide_inside(f, params) for f in folds]
-    parts = [(d.scans, d.decision.threshold) for d in decided]
-    scans = [s for d in decided for s in d.scans]
-    metrics = pooled(parts, tolerance) | {"intervals_95": pooled_intervals(parts, tolerance, resamples, rng)}
-    draws = subject_draws([s.subject for s in scans], resamples, rng)
-    metrics["ece"], metrics["intervals_95"]["ece"] = calibration_error(scans, tolerance, draws)
-    metrics["froc"] = froc_table(scans, tolerance)
+    tolerance, decided = params.evaluate.tolerance_mm, [decide_inside(f, params) for f in folds]
+    metrics = _figures([(d.scans, d.decision.threshold) for d in decided], params, rng)
     metrics["folds"] = [
         metrics_at(d.scans, d.decision.threshold, tolerance) | d.decision.model_dump() | {"chosen": _short(f.chosen)}
         for d, f in zip(decided, folds, strict=True)
     ]
     return metrics, decided
+
+
+def _figures(parts: Sequence[Part], params: Params, rng: np.random.Generator) -> dict:
+    """What all outer folds together come to, each at its own threshold. parts: calibrated scans and threshold of each."""
+    tolerance, resamples = params.evaluate.tolerance_mm, params.evaluate.bootstrap
+    scans = [s for part, _ in parts for s in part]
+    metrics = pooled(parts, tolerance) | {"intervals_95": pooled_intervals(parts, tolerance, resamples, rng)}
+    draws = subject_draws([s.subject for s in scans], resamples, rng)
+    metrics["ece"], metrics["intervals_95"]["ece"] = calibration_error(scans, tolerance, draws)
+    add_sensitivity_at(metrics, scans, tolerance, draws)
+    return metrics | {"froc": froc_table(scans, tolerance, draws)}
+
+
+def recomputed_nested(folder: Path, params: Params) -> dict | None:
+    """`nested_metrics` but for its `folds`, from the rows saved in its folder alone; None where there are none.
+
+    The marked lesions are those of the plain evaluation beside it: the scans are the same.
+    """
+    with (Path(folder) / NESTED).open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        return None
+    saved = read_rows(folder, rows)
+    thresholds = {int(row["fold"]): float(row["threshold"]) for row in rows}
+    parts = [([s for s in saved.scans if saved.folds[s.subject] == fold], t) for fold, t in sorted(thresholds.items())]
+    return _figures(parts, params, np.random.default_rng(params.evaluate.seed))
 
 
 def _short(chosen: dict[str, dict]) -> dict[str, dict]:

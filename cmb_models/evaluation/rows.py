@@ -185,13 +185,16 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_rows(folder: Path) -> Saved:
-    """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out."""
-    tables = {name: read_table(Path(folder) / name) for name in _COLUMNS}
+def read_rows(folder: Path, found: Sequence[dict] | None = None) -> Saved:
+    """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out.
+
+    found: rows of other candidates in the same scans, in place of those of detections.csv.
+    """
+    tables = {name: read_table(Path(folder) / name) for name in _COLUMNS if found is None or name != DETECTIONS}
     if not tables[SCANS]:
         raise InputError(Path(folder) / SCANS, "one row a scan", "none", "run the stage that writes it again")
-    lesions, found = (_by_scan(tables[name]) for name in (LESIONS, DETECTIONS))
-    scans = tuple(_scan(row, lesions.get(row["scan"], []), found.get(row["scan"], [])) for row in tables[SCANS])
+    lesions, own = _by_scan(tables[LESIONS]), _by_scan(tables[DETECTIONS] if found is None else found)
+    scans = tuple(_scan(row, lesions.get(row["scan"], []), own.get(row["scan"], [])) for row in tables[SCANS])
     folds = {row["subject"]: int(row["fold"]) for row in tables[SCANS] if row["fold"]}
     return Saved(scans, folds or None, float(tables[SCANS][0]["threshold"]))
 
@@ -218,7 +221,7 @@ def _column(rows: list[dict], name: str) -> np.ndarray | None:
     return np.array([float(r[name]) for r in rows])
 
 
-def _by_scan(rows: list[dict]) -> dict[str, list[dict]]:
+def _by_scan(rows: Sequence[dict]) -> dict[str, list[dict]]:
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["scan"], []).append(row)

@@ -79,14 +79,18 @@ def figures(scans: Sequence[ScoredScan], threshold: float, params: Params, rng: 
     counts = counts_of(scans, threshold, tolerance)
     metrics = metrics_at(scans, threshold, tolerance) | {"n_subjects": len(set(subjects))}
     metrics["intervals_95"] = count_intervals(counts, draws)
-    at = froc_table(scans, tolerance, draws, (ALSO_AT_FP,))[0]
-    metrics[f"sensitivity_at_{ALSO_AT_FP:g}_fp"] = at["sensitivity"]
-    metrics["intervals_95"][f"sensitivity_at_{ALSO_AT_FP:g}_fp"] = [at["low"], at["high"]]
+    add_sensitivity_at(metrics, scans, tolerance, draws)
     for other in ALSO_AT_MM:
         metrics[f"within_{other:g}_mm"] = _within(scans, threshold, other, draws)
     metrics["counts"] = agreement(counts[:, 0] + counts[:, 1], counts[:, 2], draws)
     metrics["strata"] = strata(scans, threshold, tolerance, draws)
     return metrics, froc_table(scans, tolerance, draws)
+
+
+def add_sensitivity_at(metrics: dict, scans: Sequence[ScoredScan], tolerance_mm: float, draws: np.ndarray) -> None:
+    """Add sensitivity_at_0.6_fp and its interval to metrics, which have `intervals_95`."""
+    at, name = froc_table(scans, tolerance_mm, draws, (ALSO_AT_FP,))[0], f"sensitivity_at_{ALSO_AT_FP:g}_fp"
+    metrics[name], metrics["intervals_95"][name] = at["sensitivity"], [at["low"], at["high"]]
 
 
 def _within(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ import pytest
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.nested import OuterFold, decide_inside, nested_metrics, write_nested_rows
+from cmb_models.evaluation.nested import (
+    NESTED,
+    OuterFold,
+    decide_inside,
+    nested_metrics,
+    recomputed_nested,
+    write_nested_rows,
+)
+from cmb_models.evaluation.rows import write_rows
 from cmb_models.io.annotations import Annotation
 from tests.imports import ROOT
 
@@ -45,6 +54,18 @@ def test_each_fold_is_judged_at_the_threshold_chosen_inside_it():
     assert low < 0.5 < high
     assert [f["hits"] for f in metrics["folds"]] == [1, 0]
     assert metrics["folds"][0]["chosen"]["unet"] == {"settings": {"dropout": 0.1}, "study": "s", "trial": 3}
+
+
+def test_figures_come_back_from_the_rows_alone(tmp_path):
+    metrics, decided = nested_metrics(FOLDS, PARAMS, np.random.default_rng(PARAMS.evaluate.seed))
+    plain = [replace(s, scores=s.scores / 2) for f in FOLDS for s in f.outer]  # their truth counts, not what was found in them
+    write_rows(tmp_path, plain, 0.5, 3.0, {"a": 0, "b": 1})
+    write_nested_rows(tmp_path / NESTED, decided, 3.0)
+    del metrics["folds"]
+    assert recomputed_nested(tmp_path, PARAMS) == metrics
+    assert metrics["froc"][0]["low"] < metrics["froc"][0]["high"] and "sensitivity_at_0.6_fp" in metrics["intervals_95"]
+    write_nested_rows(tmp_path / NESTED, [], 3.0)
+    assert recomputed_nested(tmp_path, PARAMS) is None
 
 
 def test_scores_are_calibrated_by_the_inner_ones_alone():
