@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from cmb_models.config import load_params
 from cmb_models.detect.detector import calibrated
-from cmb_models.evaluation.calibration import adaptive_ece
+from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import calibration_subjects
-from cmb_models.evaluation.matching import all_judged
 from cmb_models.evaluation.rows import read_rows
+from cmb_models.evaluation.summary import calibration_error
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
 from pipelines.stage import CALIBRATION, PARAMS, REPORTS, SPLIT, run
@@ -22,9 +26,14 @@ def main() -> None:
     subjects = calibration_subjects(ROWS, (s.subject for s in scans), read_json(SPLIT))
     decision = decide_on(scans, params)
     write_json(CALIBRATION, {"decision": decision.model_dump(), "subjects": subjects})
-    joint, hit = all_judged(scans, params.evaluate.tolerance_mm)
-    errors = {"ece_before": adaptive_ece(joint, hit), "ece_after": adaptive_ece(calibrated(joint, decision), hit)}
-    metrics = decision.model_dump() | errors
+    tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
+    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, rng)
+    errors = {
+        "ece_before": calibration_error(scans, tolerance, draws),
+        "ece_after": calibration_error([replace(s, scores=calibrated(s.scores, decision)) for s in scans], tolerance, draws),
+    }
+    metrics = decision.model_dump() | {name: error for name, (error, _) in errors.items()}
+    metrics["intervals_95"] = {name: interval for name, (_, interval) in errors.items()}
     write_json(REPORTS / "calibrate/metrics.json", metrics)
     log_stage("calibrate", {}, metrics)
 

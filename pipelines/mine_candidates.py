@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cmb_models.config import load_params
+from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.tracking import log_stage
@@ -22,8 +25,11 @@ def main() -> None:
         for scan in mined:
             save_mined(CANDIDATES, scan)
     examples = {e.key: e for e in load_examples(PREPARED)}
-    rows = froc_table([scored_scan(examples[m.key], m, m.stage1_score) for m in mined], params.evaluate.tolerance_mm)
-    metrics = {f"sensitivity_at_{row['fp_per_scan']:g}_fp": row["sensitivity"] for row in rows}
+    scans, settings = [scored_scan(examples[m.key], m, m.stage1_score) for m in mined], params.evaluate
+    draws = subject_draws([s.subject for s in scans], settings.bootstrap, np.random.default_rng(settings.seed))
+    rows = {f"sensitivity_at_{r['fp_per_scan']:g}_fp": r for r in froc_table(scans, settings.tolerance_mm, draws)}
+    metrics = {name: row["sensitivity"] for name, row in rows.items()}
+    metrics["intervals_95"] = {name: [row["low"], row["high"]] for name, row in rows.items()}
     metrics["candidates_per_scan"] = sum(len(m.stage1_score) for m in mined) / len(mined)
     write_json(REPORTS / "mine_candidates/metrics.json", metrics)
     log_stage("mine_candidates", unet.model_dump(), metrics)
