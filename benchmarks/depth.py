@@ -70,7 +70,7 @@ def found(scans: Sequence[ScoredScan], depth: dict[str, np.ndarray], tolerance_m
     for rate in RATES:
         sensitivity, threshold = curve.at_fp(rate)
         hits: dict[str, list[int]] = {name: [] for name in (TOUCHING, NEAR, DEEPER)}
-        for row in lesion_rows(scans, threshold, tolerance_mm):
+        for row in lesion_rows(scans, threshold, tolerance_mm, weight_of(scans)):
             if row["lesion"] >= 0:
                 hits[depth_class(depth[row["scan"]][row["lesion"]])].append(row["hit"])
         classes = {n: {"found": sum(h), "of": len(h), "interval_95": wilson(sum(h), len(h))} for n, h in hits.items() if h}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmb_models.config import PipelineConfig
+from cmb_models.evaluation.ledger import told
 
 FIGURES = (
     ("sensitivity", "microbleeds found", "share"),
@@ -89,15 +90,11 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         cells = [_value(c, key, kind) for c in columns.values()]
         if any(cell != "–" for cell in cells):
             rows.append((label, *cells))
-    looks = metrics.get("evaluate", {}).get("locked_set", {}).get("evaluations")
-    note = f"\n\nThe locked scans had been looked at {_times(looks)}, this time included." if looks else ""
+    looks = metrics.get("evaluate", {}).get("locked_set")
+    note = f"\n\n{told(looks)}" if looks else ""
     if notes := folded.get("notes"):
         note += "\n\n" + "\n".join(f"- {n}" for n in notes)
     return "## Measured\n\n" + _table(("", *columns), rows) + note
-
-
-def _times(n: int) -> str:
-    return {1: "once", 2: "twice"}.get(n, f"{n} times")
 
 
 def _froc(rows: Sequence[dict], picture: bool) -> str:

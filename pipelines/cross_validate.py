@@ -40,7 +40,7 @@ def report(params: Params, split: dict, scans: list[ScoredScan], nested: list[Ou
     rng = np.random.default_rng(params.evaluate.seed)
     metrics, table = cross_validation_metrics(scans, split["folds"], params, rng)
     tolerance, weight = params.evaluate.tolerance_mm, metrics["stage2_weight"]
-    rows = write_rows(OUT, scans, metrics["threshold"], tolerance, split["folds"], weight)
+    rows = write_rows(OUT, scans, metrics["threshold"], tolerance, weight, split["folds"])
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     froc_figure(scans, metrics, tolerance, "Out of fold", OUT / "froc.png", draws)

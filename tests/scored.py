@@ -37,7 +37,7 @@ def hashes(scans: Sequence[ScoredScan]) -> dict[str, str]:
 def write_evidence(folder: Path, scans: Sequence[ScoredScan], threshold: float = 0.5, gate: dict | None = None, **metadata) -> Path:
     """What the gate reads of a bundle: rows, figures, hashes, parity, and the gate before training; return the folder."""
     folder = Path(folder)
-    write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM)
+    write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM, 0.5)
     old = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
     told = {"parity": {"unet": 1e-6, "cnn": 1e-6}, "metrics": {"evaluate": metrics_at(scans, threshold, TOLERANCE_MM)}}
     write_json(folder / "metadata.json", old | told | metadata)

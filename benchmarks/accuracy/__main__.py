@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -87,6 +88,9 @@ def finish(todo: list[Task], paths: list[Path], workers: int, pool: Executor) ->
             print(f"failed: {faults[-1]}", flush=True)
             continue
         store.save(paths[running[done]], task, outcomes, seconds, workers)
+        if task.method == "nnunet":
+            done_with = task.work.rename(task.work.with_name(f".partial-{task.work.name}"))  # half removed it must not be found
+            shutil.rmtree(done_with)
         yield task, seconds
     if faults:
         raise InputError("trainings", "all to finish", f"{len(faults)} failed:\n" + "\n".join(faults), "mend these and run again")

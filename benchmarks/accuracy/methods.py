@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.scans import POOL, TEST, only, short_hash
+from benchmarks.accuracy.scans import POOL, TEST, code_hash, only, short_hash
 from benchmarks.alternatives import nnunet, radial_symmetry, single_stage
 from cmb_models.config import Params
 from cmb_models.detect.detector import detect, propose
@@ -62,6 +61,12 @@ class Task:
     extra: Path
     params: Params
     nnunet: nnunet.How = nnunet.How()
+
+    @property
+    def work(self) -> Path:
+        """Where nnU-Net's files lie until its points are saved: a killed training of this code on these scans goes on from them."""
+        about = [self.split["folds"], total_steps(self.params), self.nnunet.memory_gb, code_hash(CODE["nnunet"])]
+        return self.extra / f"nnunet-{short_hash(about)}"
 
     @property
     def training(self) -> list[ScanFile]:
@@ -167,10 +172,7 @@ def radial(task: Task) -> list[Outcome]:
 
 def nnunet_v2(task: Task) -> list[Outcome]:
     """nnU-Net from its package, trained for whole epochs within the budget's steps."""
-    steps, folds = total_steps(task.params), short_hash(task.split["folds"])
-    folder = task.extra / f"nnunet-{folds}-{steps}-{task.nnunet.memory_gb:g}"
-    scans, chosen = nnunet.run(task.training, task.split, task.test, steps, task.nnunet, folder)
-    shutil.rmtree(folder)
+    scans, chosen = nnunet.run(task.training, task.split, task.test, total_steps(task.params), task.nnunet, task.work)
     return [Outcome(NNUNET, scans, chosen["steps"], chosen)]
 
 

@@ -42,7 +42,7 @@ def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
     return list(saved.scans)
 
 
-def told(scans: Sequence[ScoredScan], threshold: float, params: Params, stage2_weight: float = 0.5) -> dict:
+def told(scans: Sequence[ScoredScan], threshold: float, params: Params, stage2_weight: float) -> dict:
     """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were.
 
     stage2_weight: in the release's joint score.

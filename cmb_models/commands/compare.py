@@ -18,7 +18,9 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(help="Also write a page: curves, and every lesion they differ on in pictures.")
     ] = None,
-    anew: Annotated[bool, typer.Option(help="Run FIRST on the locked scans of SECOND again, from this workspace's data.")] = False,
+    anew: Annotated[
+        bool, typer.Option(help="Run FIRST on the locked scans of SECOND, from this workspace's data: counts as a look at them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold release SECOND against FIRST: figures with intervals, paired differences, the gate's verdict."""

@@ -6,7 +6,10 @@ the count stands beside the figures, so that nobody needs to remember it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +39,46 @@ def count_evaluation(
     """Append an evaluation and return how often these locked scans have been looked at, this time included.
 
     Looks are counted scan by scan, so that a set that one scan was added to or taken from is not a new one. Returns
-    {"scans_sha256", "time", "evaluations", "bundles", "scans", "seen_before"}: the looks at the scan that has had the most, at how
-    many different bundles these were, the number of scans, and how many of them had been looked at before. The same bundle
-    evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. scans: as locked_scans gives them. commit:
-    checked out in the workspace, "" outside of git. Raises InputError for a broken log, before anything is written.
+    {"scans_sha256", "time", "evaluations", "bundles", "scans", "seen_before"}: the most looks that any of the scans has had, the
+    most different bundles that any was shown to, the number of scans, and how many of them had been looked at before. The same
+    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. scans: as locked_scans gives them.
+    commit: checked out in the workspace, "" outside of git. Waits for another process that counts in the same folder. Raises
+    InputError for no scans or a broken log, before anything is written.
     """
-    require_whole(file)
+    if not scans:
+        raise InputError("locked scans", "at least one that was looked at", "none", "lock some (split.locked_datasets)")
     figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
-    before = read_entries(file)
     about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
-    entry = append_entry(file, **about, figures=figures)
-    looks = {scan: [e["bundle_sha256"] for e in [*before, entry] if _looked_at(e, scan, entry)] for scan in scans}
-    most = max(looks.values(), key=lambda bundles: (len(bundles), len(set(bundles))))
-    counted = {"evaluations": len(most), "bundles": len(set(most)), "scans": len(looks)}
-    counted["seen_before"] = sum(len(bundles) > 1 for bundles in looks.values())
+    with _alone(file.parent):
+        require_whole(file)
+        entry = append_entry(file, **about, figures=figures)
+        entries = read_entries(file)
+    looks = {scan: [e["bundle_sha256"] for e in entries if _looked_at(e, scan, entry)] for scan in scans}
+    counted = {"evaluations": max(map(len, looks.values())), "bundles": max(len(set(b)) for b in looks.values())}
+    counted |= {"scans": len(looks), "seen_before": sum(len(bundles) > 1 for bundles in looks.values())}
     return {"scans_sha256": scans_sha256, "time": entry["time"], **counted}
+
+
+def told(counted: Mapping[str, Any]) -> str:
+    """What `count_evaluation` returned, in a sentence. Evaluations of before do not tell scan by scan, which is left out then."""
+    seen, scans, times = (counted.get(name, 0) for name in ("seen_before", "scans", "evaluations"))
+    at = f"{times} times, at {counted['bundles']} different bundle{'s' if counted['bundles'] != 1 else ''}"
+    if times == 1:
+        return "None of these locked scans had been looked at before."
+    if seen < scans:
+        return f"{seen} of these {scans} locked scans had been looked at before, by now up to {at}."
+    return f"These locked scans have been looked at {at}."
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, by a lock on the folder itself; a killed holder's ends with it."""
+    holder = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(holder)
 
 
 def _looked_at(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:

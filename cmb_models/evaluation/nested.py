@@ -11,6 +11,7 @@ import numpy as np
 
 from cmb_models.config import Decision, Params
 from cmb_models.detect.detector import calibrated
+from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import keep_apart
@@ -85,14 +86,21 @@ def _figures(parts: Sequence[Part], params: Params, rng: np.random.Generator) ->
 def recomputed_nested(folder: Path, params: Params) -> dict | None:
     """`nested_metrics` but for its `folds`, from the rows saved in its folder alone; None where there are none.
 
-    The marked lesions are those of the plain evaluation beside it: the scans are the same.
+    The marked lesions are those of the plain evaluation beside it: the scans are the same. Raises InputError when the file is not
+    there, or holds no candidate of some fold, whose threshold it then does not tell.
     """
-    with (Path(folder) / NESTED).open(newline="", encoding="utf-8") as stream:
+    file = Path(folder) / NESTED
+    if not file.is_file():
+        raise InputError(file, "the saved rows of a nested evaluation", "no such file", "run `dvc repro`")
+    with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows:
         return None
     saved = read_rows(folder, rows)
     thresholds = {int(row["fold"]): float(row["threshold"]) for row in rows}
+    if missing := sorted(set(saved.folds.values()) - set(thresholds)):
+        got = f"none of fold {missing[0] + 1}"
+        raise InputError(file, "candidates of every fold", got, "lower mine_candidates.candidates.floor or train longer")
     parts = [([s for s in saved.scans if saved.folds[s.subject] == fold], t) for fold, t in sorted(thresholds.items())]
     return _figures(parts, params, np.random.default_rng(params.evaluate.seed))
 

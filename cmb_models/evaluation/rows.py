@@ -1,6 +1,7 @@
 """What is saved of an evaluation, and read back: a row a scan, a row a marked lesion, a row a candidate.
 
-The rows are the whole truth: every figure of metrics.json can be computed again from them (summary.recomputed).
+The rows are the whole truth: every figure of metrics.json can be computed again from them (summary.recomputed, and
+nested.recomputed_nested for the nested ones).
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def write_rows(
     scans: Sequence[ScoredScan],
     threshold: float,
     tolerance_mm: float,
+    stage2_weight: float,
     folds: Mapping[str, int] | None = None,
-    stage2_weight: float = 0.5,
 ) -> list[Path]:
     """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
 
@@ -81,7 +82,7 @@ def scan_rows(
     return rows
 
 
-def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, stage2_weight: float = 0.5) -> list[dict]:
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, stage2_weight: float) -> list[dict]:
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that

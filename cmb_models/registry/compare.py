@@ -14,6 +14,7 @@ from cmb_models.config import Gate, Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.disagreement import disagreements
+from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.paired import Difference, Judged, Pair, difference_at_fp, differences, pair_up
 from cmb_models.evaluation.rows import DETECTIONS, detection_rows, read_table
 from cmb_models.files import read_json, sha256_of
@@ -47,7 +48,8 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
         evidence[0] = replace(evidence[0], judged=fresh)
     report = judge(evidence[1], params.gate, evidence[0], evidence[0].manifest_sha256)
     versus = _versus(releases, evidence, report, params.gate, workspace)
-    return replace(versus, labels=_labels(evidence, rows))
+    looked = [f"It was a look at these locked scans, counted in {LEDGER}: commit it."] if anew else []
+    return replace(versus, labels=_labels(evidence, rows), notes=(*versus.notes, *looked))
 
 
 def _rows_of(evidence: Evidence, release: Release) -> Judged:
@@ -65,7 +67,6 @@ def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> 
     """
     from cmb_models.bundle import BundleDetector
     from cmb_models.evaluation.leaks import check_lineage
-    from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans, require_whole
     from cmb_models.evaluation.metrics import metrics_at
     from cmb_models.evaluation.run import score_scans
 

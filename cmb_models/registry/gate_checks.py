@@ -12,11 +12,10 @@ from cmb_models.bundle import EVALUATION_DIR
 from cmb_models.config import Gate
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.calibration import adaptive_ece
-from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.matching import ScoredScan, judged
 from cmb_models.evaluation.metrics import count_intervals, counts_of, froc_table, metrics_at
 from cmb_models.evaluation.paired import Pair, differences, pair_up
 from cmb_models.evaluation.strata import SIZES_MM, size_class, strata
-from cmb_models.evaluation.summary import judged
 from cmb_models.registry.checks import Check, at_least, at_most, too_few
 from cmb_models.registry.evidence import Evidence
 from cmb_models.registry.tracking import flatten, is_number

@@ -15,6 +15,7 @@ import yaml
 
 from cmb_models.chain import canonical_sha256
 from cmb_models.errors import InputError
+from cmb_models.evaluation.ledger import LEDGER
 from cmb_models.files import sha256_of
 
 AUDIT_FILE = "audit.jsonl"  # written by promotions at the workspace's root; no release is made from it
@@ -84,7 +85,10 @@ def require_clean(workspace: Path) -> None:
     files = [line[3:] for line in done.stdout.splitlines()]
     if files:
         shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
-        raise InputError(workspace, "a clean git tree", f"changes in {shown}", "commit or undo them, then register")
+        remedy = "commit or undo them, then register"
+        if LEDGER.name in files:
+            remedy = f"commit them, then register; {LEDGER} counts a look at locked scans, which cannot be undone"
+        raise InputError(workspace, "a clean git tree", f"changes in {shown}", remedy)
 
 
 def start_dvc_status(workspace: Path) -> subprocess.Popen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cmb_models.evaluation.ledger import told
+
 Interval = Sequence[float] | None
 
 
@@ -73,15 +75,10 @@ def counting(metrics: dict) -> str:
 
 def looks(locked_set: dict) -> str:
     """How often the locked set was looked at, and what that means."""
-    times, bundles = locked_set["evaluations"], locked_set["bundles"]
-    seen, scans = (locked_set.get(name, 0) for name in ("seen_before", "scans"))  # evaluations of before do not tell scan by scan
-    if times == 1:
+    if locked_set["evaluations"] == 1:
         return "This is the first look at these locked scans: their figures have steered nothing yet."
-    text = "These locked scans have been looked at"
-    if seen < scans:
-        text = f"{seen} of these {scans} locked scans had been looked at before, the most looked at now"
-    text += f" {times} times, at {plural(bundles, 'different bundle')}."
-    if bundles > 1:
+    text = told(locked_set)
+    if locked_set["bundles"] > 1:
         text += " Each new model that was trained after a look may have been steered by it: the more looks, the rosier the figures."
     return text
 

@@ -168,8 +168,8 @@ def summary(study: optuna.Study) -> dict:
     """What the report and the lineage keep of a study: its name, best trial, and a row for every finished trial.
 
     A row: number (among the finished ones, the recipe's is 0; Optuna's own counts killed ones, too), state, value, params, folds
-    (each one's value), over (mean amount by which each limit is exceeded), diverged, seconds. All but `seconds` are the same in
-    every run with the same seed.
+    (each one's value), over (mean amount by which each limit is exceeded), diverged, seconds (until its batch was done). All but
+    `seconds` are the same in every run with the same seed.
     """
     rows, best = [], best_trial(study)
     finished = study.get_trials(states=FINISHED)

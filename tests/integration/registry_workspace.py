@@ -94,7 +94,7 @@ def set_source(folder: Path, metrics: dict) -> None:
     (folder / "source/evaluate.json").write_text(json.dumps(metrics))
     (folder / "source/cross_validate.json").write_text(json.dumps(metrics | {"sensitivity": 0.9}))
     scans = evaluated(metrics)
-    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM)
+    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM, 0.5)
     write_json(folder / "source/evaluation/froc.json", froc_table(scans, TOLERANCE_MM))
 
 

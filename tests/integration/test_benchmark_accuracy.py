@@ -24,7 +24,9 @@ TINY = {
 }
 
 
-def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
+@pytest.fixture
+def run(tmp_path, capsys):
+    """run() gives the report of a far too short benchmark in tmp_path, and what it printed."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for section, values in params.items():
         values.update(TINY.get(section, {}))
@@ -51,6 +53,10 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, capsys):
         )
         return read_json(tmp_path / "accuracy.json"), capsys.readouterr().out
 
+    return run
+
+
+def test_a_run_is_reported_and_never_repeated(tmp_path, run):
     report, printed = run()
     assert "10 trainings, 0 of them done" in printed and "0 min left" in printed
     assert report["sizes"] == [2, 3] and report["test"] == {"scans": 2, "lesions": 5, "without": 1}

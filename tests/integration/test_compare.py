@@ -94,7 +94,7 @@ def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str], traine
     bundle = make_bundle(registry.workspace / f"stored/{number}/artifacts/bundle", threshold=THRESHOLD)
     metadata = read_json(bundle / "metadata.json")
     if scans is not None:
-        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM)
+        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM, 0.5)
         metadata["metrics"] = {"evaluate": metrics_at(scans, THRESHOLD, TOLERANCE_MM)}
     write_json(bundle / "metadata.json", metadata)
     write_json(bundle / "lineage.json", {"training_scans": trained or {}, "calibrated_on": [], "locked_scans": hashes})
@@ -191,6 +191,7 @@ def test_a_run_anew_is_counted_as_a_look_at_the_locked_scans(cmb, site):
     cmb("1", "2")  # from the rows that both hold: no look
     cmb("3", "2", "--anew")
     entries = read_entries(site / LEDGER)
+    assert "commit it" in cmb("3", "2", "--anew").output and "commit it" not in cmb("1", "2").output
     assert len(entries) == before + 1 and len(entries[-1]["scans"]) == entries[-1]["figures"]["n_scans"] == 3
     kept = (site / LEDGER).read_text(encoding="utf-8")
     try:

@@ -104,6 +104,10 @@ def test_every_stage_leaves_real_outputs(trained):
         assert {"sensitivity", "fp_per_scan", "precision", "f1", "n_lesions", "n_scans", "threshold"} <= set(metrics)
         assert (metrics["n_lesions"], metrics["n_scans"]) == ((10, 4) if stage == "cross_validate" else (4, 2))
         assert (reports / stage / "froc.png").read_bytes().startswith(b"\x89PNG")
+    for stage, name in (("mine_candidates", "sensitivity_at_1_fp"), ("calibrate", "ece_after")):
+        metrics = json.loads((reports / stage / "metrics.json").read_text())
+        low, high = metrics["intervals_95"][name]
+        assert low <= metrics[name] <= high
     assert len(json.loads((trained.folder / "models/tuned/unet.json").read_text())["trials"]) == 2
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
 

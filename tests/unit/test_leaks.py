@@ -15,6 +15,7 @@ import pytest
 from cmb_models.config import Decision, load_params
 from cmb_models.detect.detector import calibrated
 from cmb_models.errors import InputError
+from cmb_models.evaluation.calibration import adaptive_ece
 from cmb_models.evaluation.deciding import decide_on
 from cmb_models.evaluation.leaks import check_lineage, check_split
 from cmb_models.evaluation.matching import ScoredScan
@@ -178,7 +179,7 @@ def out_of_fold(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "log_stage", lambda *_: None)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     write_json(calibrate.SPLIT, SPLIT)
-    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, {s.subject: 0 for s in scans})
+    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, 0.5, {s.subject: 0 for s in scans})
 
 
 @pytest.mark.parametrize("stray", ["l_a", "nobody"])
@@ -191,13 +192,19 @@ def test_a_threshold_and_a_calibration_from_locked_scores(out_of_fold, stray):
 
 def test_a_threshold_from_somewhere_else(out_of_fold):
     """Whatever metrics.json says: the release's threshold is chosen on the rows of training subjects."""
-    own = [found("s_a", 0.8, 0.3), found("s_b", 0.7, 0.2, 0.4, 0.3)]
+    visits = [replace(found("s_a", 0.8, 0.3), key=f"s_a_ses-{n}") for n in range(5)]  # enough to fit a calibration
+    own = [*visits, found("s_b", 0.7, 0.2, 0.4, 0.3)]
     out_of_fold(own)
     write_json(calibrate.ROWS / "metrics.json", {"threshold": 0.75, "stage2_weight": 0.1})
     calibrate.main()
     told = read_json(calibrate.CALIBRATION)
     assert told == {"decision": decide_on(own, load_params(Path("params.yaml"))).model_dump(), "subjects": ["s_a", "s_b"]}
-    uncut = Decision(**{**told["decision"], "threshold": 0.0})
+    metrics, uncut = read_json(calibrate.REPORTS / "calibrate/metrics.json"), Decision(**{**told["decision"], "threshold": 0.0})
+    scores, hits = np.array([*[0.8, 0.3] * 5, 0.7, 0.2, 0.4, 0.3]), np.array([*[1, 0] * 5, 1, 0, 0, 0])
+    assert metrics["ece_before"] == pytest.approx(adaptive_ece(scores, hits))
+    assert metrics["ece_after"] == pytest.approx(adaptive_ece(calibrated(scores, uncut), hits))
+    assert metrics["ece_after"] < metrics["ece_before"]
+    assert all(low < metrics[n] < high or low == high for n, (low, high) in metrics["intervals_95"].items())
     assert told["decision"]["threshold"] == pytest.approx(float(calibrated(np.float64(0.55), uncut)))  # halfway from .7 to .4
 
 

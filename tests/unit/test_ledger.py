@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from cmb_models.chain import append_entry, canonical_sha256, read_entries
+from cmb_models.chain import append_entry, canonical_sha256, first_fault, read_entries
 from cmb_models.errors import InputError
 from cmb_models.evaluation.ledger import KEY_FIGURES, count_evaluation, locked_scans, require_whole
 from cmb_models.report import words
@@ -60,8 +62,28 @@ def test_a_set_is_no_new_one_for_a_scan_more_or_less(tmp_path):
     less, more, other = (count_evaluation(file, "b3", s, "", METRICS) for s in (("s1", "s2"), ("s1", "s2", "s4"), ("s5",)))
     keys = ("evaluations", "bundles", "scans", "seen_before")
     assert [[told[k] for k in keys] for told in (less, more, other)] == [[4, 3, 2, 2], [5, 3, 3, 2], [1, 1, 1, 0]]
-    assert "2 of these 3 locked scans had been looked at before, the most looked at now 5 times, at 3" in words.looks(more)
+    assert "2 of these 3 locked scans had been looked at before, by now up to 5 times, at 3 different bundles." in words.looks(more)
     assert words.looks(less).startswith("These locked scans have been looked at 4 times") and "first look" in words.looks(other)
+
+
+def test_the_most_bundles_that_a_scan_was_shown_to_are_told(tmp_path):
+    """One scan often, to one bundle; another to three: whoever was steered was steered by the latter."""
+    file = tmp_path / "looks.jsonl"
+    for bundle, scans in [*[("b1", ("s1",))] * 4, ("b1", ("s2",)), ("b2", ("s2",)), ("b3", ("s2",))]:
+        look(file, bundle, scans)
+    assert look(file, "b1", ("s1", "s2")) == (5, 3)
+
+
+def test_no_scans_are_no_look(tmp_path):
+    with pytest.raises(InputError, match="at least one that was looked at"):
+        look(tmp_path / "looks.jsonl", scans=())
+    assert not list(tmp_path.iterdir())
+
+
+def test_looks_of_several_processes_are_all_counted(tmp_path):
+    with ThreadPoolExecutor(4) as pool:  # the lock is the open folder's, so threads wait for each other as processes do
+        counted = list(pool.map(lambda n: look(tmp_path / "looks.jsonl", f"b{n % 2}")[0], range(12)))
+    assert sorted(counted) == list(range(1, 13)) and not first_fault(tmp_path / "looks.jsonl")
 
 
 def test_looks_of_before_scans_were_listed_still_count(tmp_path):

@@ -59,13 +59,19 @@ def test_each_fold_is_judged_at_the_threshold_chosen_inside_it():
 def test_figures_come_back_from_the_rows_alone(tmp_path):
     metrics, decided = nested_metrics(FOLDS, PARAMS, np.random.default_rng(PARAMS.evaluate.seed))
     plain = [replace(s, scores=s.scores / 2) for f in FOLDS for s in f.outer]  # their truth counts, not what was found in them
-    write_rows(tmp_path, plain, 0.5, 3.0, {"a": 0, "b": 1})
+    write_rows(tmp_path, plain, 0.5, 3.0, 0.5, {"a": 0, "b": 1})
     write_nested_rows(tmp_path / NESTED, decided, 3.0)
     del metrics["folds"]
     assert recomputed_nested(tmp_path, PARAMS) == metrics
     assert metrics["froc"][0]["low"] < metrics["froc"][0]["high"] and "sensitivity_at_0.6_fp" in metrics["intervals_95"]
     write_nested_rows(tmp_path / NESTED, [], 3.0)
     assert recomputed_nested(tmp_path, PARAMS) is None
+    write_nested_rows(tmp_path / NESTED, decided[:1], 3.0)
+    with pytest.raises(InputError, match="candidates of every fold, got none of fold 2"):
+        recomputed_nested(tmp_path, PARAMS)
+    (tmp_path / NESTED).unlink()
+    with pytest.raises(InputError, match="no such file"):
+        recomputed_nested(tmp_path, PARAMS)
 
 
 def test_scores_are_calibrated_by_the_inner_ones_alone():

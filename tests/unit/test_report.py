@@ -14,7 +14,7 @@ from cmb_models.config import load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.summary import cross_validation_metrics, locked_metrics
-from cmb_models.files import read_json, write_json
+from cmb_models.files import write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import write_volume
 from cmb_models.report import cases, words
@@ -69,7 +69,7 @@ def workspace(folder: Path, locked: list[ScoredScan], own: list[ScoredScan]) -> 
         "bundles": 2,
     }
     for (name, (metrics, table)), scans, by in zip(figures.items(), (own, locked), (folds, None), strict=True):
-        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, by)
+        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, 0.5, by)
         write_json(folder / name / "metrics.json", metrics)
         write_json(folder / name / "froc.json", table)
     hashes = {"index_sha256": "1" * 64, "split_sha256": "2" * 64, "studies": {"unet": {"study": "unet-1", "trial": 0}}}
@@ -219,9 +219,17 @@ def test_the_first_look_is_called_so():
     assert "rosier" not in words.looks({"evaluations": 2, "bundles": 1})
 
 
+def accuracy_of(interval: list[float], each: list[float]) -> dict:
+    """A benchmark of one method at two sizes, as benchmarks.accuracy writes it."""
+    means = [{"name": "ours", "scans": n, "draws": 2, "mean": 0.1 * n, "each": each, "interval_95": interval} for n in (3, 5)]
+    return {"sizes": [3, 5], "rate_fp_per_scan": 1.0, "methods": [{"name": "ours", "points": [{}]}], "means": means}
+
+
 def test_the_learning_curve_shows_what_was_run_and_says_what_was_not(material, album, page):
-    accuracy = read_json(ROOT / "reports/benchmarks/accuracy.json")
-    accuracy["methods"] = [m for m in accuracy["methods"] if m["points"]]
+    accuracy = accuracy_of([0.1, 0.9], [0.2, 0.6])
+    assert learning_chart(accuracy) == learning_chart(accuracy_of([0.1, 0.9], [0.2, 0.6]))
+    assert learning_chart(accuracy) != learning_chart(accuracy_of([0.1, 0.8], [0.2, 0.6]))
+    assert learning_chart(accuracy) != learning_chart(accuracy_of([0.1, 0.9], [0.3, 0.6]))
     left_out = {"name": "nnU-Net v9", "points": [], "not_run": "not run: no CUDA device"}
     told = accuracy | {"methods": [*accuracy["methods"], left_out]}
     assert learning_chart(told) == learning_chart(accuracy)
