@@ -20,7 +20,7 @@ import typer
 
 from benchmarks.accuracy.scans import POOL, ROOT, Wanted, prepare, simulate
 from cmb_models.config import Params, load_params
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.froc import froc
@@ -70,7 +70,7 @@ def found(scans: Sequence[ScoredScan], depth: dict[str, np.ndarray], tolerance_m
     for rate in RATES:
         sensitivity, threshold = curve.at_fp(rate)
         hits: dict[str, list[int]] = {name: [] for name in (TOUCHING, NEAR, DEEPER)}
-        for row in lesion_rows(scans, threshold, tolerance_mm, weight_of(scans)):
+        for row in lesion_rows(scans, threshold, tolerance_mm, joint_of(scans)):
             if row["lesion"] >= 0:
                 hits[depth_class(depth[row["scan"]][row["lesion"]])].append(row["hit"])
         classes = {n: {"found": sum(h), "of": len(h), "interval_95": wilson(sum(h), len(h))} for n, h in hits.items() if h}
@@ -94,7 +94,7 @@ def run(prepared: Path, params: Params, seed: int) -> dict[str, list[ScoredScan]
         second = [CnnJob(prepared, Path(folder), known, unknown, params.cnn, s) for known, unknown, s in pairs]
         scores = workers.map(run_cnn_job, second, 2 * params.cnn.steps, "stage 2, two halves")
     stage2 = {key: values for result in scores for key, values in result.items()}
-    both = join(examples, mined, stage2, weight_of(examples.values()))
+    both = join(examples, mined, stage2, joint_of(examples.values()))
     own = [_scored(examples[m.key], m) for known, _ in results for m in known]
     return {OWN: own, OTHER: [replace(s, scores=s.stage1) for s in both], BOTH: both}
 

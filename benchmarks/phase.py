@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from cmb_models.config import Params, load_params
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.bootstrap import percentiles, rate_interval, ratio, subject_draws
 from cmb_models.evaluation.froc import Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan
@@ -89,7 +89,7 @@ def scores(params: Params, work: Path, split: dict, seeds: int) -> dict[str, lis
     examples = {e.key: e for e in load_training(work / "prepared", split)}
     scans: dict[str, list[ScoredScan]] = {kind: [] for kind in prepared}
     for (kind, _, _), result in zip(asked, results, strict=True):
-        scans[kind] += join(examples, mined, result, weight_of(examples.values()))
+        scans[kind] += join(examples, mined, result, joint_of(examples.values()))
     return scans
 
 

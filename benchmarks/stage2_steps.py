@@ -20,7 +20,7 @@ import typer
 from torch import nn
 
 from cmb_models.config import Cnn, load_params
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.detect.spots import CHANNELS
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
@@ -110,7 +110,7 @@ def main(
         results = workers.map(score, asked, total, f"stage 2, {len(asked)} trainings")
     found: dict[tuple[str, bool, int], list[ScoredScan]] = {}
     for one, result in zip(asked, results, strict=True):
-        found.setdefault(one.name, []).extend(join(examples, mined, result, weight_of(examples.values())))
+        found.setdefault(one.name, []).extend(join(examples, mined, result, joint_of(examples.values())))
     tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
     first = next(iter(found.values()))
     draws = subject_draws([s.subject for s in first], params.evaluate.bootstrap, rng)

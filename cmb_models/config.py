@@ -17,6 +17,7 @@ import cmb_models.settings as settings
 from cmb_models.errors import InputError
 from cmb_models.release_settings import Candidates, Gate, Preprocess
 from cmb_models.release_settings import Decision as Decision  # read from here by all that read settings
+from cmb_models.release_settings import Joint as Joint
 from cmb_models.release_settings import PipelineConfig as PipelineConfig
 from cmb_models.settings import Count, Fraction, FractionRange, Positive, Probability, Range, Section, Seed, Size, Steps, explain
 

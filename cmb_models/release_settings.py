@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,17 +33,22 @@ class Candidates(Section):
     max_per_scan: Count
 
 
-class Decision(Section):
-    """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score.
+class Joint(Section):
+    """How both stages' scores are joined (detect/joint.py): a weighted mean of their log odds, or a geometric one of themselves.
 
-    stage2_weight: stage 2's part in the joint score (detect/joint.py); one half where it is left out, as in releases made
-    before it depended on what stage 2 had learned from.
+    stage2_weight: stage 2's part. What is left out is as in releases made before there was the choice: geometric, of one half each.
     """
+
+    stage2_weight: Probability = 0.5
+    joint_mean: Literal["log_odds", "geometric"] = "geometric"
+
+
+class Decision(Joint):
+    """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score."""
 
     slope: float
     intercept: float
     threshold: Probability
-    stage2_weight: Probability = 0.5
 
 
 class PipelineConfig(Section):

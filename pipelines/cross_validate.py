@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Params, load_params
+from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.nested import NESTED, OuterFold, nested_metrics, write_nested_rows
@@ -39,8 +40,8 @@ def report(params: Params, split: dict, scans: list[ScoredScan], nested: list[Ou
     """Write the stage's outputs; return its metrics and the files that MLflow keeps."""
     rng = np.random.default_rng(params.evaluate.seed)
     metrics, table = cross_validation_metrics(scans, split["folds"], params, rng)
-    tolerance, weight = params.evaluate.tolerance_mm, metrics["stage2_weight"]
-    rows = write_rows(OUT, scans, metrics["threshold"], tolerance, weight, split["folds"])
+    tolerance = params.evaluate.tolerance_mm
+    rows = write_rows(OUT, scans, metrics["threshold"], tolerance, joint_of(scans), split["folds"])
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     froc_figure(scans, metrics, tolerance, "Out of fold", OUT / "froc.png", draws)

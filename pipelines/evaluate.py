@@ -37,7 +37,7 @@ def main() -> None:
     metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
     # Counted before anything is written: a look that was stopped midway is still a look.
     metrics["locked_set"] = count_evaluation(LEDGER, detector.bundle.manifest_sha256, locked_scans(test), commit, metrics)
-    rows = write_rows(OUT, scans, threshold, tolerance, decision.stage2_weight)
+    rows = write_rows(OUT, scans, threshold, tolerance, decision)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     froc_figure(scans, metrics, tolerance, "Locked test set", OUT / "froc.png", draws)

@@ -33,7 +33,7 @@ WORKSPACE = CHECKOUT / ("demo-full" if FULL else "demo")
 SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb phantom` options: as many as in Rau et al. 2026
 LOCKED = ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"]
 LOCKED_FULL = [
-    *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "21"),
+    *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "23"),
     *(o for preset in ("ukb", "aibl", "clinical", "random", "random", "random") for o in ("--preset", preset)),
 ]
 SITE_FULL = [*SITE, "--cmb-free", "3"]  # so that false positives out of fold are counted on scans without microbleeds, too

@@ -15,7 +15,7 @@ from benchmarks.accuracy.scans import POOL, TEST, code_hash, only, short_hash
 from benchmarks.alternatives import nnunet, radial_symmetry, single_stage
 from cmb_models.config import Params
 from cmb_models.detect.detector import detect, propose
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.detect.preprocess import Prepared, prepare
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
@@ -99,7 +99,7 @@ def two_stage(task: Task) -> list[Outcome]:
         mined = {m.key: m for m in mine_out_of_fold(params, params.unet, prepared, task.split)}
         examples = load_training(prepared, task.split)
         unet, cnn = train_both(params.unet, params.cnn, examples, mined, params.train.seed)
-    decision = UNDECIDED.model_copy(update={"stage2_weight": weight_of(examples)})
+    decision = UNDECIDED.model_copy(update=joint_of(examples).model_dump())
     config = pipeline_config(params, params.cnn, decision)
     networks = [as_callable(m.to(best_device()), best_device()) for m in (Heatmap(unet), Score(cnn))]
     joint, first = [], []

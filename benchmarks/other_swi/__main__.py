@@ -51,9 +51,8 @@ def main(
 ) -> None:
     release, params = chosen_bundle(bundle, workspace, training), load_params(params_file)
     detector = BundleDetector(release) if release else None
-    threshold = detector.bundle.config.decision.threshold if detector else None
-    weights = dict.fromkeys((OWN, GIVEN), detector.bundle.config.decision.stage2_weight if detector else None)
-    evaluated = {OWN: (own_locked(workspace / "reports/evaluate", threshold), threshold)} if workspace else {}
+    decision = detector.bundle.config.decision if detector else None
+    evaluated = {OWN: (own_locked(workspace / "reports/evaluate", decision.threshold), decision)} if workspace else {}
     with folder_for(keep) as folder:
         raw = folder / "data/raw"
         write_scans(raw / TEST, scans, seed)
@@ -61,15 +60,14 @@ def main(
         shown = [f for f in files if any(a.is_cmb for a in f.annotations)] or files
         scans_picture(shown[: len(PROTOCOLS)], out / "other_swi_scans.png")
         if detector:
-            evaluated[GIVEN] = (score(detector, raw, TEST), threshold)
+            evaluated[GIVEN] = (score(detector, raw, TEST), decision)
         if training:
             write_scans(raw / SITE, site_scans, SITE_SEED + seed)
             write_params(folder, params, TEST)
             list(run_stages(folder))
             trained = BundleDetector(folder / "models/bundle")
-            decision = trained.bundle.config.decision
-            evaluated[TRAINED], weights[TRAINED] = (score(trained, raw, TEST), decision.threshold), decision.stage2_weight
-    figures = {name: told(own, at, params, weights[name]) for name, (own, at) in evaluated.items()}
+            evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision)
+    figures = {name: told(own, decided, params) for name, (own, decided) in evaluated.items()}
     about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "stand_off_noise_sd": STAND_OFF}
     release_sha256 = detector.bundle.manifest_sha256 if detector else None
     site = {"scans": site_scans, "seed": SITE_SEED + seed} if training else None

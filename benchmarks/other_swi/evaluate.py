@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.bundle import BundleDetector
-from cmb_models.config import Params
+from cmb_models.config import Decision, Params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import subject_draws
 from cmb_models.evaluation.froc import froc
@@ -42,17 +42,17 @@ def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
     return list(saved.scans)
 
 
-def told(scans: Sequence[ScoredScan], threshold: float, params: Params, stage2_weight: float) -> dict:
+def told(scans: Sequence[ScoredScan], decision: Decision, params: Params) -> dict:
     """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were.
 
-    stage2_weight: in the release's joint score.
+    decision: the release's.
     """
-    tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
+    threshold, tolerance, rng = decision.threshold, params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
     all_figures, _ = figures(scans, threshold, params, rng)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
     curve = froc(scans, tolerance)
     false = [r for r in detection_rows(scans, threshold, tolerance) if r["at_threshold"] == "false_positive"]
-    missed = [r for r in lesion_rows(scans, threshold, tolerance, stage2_weight) if r["hit"] == 0]
+    missed = [r for r in lesion_rows(scans, threshold, tolerance, decision) if r["hit"] == 0]
     apart = {}
     if any(_is_mimic(a) for s in scans for a in s.annotations):  # rows that were saved name none
         apart = {"froc_without_mimics": froc_table(without_mimics(scans, tolerance), tolerance, draws, RATES)}

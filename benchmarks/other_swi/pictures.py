@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cmb_models.config import Decision
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import replacing
@@ -84,13 +85,13 @@ def _enlarged(axes: Axes, view: View, marked: Sequence) -> None:
         part.set_title(f"{about.label.removeprefix('mimic:')} {about.diameter_mm:.1f} mm", fontsize=8, pad=2)
 
 
-def froc_picture(parts: dict[str, tuple[Sequence[ScoredScan], float]], tolerance_mm: float, path: Path) -> None:
-    """FROC curves of several evaluations, each with the point of its threshold."""
+def froc_picture(parts: dict[str, tuple[Sequence[ScoredScan], Decision]], tolerance_mm: float, path: Path) -> None:
+    """FROC curves of several evaluations, each with the point of its release's threshold."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
-    for n, (name, (scans, threshold)) in enumerate(parts.items()):
+    for n, (name, (scans, decision)) in enumerate(parts.items()):
         curve = froc(scans, tolerance_mm)
         label = f"{name}: {curve.n_lesions} microbleeds in {curve.n_scans} scans"
         axes.step(
@@ -100,7 +101,7 @@ def froc_picture(parts: dict[str, tuple[Sequence[ScoredScan], float]], tolerance
             where="post",
             label=label,
         )
-        at = np.flatnonzero(curve.thresholds >= threshold)[-1]
+        at = np.flatnonzero(curve.thresholds >= decision.threshold)[-1]
         axes.plot(curve.fp_per_scan[at], curve.sensitivity[at], f"C{n}o")
     axes.set_xscale("symlog", base=2, linthresh=0.125, linscale=0.6)
     axes.set_xticks([0, 0.125, 0.25, 0.5, 1, 2, 4, 8], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])

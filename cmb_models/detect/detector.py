@@ -9,7 +9,7 @@ import numpy as np
 from cmb_models.config import Decision, PipelineConfig
 from cmb_models.detect.candidates import find_candidates
 from cmb_models.detect.fitting import Found, check_found, check_prepared
-from cmb_models.detect.joint import joint_score
+from cmb_models.detect.joint import joint_score, odds
 from cmb_models.detect.measure import diameter_mm
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
@@ -17,7 +17,6 @@ from cmb_models.detection import Answer, Detection
 from cmb_models.volume import Volume, index_from_world, world_from_index
 
 Network = Callable[[np.ndarray], np.ndarray]
-EPSILON = 1e-6  # keeps the logit of a score finite; below any score difference that matters
 
 
 def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
@@ -45,8 +44,7 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
     """Platt scaling of joint scores (N,) (Platt 1999): sigmoid(slope * logit(joint) + intercept), monotone in the joint score."""
-    p = np.clip(joint, EPSILON, 1 - EPSILON)
-    return 1 / (1 + np.exp(-(decision.slope * np.log(p / (1 - p)) + decision.intercept)))
+    return 1 / (1 + np.exp(-(decision.slope * np.log(odds(joint)) + decision.intercept)))
 
 
 def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
@@ -57,7 +55,7 @@ def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision:
     """
     check_found(found, stage2_score, affine)
     stage2_score = _finite(np.asarray(stage2_score, dtype=np.float64).reshape(-1), "stage 2's scores")
-    score = calibrated(joint_score(found.stage1_score, stage2_score, decision.stage2_weight), decision)
+    score = calibrated(joint_score(found.stage1_score, stage2_score, decision), decision)
     index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)
     return tuple(
         Detection(

@@ -1,4 +1,4 @@
-"""One score out of two: how much stage 2's counts beside stage 1's."""
+"""One score out of two: how they are joined, and how much stage 2's counts beside stage 1's."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cmb_models.config import Joint
+
 if TYPE_CHECKING:  # the server has no use for annotations
     from cmb_models.io.annotations import Annotation
 
 HALF_TRUST = 20  # microbleeds to learn from at which stage 2 has half the weight that it has in the end
+EPSILON = 1e-6  # keeps the log odds of a score finite; below any score difference that matters
+
+
+def odds(scores: np.ndarray) -> np.ndarray:
+    """p / (1 - p) of scores p in [0, 1], which are kept EPSILON away from both ends."""
+    p = np.clip(np.asarray(scores, dtype=np.float64), EPSILON, 1 - EPSILON)
+    return p / (1 - p)
 
 
 def stage2_weight(microbleeds: int) -> float:
@@ -23,9 +32,21 @@ def stage2_weight(microbleeds: int) -> float:
     return 0.5 * microbleeds / (microbleeds + HALF_TRUST)
 
 
-def joint_score(stage1: np.ndarray, stage2: np.ndarray, weight: float) -> np.ndarray:
-    """Weighted geometric mean of both stages' scores, stage1^(1 - weight) * stage2^weight, (N,) in [0, 1]."""
-    return np.asarray(stage1, dtype=np.float64) ** (1 - weight) * np.asarray(stage2, dtype=np.float64) ** weight
+def factors(stage1: np.ndarray, stage2: np.ndarray, joint: Joint) -> tuple[np.ndarray, np.ndarray]:
+    """What each stage's scores multiply the joint score by, or its odds, (N,) each: the lower lowers it more."""
+    one, other = (odds(s) if joint.joint_mean == "log_odds" else np.asarray(s, dtype=np.float64) for s in (stage1, stage2))
+    return one ** (1 - joint.stage2_weight), other**joint.stage2_weight
+
+
+def joint_score(stage1: np.ndarray, stage2: np.ndarray, joint: Joint) -> np.ndarray:
+    """Weighted mean of both stages' scores (N,), in [0, 1].
+
+    Of their log odds (the logarithmic opinion pool, Genest and Zidek 1986), where near 1 too .99 counts for more than .9; or
+    geometric, stage1^(1 - weight) * stage2^weight, to which near 1 all scores are alike.
+    """
+    one, other = factors(stage1, stage2, joint)
+    product = one * other
+    return product / (1 + product) if joint.joint_mean == "log_odds" else product
 
 
 class Marked(Protocol):
@@ -35,6 +56,6 @@ class Marked(Protocol):
     def annotations(self) -> tuple[Annotation, ...]: ...
 
 
-def weight_of(scans: Iterable[Marked]) -> float:
-    """Stage 2's weight in the joint score, by the microbleeds marked in all of a site's training scans."""
-    return stage2_weight(sum(a.is_cmb for scan in scans for a in scan.annotations))
+def joint_of(scans: Iterable[Marked]) -> Joint:
+    """How networks that learned from all of a site's training scans are joined: stage 2 by the microbleeds marked in these."""
+    return Joint(stage2_weight=stage2_weight(sum(a.is_cmb for scan in scans for a in scan.annotations)), joint_mean="log_odds")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cmb_models.config import Decision, Params
 from cmb_models.detect.detector import calibrated
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.calibration import fit_platt
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan, all_judged
@@ -25,5 +25,5 @@ def decide_on(scans: Sequence[ScoredScan], params: Params) -> Decision:
     tolerance = params.evaluate.tolerance_mm
     threshold = choose_threshold(froc(scans, tolerance), params.calibrate.max_fp_per_scan)
     slope, intercept = fit_platt(*all_judged(scans, tolerance))
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, stage2_weight=weight_of(scans))
+    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, **joint_of(scans).model_dump())
     return uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})

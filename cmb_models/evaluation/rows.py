@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_models.config import Joint
+from cmb_models.detect.joint import factors
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
 from cmb_models.files import replacing
@@ -49,17 +51,17 @@ def write_rows(
     scans: Sequence[ScoredScan],
     threshold: float,
     tolerance_mm: float,
-    stage2_weight: float,
+    joint: Joint,
     folds: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
 
-    folds: each subject's, for an evaluation out of fold. stage2_weight: in the joint score (detect.joint). Numbers that figures
-    depend on are written with all their digits.
+    folds: each subject's, for an evaluation out of fold. joint: how the stages' scores were joined. Numbers that figures depend
+    on are written with all their digits.
     """
     tables = {
         SCANS: (SCAN_ROW, scan_rows(scans, threshold, tolerance_mm, folds)),
-        LESIONS: (LESION_ROW, lesion_rows(scans, threshold, tolerance_mm, stage2_weight)),
+        LESIONS: (LESION_ROW, lesion_rows(scans, threshold, tolerance_mm, joint)),
         DETECTIONS: (DETECTION_ROW, detection_rows(scans, threshold, tolerance_mm)),
     }
     for name, (columns, rows) in tables.items():
@@ -82,7 +84,7 @@ def scan_rows(
     return rows
 
 
-def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, stage2_weight: float) -> list[dict]:
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, joint: Joint) -> list[dict]:
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
@@ -95,7 +97,7 @@ def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: flo
         number = 0
         for about in scan.annotations:
             if about.is_cmb:
-                why = partial(_doubt, scan, threshold=threshold, stage2_weight=stage2_weight)
+                why = partial(_doubt, scan, threshold=threshold, joint=joint)
                 rows.append(_cmb_row(scan, number, at_point, at_all, tolerance_mm, why))
                 number += 1
             elif about.label == "possible":
@@ -117,13 +119,13 @@ def _cmb_row(
     return _lesion_row(scan, about, lesion, None, 0, NEIGHBOURS if np.any(away <= reach_mm(about, tolerance_mm)) else NO_CANDIDATE)
 
 
-def _doubt(scan: ScoredScan, candidate: int, threshold: float, stage2_weight: float) -> str:
+def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Joint) -> str:
     """Why a candidate that reaches its lesion does not count: the stage whose factor of the joint score is the lower."""
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
     if scan.stage1 is None or scan.stage2 is None:
         return "threshold: its score is too low"
-    first, second = scan.stage1[candidate] ** (1 - stage2_weight), scan.stage2[candidate] ** stage2_weight
+    first, second = factors(scan.stage1[candidate], scan.stage2[candidate], joint)
     return DOUBT_2 if second < first else DOUBT_1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Params
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.bootstrap import percentiles, subject_draws
 from cmb_models.evaluation.calibration import adaptive_ece
 from cmb_models.evaluation.counts import agreement
@@ -39,7 +39,7 @@ def cross_validation_metrics(
     (`stage2_weight`), and the FROC table."""
     tolerance, most = params.evaluate.tolerance_mm, params.calibrate.max_fp_per_scan
     metrics, table = figures(scans, choose_threshold(froc(scans, tolerance), most), params, rng)
-    metrics["stage2_weight"] = weight_of(scans)
+    metrics["stage2_weight"] = joint_of(scans).stage2_weight
     parts = []
     for fold in sorted(set(folds.values())):
         inside = [s for s in scans if folds[s.subject] == fold]

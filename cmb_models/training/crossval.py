@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.training.examples import load_training
 from cmb_models.training.folds import (
@@ -57,4 +57,4 @@ def cross_validate(
     with Workers(len(jobs), unet=False) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
     stage2 = {key: scores for result in results for key, scores in result.items()}
-    return join(examples, mined, stage2, weight_of(examples.values()))
+    return join(examples, mined, stage2, joint_of(examples.values()))

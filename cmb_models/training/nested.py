@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.config import Cnn, Params, Unet
-from cmb_models.detect.joint import weight_of
+from cmb_models.detect.joint import joint_of
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.nested import OuterFold
@@ -108,6 +108,6 @@ def _judge(
     results = []
     for fold, by_scan in zip(found, scores, strict=True):
         known = {m.key: m for m in load_mined(fold.candidates_dir)}
-        outer = join(examples, known, by_scan, weight_of(fold.scans))
+        outer = join(examples, known, by_scan, joint_of(fold.scans))
         results.append(OuterFold(fold.number, fold.scans, tuple(outer), fold.chosen))
     return results

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Cnn, Params, Section, Tuning, Unet
-from cmb_models.detect.joint import joint_score, weight_of
+from cmb_models.config import Cnn, Joint, Params, Section, Tuning, Unet
+from cmb_models.detect.joint import joint_of, joint_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.training.examples import Example, load_training
@@ -68,7 +68,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     examples = {e.key: e for e in load_training(prepared_dir, split)}
     mined = {m.key: m for m in load_mined(candidates_dir)}
     folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
-    weight = weight_of(examples.values())
+    joint = joint_of(examples.values())
 
     def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
@@ -77,7 +77,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
             seed = job_seed(settings.seed, number, fold)
             jobs.append(CnnJob(prepared_dir, candidates_dir, others(folds, fold), folds[fold], cnn, seed, unseen))
         results = workers.map(try_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
-        return [None if r is None else _outcome(join(examples, mined, r, weight), params, settings) for r in results]
+        return [None if r is None else _outcome(join(examples, mined, r, joint), params, settings) for r in results]
 
     data = content([(e, out_of_fold(e, mined, unseen)) for e in examples.values()])
     return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
@@ -90,11 +90,11 @@ def scored_scan(example: Example, mined: Mined, scores: np.ndarray) -> ScoredSca
     return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, scores, stage1, voxel_mm=voxel_mm)
 
 
-def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str, np.ndarray], weight: float) -> list[ScoredScan]:
-    """Scans with both stages' joint score, stage 2's with `weight`, and each one's own, for every scan that stage 2 scored."""
+def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str, np.ndarray], joint: Joint) -> list[ScoredScan]:
+    """Scans with both stages' joint score and each one's own, for every scan that stage 2 scored."""
     scored = {k: np.asarray(s, dtype=np.float64) for k, s in sorted(stage2.items())}
-    joint = {k: joint_score(mined[k].stage1_score, s, weight) for k, s in scored.items()}
-    return [replace(scored_scan(examples[k], mined[k], joint[k]), stage2=s) for k, s in scored.items()]
+    joined = {k: joint_score(mined[k].stage1_score, s, joint) for k, s in scored.items()}
+    return [replace(scored_scan(examples[k], mined[k], joined[k]), stage2=s) for k, s in scored.items()]
 
 
 def _outcome(scans: list[ScoredScan], params: Params, settings: Tuning, most_candidates: int | None = None) -> Outcome:

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from cmb_models.bundle import write_manifest
+from cmb_models.config import Joint
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import write_rows
@@ -94,7 +95,7 @@ def set_source(folder: Path, metrics: dict) -> None:
     (folder / "source/evaluate.json").write_text(json.dumps(metrics))
     (folder / "source/cross_validate.json").write_text(json.dumps(metrics | {"sensitivity": 0.9}))
     scans = evaluated(metrics)
-    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM, 0.5)
+    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM, Joint())
     write_json(folder / "source/evaluation/froc.json", froc_table(scans, TOLERANCE_MM))
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cmb_models.bundle import BundleDetector, write_manifest
 from cmb_models.chain import read_entries
 from cmb_models.commands import compare as command
+from cmb_models.config import Joint
 from cmb_models.errors import InputError
 from cmb_models.evaluation.ledger import LEDGER
 from cmb_models.evaluation.matching import ScoredScan
@@ -94,7 +95,7 @@ def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str], traine
     bundle = make_bundle(registry.workspace / f"stored/{number}/artifacts/bundle", threshold=THRESHOLD)
     metadata = read_json(bundle / "metadata.json")
     if scans is not None:
-        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM, 0.5)
+        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM, Joint())
         metadata["metrics"] = {"evaluate": metrics_at(scans, THRESHOLD, TOLERANCE_MM)}
     write_json(bundle / "metadata.json", metadata)
     write_json(bundle / "lineage.json", {"training_scans": trained or {}, "calibrated_on": [], "locked_scans": hashes})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -113,14 +114,16 @@ def test_every_stage_leaves_real_outputs(trained):
 
 
 def test_the_release_joins_scores_as_they_were_joined_out_of_fold(trained):
-    """Ten marked microbleeds: stage 2's exponent is half of 10 / 30 in the rows that threshold and calibration were fitted on."""
-    weight = json.loads((trained.folder / "models/bundle/pipeline.json").read_text())["decision"]["stage2_weight"]
-    assert weight == pytest.approx(1 / 6)
+    """Ten marked microbleeds: stage 2 counts half of 10 / 30 in the rows that threshold and calibration were fitted on."""
+    decision = json.loads((trained.folder / "models/bundle/pipeline.json").read_text())["decision"]
+    assert (decision["stage2_weight"], decision["joint_mean"]) == (pytest.approx(1 / 6), "log_odds")
     with (trained.folder / "reports/cross_validate/detections.csv").open() as stream:
         rows = [[float(r[f"{name}score"]) for name in ("stage1_", "stage2_", "")] for r in csv.DictReader(stream)]
     assert rows
     for stage1, stage2, joint in rows:
-        assert joint == pytest.approx(stage1 ** (5 / 6) * stage2 ** (1 / 6), rel=1e-6)
+        one, other, both = (min(max(score, 1e-6), 1 - 1e-6) for score in (stage1, stage2, joint))
+        log_odds = 5 / 6 * math.log(one / (1 - one)) + 1 / 6 * math.log(other / (1 - other))
+        assert math.log(both / (1 - both)) == pytest.approx(log_odds, abs=1e-5)
 
 
 def test_nothing_is_redone_when_nothing_changed(trained):

@@ -11,7 +11,7 @@ from benchmarks.other_swi import __main__ as command
 from benchmarks.other_swi.dataset import draw_count, write_scans
 from benchmarks.other_swi.evaluate import own_locked, score, table, told, without_mimics
 from cmb_models.bundle import BundleDetector
-from cmb_models.config import load_params
+from cmb_models.config import Decision, Joint, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
@@ -22,6 +22,7 @@ from tests.imports import ROOT
 
 COARSE = (1.4, 1.4, 4.0)  # mm: quick to draw
 PARAMS = load_params(ROOT / "params.yaml")
+DECISION = Decision(slope=1, intercept=0, threshold=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_scans_lie_in_a_sites_layout_and_nothing_is_overwritten(written):
 def test_a_release_is_measured_on_them(written, tmp_path):
     detector = BundleDetector(make_bundle(tmp_path / "bundle"))
     scans = score(detector, written, "other")
-    figures = told(scans, 0.5, PARAMS, 0.5)
+    figures = told(scans, DECISION, PARAMS)
     assert figures["n_scans"] == 2 and figures["n_lesions"] == sum(len(s.cmbs) for s in scans)
     assert [row["fp_per_scan"] for row in figures["froc"]] == [0.5, 1.0, 2.0, 4.0]
     assert {row["name"] for row in figures["strata"]["voxel_size"]} == {"1.40 x 1.40 x 4.00 mm"}
@@ -63,7 +64,7 @@ def found_one() -> ScoredScan:
 
 
 def test_figures_by_hand():
-    figures = told([found_one()], 0.5, PARAMS, 0.5)
+    figures = told([found_one()], DECISION, PARAMS)
     assert figures["at_threshold"]["sensitivity"]["value"] == 1 and figures["false_positives_at"] == {"mimic:iron": 1}
     assert [row["sensitivity"] for row in figures["froc"]] == [1, 1, 1, 1]
     assert figures["highest_sensitivity_fp_per_scan"] == 2
@@ -75,7 +76,7 @@ def test_mimics_left_aside_are_neither_hits_nor_false():
     near = Annotation("sub-1", "", 2.0, 0.0, 0.0, 3.0, "mimic:iron", "r")
     both = replace(found_one(), annotations=(*found_one().annotations, near))
     assert without_mimics([both], 3.0)[0].scores.tolist() == [0.9, 0.2]  # what lies at a microbleed stays, whatever is near
-    rows = told([replace(found_one(), scores=np.array([0.8, 0.9, 0.2]))] * 2, 0.5, PARAMS, 0.5)
+    rows = told([replace(found_one(), scores=np.array([0.8, 0.9, 0.2]))] * 2, DECISION, PARAMS)
     assert [r["sensitivity"] for r in rows["froc"]] == [0, 1, 1, 1]
     assert [r["sensitivity"] for r in rows["froc_without_mimics"]] == [1, 1, 1, 1]
     plain = replace(found_one(), annotations=())
@@ -85,7 +86,7 @@ def test_mimics_left_aside_are_neither_hits_nor_false():
 
 
 def test_only_the_releases_own_rows_stand_beside(tmp_path):
-    write_rows(tmp_path, [found_one()], 0.5, 3.0, 0.5)
+    write_rows(tmp_path, [found_one()], 0.5, 3.0, Joint())
     assert own_locked(tmp_path, 0.5)[0].scores.tolist() == [0.9, 0.8, 0.2]
     with pytest.raises(InputError, match="release's threshold, 0.400000"):
         own_locked(tmp_path, 0.4)

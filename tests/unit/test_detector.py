@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cmb_models.config import Decision
+from cmb_models.config import Decision, Joint
 from cmb_models.detect.detector import calibrated, decide, detect
 from cmb_models.detect.fitting import Found
 from cmb_models.detect.joint import joint_score, stage2_weight
@@ -141,12 +141,31 @@ def test_spots_are_found_where_they_are_at_any_spacing(spacing_mm):
     assert all(in_bounds(c, volume) for c in answer.candidates)
 
 
-def test_joint_score():
-    np.testing.assert_allclose(joint_score(np.array([1, 0.25, 0]), np.array([1, 1, 0.9]), 0.5), [1, 0.5, 0])
-    np.testing.assert_allclose(joint_score(np.array([0.16, 0.5]), np.array([1, 0.0]), 0.25), [0.16**0.75, 0])
-    one, other = np.array([0.9, 0.2]), np.array([0.1, 0.8])
-    np.testing.assert_allclose(joint_score(one, other, 0.0), one)
-    np.testing.assert_allclose(joint_score(one, other, 1.0), other)
+def joined(stage1, stage2, weight, mean):
+    return joint_score(np.array(stage1), np.array(stage2), Joint(stage2_weight=weight, joint_mean=mean))
+
+
+def test_joint_scores_by_hand():
+    np.testing.assert_allclose(joined([1, 0.25, 0], [1, 1, 0.9], 0.5, "geometric"), [1, 0.5, 0])
+    np.testing.assert_allclose(joined([0.16, 0.5], [1, 0.0], 0.25, "geometric"), [0.16**0.75, 0])
+    # Odds of 9 and 1 / 9, 1 and 81; of 1 and 16 at a quarter, 2.
+    np.testing.assert_allclose(joined([0.9, 0.5, 0.5], [0.1, 81 / 82, 81 / 82], 0.5, "log_odds"), [0.5, 0.9, 0.9])
+    np.testing.assert_allclose(joined([0.5], [16 / 17], 0.25, "log_odds"), [2 / 3])
+
+
+@pytest.mark.parametrize("mean", ["geometric", "log_odds"])
+def test_a_stage_without_weight_does_not_count(mean):
+    one, other = [0.9, 0.2, 0.4], [0.1, 1.0, 0.0]
+    np.testing.assert_allclose(joined(one, other, 0.0, mean), one)
+    np.testing.assert_allclose(joined(one, other, 1.0, mean), other, atol=2e-6)
+
+
+def test_near_certainty_log_odds_still_tell_scores_apart():
+    """Stage 1 is sure of the first, .99, of the second only .8: to the geometric mean that is little, to log odds much."""
+    (a, b), (c, d) = (joined([0.99, 0.8], [0.6, 0.99], 1 / 3, mean) for mean in ("geometric", "log_odds"))
+    assert a < b and c > d
+    ends = joined([0.0, 1.0, 1.0], [0.0, 1.0, 0.0], 0.5, "log_odds")
+    np.testing.assert_allclose(ends, [1e-6, 1 - 1e-6, 0.5])
 
 
 def test_stage_2_counts_for_what_it_has_learned_from():
@@ -162,8 +181,9 @@ def test_a_decision_joins_with_its_own_weight():
     assert order == {0.1: 5.0, 0.5: 0.0}
 
 
-def test_releases_from_before_the_weight_was_chosen_keep_their_even_mean():
-    assert Decision.model_validate({"slope": 1, "intercept": 0, "threshold": 0.5}).stage2_weight == 0.5
+def test_releases_from_before_there_was_a_choice_keep_their_even_geometric_mean():
+    old = Decision.model_validate({"slope": 1, "intercept": 0, "threshold": 0.5})
+    np.testing.assert_allclose(joint_score(np.array([0.25]), np.array([0.09]), old), [0.15])
 
 
 def test_calibration_by_hand():

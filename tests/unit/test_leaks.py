@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmb_models.config import Decision, load_params
+from cmb_models.config import Decision, Joint, load_params
 from cmb_models.detect.detector import calibrated
 from cmb_models.errors import InputError
 from cmb_models.evaluation.calibration import adaptive_ece
@@ -179,7 +179,7 @@ def out_of_fold(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "log_stage", lambda *_: None)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     write_json(calibrate.SPLIT, SPLIT)
-    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, 0.5, {s.subject: 0 for s in scans})
+    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, Joint(), {s.subject: 0 for s in scans})
 
 
 @pytest.mark.parametrize("stray", ["l_a", "nobody"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmb_models.config import load_params
+from cmb_models.config import Joint, load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.summary import cross_validation_metrics, locked_metrics
@@ -69,7 +69,7 @@ def workspace(folder: Path, locked: list[ScoredScan], own: list[ScoredScan]) -> 
         "bundles": 2,
     }
     for (name, (metrics, table)), scans, by in zip(figures.items(), (own, locked), (folds, None), strict=True):
-        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, 0.5, by)
+        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, Joint(), by)
         write_json(folder / name / "metrics.json", metrics)
         write_json(folder / name / "froc.json", table)
     hashes = {"index_sha256": "1" * 64, "split_sha256": "2" * 64, "studies": {"unet": {"study": "unet-1", "trial": 0}}}
