@@ -20,7 +20,8 @@ import typer
 from scipy.stats import median_abs_deviation
 
 from benchmarks.full_run import simulate
-from benchmarks.other_swi.evaluate import own_locked, score
+from benchmarks.looks import count_look
+from benchmarks.other_swi.evaluate import own_locked
 from benchmarks.stages import ROOT
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import Params, load_params
@@ -28,8 +29,10 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.strata import class_names
 from cmb_models.files import replacing, write_json
+from cmb_models.io.index import index_datasets
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import find_scans
 from cmb_models.views import RING, View, bare, draw_image
@@ -100,14 +103,19 @@ def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> lis
     return rows
 
 
-def sets(workspace: Path, detector: BundleDetector, seeds: Iterable[int]) -> list[tuple[Path, list[ScoredScan]]]:
-    """Folders of scans, each with what the release finds in them: the workspace's own locked ones first."""
+def sets(
+    workspace: Path, detector: BundleDetector, seeds: Iterable[int], tolerance_mm: float
+) -> list[tuple[Path, list[ScoredScan]]]:
+    """Folders of scans, each with what the release finds in them: the workspace's own locked ones, then each seed's, counted."""
     threshold = detector.bundle.config.decision.threshold
     found = [(workspace / "data/raw/locked", own_locked(workspace / "reports/evaluate", threshold))]
     for seed in seeds:
         raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
         simulate(raw / name, LOCKED_FULL, os.cpu_count() or 1, seed)
-        found.append((raw / name, score(detector, raw, name)))
+        index = index_datasets(raw)["scans"]
+        scans = score_scans(detector, raw, index)
+        print(f"seed {seed}: {count_look(detector, index, scans, tolerance_mm)}")
+        found.append((raw / name, scans))
     return found
 
 
@@ -161,7 +169,7 @@ def main(
     params: Params = load_params(params_file)
     detector = BundleDetector(workspace / "models/bundle")
     threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm
-    found = sets(workspace, detector, seed or ())
+    found = sets(workspace, detector, seed or (), tolerance)
     if fp_per_scan is not None:
         threshold = froc([s for _, scans in found for s in scans], tolerance).at_fp(fp_per_scan)[1]
     lesions, others, count = [], [], 0

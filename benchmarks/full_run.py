@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.looks import count_look
 from benchmarks.stages import ROOT, folder_for, run_stages, write_params
 from cmb_models.bundle import BundleDetector
 from cmb_models.commands import phantom
@@ -60,10 +61,11 @@ def tuned(workspace: Path) -> dict:
 
 
 def judge(workspace: Path, params: Params) -> dict:
-    """Figures out of fold, and of the bundle on the locked scans."""
+    """Figures out of fold, and of the bundle on the locked scans: a look that is counted."""
     detector, split = BundleDetector(workspace / "models/bundle"), read_json(workspace / "data/split.json")
     index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in split["locked"]]
     scans = score_scans(detector, workspace / "data/raw", index)
+    print(count_look(detector, index, scans, params.evaluate.tolerance_mm))
     rng = np.random.default_rng(params.evaluate.seed)
     locked, _ = locked_metrics(scans, detector.bundle.config.decision.threshold, params, rng)
     out_of_fold = read_json(workspace / "reports/cross_validate/metrics.json")

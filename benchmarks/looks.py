@@ -1,0 +1,32 @@
+"""Benchmarks look at locked scans too: each look is an entry of the project's own ledger, as a site's are of its workspace's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stages import ROOT
+from cmb_models.bundle import BundleDetector
+from cmb_models.evaluation.ledger import count_evaluation, locked_scans, told
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import metrics_at
+from cmb_models.registry.workspace import git_commit
+
+LOOKS = ROOT / "reports/benchmarks/locked_evaluations.jsonl"  # kept by git
+
+
+def count_look(
+    detector: BundleDetector,
+    index: Sequence[Mapping[str, Any]],
+    scans: Sequence[ScoredScan],
+    tolerance_mm: float,
+    file: Path = LOOKS,
+) -> str:
+    """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
+
+    index: entries of io.index of the scans. Raises InputError for no scans or a broken ledger.
+    """
+    threshold = detector.bundle.config.decision.threshold
+    figures = metrics_at(scans, threshold, tolerance_mm) | {"threshold": threshold}
+    return told(count_evaluation(file, detector.bundle.manifest_sha256, locked_scans(index), git_commit(ROOT), figures))
