@@ -61,6 +61,13 @@ def test_scores_and_places_by_hand():
     assert answer.release == 0 and answer.manifest_sha256 == ""
 
 
+def test_a_scan_is_scored_as_its_release_joins_scores():
+    log_odds = CONFIG.model_copy(update={"decision": CONFIG.decision.model_copy(update={"joint_mean": "log_odds"})})
+    answer = detect(head(), log_odds, marking({(30, 40, 16): 0.64, (50, 20, 10): 0.36}), answering(0.2, 0.8))
+    # Odds of 9 / 16 and 4, whose geometric mean is 3 / 2; of 16 / 9 and 1 / 4: 2 / 3.
+    assert [c.score for c in answer.candidates] == pytest.approx([0.6, 0.4])
+
+
 def test_stage_two_sees_the_patch_around_its_candidate():
     seen = []
 
