@@ -20,7 +20,7 @@ import typer
 from scipy.stats import median_abs_deviation
 
 from benchmarks.full_run import simulate
-from benchmarks.looks import count_look
+from benchmarks.looks import LOOKS, count_look
 from benchmarks.other_swi.evaluate import own_locked
 from benchmarks.stages import ROOT
 from cmb_models.bundle import BundleDetector
@@ -28,10 +28,11 @@ from cmb_models.config import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.froc import froc
+from cmb_models.evaluation.ledger import require_whole
 from cmb_models.evaluation.matching import ScoredScan, match
 from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.strata import class_names
-from cmb_models.files import replacing, write_json
+from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.index import index_datasets
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.site import find_scans
@@ -106,9 +107,12 @@ def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> lis
 def sets(
     workspace: Path, detector: BundleDetector, seeds: Iterable[int], tolerance_mm: float
 ) -> list[tuple[Path, list[ScoredScan]]]:
-    """Folders of scans, each with what the release finds in them: the workspace's own locked ones, then each seed's, counted."""
+    """Folders of scans, each with what the release finds in them: the workspace's own, then each seed's; all looks."""
     threshold = detector.bundle.config.decision.threshold
-    found = [(workspace / "data/raw/locked", own_locked(workspace / "reports/evaluate", threshold))]
+    own, locked = own_locked(workspace / "reports/evaluate", threshold), read_json(workspace / "data/split.json")["locked"]
+    index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in locked]
+    print(f"{workspace}: {count_look(detector, index, own, tolerance_mm)}")
+    found = [(workspace / "data/raw/locked", own)]
     for seed in seeds:
         raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
         simulate(raw / name, LOCKED_FULL, os.cpu_count() or 1, seed)
@@ -166,6 +170,7 @@ def main(
     out: Path = ROOT / "reports/benchmarks/conspicuity.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
+    require_whole(LOOKS)
     params: Params = load_params(params_file)
     detector = BundleDetector(workspace / "models/bundle")
     threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.looks import count_look
+from benchmarks.looks import LOOKS, count_look
 from benchmarks.stages import ROOT, folder_for, run_stages, write_params
 from cmb_models.bundle import BundleDetector
 from cmb_models.commands import phantom
 from cmb_models.config import Params, load_params
 from cmb_models.errors import InputError
+from cmb_models.evaluation.ledger import require_whole
 from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.summary import locked_metrics
 from cmb_models.files import read_json, write_json
@@ -80,6 +81,7 @@ def main(
     out: Path = ROOT / "reports/benchmarks/full_run.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
+    require_whole(LOOKS)
     params, cores = settings(load_params(params_file), trials, side_by_side), os.cpu_count() or 1
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report = {"device": device, "cores": cores, "torch": torch.__version__, "folds": params.split.folds, "trials": trials}

@@ -1,4 +1,4 @@
-"""Benchmarks look at locked scans too: each look is an entry of the project's own ledger, as a site's are of its workspace's."""
+"""Benchmarks look at the full demo's locked scans, too: each look is an entry of the project's own ledger."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cmb_models.bundle import BundleDetector
 from cmb_models.evaluation.ledger import count_evaluation, locked_scans, told
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
-from cmb_models.registry.workspace import git_commit
+from cmb_models.registry.workspace import git_lines
 
-LOOKS = ROOT / "reports/benchmarks/locked_evaluations.jsonl"  # kept by git
+LOOKS = ROOT / "benchmarks/locked_evaluations.jsonl"  # kept by git
 
 
 def count_look(
@@ -25,8 +25,9 @@ def count_look(
 ) -> str:
     """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
 
-    index: entries of io.index of the scans. Raises InputError for no scans or a broken ledger.
+    index: entries of io.index of the scans. Raises InputError for no scans or a broken ledger; ask ledger.require_whole before
+    the scans are read.
     """
-    threshold = detector.bundle.config.decision.threshold
-    figures = metrics_at(scans, threshold, tolerance_mm) | {"threshold": threshold}
-    return told(count_evaluation(file, detector.bundle.manifest_sha256, locked_scans(index), git_commit(ROOT), figures))
+    figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
+    commit = (git_lines(ROOT, "rev-parse", "--verify", "HEAD") or [""])[0]
+    return told(count_evaluation(file, detector.bundle.manifest_sha256, locked_scans(index), commit, figures))

@@ -26,7 +26,7 @@ COUNTS = {
     "microbleeds": "microbleeds marked",
     "scans_without_microbleeds": "scans without any",
 }
-MEANS = {"log_odds": "log odds", "geometric": "logarithms"}
+MEANS = {"log_odds": "log odds are", "geometric": "logarithm is"}
 MIN_LESIONS = 5  # below, a row's interval tells nothing; the counts still stand in reports/
 LIMITS = """\
 - The figures hold for scans like the locked ones: same scanners, same protocols, same readers' idea of a microbleed. Measure on
@@ -172,7 +172,7 @@ def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
     lines += [
         f"- Working grid {spacing} mm; at most {config.candidates.max_per_scan} candidates per scan reach stage 2.",
         f"- Operating point: calibrated score of {decision.threshold:.3f} or more, chosen on out-of-fold scores.",
-        f"- Joint score: the mean of both stages' {MEANS[decision.joint_mean]}, stage 1's weighted by "
+        f"- Joint score: its {MEANS[decision.joint_mean]} the weighted mean of those of both stages' scores, stage 1's by "
         f"{1 - decision.stage2_weight:.3f}, stage 2's by {decision.stage2_weight:.3f}.",
         f"- Calibration: sigmoid({decision.slope:.3f} · logit(joint score) {'+' if decision.intercept >= 0 else '−'} "
         f"{abs(decision.intercept):.3f}).",

@@ -32,7 +32,7 @@ def main() -> None:
         "ece_before": calibration_error(scans, tolerance, draws),
         "ece_after": calibration_error([replace(s, scores=calibrated(s.scores, decision)) for s in scans], tolerance, draws),
     }
-    metrics = decision.model_dump(exclude={"joint_mean"}) | {name: error for name, (error, _) in errors.items()}
+    metrics = decision.model_dump() | {name: error for name, (error, _) in errors.items()}
     metrics["intervals_95"] = {name: interval for name, (_, interval) in errors.items()}
     write_json(REPORTS / "calibrate/metrics.json", metrics)
     log_stage("calibrate", {}, metrics)

@@ -47,6 +47,11 @@ def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
     return 1 / (1 + np.exp(-(decision.slope * np.log(odds(joint)) + decision.intercept)))
 
 
+def before_calibration(score: float, decision: Decision) -> float:
+    """The joint score that calibration makes this score of, in [0, 1]; `calibrated` the other way round."""
+    return float(1 / (1 + np.exp((decision.intercept - np.log(odds(score))) / decision.slope)))
+
+
 def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
     """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates.
 

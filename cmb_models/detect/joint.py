@@ -32,21 +32,26 @@ def stage2_weight(microbleeds: int) -> float:
     return 0.5 * microbleeds / (microbleeds + HALF_TRUST)
 
 
-def factors(stage1: np.ndarray, stage2: np.ndarray, joint: Joint) -> tuple[np.ndarray, np.ndarray]:
-    """What each stage's scores multiply the joint score by, or its odds, (N,) each: the lower lowers it more."""
-    one, other = (odds(s) if joint.joint_mean == "log_odds" else np.asarray(s, dtype=np.float64) for s in (stage1, stage2))
-    return one ** (1 - joint.stage2_weight), other**joint.stage2_weight
-
-
 def joint_score(stage1: np.ndarray, stage2: np.ndarray, joint: Joint) -> np.ndarray:
     """Weighted mean of both stages' scores (N,), in [0, 1].
 
     Of their log odds (the logarithmic opinion pool, Genest and Zidek 1986), where near 1 too .99 counts for more than .9; or
     geometric, stage1^(1 - weight) * stage2^weight, to which near 1 all scores are alike.
     """
-    one, other = factors(stage1, stage2, joint)
-    product = one * other
+    one, other = (odds(s) if joint.joint_mean == "log_odds" else np.asarray(s, dtype=np.float64) for s in (stage1, stage2))
+    product = one ** (1 - joint.stage2_weight) * other**joint.stage2_weight
     return product / (1 + product) if joint.joint_mean == "log_odds" else product
+
+
+def shortfalls(stage1: np.ndarray, stage2: np.ndarray, joint: Joint, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """How much of what a joint score lacks to a threshold each stage's score (N,) lacks: on the scale of their mean, (N,) each.
+
+    They sum to what the joint score lacks; a stage that is above the threshold itself, or does not count, lacks nothing. threshold:
+    on the joint score, in [0, 1].
+    """
+    scaled = odds if joint.joint_mean == "log_odds" else lambda s: np.clip(s, EPSILON, 1)
+    one, other, at = (np.log(scaled(s)) for s in (stage1, stage2, threshold))
+    return (1 - joint.stage2_weight) * (at - one), joint.stage2_weight * (at - other)
 
 
 class Marked(Protocol):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
+from cmb_models.detect.joint import odds
+
 
 def fit_platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of Platt scaling on the logit of the score, by maximum likelihood with Platt's smoothed targets.
@@ -16,8 +18,7 @@ def fit_platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if min(n_positive, n_negative) < 5:
         return 1.0, 0.0
-    clipped = np.clip(scores, 1e-6, 1 - 1e-6)
-    logit = np.log(clipped / (1 - clipped))
+    logit = np.log(odds(scores))
     target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
 
     def loss(x: np.ndarray) -> float:

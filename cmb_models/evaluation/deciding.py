@@ -1,4 +1,4 @@
-"""What is decided on scores out of fold: threshold, calibration and how much stage 2 counts, of a release and, in a nested
+"""What is decided on scores out of fold: threshold, calibration and how both scores are joined, of a release and, in a nested
 cross-validation, inside each outer fold alike."""
 
 from __future__ import annotations

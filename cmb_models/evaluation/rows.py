@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Joint
-from cmb_models.detect.joint import factors
+from cmb_models.config import Decision, Joint
+from cmb_models.detect.detector import before_calibration
+from cmb_models.detect.joint import shortfalls
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
 from cmb_models.files import replacing
@@ -56,8 +57,8 @@ def write_rows(
 ) -> list[Path]:
     """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
 
-    folds: each subject's, for an evaluation out of fold. joint: how the stages' scores were joined. Numbers that figures depend
-    on are written with all their digits.
+    folds: each subject's, for an evaluation out of fold. joint: as in lesion_rows. Numbers that figures depend on are written
+    with all their digits.
     """
     tables = {
         SCANS: (SCAN_ROW, scan_rows(scans, threshold, tolerance_mm, folds)),
@@ -89,15 +90,16 @@ def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: flo
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
     would have with no threshold; "" where there is none. `rejected` says where and why a missed one was lost: of a candidate below
-    the threshold it names the stage that lowers the joint score more, each score counting by its weight there.
+    the threshold it names the stage whose score accounts for more of what is lacking, counting by its weight in the joint score.
+    joint: how the stages' scores were joined; a release's Decision where the scores, and the threshold, were calibrated by it.
     """
-    rows = []
+    rows, joined_at = [], before_calibration(threshold, joint) if isinstance(joint, Decision) else threshold
     for scan in scans:
         at_point, at_all = match(scan, threshold, tolerance_mm), match(scan, 0.0, tolerance_mm)
         number = 0
         for about in scan.annotations:
             if about.is_cmb:
-                why = partial(_doubt, scan, threshold=threshold, joint=joint)
+                why = partial(_doubt, scan, threshold=threshold, joint=joint, joined_at=joined_at)
                 rows.append(_cmb_row(scan, number, at_point, at_all, tolerance_mm, why))
                 number += 1
             elif about.label == "possible":
@@ -119,14 +121,14 @@ def _cmb_row(
     return _lesion_row(scan, about, lesion, None, 0, NEIGHBOURS if np.any(away <= reach_mm(about, tolerance_mm)) else NO_CANDIDATE)
 
 
-def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Joint) -> str:
-    """Why a candidate that reaches its lesion does not count: the stage whose factor of the joint score is the lower."""
+def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Joint, joined_at: float) -> str:
+    """Why a candidate that reaches its lesion does not count: by which stage it lacks more to `joined_at`, on the joint score."""
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
     if scan.stage1 is None or scan.stage2 is None:
         return "threshold: its score is too low"
-    first, second = factors(scan.stage1[candidate], scan.stage2[candidate], joint)
-    return DOUBT_2 if second < first else DOUBT_1
+    first, second = shortfalls(scan.stage1[candidate], scan.stage2[candidate], joint, joined_at)
+    return DOUBT_2 if second > first else DOUBT_1
 
 
 def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int | None, hit: int | str, rejected: str) -> dict:

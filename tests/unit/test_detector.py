@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from cmb_models.config import Decision, Joint
-from cmb_models.detect.detector import calibrated, decide, detect
+from cmb_models.detect.detector import before_calibration, calibrated, decide, detect
 from cmb_models.detect.fitting import Found
 from cmb_models.detect.joint import joint_score, stage2_weight
 from cmb_models.errors import InputError
@@ -198,6 +198,12 @@ def test_calibration_by_hand():
     # logit(0.5) = 0, so sigmoid(1); logit(0.8) = ln 4, so sigmoid(2 ln 4 + 1) = 16 e / (1 + 16 e).
     expected = [np.e / (1 + np.e), 16 * np.e / (1 + 16 * np.e)]
     np.testing.assert_allclose(calibrated(np.array([0.5, 0.8]), decision), expected)
+
+
+def test_calibration_can_be_undone():
+    decision = Decision(slope=2.7, intercept=-3.2, threshold=0.5)
+    joint = np.array([0.05, 0.3, 0.5, 0.9])
+    assert [before_calibration(s, decision) for s in calibrated(joint, decision)] == pytest.approx(joint.tolist())
 
 
 def test_calibration_stays_in_range_at_the_ends():

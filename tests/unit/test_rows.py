@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmb_models.config import Joint
+from cmb_models.config import Decision, Joint
 from cmb_models.errors import InputError
 from cmb_models.evaluation import rows
 from cmb_models.evaluation.matching import all_judged
@@ -49,6 +49,24 @@ def test_the_stage_that_lowers_the_joint_score_more_is_named(mean, weight, reaso
     """.335 and .274 at a weight of a third: the first takes .73 off the logarithm, the second .43; .46 and .32 off the log odds."""
     told = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, Joint(stage2_weight=weight, joint_mean=mean))
     assert [r["rejected"] for r in told] == [reason]
+
+
+@pytest.mark.parametrize("mean", ["geometric", "log_odds"])
+def test_a_stage_above_the_threshold_or_without_weight_is_never_named(mean):
+    """At .7 (.6, .75) lacks by stage 1 alone; where stage 2 has no weight its .01 does not matter."""
+    for stage2, weight in ((0.75, 0.3), (0.01, 0.0)):
+        joint = Joint(stage2_weight=weight, joint_mean=mean)
+        found = replace(staged([lesion(0)], [(0, 0.6, stage2)]), scores=np.array([0.65]))
+        assert lesion_rows([found], 0.7, 3.0, joint)[0]["rejected"] == rows.DOUBT_1
+
+
+def test_where_scores_are_calibrated_the_threshold_before_it_counts():
+    """Calibrated .5 is .9 before: from there stage 1 lacks 1.5 in log odds, weighted .75, stage 2 2.2, weighted 1.1."""
+    decision = Decision(slope=2, intercept=-2 * np.log(9), threshold=0.5, joint_mean="log_odds")
+    found = replace(staged([lesion(0)], [(0, 2 / 3, 0.5)]), scores=np.array([0.1]))
+    assert lesion_rows([found], 0.5, 3.0, decision)[0]["rejected"] == rows.DOUBT_2
+    surer = replace(staged([lesion(0)], [(0, 2 / 3, 0.8)]), scores=np.array([0.2]))
+    assert lesion_rows([surer], 0.5, 3.0, decision)[0]["rejected"] == rows.DOUBT_1
 
 
 def test_lesions_carry_their_scores_place_and_scan():
