@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.stages import ROOT
@@ -17,11 +16,7 @@ LOOKS = ROOT / "benchmarks/locked_evaluations.jsonl"  # kept by git
 
 
 def count_look(
-    detector: BundleDetector,
-    index: Sequence[Mapping[str, Any]],
-    scans: Sequence[ScoredScan],
-    tolerance_mm: float,
-    file: Path = LOOKS,
+    detector: BundleDetector, index: Sequence[Mapping[str, Any]], scans: Sequence[ScoredScan], tolerance_mm: float
 ) -> str:
     """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
 
@@ -30,4 +25,4 @@ def count_look(
     """
     figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
     commit = (git_lines(ROOT, "rev-parse", "--verify", "HEAD") or [""])[0]
-    return told(count_evaluation(file, detector.bundle.manifest_sha256, locked_scans(index), commit, figures))
+    return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), commit, figures))
