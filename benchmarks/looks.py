@@ -10,7 +10,7 @@ from cmb_models.bundle import BundleDetector
 from cmb_models.evaluation.ledger import count_evaluation, locked_scans, told
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
-from cmb_models.registry.workspace import git_lines
+from cmb_models.registry.workspace import head_commit
 
 LOOKS = ROOT / "benchmarks/locked_evaluations.jsonl"  # kept by git
 
@@ -24,5 +24,4 @@ def count_look(
     the scans are read.
     """
     figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
-    commit = (git_lines(ROOT, "rev-parse", "--verify", "HEAD") or [""])[0]
-    return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), commit, figures))
+    return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures))

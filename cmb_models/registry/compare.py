@@ -21,7 +21,7 @@ from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.evidence import Evidence, read_evidence
 from cmb_models.registry.gate import GateReport, judge
 from cmb_models.registry.store import Release, open_registry
-from cmb_models.registry.workspace import PARAMS_FILE, git_lines
+from cmb_models.registry.workspace import PARAMS_FILE, head_commit
 from cmb_models.report.versus import Side, Versus
 
 INDEX_FILE = "data/index.json"  # of the ingest stage: each scan's path and hash
@@ -77,8 +77,7 @@ def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> 
     index = [e | {"path": str(workspace / e["path"])} for e in entries]
     scans, threshold = score_scans(detector, workspace / params.ingest.raw_dir, index), detector.bundle.config.decision.threshold
     figures, sha256 = metrics_at(scans, threshold, params.gate.tolerance_mm), detector.bundle.manifest_sha256
-    commit = (git_lines(workspace, "rev-parse", "--verify", "HEAD") or [""])[0]
-    count_evaluation(workspace / LEDGER, sha256, locked_scans(entries), commit, figures)
+    count_evaluation(workspace / LEDGER, sha256, locked_scans(entries), head_commit(workspace), figures)
     return Judged(tuple(scans), threshold, {e["key"]: e["sha256"] for e in entries})
 
 

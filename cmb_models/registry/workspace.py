@@ -46,10 +46,14 @@ def is_export(folder: Path) -> bool:
 
 def git_commit(workspace: Path) -> str:
     """The commit that is checked out. Raises InputError before the first commit."""
-    done = _run("git", "rev-parse", "--verify", "HEAD", cwd=workspace)
-    if done.returncode:
+    if not (commit := head_commit(workspace)):
         raise InputError(workspace, "a git commit", "none yet", "commit the workspace first")
-    return done.stdout.strip()
+    return commit
+
+
+def head_commit(workspace: Path) -> str:
+    """The commit that is checked out; "" before the first one and outside of git."""
+    return "".join(git_lines(workspace, "rev-parse", "--verify", "HEAD"))
 
 
 def git_lines(workspace: Path, *arguments: str) -> list[str]:

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.__main__ import listed, scaled
-from benchmarks.accuracy.methods import OURS, RADIAL, Outcome, Task, total_steps
+from benchmarks.accuracy.methods import OURS, RADIAL, Outcome, Task, out_of_fold, total_steps
 from benchmarks.accuracy.points import Point, load, path_of, save
 from benchmarks.accuracy.report import Resampled, picture, table
 from benchmarks.accuracy.scans import Scans, draw, only
+from benchmarks.alternatives.radial_symmetry import FEATURES, Spots, fit
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.io.annotations import Annotation, write_annotations
+from cmb_models.io.site import ScanFile
 from tests.imports import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -118,6 +120,29 @@ def test_points_survive_the_disk_and_are_found_by_what_they_depend_on(tmp_path):
     assert len({path, *others}) == 4
     gate = PARAMS.gate.model_copy(update={"min_sensitivity": 0.123})
     assert path_of(tmp_path, Task(**{**vars(task), "params": PARAMS.model_copy(update={"gate": gate})}), scans) == path
+
+
+def test_radial_symmetrys_settings_are_judged_by_weights_of_other_folds():
+    features = np.random.default_rng(0).normal(size=(3, 6, len(FEATURES)))
+    spots = [Spots(np.arange(18.0).reshape(6, 3) * 10, f) for f in features]
+    at = {0: 0, 1: 2}  # scans 0 and 1 hold one microbleed each, at these candidates; scan 2 none
+    scans = [
+        ScanFile(
+            "pool",
+            f"sub-{n}",
+            "",
+            Path("x"),
+            tuple(Annotation(f"sub-{n}", "", *spots[n].centres_mm[k], 3.0, "cmb", "r") for k in own),
+        )
+        for n, own in enumerate(([at[0]], [at[1]], []))
+    ]
+    folds = {"pool_sub-0": 0, "pool_sub-1": 1, "pool_sub-2": 1}
+    scored = {s.key: s.scores for s in out_of_fold(list(zip(scans, spots, strict=True)), folds, 3.0)}
+    by_the_others = fit(np.concatenate(features[1:]), np.arange(12) == at[1])
+    assert scored["pool_sub-0"] == pytest.approx(by_the_others.score(features[0]))
+    by_the_first = fit(features[0], np.arange(6) == at[0])
+    assert scored["pool_sub-2"] == pytest.approx(by_the_first.score(features[2]))
+    assert len(scored) == 3
 
 
 def test_scaling_shortens_both_trainings_and_moves_the_seeds():

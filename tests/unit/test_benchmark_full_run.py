@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import full_run
+from benchmarks import full_run, looks
 from benchmarks.stages import ROOT, TO_BUNDLE, run_stages, write_params
+from cmb_models.chain import read_entries
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.site import find_scans
+from tests.bundles import make_bundle
 from tests.test_dvc_graph import STAGES
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -65,3 +67,16 @@ def test_pruned_trials_are_counted(tmp_path):
         found = {"settings": {}, "trial": 0, "best_value": 0.5, "study": "x", "trials": rows}
         write_json(tmp_path / f"models/tuned/{name}.json", found)
     assert full_run.tuned(tmp_path)["cnn"] == {"settings": {}, "trial": 0, "best_value": 0.5, "trials": 3, "pruned": 2}
+
+
+def test_the_look_at_the_locked_scans_is_counted(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "LOOKS", tmp_path / "looks.jsonl")
+    list(run_stages(workspace, ("ingest", "split")))
+    make_bundle(workspace / "models/bundle")
+    write_json(workspace / "reports/cross_validate/metrics.json", dict.fromkeys(full_run.TOLD, 0.5))
+    told = full_run.judge(workspace, PARAMS)
+    (entry,) = read_entries(looks.LOOKS)
+    scans = read_json(workspace / "data/index.json")["scans"]
+    assert entry["scans"] == sorted(s["sha256"] for s in scans if s["dataset"] == "locked")
+    assert entry["figures"]["n_lesions"] == told["locked"]["n_lesions"] == 4
+    assert told["out_of_fold"]["sensitivity"] == 0.5
