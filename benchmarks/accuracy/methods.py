@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from cmb_models.config import Params
 from cmb_models.detect.detector import detect, propose
 from cmb_models.detect.joint import joint_of
 from cmb_models.detect.preprocess import Prepared, prepare
-from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import replacing
 from cmb_models.io.nifti import read_volume
@@ -45,9 +44,6 @@ NOTES = {
     NNUNET: "the package's own plans, the longest of its trainers whose steps are within the budget; far larger steps than ours",
 }
 TUNED_UP_TO_FP = 2.0  # per scan: the alternatives' settings are chosen by their mean sensitivity up to here on the training scans
-
-
-_Spotted = tuple[ScanFile, radial_symmetry.Spots]  # a scan and its candidates under one of the settings
 
 
 @dataclass(frozen=True)
@@ -157,30 +153,13 @@ def segmentation(task: Task) -> list[Outcome]:
 def radial(task: Task) -> list[Outcome]:
     """Radial symmetry with a logistic regression over the candidates' features: its settings chosen out of fold, its weights then
     fitted on all training scans."""
-    tolerance, folds = task.params.evaluate.tolerance_mm, task.split["folds"]
+    tolerance = task.params.evaluate.tolerance_mm
     training, test = ([(s, _spots(s, task)) for s in scans] for scans in (task.training, task.test))
-    own = [[(scan, spots[n]) for scan, spots in training] for n in range(len(radial_symmetry.GRID))]
-    curves = [froc(out_of_fold(scans, folds, tolerance), tolerance) for scans in own]
-    best = int(np.argmax([mean_sensitivity(c, TUNED_UP_TO_FP) for c in curves]))
-    fitted = _fit(own[best], tolerance)
-    scans = [_scored(s, p[best].centres_mm, fitted.score(p[best].features)) for s, p in test]
-    weights = dict(zip(radial_symmetry.FEATURES, fitted.weight.tolist(), strict=True))
-    chosen = {**asdict(radial_symmetry.GRID[best]), "weights": weights}
-    return [Outcome(RADIAL, scans, 0, chosen)]
-
-
-def out_of_fold(own: Sequence[_Spotted], folds: Mapping[str, int], tolerance_mm: float) -> list[ScoredScan]:
-    """Training scans, each scored by weights fitted on the other folds. folds: of each subject."""
-    scored = []
-    for fold in sorted(set(folds.values())):
-        fitted = _fit([(s, p) for s, p in own if folds[s.subject_key] != fold], tolerance_mm)
-        scored += [_scored(s, p.centres_mm, fitted.score(p.features)) for s, p in own if folds[s.subject_key] == fold]
-    return scored
-
-
-def _fit(own: Sequence[_Spotted], tolerance_mm: float) -> radial_symmetry.Weights:
-    hits = np.concatenate([_hits(s, p, tolerance_mm) for s, p in own])
-    return radial_symmetry.fit(np.concatenate([p.features for _, p in own]), hits)
+    best = radial_symmetry.choose(training, task.split["folds"], tolerance, TUNED_UP_TO_FP)
+    weights = radial_symmetry.fit_scans([(s, spots[best]) for s, spots in training], tolerance)
+    scans = [radial_symmetry.scored(s, spots[best], weights) for s, spots in test]
+    told = dict(zip(radial_symmetry.FEATURES, weights.weight.tolist(), strict=True))
+    return [Outcome(RADIAL, scans, 0, {**asdict(radial_symmetry.GRID[best]), "weights": told})]
 
 
 def nnunet_v2(task: Task) -> list[Outcome]:
@@ -235,14 +214,6 @@ def _spots(scan: ScanFile, task: Task) -> list[radial_symmetry.Spots]:
 
 def _spots_file(scan: ScanFile, task: Task) -> Path:
     return task.extra / f"{scan.key}.npz"
-
-
-def _hits(scan: ScanFile, spots: radial_symmetry.Spots, tolerance_mm: float) -> np.ndarray:
-    """Which candidates lie at a microbleed, as evaluation reaches: (N,) bool."""
-    cmbs = [a for a in scan.annotations if a.is_cmb]
-    reach = np.array([max(tolerance_mm, a.diameter_mm / 2) for a in cmbs])
-    centres = np.array([a.centre_mm for a in cmbs]).reshape(-1, 3)
-    return (np.linalg.norm(spots.centres_mm[:, None] - centres[None], axis=2) <= reach).any(axis=1)
 
 
 def _prepared(scan: ScanFile, params: Params) -> Prepared:

@@ -1,14 +1,15 @@
 """The fast radial symmetry transform (Loy and Zelinsky 2003, IEEE PAMI 25:959) in 3D, as Kuijf 2012 (NeuroImage 59:2266) used it
 for microbleeds, with a few features of each candidate as Barnes 2011 (MRI 29:844) and Bian 2013 (NeuroImage Clin 2:282) add them.
 
-No network: the transform's settings and the weights of a logistic regression over the features are fitted on the training scans.
+No network: the weights of a logistic regression over the features are fitted on the training scans, the transform's settings
+chosen by what such weights find in folds of these that they were not fitted on.
 The brain mask that the published methods take from a skull stripping is given to it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ from cmb_models.detect.candidates import find_candidates
 from cmb_models.detect.measure import diameter_mm
 from cmb_models.detect.preprocess import normalise, resample
 from cmb_models.errors import InputError
+from cmb_models.evaluation.froc import froc, mean_sensitivity
+from cmb_models.evaluation.matching import ScoredScan, reach_mm
+from cmb_models.io.site import ScanFile
 from cmb_models.volume import Volume, world_from_index
 
 GRID_MM = 1.0  # the transform counts voxels, so it needs cubes; the in-plane size of the networks' grid
@@ -180,3 +184,37 @@ def fit(features: np.ndarray, positive: np.ndarray) -> Weights:
 
     best = minimize(loss, np.zeros(x.shape[1] + 1)).x
     return Weights(mean, scale, best[:-1], float(best[-1]))
+
+
+def scored(scan: ScanFile, spots: Spots, weights: Weights) -> ScoredScan:
+    return ScoredScan(scan.key, scan.subject_key, scan.annotations, spots.centres_mm, weights.score(spots.features))
+
+
+def fit_scans(own: Sequence[tuple[ScanFile, Spots]], tolerance_mm: float) -> Weights:
+    """`fit` on scans and their candidates under one of the settings; positive is what lies at a microbleed."""
+    return fit(np.concatenate([s.features for _, s in own]), np.concatenate([_hits(scan, s, tolerance_mm) for scan, s in own]))
+
+
+def out_of_fold(own: Sequence[tuple[ScanFile, Spots]], folds: Mapping[str, int], tolerance_mm: float) -> list[ScoredScan]:
+    """The scans, each scored by weights fitted on the other folds. folds: of each subject, two or more."""
+    found = []
+    for fold in sorted(set(folds.values())):
+        weights = fit_scans([(scan, s) for scan, s in own if folds[scan.subject_key] != fold], tolerance_mm)
+        found += [scored(scan, s, weights) for scan, s in own if folds[scan.subject_key] == fold]
+    return found
+
+
+def choose(training: Sequence[tuple[ScanFile, list[Spots]]], folds: Mapping[str, int], tolerance_mm: float, up_to_fp: float) -> int:
+    """Which of GRID finds most out of fold: by mean sensitivity up to so many false positives a scan; of equals the first."""
+    values = []
+    for n in range(len(GRID)):
+        found = out_of_fold([(scan, spots[n]) for scan, spots in training], folds, tolerance_mm)
+        values.append(mean_sensitivity(froc(found, tolerance_mm), up_to_fp))
+    return int(np.argmax(values))
+
+
+def _hits(scan: ScanFile, spots: Spots, tolerance_mm: float) -> np.ndarray:
+    """Which candidates lie at a microbleed: (N,) bool."""
+    cmbs = [a for a in scan.annotations if a.is_cmb]
+    away = spots.centres_mm[:, None] - np.array([a.centre_mm for a in cmbs]).reshape(-1, 3)
+    return (np.linalg.norm(away, axis=2) <= [reach_mm(a, tolerance_mm) for a in cmbs]).any(axis=1)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.__main__ import listed, scaled
-from benchmarks.accuracy.methods import OURS, RADIAL, Outcome, Task, out_of_fold, total_steps
+from benchmarks.accuracy.methods import OURS, RADIAL, Outcome, Task, total_steps
 from benchmarks.accuracy.points import Point, load, path_of, save
 from benchmarks.accuracy.report import Resampled, picture, table
 from benchmarks.accuracy.scans import Scans, draw, only
-from benchmarks.alternatives.radial_symmetry import FEATURES, Spots, fit
+from benchmarks.alternatives.radial_symmetry import FEATURES, GRID, Spots, choose, fit, out_of_fold
 from cmb_models.config import load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
@@ -122,27 +122,32 @@ def test_points_survive_the_disk_and_are_found_by_what_they_depend_on(tmp_path):
     assert path_of(tmp_path, Task(**{**vars(task), "params": PARAMS.model_copy(update={"gate": gate})}), scans) == path
 
 
-def test_radial_symmetrys_settings_are_judged_by_weights_of_other_folds():
+def spotted(hits: list[int | None], features: np.ndarray) -> list[tuple[ScanFile, Spots]]:
+    """Scans of the pool, each with candidates of these features (scans, candidates, F) and a microbleed at one of them or none."""
+    centres = np.arange(3.0 * features.shape[1]).reshape(-1, 3) * 10
+    marked = [[] if k is None else [Annotation(f"sub-{n}", "", *centres[k], 3.0, "cmb", "r")] for n, k in enumerate(hits)]
+    scans = [ScanFile("pool", f"sub-{n}", "", Path("x"), tuple(own)) for n, own in enumerate(marked)]
+    return [(scan, Spots(centres, f)) for scan, f in zip(scans, features, strict=True)]
+
+
+def test_radial_symmetry_is_judged_by_weights_of_the_other_folds():
     features = np.random.default_rng(0).normal(size=(3, 6, len(FEATURES)))
-    spots = [Spots(np.arange(18.0).reshape(6, 3) * 10, f) for f in features]
-    at = {0: 0, 1: 2}  # scans 0 and 1 hold one microbleed each, at these candidates; scan 2 none
-    scans = [
-        ScanFile(
-            "pool",
-            f"sub-{n}",
-            "",
-            Path("x"),
-            tuple(Annotation(f"sub-{n}", "", *spots[n].centres_mm[k], 3.0, "cmb", "r") for k in own),
-        )
-        for n, own in enumerate(([at[0]], [at[1]], []))
-    ]
-    folds = {"pool_sub-0": 0, "pool_sub-1": 1, "pool_sub-2": 1}
-    scored = {s.key: s.scores for s in out_of_fold(list(zip(scans, spots, strict=True)), folds, 3.0)}
-    by_the_others = fit(np.concatenate(features[1:]), np.arange(12) == at[1])
-    assert scored["pool_sub-0"] == pytest.approx(by_the_others.score(features[0]))
-    by_the_first = fit(features[0], np.arange(6) == at[0])
-    assert scored["pool_sub-2"] == pytest.approx(by_the_first.score(features[2]))
-    assert len(scored) == 3
+    own = spotted([0, 2, None], features)
+    scores = {s.key: s.scores for s in out_of_fold(own, {"pool_sub-0": 0, "pool_sub-1": 1, "pool_sub-2": 1}, 3.0)}
+    by_the_others = fit(np.concatenate(features[1:]), np.arange(12) == 2)
+    assert scores["pool_sub-0"] == pytest.approx(by_the_others.score(features[0]))
+    by_the_first = fit(features[0], np.arange(6) == 0)
+    assert scores["pool_sub-2"] == pytest.approx(by_the_first.score(features[2]))
+    assert len(scores) == 3
+
+
+def test_radial_symmetrys_settings_are_those_that_carry_over():
+    rng, hits = np.random.default_rng(1), [0, 1, 2, 3, 4, 5]
+    noise = rng.normal(size=(len(GRID), len(hits), 8, len(FEATURES)))  # weights fitted on three hits tell them apart by chance
+    noise[5, np.arange(len(hits)), hits, 2] += 6  # only these settings' candidates show what a microbleed is
+    by_settings = [spotted(hits, f) for f in noise]
+    training = [(scan, [own[n][1] for own in by_settings]) for n, (scan, _) in enumerate(by_settings[0])]
+    assert choose(training, {f"pool_sub-{n}": n % 2 for n in hits}, 3.0, 2.0) == 5
 
 
 def test_scaling_shortens_both_trainings_and_moves_the_seeds():
