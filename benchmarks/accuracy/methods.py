@@ -39,11 +39,12 @@ NOTES = {
     STAGE1: "the first of the same two networks, its own score; a quarter of the budget",
     STAGE1_LONG: "stage 1 trained for the whole budget",
     UNPLANTED: "ours without simulated lesions in the training scans, all else the same",
-    SEGMENTATION: "same network, patches and augmentation for the whole budget; nothing planted; threshold set on training scans",
+    SEGMENTATION: "same network, patches and augmentation for the whole budget; nothing planted; the best of three thresholds on "
+    "the test scans themselves, which favours it",
     RADIAL: "no network; given the simulator's brain masks; settings chosen out of fold, weights fitted on the training scans",
     NNUNET: "the package's own plans, the longest of its trainers whose steps are within the budget; far larger steps than ours",
 }
-TUNED_UP_TO_FP = 2.0  # per scan: the alternatives' settings are chosen by their mean sensitivity up to here on the training scans
+TUNED_UP_TO_FP = 2.0  # per scan: the alternatives' settings are chosen by their mean sensitivity up to here
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,20 @@ def stage1_long(task: Task) -> list[Outcome]:
 
 
 def segmentation(task: Task) -> list[Outcome]:
-    """The plain single stage, trained for as many steps as both stages and all folds have together."""
-    params = task.params
+    """The plain single stage, trained for as many steps as both stages and all folds have together, at its best threshold."""
+    params, tolerance = task.params, task.params.evaluate.tolerance_mm
     settings = params.unet.model_copy(update={"steps": total_steps(params)})
     with only(task.prepared, [s.key for s in task.training]) as prepared:
-        examples = load_training(prepared, task.split)
-        network = as_callable(single_stage.train(examples, settings, params.train.seed), best_device())
-        threshold = single_stage.choose_threshold(examples, network, params.evaluate.tolerance_mm, TUNED_UP_TO_FP)
-    scans = []
+        model = single_stage.train(load_training(prepared, task.split), settings, params.train.seed)
+    network = as_callable(model, best_device())
+    found: dict[float, list[ScoredScan]] = {t: [] for t in single_stage.THRESHOLDS}
     for scan in task.test:
         prepared = _prepared(scan, params)
         said = single_stage.logits(prepared, network)
-        scans.append(_scored(scan, *single_stage.components(said, prepared.affine, threshold)))
-    return [Outcome(SEGMENTATION, scans, settings.steps, {"threshold": threshold})]
+        for threshold, scans in found.items():
+            scans.append(_scored(scan, *single_stage.components(said, prepared.affine, threshold)))
+    chosen = single_stage.best_threshold(found, tolerance, TUNED_UP_TO_FP)
+    return [Outcome(SEGMENTATION, found[chosen["threshold"]], settings.steps, chosen)]
 
 
 def radial(task: Task) -> list[Outcome]:

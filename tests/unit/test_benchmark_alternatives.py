@@ -19,8 +19,9 @@ from benchmarks.alternatives.radial_symmetry import (
     votes,
 )
 from benchmarks.alternatives.single_stage import (
+    THRESHOLDS,
     SegmentationSampler,
-    choose_threshold,
+    best_threshold,
     components,
     dice_and_cross_entropy,
     logits,
@@ -32,6 +33,7 @@ from cmb_models.errors import InputError
 from cmb_models.networks.inference import as_callable
 from cmb_models.volume import Volume, world_from_index
 from tests.examples import AFFINE, UNET, example
+from tests.unit.test_matching import lesion, scan
 
 SIDE = 31
 AT = np.stack(np.meshgrid(*[np.arange(SIDE) - SIDE // 2] * 3, indexing="ij"))
@@ -187,6 +189,13 @@ def test_patches_and_masks_stay_together(warped):
 def test_segmentation_learns_dark_spots_and_its_answer_is_in_mm():
     model = train([example([(10, 12, 16), (22, 8, 20)])], UNET.model_copy(update={"steps": 150}), seed=0)
     unseen, network = example([(20, 8, 12)]), as_callable(model, torch.device("cpu"))
-    threshold = choose_threshold([unseen], network, 3.0, 2.0)
-    centres, scores = components(logits(unseen.prepared, network), AFFINE, threshold)
+    centres, scores = components(logits(unseen.prepared, network), AFFINE, 0.5)
     assert np.linalg.norm(centres[0] - (20, 8, 12)) <= 3 and scores[0] > 0.5
+
+
+def test_the_threshold_is_the_one_that_finds_most_and_all_are_told():
+    by_threshold = [[(0, 0.9)], [(50, 0.95), (0, 0.9), (20, 0.4)], [(0, 0.9), (20, 0.4)]]  # two microbleeds; the second late
+    found = {t: [scan([lesion(0), lesion(20)], own)] for t, own in zip(THRESHOLDS, by_threshold, strict=True)}
+    chosen = best_threshold(found, 3.0, 2.0)
+    assert chosen == {"threshold": 0.1, "mean_sensitivity": {"0.5": 0.5, "0.3": 0.4, "0.1": 1.0}}  # 1/8, 1/4, ... 2
+    assert best_threshold({0.5: found[0.1], 0.3: found[0.1]}, 3.0, 2.0)["threshold"] == 0.5
