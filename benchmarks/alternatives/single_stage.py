@@ -148,8 +148,8 @@ def in_order(logits: np.ndarray) -> np.ndarray:
 def best_threshold(found: Mapping[float, Sequence[ScoredScan]], tolerance_mm: float, up_to_fp: float) -> dict[str, Any]:
     """Of the findings in the same scans by threshold the one that finds most, with what each finds.
 
-    By mean sensitivity up to so many false positives a scan; of equals the first. Asked of the test scans themselves: on the
-    training scans all thresholds find everything, and in folds of these there would be fewer steps left for each training.
+    By mean sensitivity up to so many false positives a scan; of equals the first. Asked of the test scans themselves: in scans that
+    it has learned it is surer than it should be, and for folds of these there would be fewer steps left for each training.
     """
     values = {t: mean_sensitivity(froc(scans, tolerance_mm), up_to_fp) for t, scans in found.items()}
     return {"threshold": max(values, key=lambda t: values[t]), "mean_sensitivity": {str(t): v for t, v in values.items()}}
