@@ -137,7 +137,7 @@ def stage1_long(task: Task) -> list[Outcome]:
 
 def segmentation(task: Task) -> list[Outcome]:
     """The plain single stage, trained for as many steps as both stages and all folds have together, at its best threshold."""
-    params, tolerance = task.params, task.params.evaluate.tolerance_mm
+    params = task.params
     settings = params.unet.model_copy(update={"steps": total_steps(params)})
     with only(task.prepared, [s.key for s in task.training]) as prepared:
         model = single_stage.train(load_training(prepared, task.split), settings, params.train.seed)
@@ -148,7 +148,7 @@ def segmentation(task: Task) -> list[Outcome]:
         said = single_stage.logits(prepared, network)
         for threshold, scans in found.items():
             scans.append(_scored(scan, *single_stage.components(said, prepared.affine, threshold)))
-    chosen = single_stage.best_threshold(found, tolerance, TUNED_UP_TO_FP)
+    chosen = single_stage.best_threshold(found, params.evaluate.tolerance_mm, TUNED_UP_TO_FP)
     return [Outcome(SEGMENTATION, found[chosen["threshold"]], settings.steps, chosen)]
 
 
@@ -179,12 +179,13 @@ METHODS: dict[str, Callable[[Task], list[Outcome]]] = {
     "nnunet": nnunet_v2,
 }
 _LEARNING = ["cmb_models/detect", "cmb_models/networks", "cmb_models/phantom", "cmb_models/training"]  # phantom: what is planted
+_CHOOSING = [f"cmb_models/evaluation/{name}.py" for name in ("froc", "matching")]
 CODE = {  # what a method's findings depend on, besides its scans and settings
     "two-stage": _LEARNING,
     "unplanted": _LEARNING,
     "stage1-long": _LEARNING,
-    "segmentation": [*_LEARNING, "benchmarks/alternatives/single_stage.py"],
-    "radial": ["cmb_models/detect", "cmb_models/evaluation/froc.py", "benchmarks/alternatives/radial_symmetry.py"],
+    "segmentation": [*_LEARNING, *_CHOOSING, "benchmarks/alternatives/single_stage.py"],
+    "radial": ["cmb_models/detect", *_CHOOSING, "benchmarks/alternatives/radial_symmetry.py"],
     "nnunet": [f"benchmarks/alternatives/{name}.py" for name in ("nnunet", "nnunet_entry", "single_stage")],
 }
 
