@@ -9,7 +9,6 @@ draws its locked ones and kept in benchmarks/.cache, that the release looks thro
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks.other_swi.evaluate import own_locked
 from benchmarks.stages import ROOT
 from cmb_models.bundle import BundleDetector
 from cmb_models.config import Params, load_params
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
 from cmb_models.evaluation.bootstrap import wilson
 from cmb_models.evaluation.froc import froc
@@ -115,7 +115,7 @@ def sets(
     found = [(workspace / "data/raw/locked", own)]
     for seed in seeds:
         raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
-        simulate(raw / name, LOCKED_FULL, os.cpu_count() or 1, seed)
+        simulate(raw / name, LOCKED_FULL, cores(), seed)
         index = index_datasets(raw)["scans"]
         scans = score_scans(detector, raw, index)
         print(f"seed {seed}: {count_look(detector, index, scans, tolerance_mm)}")

@@ -8,7 +8,6 @@ written after every stage, so that a run that is stopped tells of those that it 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from benchmarks.stages import ROOT, folder_for, run_stages, write_params
 from cmb_models.bundle import BundleDetector
 from cmb_models.commands import phantom
 from cmb_models.config import Params, load_params
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
 from cmb_models.evaluation.ledger import require_whole
 from cmb_models.evaluation.run import score_scans
@@ -82,13 +82,13 @@ def main(
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
     require_whole(LOOKS)
-    params, cores = settings(load_params(params_file), trials, side_by_side), os.cpu_count() or 1
+    params, n_cores = settings(load_params(params_file), trials, side_by_side), cores()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    report = {"device": device, "cores": cores, "torch": torch.__version__, "folds": params.split.folds, "trials": trials}
+    report = {"device": device, "cores": n_cores, "torch": torch.__version__, "folds": params.split.folds, "trials": trials}
     report |= {"side_by_side": side_by_side, "limit_minutes": LIMIT_MINUTES, "locked_seed": locked_seed, "seconds": {}}
     with folder_for(keep) as workspace:
         for name, options, seed in ((SITE, SITE_FULL, None), (LOCKED, LOCKED_FULL, locked_seed)):
-            simulate(workspace / "data/raw" / name, options, cores, seed)
+            simulate(workspace / "data/raw" / name, options, n_cores, seed)
         write_params(workspace, params, LOCKED)
         for stage, seconds in run_stages(workspace):
             report["seconds"][stage] = seconds
@@ -97,7 +97,7 @@ def main(
         report |= {"minutes": sum(report["seconds"].values()) / 60, "tuned": tuned(workspace)}
         write_json(out, report)
         write_json(out, report | judge(workspace, params))
-    print(f"{report['minutes']:.1f} minutes on {device} with {cores} cores (limit {LIMIT_MINUTES:g} on an H200)")
+    print(f"{report['minutes']:.1f} minutes on {device} with {n_cores} cores (limit {LIMIT_MINUTES:g} on an H200)")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ subjects, with one set of resamples for all figures. Writes reports/benchmarks/p
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import typer
 
 from cmb_models.config import Params, load_params
+from cmb_models.cores import cores
 from cmb_models.detect.joint import joint_of
 from cmb_models.evaluation.bootstrap import percentiles, rate_interval, ratio, subject_draws
 from cmb_models.evaluation.froc import Froc, froc, froc_draws
@@ -210,7 +210,7 @@ def main(
         scored = scores(params, work, split, seeds)
     facts = {"scans": len(index), "cmbs": sum(s["n_cmbs"] for s in index), "folds": params.split.folds, "seeds": seeds}
     facts["calcifications"] = marked
-    facts |= {"unet_steps": params.unet.steps, "cnn_steps": params.cnn.steps, "cores": os.cpu_count()}
+    facts |= {"unet_steps": params.unet.steps, "cnn_steps": params.cnn.steps, "cores": cores()}
     result = facts | compare(scored, params) | {"minutes": round((time.perf_counter() - start) / 60, 1)}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from cmb_models.config import Unet, load_params
+from cmb_models.cores import cores
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import replacing, write_json
 from cmb_models.io.annotations import Annotation
@@ -182,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.cuda.get_device_name() if CUDA else "CPU"
     unet = recipe(args.steps)
-    report = {"device": device, "cores": os.cpu_count(), "torch": torch.__version__, "steps": args.steps}
+    report = {"device": device, "cores": cores(), "torch": torch.__version__, "steps": args.steps}
     report |= {"recipe": {"channels": unet.channels, "patch_vox": unet.patch_vox, "batch": unet.batch}, "speed": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

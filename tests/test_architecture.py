@@ -15,6 +15,7 @@ LAYERS = (
         "cmb_models/__init__.py",
         "cmb_models/errors.py",
         "cmb_models/files.py",
+        "cmb_models/cores.py",
         "cmb_models/chain.py",
         "cmb_models/volume.py",
         "cmb_models/detection.py",

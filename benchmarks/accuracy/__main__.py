@@ -12,7 +12,6 @@ settings or its code change. Writes accuracy.json and accuracy.png to reports/be
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -30,6 +29,7 @@ from benchmarks.accuracy.report import RATE, Resampled, picture, table
 from benchmarks.accuracy.scans import POOL, ROOT, Scans, Wanted, code_hash, draw, prepare, short_hash, simulate, split_of
 from benchmarks.alternatives import nnunet
 from cmb_models.config import Params, load_params
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
 from cmb_models.files import write_json
 
@@ -119,7 +119,7 @@ def write_report(
             "batch": own.unet.batch,
             "tuning": "none: params.yaml's unet and cnn as they stand",
         },
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "methods": resampled.methods() + [{"name": n, "points": [], "not_run": why} for n, why in not_run.items()],
         "means": resampled.means(),
         "differences": resampled.differences(),
@@ -153,7 +153,7 @@ def main(
     counts = [int(s) for s in listed(sizes, "--sizes")]
     some = tuple(int(s) for s in listed(nnunet_sizes, "--nnunet-sizes", tuple(map(str, counts)))) if nnunet_sizes else ()
     how = nnunet.How(nnunet_python, nnunet_memory_gb, some, nnunet_draws)
-    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    workers = workers or (1 if torch.cuda.is_available() else cores())
     reason = nnunet.unavailable(nnunet_python) if "nnunet" in asked else None
     not_run = {NNUNET: f"not run: {reason}"} if reason else {}
     asked = [m for m in asked if m != "nnunet" or not reason]
@@ -171,7 +171,7 @@ def run_all(tasks: list[Task], paths: list[Path], workers: int) -> None:
     missing = [(t, p) for t, p in zip(tasks, paths, strict=True) if not p.is_file()]
     todo = [task for task, _ in missing]
     print(f"{len(tasks)} trainings, {len(tasks) - len(todo)} of them done; {workers} side by side", flush=True)
-    spawn, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // workers)
+    spawn, threads = multiprocessing.get_context("spawn"), max(1, cores() // workers)
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (threads,)) as pool:
         _extract_all(todo, pool)
         start, done, left = time.perf_counter(), 0.0, sum(COST[t.method] for t in todo)

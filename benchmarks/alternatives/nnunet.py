@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.alternatives.single_stage import components, sphere_mask
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.site import ScanFile
+from cmb_models.training.precision import choose_precision
 from cmb_models.volume import Volume
 
 DATASET, CONFIGURATION = 501, "3d_fullres"
@@ -146,7 +149,8 @@ def _call(root: Path, python: str, command: str, *arguments: str) -> None:
     """One of nnU-Net's commands with its folders below `root`; its output goes to <command>.log there."""
     folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
     log = root / f"{command}.log"
-    environment = {**os.environ, **folders, "nnUNet_compile": "false", "nnUNet_n_proc_DA": str(min(12, os.cpu_count() or 1))}
+    environment = {**os.environ, **folders, "nnUNet_compile": "false", "nnUNet_n_proc_DA": str(min(12, cores()))}
+    environment["CMB_PRECISION"] = choose_precision(torch.device("cpu")).precision
     with log.open("w", encoding="utf-8") as stream:
         line = [python or sys.executable, str(ENTRY), command, *arguments]
         done = subprocess.run(line, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False)

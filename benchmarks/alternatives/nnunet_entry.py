@@ -1,14 +1,15 @@
 """Runs one of nnU-Net's commands in the Python that has it: python nnunet_entry.py plan|train|predict ARGUMENTS.
 
-Imports nothing of this project. Called so, the commands are found whatever PATH says. On a CPU networks run in bfloat16 as ours
-do, channels last, where nnU-Net itself keeps float32 (on CUDA it uses half precision): a step takes a third of the time. Logits
-leave them in float32, so losses are computed as ever. The closing validation is left out: trained on "all" cases, it would look
-through those that it was trained on.
+Imports nothing of this project. Called so, the commands are found whatever PATH says. Where $CMB_PRECISION is bfloat16, networks on
+a CPU run in it as ours do, channels last, where nnU-Net itself keeps float32 (on CUDA it uses half precision): a step takes a third
+of the time on a processor that has bfloat16. Logits leave them in float32, so losses are computed as ever. The closing validation
+is left out: trained on "all" cases, it would look through those that it was trained on.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
@@ -44,7 +45,8 @@ def main() -> None:
     command, arguments = sys.argv[1], sys.argv[2:]
     if command == "train":
         importlib.import_module(TRAINER).nnUNetTrainer.perform_actual_validation = lambda *_: None
-    if command in RUNS_NETWORKS and arguments[arguments.index("-device") + 1] == "cpu":
+    on_cpu = command in RUNS_NETWORKS and arguments[arguments.index("-device") + 1] == "cpu"
+    if on_cpu and os.environ.get("CMB_PRECISION") == "bfloat16":
         use_bfloat16(importlib.import_module(RUNS_NETWORKS[command]))
     module, function = COMMANDS[command].split(":")
     sys.argv = [f"nnUNetv2_{command}", *arguments]

@@ -26,6 +26,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.augmentation import flip_and_turn, vary_intensity
 from cmb_models.training.examples import Example
 from cmb_models.training.loop import best_device
+from cmb_models.training.precision import autocast
 from cmb_models.training.sampling import cut
 from cmb_models.volume import index_from_world, world_from_index
 
@@ -112,7 +113,7 @@ def train(examples: Sequence[Example], settings: Unet, seed: int) -> nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, settings.steps, pct_start=WARM_UP)
     for _ in range(settings.steps):
         image, mask = (torch.from_numpy(a).to(device) for a in sampler.batch(rng))
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             logits = model(image.to(memory_format=torch.channels_last_3d))
         optimizer.zero_grad(set_to_none=True)
         dice_and_cross_entropy(logits, mask).backward()

@@ -6,7 +6,6 @@ makes absolute times longer; the ratios hold.
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from benchmarks.serving import candidates, live, runtimes
 from benchmarks.serving.plain import plain_detector
 from benchmarks.serving.scans import LARGE, SMALL, scans
 from cmb_models.bundle import BundleDetector, load_bundle
+from cmb_models.cores import cores
 from cmb_models.detect.detector import propose
 from cmb_models.detect.preprocess import prepare
 from cmb_models.files import write_json
@@ -65,7 +65,7 @@ def measure(workspace: Path, rounds: int, folder: Path) -> dict:
     _, _, unet, cnn = load_weights(workspace / "models/weights")
     own = BundleDetector(bundle_dir)
     config = own.bundle.config
-    found: dict = {"machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor() or platform.machine()}}
+    found: dict = {"machine": {"cores": cores(), "processor": platform.processor() or platform.machine()}}
     with running_server(folder / "repository") as server:
         deploy_bundle(bundle_dir, 1, folder / "repository", server.grpc_url)
         with (

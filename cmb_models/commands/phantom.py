@@ -31,7 +31,7 @@ def phantom(
     te_ms: Annotated[float | None, typer.Option(help="Echo time in place of the protocol's.")] = None,
     field_t: Annotated[float | None, typer.Option(help="Field strength in place of the protocol's.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Subjects made at a time.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
 ) -> None:
     """Simulate SWI scans with known microbleeds and mimics, in the layout a site keeps its own scans in."""
     from cmb_models.phantom import write_dataset

@@ -12,11 +12,12 @@ Both take maxima and minima of the same numbers, so they agree to the last bit, 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from cmb_models.cores import cores
 
 Direction = tuple[int, int, int]
 IN_PLANE: tuple[Direction, ...] = ((1, 0, 0), (0, 1, 0), (1, 1, 0), (1, -1, 0))
@@ -52,7 +53,7 @@ def dark_spots(images: np.ndarray, threads: int = 0) -> np.ndarray:
 
     # A large image in slabs, small ones some at a time.
     places = [(n, low) for n in range(0, len(image), together) for low in range(0, image.shape[1], planes)]
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:  # NumPy lets other threads run while it computes
+    with ThreadPoolExecutor(threads or cores()) as pool:  # NumPy lets other threads run while it computes
         list(pool.map(slab, places))
     return out
 

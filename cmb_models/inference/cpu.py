@@ -6,7 +6,6 @@ server both open files here.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_models.cores import cores
 from cmb_models.detect.spots import dark_spots
 
 SPOTS = "spots"  # name of the tensor that the fixed filters end in, given at export; a file without it runs whole
@@ -26,20 +26,19 @@ def open_onnx(file: Path, input_name: str, output_name: str, threads: int = 0, r
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime: expected one of {RUNTIMES}, got {runtime!r}")
     opened = _with_openvino if runtime == "openvino" else _with_onnxruntime
-    return opened(Path(file), input_name, output_name, threads)
+    return opened(Path(file), input_name, output_name, threads or cores())
 
 
 def _with_openvino(file: Path, input_name: str, output_name: str, threads: int) -> Network:
     import openvino  # imported here: a client that only sends scans does not install it
 
-    cores = threads or len(os.sched_getaffinity(0))
     core = openvino.Core()
     graph = core.read_model(str(file))
     front = _cut_at_spots(graph)
     name = SPOTS if front else input_name
     options = {
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 moves scores by up to .01
-        "INFERENCE_NUM_THREADS": cores,
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several networks share the cores by turns
     }
     compiled = core.compile_model(graph, "CPU", options)
@@ -48,7 +47,7 @@ def _with_openvino(file: Path, input_name: str, output_name: str, threads: int) 
     def run(array: np.ndarray) -> np.ndarray:
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
-        given = dark_spots(array, cores) if front else np.ascontiguousarray(array)
+        given = dark_spots(array, threads) if front else np.ascontiguousarray(array)
         return np.array(of_thread.request.infer({name: given})[output_name])  # copied: the request writes there again
 
     return run

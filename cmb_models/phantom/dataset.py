@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import track
 
 from cmb_models import __version__
+from cmb_models.cores import worker_count
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation, write_annotations
@@ -22,6 +23,7 @@ from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
 from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simulate_subject
 
+SUBJECT_GB = 3.0  # of a process that simulates a whole head at the finest voxels of a preset (benchmarks/phantom_speed.py)
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
 COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
 MAX_CALCIFICATIONS = 30  # per scan, beyond the usual ones
@@ -67,7 +69,7 @@ def write_dataset(
     cmbs: int,
     seed: int,
     cmb_free: int = 0,
-    workers: int = 2,
+    workers: int | None = None,
     presets: Sequence[str] = MIXED,
     new_cmbs: int | None = None,
     changes: dict | None = None,
@@ -78,12 +80,13 @@ def write_dataset(
 
     presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
     given, every subject has a second time point, and this many microbleeds in all are new there. calcifications: so many more in
-    each subject's white matter or cortex. The bytes depend on everything but `workers`. Subjects already there from the same
+    each subject's white matter or cortex. workers: processes; None for one per core, as far as memory goes. The bytes depend on
+    everything but `workers`. Subjects already there from the same
     request are kept; a folder that holds anything else is refused with InputError, as are numbers that cannot be met.
     """
     out = Path(out)
     request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {}, calcifications)
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
     jobs = _jobs(out, request)  # as do impossible settings
@@ -92,7 +95,8 @@ def write_dataset(
         todo = [job for job in jobs if not job.done]
         if todo:
             (out / ANNOTATIONS).unlink(missing_ok=True)  # half a dataset must not look whole
-        for _ in track(_run(todo, workers), "simulating", len(todo), disable=not progress, transient=True):
+        processes = worker_count(len(todo), SUBJECT_GB) if workers is None else workers
+        for _ in track(_run(todo, processes), "simulating", len(todo), disable=not progress, transient=True):
             pass
         rows = [Annotation(**row) for job in jobs for s in job.sessions for row in read_json(job.truth(s))["annotations"]]
         write_annotations(out / ANNOTATIONS, rows)

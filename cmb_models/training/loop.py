@@ -19,6 +19,7 @@ from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.mining import look_alikes
+from cmb_models.training.precision import autocast
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _fit(
     checkpoint: Checkpoint | None,
     before: Step | None = None,
 ) -> nn.Module:
-    """AdamW with a warm-up and cosine decay, bfloat16 autocast, then the mean of the last quarter's weights.
+    """AdamW with a warm-up and cosine decay in the precision of precision.py, then the mean of the last quarter's weights.
 
     loss: of a batch on the device. before: called with the number of each step before it. With a checkpoint a killed training goes
     on from its last state to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed
@@ -175,9 +176,7 @@ def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step
 def _gradient(state: TrainingState, loss_of: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The next batch's loss and the norm of its gradient, which is left, limited, in the model."""
     device = next(state.model.parameters()).device
-    # bfloat16 has float32's range, so no loss scaling; CUDA devices before Ampere only emulate it, slower than float32.
-    fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+    with autocast(device):  # bfloat16 has float32's range, so no loss scaling
         value = loss_of(state.step)
     state.optimizer.zero_grad(set_to_none=True)
     value.backward()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from cmb_models.config import Candidates
@@ -13,6 +12,7 @@ from cmb_models.detect.candidates import find_candidates
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap
 from cmb_models.training.examples import Example
+from cmb_models.training.precision import autocast
 from cmb_models.volume import world_from_index
 
 PER_SCAN = 15  # the worst ones: several times as many as a scan has microbleeds
@@ -30,7 +30,7 @@ def look_alikes(model: nn.Module, examples: Sequence[Example], rng: np.random.Ge
     run = as_callable(Heatmap(model), device)
     for n in sorted(rng.permutation(len(examples))[:MOST_SCANS]):
         prepared = examples[n].prepared
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             heatmap = run(np.array(prepared.image)[None, None])[0, 0]
         index, _ = find_candidates(heatmap[tuple(slice(0, s) for s in prepared.shape)], prepared.spacing_mm, settings)
         marked = np.concatenate([examples[n].centres_mm(label) for label in ("cmb", "possible")])

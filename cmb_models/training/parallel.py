@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,11 +11,14 @@ from typing import Any, TypeVar
 import torch
 from rich.progress import Progress
 
+from cmb_models.cores import cores, workers_in_memory
+from cmb_models.training.precision import Choice, adopt_precision, choose_precision
 from cmb_models.training.progress import progress_bar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+TRAINING_GB = 2.0  # of a training process on the CPU: 15 scans take 1.1, 100 memory-mapped ones 2.5 (training_speed.json)
 CUDA_GB = 4.0  # of the device a training gets: its context, and a whole scan's activations while it mines; reckoned, not measured
 
 _counter: Any = None  # in a worker process: the shared count of finished steps
@@ -35,9 +37,11 @@ class Workers:
         for_unet = ["monai.networks.nets.dynunet"] if unet else []
         context.set_forkserver_preload(["cmb_models.training.folds", *for_unet, "torch._dynamo"])
         self.size = processes(most)
-        threads = max(1, (os.cpu_count() or 1) // self.size)
+        threads = max(1, cores() // self.size)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._steps = context.Value("l", 0)
-        self._pool = ProcessPoolExecutor(self.size, mp_context=context, initializer=_begin, initargs=(self._steps, threads))
+        begin = (self._steps, threads, device, choose_precision(device))
+        self._pool = ProcessPoolExecutor(self.size, mp_context=context, initializer=_begin, initargs=begin)
 
     def __enter__(self) -> Workers:
         return self
@@ -53,24 +57,25 @@ class Workers:
 
 
 def processes(most: int) -> int:
-    """How many trainings to run side by side when there is work for `most`: one a core and one more; on CUDA one a core, as far as
-    its memory goes.
+    """How many trainings to run side by side when there is work for `most`: on the CPU one more than there are cores, on CUDA one
+    per core; fewer where the machine's or the device's memory does not hold them.
 
     On the CPU two side by side on two cores make half as many steps again as one with two threads (15.5 against 10.1 steps/s
     measured, U-Net of 16-128 channels, patch 48x48x24, batch 6). On CUDA drawing patches keeps a core busy or more, and
     one training leaves most of the device idle.
     """
-    cores = os.cpu_count() or 1
+    most = min(most, workers_in_memory(TRAINING_GB))
     if not torch.cuda.is_available():
-        return min(most, cores + 1)
+        return min(most, cores() + 1)
     room_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return min(most, cores, max(1, int(room_gb / CUDA_GB)))
+    return min(most, cores(), max(1, int(room_gb / CUDA_GB)))
 
 
-def _begin(counter: Any, threads: int) -> None:
+def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) -> None:
     global _counter
     _counter = counter
     torch.set_num_threads(threads)
+    adopt_precision(device, precision)  # all trainings of a stage in the same one
 
 
 def count_step(_step: int) -> None:

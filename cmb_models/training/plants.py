@@ -7,7 +7,6 @@ drawn far wider than any one protocol, so that a network learns what such lesion
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config import Planting, Preprocess
+from cmb_models.cores import worker_count
 from cmb_models.detect.preprocess import resample, resample_vectors
 from cmb_models.files import replacing
 from cmb_models.phantom.config import SPACING_MM, PhantomConfig
@@ -39,6 +39,7 @@ RESOLVED = 0.8  # least share of k-space sampled along phase and slice
 BOX_MM, PITCH_MM, JITTER_MM = 80.0, 24.0, 2.0  # 27 lesions a box, each at a place of its own within its voxel
 HALF_MM = 11.0  # of the window that is kept: the phase of the largest has faded there
 FADE_VOX = 2  # at the window's border
+BOX_GB = 1.0  # of a process that simulates a box of the smallest voxels
 SIZE_STEP_MM = 0.05  # voxel sizes that differ by less share their plants
 
 
@@ -66,7 +67,7 @@ def write_plants(
     boxes = int(np.ceil(settings.plants / 27 / len(different)))
     jobs = [(size, preprocess, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
     # Spawned, as whoever calls may have threads (its progress bar has): a fork could hold their locks for ever.
-    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(worker_count(len(jobs), BOX_GB), multiprocessing.get_context("spawn")) as pool:
         made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
     for n, size in enumerate(different):
         parts = made[n * boxes : (n + 1) * boxes]

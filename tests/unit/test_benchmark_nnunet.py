@@ -126,12 +126,25 @@ NNUNET_LIKE = {  # as much of nnU-Net's package as its commands are found by, wi
 }
 
 
-@pytest.mark.parametrize(("device", "inside"), [("cpu", "torch.bfloat16 True"), ("cuda", "torch.float32 False")])
-def test_nnunets_command_computes_in_bfloat16_on_a_cpu_alone(tmp_path, device, inside):
+@pytest.mark.parametrize(
+    ("device", "precision", "inside"),
+    [
+        ("cpu", "bfloat16", "torch.bfloat16 True"),
+        ("cpu", "float32", "torch.float32 False"),
+        ("cuda", "bfloat16", "torch.float32 False"),
+    ],
+)
+def test_nnunets_command_computes_in_bfloat16_on_a_cpu_that_has_it(tmp_path, device, precision, inside):
     for name, code in NNUNET_LIKE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(textwrap.dedent(code), encoding="utf-8")
     line = [sys.executable, nnunet.ENTRY, "train", "501", "-device", device]
-    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        line,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "CMB_PRECISION": precision},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     said = done.stdout.splitlines()
     assert said == [inside, "[torch.float32, torch.float32]", f"['nnUNetv2_train', '501', '-device', '{device}']"]

@@ -8,19 +8,40 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cmb_models import cores
 from cmb_models.training.parallel import processes
 
 
-@pytest.mark.parametrize(("cores", "most", "wanted"), [(2, 5, 3), (2, 1, 1), (16, 5, 5)])
-def test_on_the_cpu_one_a_core_and_one_more(monkeypatch, cores, most, wanted):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets the cores and the memory (10^9 bytes) of the machine."""
+
+    def set_to(n_cores: int, gb: float = 1000) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(n_cores)))
+        monkeypatch.setattr(cores, "_cpu_quotas", lambda root: [])
+        monkeypatch.setattr(cores, "memory_bytes", lambda root: int(gb * 1e9))
+        monkeypatch.delenv(cores.VARIABLE, raising=False)
+
+    return set_to
+
+
+@pytest.mark.parametrize(("n_cores", "most", "expected"), [(2, 5, 3), (2, 1, 1), (16, 5, 5)])
+def test_on_the_cpu_one_a_core_and_one_more(monkeypatch, machine, n_cores, most, expected):
+    machine(n_cores)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert processes(most) == wanted
+    assert processes(most) == expected
 
 
-@pytest.mark.parametrize(("gb", "most", "wanted"), [(80, 50, 16), (80, 5, 5), (8, 50, 2), (3, 50, 1)])
-def test_on_cuda_one_a_core_as_far_as_its_memory_goes(monkeypatch, gb, most, wanted):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+@pytest.mark.parametrize(("gb", "expected"), [(64, 9), (8, 4), (1, 1)])
+def test_on_the_cpu_as_far_as_memory_goes(monkeypatch, machine, gb, expected):
+    machine(8, gb)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert processes(50) == expected
+
+
+@pytest.mark.parametrize(("gb", "most", "expected"), [(80, 50, 16), (80, 5, 5), (8, 50, 2), (3, 50, 1)])
+def test_on_cuda_one_a_core_as_far_as_its_memory_goes(monkeypatch, machine, gb, most, expected):
+    machine(16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gb * 10**9))
-    assert processes(most) == wanted
+    assert processes(most) == expected
