@@ -2,17 +2,27 @@
 # installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
-PYTHON ?= python3.11
+# The newest Python of these that is there and can make environments; PYTHON=/path/to/python takes another.
+PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
+	for p in python$$v python3; do \
+	  $$p -c "import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" 2>/dev/null && echo $$p && exit; \
+	done; done)
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
 .PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving soak
 
 setup:
+	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
 	@$(MAKE) --no-print-directory -j2 environments
 
 environments: .venv/.done .venv-server/.done
 	@:
+
+.PHONY: python
+python:
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 with its venv module, found none; install one (Debian, Ubuntu: apt-get install python3-venv) or pass PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Python: $$($(PYTHON) -c 'import platform, sys; print(platform.python_version(), "at", sys.executable)')"
 
 # .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
 .venv/.done: requirements.lock pyproject.toml

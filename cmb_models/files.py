@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, synced, renamed."""
+"""Files that are either whole or absent: written under a temporary name, synced, renamed. Locks on files between processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            _sync_file(temporary)
             temporary.chmod(0o644)  # mkstemp makes 0600, and a shared workspace must stay readable
             os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -52,8 +53,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                _sync_file(file)
             temporary.chmod(0o755)
             _swap(temporary, path)
             _sync_folder(path.parent)
@@ -78,16 +78,52 @@ def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".old-{path.name}-", dir=path.parent))
+    # A name that is free: Windows renames onto no folder, not even an empty one.
+    aside = path.with_name(f".old-{path.name}-{uuid.uuid4().hex}")
     os.replace(path, aside)
     os.replace(new, path)
     shutil.rmtree(aside)
 
 
+def _sync_file(file: Path) -> None:
+    with file.open("r+b") as stream:  # opened for writing, since Windows syncs no other files
+        os.fsync(stream.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Have the folder's entries on the disk, where folders can be opened: Windows opens none, and keeps renames in a journal."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock on a file, made if it is missing, or on a folder. It ends with the process, however that ends.
+
+    Args:
+        path: what to lock; its content is neither read nor changed.
+        wait: whether to wait for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is false.
+        InputError: the system has no such locks (Windows).
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError as error:
+        remedy = "run this command on Linux; detection and the client run here"
+        raise InputError(path, "a system with file locks", sys.platform, remedy) from error
+    path = Path(path)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
         os.close(descriptor)
 

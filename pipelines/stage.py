@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.system import require_linux
 
 PARAMS = Path("params.yaml")
 INDEX = Path("data/index.json")
@@ -28,6 +29,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a stage's main function in the workspace; a fault of the input is one line and exit code 2."""
     logging.basicConfig(level=os.environ.get("CMB_LOG", "WARNING"), format="%(asctime)s %(name)s: %(message)s")
     try:
+        require_linux("training")
         main()
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the stage's own last word, for people

@@ -8,13 +8,13 @@ until the new one has passed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.files import exclusive
 from serving.admin import Actual, Admin
 from serving.reconcile import Deployed, reconcile_server
 from serving.repository import is_written, remove_versions, write_configs, write_release
@@ -132,6 +132,5 @@ def locked(repository: Path, wait: bool = True) -> Iterator[None]:
     Raises BlockingIOError where another holds it and `wait` is false.
     """
     repository.mkdir(parents=True, exist_ok=True)
-    with open(repository / ".lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with exclusive(repository / ".lock", wait):
         yield

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from serving.security import KEY, PING_MS, RESTRICTED, guard
+from serving.server import thread_arguments
 
 IMMUTABLE, EXPLICIT = "immutable", "explicit"
 MODES = {IMMUTABLE: "none", EXPLICIT: "explicit"}  # to --model-control-mode
@@ -102,6 +103,7 @@ def triton_arguments(settings: Settings) -> list[str]:
         *(f"--{service}-address={settings.address}" for service in ports),
         *(f"--{service}-port={port}" for service, port in ports.items()),
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
+        *thread_arguments(),
         "--grpc-infer-allocation-pool-size=0",  # messages of hundreds of megabytes are freed, not kept for the next
         *guard(settings.tls_cert, settings.tls_key, settings.tls_client_ca, settings.admin_key, OVER_HTTP),
     ]

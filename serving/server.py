@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
+from cmb_models.system import require_linux
 from serving.security import ADMIN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
 
 BACKENDS = Path(__file__).parent / "backends"
@@ -94,6 +96,7 @@ def running_server(
     Raises InputError for a missing environment or a taken port, RuntimeError with the log's end when it is not ready after
     `ready_s`.
     """
+    require_linux("serving")
     security = security or Security()
     repository = Path(repository).resolve()
     repository.mkdir(parents=True, exist_ok=True)
@@ -190,12 +193,23 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *thread_arguments(),
         "--grpc-infer-allocation-pool-size=0",  # else the messages of eight requests, scans and all, are kept for reuse
         f"--grpc-port={grpc}",
         f"--http-port={web}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
     ]
+
+
+def thread_arguments() -> list[str]:
+    """Options that give ONNX Runtime's backend as many threads as this process may use; by default it takes all of the machine's.
+
+    The stand-in of CPU servers counts for itself. Here and not in the models' configurations: a deployment may be made on another
+    machine than the one that serves.
+    """
+    options = ("enable-global-threadpool=1", f"intra_op_thread_count={cores()}")
+    return [f"--backend-config=onnxruntime,{option}" for option in options]
 
 
 def _variables(facts: dict, server_env: Path) -> dict[str, str]:

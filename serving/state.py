@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json
+from cmb_models.files import exclusive, read_json, write_json
 from serving.server import Server
 
 SERVER_FILE, REPOSITORY, LOG = "server.json", "repository", "server.log"
@@ -40,9 +39,9 @@ def running_url(state: Path) -> str:
 def only_one(state: Path) -> Iterator[None]:
     """Refuse a second server on the same state folder; the claim goes with the process, however it ends."""
     state.mkdir(parents=True, exist_ok=True)
-    with open(state / ".serve.lock", "w") as stream:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(state / ".serve.lock", wait=False))
         except BlockingIOError as error:
             raise InputError(state, "a folder no other server uses", "a running `cmb serve`", "stop it or pass --state") from error
         yield

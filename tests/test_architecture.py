@@ -16,6 +16,7 @@ LAYERS = (
         "cmb_models/errors.py",
         "cmb_models/files.py",
         "cmb_models/cores.py",
+        "cmb_models/system.py",
         "cmb_models/chain.py",
         "cmb_models/volume.py",
         "cmb_models/detection.py",

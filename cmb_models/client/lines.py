@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cmb_models.errors import InputError
+from cmb_models.files import exclusive
+
+# Flags that only some systems have: not inherited, not waiting for a pipe's reader, no translation of line ends.
+OF_SYSTEM = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 MOST_BYTES = 16 * 2**20  # a file; some 20,000 requests
 MOST_AGE_S = 30 * 24 * 3600.0
 KEPT = 12  # files beside the current one: 208 MiB at most, and a year where little is sent
@@ -43,7 +47,7 @@ class LineLog:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self._turn_over(len(line))
         # Non-blocking, so that a pipe nobody reads is an error and no standstill; a plain file is written at once either way.
-        descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | OF_SYSTEM, 0o640)
         try:
             if _ends_in_half_a_line(descriptor):
                 line = b"\n" + line
@@ -56,11 +60,13 @@ class LineLog:
         """Make room by renaming, if it is time. One process at a time does; the others go on writing meanwhile."""
         if not self._is_full(more):
             return
-        with open(f"{self.file}.lock", "w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(exclusive(Path(f"{self.file}.lock"), wait=False))
             except BlockingIOError:
                 return
+            except InputError:  # a system without locks, on which one client writes and no server
+                pass
             if not self._is_full(more):  # another has done it between the look and the lock
                 return
             for n in range(self.kept, 0, -1):  # the oldest is overwritten first, so that a kill leaves a gap and loses nothing
@@ -88,7 +94,10 @@ def _ends_in_half_a_line(descriptor: int) -> bool:
     """Whether a plain file ends without a line's end. Looked at twice: another process's write may be seen while it goes on."""
     for wait_s in (0.002, 0):
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not status.st_size or os.pread(descriptor, 1, status.st_size - 1) == b"\n":
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return False
+        os.lseek(descriptor, -1, os.SEEK_END)  # writes go to the end whatever is read before
+        if os.read(descriptor, 1) == b"\n":
             return False
         time.sleep(wait_s)
     return True

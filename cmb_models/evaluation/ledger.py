@@ -6,15 +6,13 @@ the count stands beside the figures, so that nobody needs to remember it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cmb_models.chain import append_entry, canonical_sha256, first_fault, read_entries
 from cmb_models.errors import InputError
+from cmb_models.files import exclusive
 
 LEDGER = Path("locked_evaluations.jsonl")  # at the workspace's root; kept by git, written by the evaluate stage
 KEY_FIGURES = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "threshold")
@@ -49,7 +47,7 @@ def count_evaluation(
         raise InputError("locked scans", "at least one that was looked at", "none", "lock some (split.locked_datasets)")
     figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
     about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
-    with _alone(file.parent):
+    with exclusive(file.parent):
         require_whole(file)
         entry = append_entry(file, **about, figures=figures)
         entries = read_entries(file)
@@ -68,17 +66,6 @@ def told(counted: Mapping[str, Any]) -> str:
     if seen < scans:
         return f"{seen} of these {scans} locked scans had been looked at before, by now up to {at}."
     return f"These locked scans have been looked at {at}."
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time, by a lock on the folder itself; a killed holder's ends with it."""
-    holder = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(holder)
 
 
 def _looked_at(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:

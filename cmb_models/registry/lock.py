@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cmb_models.chain import read_entries
 from cmb_models.errors import InputError
+from cmb_models.files import exclusive
 from cmb_models.registry.standing import standing, words
 from cmb_models.registry.store import STATE_DIR, Registry
 from cmb_models.registry.workspace import AUDIT_FILE
@@ -18,8 +18,7 @@ def registry_lock(registry: Registry) -> Iterator[None]:
     """One change of the registry at a time in a workspace: waits for the other. A killed holder's lock ends with it."""
     file = registry.workspace / STATE_DIR / "registry.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with exclusive(file):
         yield
 
 
