@@ -1,4 +1,4 @@
-"""Detection and client need nothing that only Linux has, and give the same files without it; training and serving say that they do."""
+"""Detection and client need nothing that only Linux has and give the same files without it; training and serving require Linux."""
 
 from __future__ import annotations
 
