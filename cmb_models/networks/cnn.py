@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cmb_models.detect.spots import CHANNELS
+from cmb_models.networks.convolution import Conv3d
 from cmb_models.networks.spots import DarkSpots
 
 # What a candidate can be besides a microbleed, as far as annotations name it (`mimic:<kind>`): an auxiliary target in training.
@@ -55,7 +56,7 @@ class PatchClassifier(nn.Module):
 
 
 def _convolution(before: int, after: int) -> nn.Module:
-    return nn.Sequential(nn.Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True))
+    return nn.Sequential(Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True))
 
 
 class Score(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cmb_models.detect.spots import CHANNELS
+from cmb_models.networks.convolution import with_sliced_gradients
 from cmb_models.networks.spots import DarkSpots
 
 IN_SLICE = (3, 3, 1)  # the first convolutions stay within their slice, as nnU-Net's do where slices are thicker than pixels
@@ -40,7 +41,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
         res_block=True,
     )
     nn.init.constant_(unet.output_block.conv.conv.bias, -math.log((1 - PRIOR) / PRIOR))
-    return nn.Sequential(DarkSpots(), unet)
+    return nn.Sequential(DarkSpots(), with_sliced_gradients(unet))
 
 
 class Heatmap(nn.Module):
