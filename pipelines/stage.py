@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from cmb_models.cores import cores
 from cmb_models.errors import InputError
 from cmb_models.system import require_linux
 
@@ -25,11 +28,19 @@ REPORTS = Path("reports")
 CHECKPOINTS = Path("studies/checkpoints")  # no output: what a killed stage goes on from
 
 
+def limit_threads() -> None:
+    """Keep OpenMP (torch) and BLAS to `cores()` threads: they count the machine's cores, of which a container may use fewer."""
+    most = cores()
+    if any(pool["num_threads"] > most for pool in threadpool_info()):
+        threadpool_limits(most)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage's main function in the workspace; a fault of the input is one line and exit code 2."""
     logging.basicConfig(level=os.environ.get("CMB_LOG", "WARNING"), format="%(asctime)s %(name)s: %(message)s")
     try:
         require_linux("training")
+        limit_threads()
         main()
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the stage's own last word, for people

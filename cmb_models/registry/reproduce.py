@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_models.bundle import MANIFEST_FILE, METADATA_FILE, verify_manifest
+from cmb_models.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, verify_manifest
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.lineage import lineage_faults, read_lineage
@@ -24,6 +24,7 @@ from cmb_models.registry.store import URI_VARIABLE, open_registry
 from cmb_models.registry.tracking import flatten
 from cmb_models.registry.workspace import BUNDLE_DIR, ENVIRONMENT_FILE
 
+PRECISION_VARIABLE = "CMB_PRECISION"
 STAGES = ("evaluate", "cross_validate")  # whose figures are compared
 NO_FIGURE = ("locked_set",)  # counts the looks at the locked set, and this was another look
 OWN_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # not for the clone
@@ -76,7 +77,9 @@ def reproduce(ref: str, folder: Path | None = None, start: Path = Path("."), qui
     with _place(folder) as clone:
         _check_out(workspace, clone, lineage["git_commit"])
         _pull(workspace, clone, sorted(lineage["data"]), quiet)
-        _run(clone, quiet, "repro", "--force", "--no-run-cache", remedy="see the stage's own words above")
+        precision = _precision(lineage)
+        repeat = {PRECISION_VARIABLE: precision} if precision else {}
+        _run(clone, quiet, "repro", "--force", "--no-run-cache", remedy="see the stage's own words above", more=repeat)
         rows = compare(lineage, registered, clone)
         notes = _notes(lineage, clone, folder is not None)
     return Reproduction(release.number, lineage["git_commit"], rows, notes)
@@ -114,12 +117,12 @@ def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> Non
         _run(clone, quiet, "pull", "-q", *targets, remedy=remedy)
 
 
-def _run(clone: Path, quiet: bool, *arguments: str, remedy: str) -> None:
-    """One DVC command in the clone, its output passed on (to stderr when quiet)."""
+def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[str, str] | None = None) -> None:
+    """One DVC command in the clone, its output passed on (to stderr when quiet). more: environment variables besides."""
     command = [sys.executable, "-m", "dvc", *arguments]
     out = sys.stderr if quiet else None
     sys.stdout.flush()
-    done = subprocess.run(command, cwd=clone, env=_environment(clone), stdout=_stream(out), check=False)
+    done = subprocess.run(command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), check=False)
     if done.returncode:
         raise InputError(clone, f"`dvc {arguments[0]}` to succeed", f"exit code {done.returncode}", remedy)
 
@@ -174,12 +177,27 @@ def _said(value: Any) -> str:
     return "–" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
+def _hardware(compute: Mapping[str, str]) -> str:
+    return f"{compute['device']} ({compute['processor']}) in {compute['precision']}"
+
+
 def _short(sha256: str) -> str:
     return sha256[:16] or "–"
 
 
+def _precision(lineage: Mapping[str, Any]) -> str:
+    """The precision to train in: the release's own, unless the user set one or this processor would have to emulate it; "" then."""
+    from cmb_models.training.precision import BFLOAT16, native_bfloat16
+
+    own = lineage.get("compute", {}).get("precision", "")
+    return "" if os.environ.get(PRECISION_VARIABLE) or (own == BFLOAT16 and not native_bfloat16()) else own
+
+
 def _notes(lineage: Mapping[str, Any], clone: Path, kept: bool) -> tuple[str, ...]:
     notes = []
+    before, now = lineage.get("compute"), read_json(clone / BUNDLE_DIR / LINEAGE_FILE).get("compute")
+    if before and before != now:
+        notes.append(f"trained on {_hardware(now)}, the release on {_hardware(before)}: weights differ by that")
     lock = clone / ENVIRONMENT_FILE
     running = Path(__file__).resolve().parents[2] / ENVIRONMENT_FILE
     if lock.is_file() and running.is_file() and sha256_of(lock) != sha256_of(running):

@@ -120,8 +120,8 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
 
 
 def lineage(inputs: dict[str, Path]) -> dict:
-    """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, whose
-    scores calibrated them, the chosen trials, and what the gate asked for when training began.
+    """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, the device
+    and precision of the training, whose scores calibrated them, the chosen trials, and what the gate asked for when training began.
 
     `cmb register` adds what is known only then: the commit, dvc.lock and params.yaml.
     """
@@ -134,6 +134,7 @@ def lineage(inputs: dict[str, Path]) -> dict:
     gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
     return {
         "training_scans": recipe["scans"],
+        "compute": recipe["compute"],
         **phases,
         **gate,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],

@@ -16,7 +16,8 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.examples import Example
 from cmb_models.training.folds import Mined, cnn_checkpoint, cnn_sampler, job_seed, unet_checkpoint
-from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.loop import best_device, train_cnn, train_unet
+from cmb_models.training.precision import describe_compute
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.sampling import UnetSampler
 
@@ -49,7 +50,8 @@ def save_weights(
     gate: Mapping[str, Any] | None = None,
 ) -> None:
     """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
-    they were trained on by name and content, their phase images too. recipe.json comes last, it marks a whole folder.
+    they were trained on by name and content, their phase images too, and the precision. recipe.json comes last, it marks a whole
+    folder.
 
     gate: the section of params.yaml as it stood before training, so that a release tells what it was to be judged by.
     """
@@ -57,7 +59,7 @@ def save_weights(
         save_tensors(folder / name, model.state_dict())
     scans = {e.key: e.sha256 for e in examples}
     phases = {e.key: e.phase_sha256 for e in examples if e.phase_sha256}
-    recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans}
+    recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans, "compute": describe_compute(best_device())}
     recipe |= {"gate": dict(gate)} if gate is not None else {}
     write_json(folder / RECIPE, recipe | ({"phases": phases} if phases else {}))
 

@@ -1,0 +1,65 @@
+"""On an older processor the same is trained in float32 and the same found: oneDNN is limited to what such a processor has.
+
+ONEDNN_MAX_CPU_ISA limits the convolutions of torch, in training and detection. Each run is a process of its own, since oneDNN reads
+the variable once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cmb_models.training.precision import VARIABLE, native_bfloat16
+from tests.imports import ROOT
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86 processors")
+OLDER = ("AVX2", "SSE41")
+# The tolerances that docs/quality.md states.
+MAX_SCORE = 1e-4
+MAX_WEIGHTS = 1e-4
+
+
+def run(**variables: str) -> dict:
+    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "ONEDNN_MAX_CPU_ISA")} | variables
+    line = [sys.executable, "-m", "tests.processor_run"]
+    done = subprocess.run(line, cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def default() -> dict:
+    """This processor, with all that it has, in float32."""
+    return run(**{VARIABLE: "float32"})
+
+
+@pytest.mark.parametrize("instructions", OLDER)
+def test_an_older_processor_trains_in_float32_and_finds_the_same(default, instructions):
+    older = run(ONEDNN_MAX_CPU_ISA=instructions)
+    assert older["precision"] == "float32"
+    weights, expected = np.array(older["weights"]), np.array(default["weights"])
+    assert np.sqrt(np.mean((weights - expected) ** 2)) < MAX_WEIGHTS * np.sqrt(np.mean(expected**2))
+    for name, rows in default["detections"].items():
+        got, wanted = np.array(older["detections"][name]), np.array(rows)
+        assert got.shape == wanted.shape and len(got) > 3
+        np.testing.assert_array_equal(got[:, :3], wanted[:, :3])  # places
+        np.testing.assert_allclose(got[:, 3:], wanted[:, 3:], atol=MAX_SCORE)  # scores
+
+
+def test_bfloat16_is_chosen_only_where_it_is_native():
+    line = "from cmb_models.training.precision import *; print(choose_precision(torch.device('cpu')).precision)"
+    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "ONEDNN_MAX_CPU_ISA")}
+    found = {}
+    for name, more in {"all": {}, **{isa: {"ONEDNN_MAX_CPU_ISA": isa} for isa in OLDER}}.items():
+        done = subprocess.run([sys.executable, "-c", line], env=environment | more, capture_output=True, text=True, check=True)
+        found[name] = done.stdout.strip()
+    assert all(found[name] == "float32" for name in OLDER)
+    assert native_bfloat16() or found["all"] == "float32"
+    assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)
