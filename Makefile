@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | soak. Everything is
+# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | bench-training | soak. Everything is
 # installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving soak
+.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving bench-training soak
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -65,6 +65,10 @@ bench-other-swi: setup
 # How long a scan takes, of the demo's release: five minutes; of another's, ARGS="--workspace ../site"
 bench-serving: setup
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+# Steps/s in both precisions, with and without AVX-512: twelve minutes; the ratios alone, ARGS="--precision-only"
+bench-training: setup
+	@$(BIN)/python -m benchmarks.training_speed $(ARGS)
 
 # A server under load and abuse for half an hour, with a promotion or rollback every 20 s; for less, ARGS="--minutes 2"
 soak: setup

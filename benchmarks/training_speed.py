@@ -1,7 +1,9 @@
-"""How fast stage 1 trains and what it needs: steps/s by processes, precision and kept memory, its parts, how fast batches are drawn
-ahead, memory with many scans.
+"""How fast stage 1 trains and what it needs: steps/s by precision and instruction set, by processes and kept memory, its parts, how
+fast batches are drawn ahead, memory with many scans.
 
-    python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json]
+    python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json] [--precision-only]
+
+--precision-only measures the first of these and keeps the rest of the file as it is.
 
 The scans are made up (a head, noise, spots) but as large as real ones on the working grid, and lie in files that are memory-mapped
 as in training. Each case runs in processes of its own, so that threads and peak memory are its own.
@@ -20,10 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks import training_processors
 from cmb_models.config import Unet, load_params
 from cmb_models.cores import cores
 from cmb_models.detect.preprocess import Prepared
-from cmb_models.files import replacing, write_json
+from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.ahead import EACH
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--scans", type=int, default=100)
     parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training_speed.json")
+    parser.add_argument("--precision-only", action="store_true")
     args = parser.parse_args()
     device = torch.cuda.get_device_name() if CUDA else "CPU"
     unet = recipe(args.steps)
@@ -186,7 +190,14 @@ def main() -> None:
     report |= {"recipe": {"channels": unet.channels, "patch_vox": unet.patch_vox, "batch": unet.batch}, "speed": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_scans(folder, args.scans)
+        write_scans(folder, 3 if args.precision_only else args.scans)
+        if not CUDA:
+            report["processors"] = training_processors.compare(folder, args.steps)
+            print(*training_processors.lines(report["processors"]), sep="\n", flush=True)
+        if args.precision_only:
+            earlier = read_json(args.out) if args.out.is_file() else {}
+            write_json(args.out, earlier | {name: report[name] for name in ("processors", "torch", "cores") if name in report})
+            return
         print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'ahead':>5} {'steps/s':>8}   share of the time")
         for case in CUDA_CASES if CUDA else CASES:
             row = speed(folder, case, args.steps)

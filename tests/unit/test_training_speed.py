@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 
-from benchmarks import training_speed
+from benchmarks import training_processors, training_speed
 from cmb_models.training.examples import load_examples
 
 
@@ -46,3 +47,30 @@ def test_the_whole_loop_is_measured_with_its_memory(small):
     measured = training_speed.whole_loop(small, 1, steps=3)
     assert measured["scans"] == 2 and measured["steps_per_s"] > 0
     assert 0.1 < measured["peak_gb"] < measured["limit_gb"]
+
+
+def test_precisions_are_compared_with_and_without_avx512(small, monkeypatch, capsys):
+    """The ratios come from the runs, and the environment is left as it was."""
+    monkeypatch.setenv(training_processors.ISA, "SSE41")
+    times = {run: 1.0 + n for n, run in enumerate(training_processors.RUNS)}
+    choice = {"": "bfloat16", "AVX2": "float32"}
+    seen = []
+
+    def measured(function, isa, *arguments):
+        with training_processors._environment({training_processors.ISA: isa or None}):
+            seen.append((isa, os.environ.get(training_processors.ISA)))
+        return choice[isa] if function is training_processors._choice else times[arguments[1]]
+
+    monkeypatch.setattr(training_processors, "_in_a_process", measured)
+    found = training_processors.compare(small, steps=2, rounds=2)
+    assert {isa or None for isa, _ in seen} == {now for _, now in seen} == {None, "AVX2"}
+    assert os.environ[training_processors.ISA] == "SSE41"
+    # Runs take 1 to 6 s: torch's float32, float32 and bfloat16, then the same under AVX2.
+    assert found["choice_over_best"] == {"all": 3 / 2, "AVX2": 1.0} and found["fp32_speedup"] == 4 / 5
+    assert "AVX2: chosen float32, 1.00 times" in "\n".join(training_processors.lines(found))
+
+
+def test_a_step_is_timed_in_a_process_of_its_own(small):
+    run = training_processors.Run("AVX2", "float32")
+    assert 0 < training_processors._in_a_process(training_processors._seconds_per_step, run.isa, small, run, 1) < 60
+    assert training_processors._in_a_process(training_processors._choice, "AVX2") == "float32"
