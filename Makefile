@@ -2,15 +2,18 @@
 # installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
-# The newest Python of these that is there and can make environments; PYTHON=/path/to/python takes another.
-PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
-	for p in python$$v python3; do \
-	  $$p -c "import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" 2>/dev/null && echo $$p && exit; \
-	done; done)
+# The first Python of these versions that is there and can make environments.
+first_python = $(shell for v in $(1); do for p in python$$v python3; do \
+	$$p -c "import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" 2>/dev/null && echo $$p && exit; done; done)
+# PYTHON=/path/to/python takes another than the newest.
+PYTHON ?= $(call first_python,3.13 3.12 3.11)
+# The server's steps need numpy 1.26, which has no wheel for Python 3.13: an older one is taken where there is one, else numpy is built.
+SERVER_PYTHON ?= $(if $(PYTHON),$(or $(shell $(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] > (3, 12))" 2>/dev/null && echo $(PYTHON)),$(call first_python,3.12 3.11),$(PYTHON)))
+describe_python = $$($(1) -c 'import platform, sys; print(platform.python_version(), "at", sys.executable)')
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving bench-training soak
+.PHONY: setup python demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving bench-training soak
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -19,10 +22,10 @@ setup:
 environments: .venv/.done .venv-server/.done
 	@:
 
-.PHONY: python
 python:
 	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 with its venv module, found none; install one (Debian, Ubuntu: apt-get install python3-venv) or pass PYTHON=/path/to/python" >&2; exit 2; }
-	@echo "Python: $$($(PYTHON) -c 'import platform, sys; print(platform.python_version(), "at", sys.executable)')"
+	@echo "Python $(call describe_python,$(PYTHON))"
+	@test "$(PYTHON)" = "$(SERVER_PYTHON)" || echo "for the server: Python $(call describe_python,$(SERVER_PYTHON))"
 
 # .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -32,7 +35,7 @@ python:
 	@touch $@
 
 .venv-server/.done: serving/requirements.txt pyproject.toml
-	@$(PYTHON) -m venv .venv-server
+	@$(SERVER_PYTHON) -m venv .venv-server
 	@.venv-server/bin/python $(PIP) -r serving/requirements.txt 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv-server (tritonserver)" serving/requirements.txt .venv-server/setup.log
 	@.venv-server/bin/python $(PIP) -q --no-deps -e .
 	@touch $@
@@ -76,5 +79,5 @@ soak: setup
 
 # After changing a version by hand: install it, run the tests, then freeze. The comments at the head of each lock stay.
 lock:
-	@{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > .lock.new && mv .lock.new requirements.lock
+	@{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } > .lock.new && mv .lock.new requirements.lock
 	@{ grep '^#' serving/requirements.txt; .venv-server/bin/python -m pip freeze --exclude-editable; } > .lock.new && mv .lock.new serving/requirements.txt

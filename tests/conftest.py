@@ -1,4 +1,4 @@
-"""For all tests: signals as a terminal would leave them, and which tests are left to CI."""
+"""For all tests: their share of the cores, signals as a terminal would leave them, and which tests are left to CI."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import os
 import signal
 
 import pytest
+
+from cmb_models.cores import cores
+
+# Each of xdist's workers has its share of the cores, and so have the commands and servers it starts: OpenMP's threads wait for each
+# other by spinning, so that with twice as many threads as cores a training of 8 s took 59 s. Set before torch and NumPy are imported.
+SHARE = str(max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, SHARE)
 
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
 # and then stop that way: an ignored signal is inherited, a handler is not.
