@@ -9,8 +9,8 @@ import pytest
 
 from cmb_models.cores import cores
 
-# Each of xdist's workers has its share of the cores, and so have the commands and servers it starts: OpenMP's threads wait for each
-# other by spinning, so that with twice as many threads as cores a training of 8 s took 59 s. Set before torch and NumPy are imported.
+# Each of xdist's workers has its share of the cores, and so have the commands and servers it starts: OpenMP's threads wait by
+# spinning, so that with twice as many threads as cores a training of 8 s took 59 s. Set before torch and NumPy are imported.
 SHARE = str(max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, SHARE)

@@ -24,6 +24,7 @@ from serving.deploy import deploy_bundle
 from serving.fuzz import fuzz
 from serving.security import Security
 from serving.server import running_server
+from tests import pace
 from tests.bundles import AFFINE, head, make_bundle, spots_found
 from tests.refusals import REFUSALS
 
@@ -51,7 +52,7 @@ def lives_on(server):
     """After every test: the same process, and a scan answered right."""
     yield
     assert server.alive()
-    with Client(server.grpc_url, timeout_s=30) as client:
+    with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
         assert spots_found(client.detect(head(), "scan")) == 3
 
 
@@ -77,7 +78,7 @@ def inputs(data: np.ndarray, affine: np.ndarray) -> list[InferInput]:
 def test_table_of_refusals(server, case):
     data, affine, words = REFUSALS[case]
     with contextlib.closing(connect(server.grpc_url)) as client, pytest.raises(InferenceServerException) as refusal:
-        client.infer(DETECTOR, inputs(np.asarray(data), affine), client_timeout=30)
+        client.infer(DETECTOR, inputs(np.asarray(data), affine), client_timeout=pace.seconds(30))
     assert "INVALID_ARGUMENT" in refusal.value.status()
     assert words in refusal.value.message()
 
@@ -177,7 +178,7 @@ def test_cancelled_requests(server):
             call = client.async_infer(DETECTOR, inputs(head().data, AFFINE), callback=lambda result, error, told=told: told.set())
             time.sleep(0.01 * n)
             call.cancel()
-            assert told.wait(30)
+            assert told.wait(pace.seconds(30))
 
 
 def test_idle_connections(server):
@@ -190,10 +191,10 @@ def test_idle_connections(server):
                 host, port = url.split(":")
                 line = stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
                 line.sendall(start)
-        with Client(server.grpc_url, timeout_s=30) as client:
+        with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
             began = time.monotonic()
             assert client.detect(head(), "scan").release == 1
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < pace.seconds(10)
 
 
 class Stalling:
@@ -232,12 +233,12 @@ def test_reader_that_stops_reading_keeps_nobody_waiting(server):
         tensor.set_data_from_numpy(image)
         faults = []
         told = threading.Event()
-        stuck.async_infer(UNET, [tensor], lambda result, error: (faults.append(error), told.set()), client_timeout=8)
-        time.sleep(3)
+        stuck.async_infer(UNET, [tensor], lambda result, error: (faults.append(error), told.set()), client_timeout=pace.seconds(8))
+        time.sleep(pace.seconds(3))
         assert not told.is_set()
-        with Client(server.grpc_url, timeout_s=30) as client:
+        with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
             assert client.detect(head(), "scan").release == 1
-        assert told.wait(20)
+        assert told.wait(pace.seconds(20))
     assert "DEADLINE_EXCEEDED" in faults[0].status()
 
 
@@ -245,7 +246,7 @@ def test_reader_that_stops_reading_keeps_nobody_waiting(server):
 def test_message_of_a_gigabyte(server):
     data = np.zeros((650, 650, 650), dtype=np.float32)
     with contextlib.closing(connect(server.grpc_url)) as client, pytest.raises(InferenceServerException) as refusal:
-        client.infer(DETECTOR, inputs(data, np.diag([0.3, 0.3, 0.3, 1])), client_timeout=120)
+        client.infer(DETECTOR, inputs(data, np.diag([0.3, 0.3, 0.3, 1])), client_timeout=pace.seconds(120))
     assert "INVALID_ARGUMENT" in refusal.value.status()
     assert "at most 134 million voxels, got 275 million (650x650x650)" in refusal.value.message()
 
@@ -255,6 +256,6 @@ def test_network_asked_directly_for_more_or_less_than_a_scan(server, shape):
     tensor = InferInput(UNET_INPUT, shape, "FP32")
     tensor.set_data_from_numpy(np.zeros(shape, dtype=np.float32))
     with contextlib.closing(connect(server.grpc_url)) as client, pytest.raises(InferenceServerException) as refusal:
-        client.infer(UNET, [tensor], client_timeout=60)
+        client.infer(UNET, [tensor], client_timeout=pace.seconds(60))
     assert "INVALID_ARGUMENT" in refusal.value.status()
     assert "send scans to the detector" in refusal.value.message()

@@ -22,11 +22,12 @@ from cmb_models.files import read_json
 from serving.admin import Actual
 from serving.keeper import STUB, dead_steps, living_steps
 from serving.state import SERVER_FILE
+from tests import pace
 from tests.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
-BACK_S = 60  # on a busy machine; a quiet one takes a few seconds
-CLEAN_S = 30  # a client's wait; a status comes within half of it
+BACK_S = 60  # times pace: on a busy machine; a quiet one takes a few seconds
+CLEAN_S = 30  # times pace: a client's wait; a status comes within half of it
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Kept:
         return read_json(self.state / SERVER_FILE)["grpc_url"]
 
     def answer(self) -> None:
-        with Client(self.url, timeout_s=CLEAN_S) as client:
+        with Client(self.url, timeout_s=pace.seconds(CLEAN_S)) as client:
             answer = client.detect(head(), "scan")
         assert (answer.release, answer.manifest_sha256) == (1, self.manifest_sha256)
 
     def until_right(self) -> None:
         """Ask until the answer is right; every other answer is an error with a clean status."""
-        deadline = time.monotonic() + BACK_S
+        deadline = time.monotonic() + pace.seconds(BACK_S)
         while True:
             try:
                 return self.answer()
@@ -61,7 +62,7 @@ class Kept:
                 time.sleep(0.2)
 
     def told(self, words: str) -> None:
-        deadline = time.monotonic() + BACK_S
+        deadline = time.monotonic() + pace.seconds(BACK_S)
         while not any(words in line for line in self.lines):
             assert time.monotonic() < deadline, f"{words!r} was never said: {self.lines}"
             time.sleep(0.1)
@@ -87,7 +88,7 @@ def kept(tmp_path_factory) -> Iterator[Kept]:
 
 def stub_of(pid: int, step: str) -> int:
     """The process of a step under tritonserver's process id, once the one before it has gone."""
-    deadline = time.monotonic() + BACK_S
+    deadline = time.monotonic() + pace.seconds(BACK_S)
     while len(found := stubs_of(pid, step)) != 1:
         assert time.monotonic() < deadline, f"processes of {step}: {found}"
         time.sleep(0.1)

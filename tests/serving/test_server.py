@@ -17,6 +17,7 @@ from cmb_models.client.grpc_client import Client
 from cmb_models.errors import InputError
 from serving.server import running_server
 from serving.state import announced, only_one, running_url
+from tests import pace
 from tests.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
@@ -41,7 +42,7 @@ def in_group(group: int) -> list[int]:
 
 
 def until_gone(pid: int, prefix: str) -> tuple[list[int], list[str]]:
-    deadline = time.monotonic() + GONE_S
+    deadline = time.monotonic() + pace.seconds(GONE_S)
     while time.monotonic() < deadline and (in_group(pid) or in_shared_memory(prefix)):
         time.sleep(0.1)
     return in_group(pid), in_shared_memory(prefix)
@@ -70,7 +71,7 @@ def test_serve_command_ends_without_a_trace(bundle, tmp_path, how):
         assert len(in_group(state["pid"])) == 6  # tritonserver and the stubs of five steps
         assert in_shared_memory(prefix)
         process.send_signal(how)
-        process.communicate(timeout=GONE_S)
+        process.communicate(timeout=pace.seconds(GONE_S))
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
     assert until_gone(state["pid"], prefix) == ([], [])
     assert how == signal.SIGKILL or not (tmp_path / "serving-state" / "server.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.serving.soak import SHAPES, amiss, fault_of, soak, turned
 from cmb_models.bundle import BundleDetector
 from cmb_models.volume import index_from_world, world_from_index
+from tests import pace
 from tests.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.serving, pytest.mark.slow]
 def test_releases_change_under_load_and_every_answer_is_a_bundles_own(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))
-    found = soak(tmp_path, seconds=8, every_s=2, clients=2, seed=1)
+    found = soak(tmp_path, seconds=pace.seconds(8), every_s=pace.seconds(2), clients=2, seed=1)
     assert found["faults"] == []
     assert found["answers"] >= 10 and found["switches"] >= 2
 
