@@ -48,7 +48,7 @@ full-demo: setup
 
 # Without the tests marked ci, which take long, and with fewer kills; CMB_EVERY_STEP=1 runs everything, as .ci/run does.
 test: setup lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.cores import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .

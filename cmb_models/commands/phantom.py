@@ -30,7 +30,7 @@ def phantom(
     ] = None,
     te_ms: Annotated[float | None, typer.Option(help="Echo time in place of the protocol's.")] = None,
     field_t: Annotated[float | None, typer.Option(help="Field strength in place of the protocol's.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same scans; to the byte on processors of one kind.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
 ) -> None:
     """Simulate SWI scans with known microbleeds and mimics, in the layout a site keeps its own scans in."""

@@ -58,7 +58,7 @@ class SimulatedScan:
 def simulate_scan(
     seed: int | np.random.SeedSequence, n_cmbs: int, config: PhantomConfig | None = None, subject: str = "sub-001"
 ) -> SimulatedScan:
-    """Simulate a scan with exactly n_cmbs microbleeds and its mimics. Same seed, same scan."""
+    """Simulate a scan with exactly n_cmbs microbleeds and its mimics. Same seed, same scan, up to rounding on other processors."""
     return simulate_subject(seed, (n_cmbs,), config, subject)[0]
 
 

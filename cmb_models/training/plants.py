@@ -58,8 +58,9 @@ def write_plants(
 ) -> None:
     """Simulate `settings.plants` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
 
-    track: a progress bar over the boxes of 27. Nothing is written for no sizes or no plants. The same settings give the same bytes,
-    whatever the number of processes; with preprocess.phase each plant's phase stands beside it, and the rest stays as it is.
+    track: a progress bar over the boxes of 27. Nothing is written for no sizes or no plants. The same settings give the same bytes
+    on processors of one kind, whatever the number of processes; with preprocess.phase each plant's phase stands beside it, and the
+    rest stays as it is.
     """
     different = sorted({_rounded(s) for s in sizes})
     if not different or not settings.plants:
