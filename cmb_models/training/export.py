@@ -132,9 +132,10 @@ def lineage(inputs: dict[str, Path]) -> dict:
     locked_phases = {s["key"]: s["phase_sha256"] for s in locked if "phase_sha256" in s}
     phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
     gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
+    compute = {"compute": recipe["compute"]} if "compute" in recipe else {}
     return {
         "training_scans": recipe["scans"],
-        "compute": recipe["compute"],
+        **compute,
         **phases,
         **gate,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],

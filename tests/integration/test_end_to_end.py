@@ -111,6 +111,8 @@ def test_every_stage_leaves_real_outputs(trained):
         assert low <= metrics[name] <= high
     assert len(json.loads((trained.folder / "models/tuned/unet.json").read_text())["trials"]) == 2
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
+    compute = json.loads((trained.folder / "models/bundle/lineage.json").read_text())["compute"]
+    assert compute["device"] in ("cpu", "cuda") and compute["precision"] in ("float32", "bfloat16") and compute["processor"]
 
 
 def test_the_release_joins_scores_as_they_were_joined_out_of_fold(trained):
