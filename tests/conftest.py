@@ -15,6 +15,8 @@ SHARE = str(max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, SHARE)
 
+OF_BENCHMARKS = ("test_benchmark_", "test_other_swi_", "test_training_speed")
+
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
 # and then stop that way: an ignored signal is inherited, a handler is not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,9 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `ci`, unless everything was asked for: `make test` shall stay below ten minutes on two cores."""
+    """Skip tests marked `ci` and those of the benchmarks, unless everything was asked for: `make test` shall stay below ten minutes
+    on two cores."""
     if os.environ.get("CMB_EVERY_STEP"):
         return
     for item in items:
-        if item.get_closest_marker("ci"):
+        if item.get_closest_marker("ci") or item.path.name.startswith(OF_BENCHMARKS):
             item.add_marker(pytest.mark.skip(reason="takes long: in CI, or with CMB_EVERY_STEP=1"))

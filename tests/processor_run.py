@@ -1,4 +1,7 @@
-"""Some training steps and two detections, as JSON: python -m tests.processor_run. What oneDNN may use, the environment says."""
+"""Some training steps, the heatmap of a scan after them, and a detection, as JSON: python -m tests.processor_run
+
+The environment says which instructions oneDNN may use.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cmb_models.bundle import BundleDetector
-from cmb_models.detect.detector import detect
+from cmb_models.detect.preprocess import prepare
 from cmb_models.networks.inference import as_callable
 from cmb_models.networks.unet import Heatmap
 from cmb_models.training.loop import train_unet
@@ -19,23 +22,21 @@ from tests.bundles import head, make_bundle, settings
 from tests.trainings import unet_sampler
 
 CPU = torch.device("cpu")
-STEPS = 30
+STEPS = 12  # few: once rounding has decided which of two patches is the harder negative, trainings part
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    model = train_unet(unet_sampler(steps=STEPS, batch=2), 3)
-    scan, rows = head(seed=4), {}
+    model = train_unet(unet_sampler(steps=STEPS, batch=2, mine_at=()), 3)
+    scan = head(seed=4)
     with tempfile.TemporaryDirectory() as folder:
-        detector = BundleDetector(make_bundle(Path(folder) / "bundle"))
-        _, classifier = detector._networks
-        rows["bundle"] = detector(scan, "scan").candidates
-        trained = as_callable(Heatmap(model), CPU)
-        rows["trained"] = detect(scan, settings(), lambda image: trained(image), classifier, "scan").candidates
+        answer = BundleDetector(make_bundle(Path(folder) / "bundle"))(scan, "scan")
+    image = prepare(scan, settings().preprocess, "scan").image[None, None]
     found = {
         "precision": choose_precision(CPU).precision,
         "weights": torch.cat([p.flatten() for p in model.parameters()]).tolist(),
-        "detections": {name: [[*d.world_mm, d.stage1_score, d.score] for d in found] for name, found in rows.items()},
+        "heatmap": as_callable(Heatmap(model), CPU)(image)[0, 0, ::4, ::4, ::2].ravel().tolist(),
+        "detections": [[*d.world_mm, d.stage1_score, d.score] for d in answer.candidates],
     }
     sys.stdout.write(json.dumps(found))
 

@@ -39,7 +39,7 @@ RESOLVED = 0.8  # least share of k-space sampled along phase and slice
 BOX_MM, PITCH_MM, JITTER_MM = 80.0, 24.0, 2.0  # 27 lesions a box, each at a place of its own within its voxel
 HALF_MM = 11.0  # of the window that is kept: the phase of the largest has faded there
 FADE_VOX = 2  # at the window's border
-BOX_GB = 1.0  # of a process that simulates a box of the smallest voxels
+BOX_GB = 0.5  # of a process that simulates a box of voxels of .4 mm
 SIZE_STEP_MM = 0.05  # voxel sizes that differ by less share their plants
 
 

@@ -104,6 +104,7 @@ def told(fold: OuterFold):
     return chosen, [(s.key, s.scores.tolist()) for s in fold.inner], decide_inside(fold, tiny_params()).decision
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_what_is_found_inside_does_not_depend_on_the_outer_fold(workspace):
     """Other pictures and other lesions in fold 3: everything inside it stays the same to the last bit, its scores do not."""

@@ -16,6 +16,7 @@ from tests.bundles import head, make_bundle
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
 
 
+@pytest.mark.ci
 def test_releases_change_under_load_and_every_answer_is_a_bundles_own(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))

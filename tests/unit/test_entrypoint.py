@@ -103,3 +103,17 @@ def test_health_of_nothing_is_not_ready():
 
 def test_every_variable_is_explained():
     assert all(name.startswith("CMB_") and words for name, (_, words) in VARIABLES.items())
+
+
+def test_served_networks_get_the_cores_of_the_container(variables, monkeypatch):
+    """ONNX Runtime would count the host's."""
+    monkeypatch.setenv("CMB_CORES", "1")
+    arguments = triton_arguments(read_settings(variables))
+    assert "--backend-config=onnxruntime,enable-global-threadpool=1" in arguments
+    assert "--backend-config=onnxruntime,intra_op_thread_count=1" in arguments
+
+
+def test_impossible_cores_are_refused_before_the_server_starts(variables, monkeypatch):
+    monkeypatch.setenv("CMB_CORES", "-1")
+    with pytest.raises(InputError, match="CMB_CORES: expected a whole number of cores"):
+        triton_arguments(read_settings(variables))
