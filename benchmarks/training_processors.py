@@ -89,6 +89,19 @@ def lines(found: dict) -> Iterator[str]:
     yield f"float32 without AVX-512: {found['fp32_speedup']:.2f} times as fast as by torch alone"
 
 
+def markdown(found: dict) -> str:
+    """The table of docs/hardware.md, from what `compare` found."""
+    rows = ["| oneDNN may use | precision | weight gradients | steps/s | |", "|---|---|---|---|---|"]
+    for row in found["runs"]:
+        isa = row["isa"] or "all"
+        chosen = "chosen" if row["sliced"] and found["choice"][isa] == row["precision"] else ""
+        way = "as trained" if row["sliced"] else "by torch alone"
+        rows.append(
+            f"| {row['isa'] or 'all of this processor'} | {row['precision']} | {way} | {row['steps_per_s']:.2g} | {chosen} |"
+        )
+    return "\n".join(rows)
+
+
 def _seconds_per_step(folder: Path, run: Run, steps: int) -> float:
     """Mean over some steps on one thread: drawing, forward, backward, optimizer."""
     torch.set_num_threads(1)

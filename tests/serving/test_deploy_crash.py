@@ -1,7 +1,7 @@
 """Kill -9 at every step of a deployment: clients notice nothing, and the next deployment ends right.
 
-At every fifth of some 180 steps, since each takes seconds, and in CI alone; with CMB_DEPLOY_STRIDE=1 at every single one. Each kill is
-at another step of a deployment like the one before: a new release with a new challenger, on the same server, under load.
+At every fifth of some 180 steps, since each takes seconds, and in CI alone; with CMB_DEPLOY_STRIDE=1 at every single one. Each kill
+is at another step of a deployment like the one before: a new release with a new challenger, on the same server, under load.
 """
 
 from __future__ import annotations

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cmb_models.training.precision import VARIABLE, native_bfloat16
+from tests.answer_times import write_networks
 from tests.imports import ROOT
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86 processors")
@@ -51,6 +54,47 @@ def test_an_older_processor_trains_in_float32_and_finds_the_same(default, instru
     assert got.shape == wanted.shape and len(got) > 3
     np.testing.assert_array_equal(got[:, :3], wanted[:, :3])  # places
     np.testing.assert_allclose(got[:, 3:], wanted[:, 3:], atol=MAX_SCORE)  # scores
+
+
+MAX_SLOWER = 10  # an answer without AVX-512 took 80 times as long while a test's network had one large filter of one channel
+
+
+@pytest.fixture(scope="module")
+def without_avx512(tmp_path_factory) -> Path:
+    """A library that hides AVX-512 from all that it is preloaded into; skips where that cannot be done or there is none to hide."""
+    library = tmp_path_factory.mktemp("mask") / "cpuid_mask.so"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    line = [compiler, "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests/cpuid_mask.c", "-ldl"]
+    subprocess.run(line, check=True)
+    ask = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    seen = []
+    for more in ({}, {"LD_PRELOAD": str(library)}):
+        done = subprocess.run([sys.executable, "-c", ask], env=os.environ | more, capture_output=True, text=True)
+        seen.append(done.stdout.strip())
+    if seen != ["AVX512", "AVX2"]:
+        pytest.skip(f"this processor's instructions cannot be hidden: {seen[0]} without the mask, {seen[1] or 'a crash'} with it")
+    return library
+
+
+def test_an_answer_without_avx512_is_the_same_and_not_much_slower(without_avx512, tmp_path):
+    """All libraries are limited here, OpenVINO's and NumPy's kernels too."""
+    write_networks(tmp_path)
+    line = [sys.executable, "-m", "tests.answer_times", tmp_path]
+    found = []
+    for more in ({}, {"LD_PRELOAD": str(without_avx512)}):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    new, old = found
+    assert (new["avx512"], old["avx512"]) == (True, False)
+    for name in ("heatmap", "scores"):
+        np.testing.assert_allclose(old[name], new[name], atol=MAX_SCORE)
+    np.testing.assert_allclose(old["detections"], new["detections"], atol=MAX_SCORE)
+    slower = {name: old[name] / new[name] for name in ("bundle_s", "unet_s", "cnn_s")}
+    assert max(slower.values()) < MAX_SLOWER, slower
 
 
 SIMULATE = """

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from benchmarks import training_processors, training_speed
+from cmb_models.files import read_json
 from cmb_models.training.examples import load_examples
 
 
@@ -74,3 +75,9 @@ def test_a_step_is_timed_in_a_process_of_its_own(small):
     run = training_processors.Run("AVX2", "float32")
     assert 0 < training_processors._in_a_process(training_processors._seconds_per_step, run.isa, small, run, 1) < 60
     assert training_processors._in_a_process(training_processors._choice, "AVX2") == "float32"
+
+
+def test_documented_figures_are_those_measured():
+    measured = read_json(training_speed.ROOT / "reports/benchmarks/training_speed.json")["processors"]
+    assert training_processors.markdown(measured) in (training_speed.ROOT / "docs/hardware.md").read_text(encoding="utf-8")
+    assert measured["choice"]["AVX2"] == "float32" and max(measured["choice_over_best"].values()) <= 1.05
