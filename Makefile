@@ -24,18 +24,19 @@ environments: .venv/.done .venv-server/.done
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 with its venv module, found none; install one (Debian, Ubuntu: apt-get install python3-venv) or pass PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c "import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null || { echo "make: PYTHON=$(PYTHON): expected Python 3.11, 3.12 or 3.13 with its venv module, got another or none; pass another, or none to have one chosen" >&2; exit 2; }
 	@echo "Python $(call describe_python,$(PYTHON))"
 	@test "$(PYTHON)" = "$(SERVER_PYTHON)" || echo "for the server: Python $(call describe_python,$(SERVER_PYTHON))"
 
 # .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
 .venv/.done: requirements.lock pyproject.toml
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python $(PIP) -r requirements.lock 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv (2 GB)" requirements.lock .venv/setup.log
 	@$(BIN)/python $(PIP) -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-server/.done: serving/requirements.txt pyproject.toml
-	@$(SERVER_PYTHON) -m venv .venv-server
+	@$(SERVER_PYTHON) -m venv --clear .venv-server
 	@.venv-server/bin/python $(PIP) -r serving/requirements.txt 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv-server (tritonserver)" serving/requirements.txt .venv-server/setup.log
 	@.venv-server/bin/python $(PIP) -q --no-deps -e .
 	@touch $@

@@ -193,10 +193,11 @@ def main() -> None:
         write_scans(folder, 3 if args.precision_only else args.scans)
         if not CUDA:
             report["processors"] = training_processors.compare(folder, args.steps)
+            report["processors"] |= {"torch": torch.__version__, "cores": cores()}
             print(*training_processors.lines(report["processors"]), sep="\n", flush=True)
         if args.precision_only:
             earlier = read_json(args.out) if args.out.is_file() else {}
-            write_json(args.out, earlier | {name: report[name] for name in ("processors", "torch", "cores") if name in report})
+            write_json(args.out, earlier | {name: report[name] for name in ("processors",) if name in report})
             return
         print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'ahead':>5} {'steps/s':>8}   share of the time")
         for case in CUDA_CASES if CUDA else CASES:

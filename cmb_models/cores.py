@@ -58,6 +58,19 @@ def workers_in_memory(gb_each: float, root: Path = ROOT) -> int:
     return max(1, int(room / (gb_each * 1e9))) if room is not None else 2**31
 
 
+def limit_threads() -> None:
+    """Keep OpenMP (torch) and BLAS to `cores()` threads in this process; what is lower stays.
+
+    They count the machine's cores, of which a container may use fewer. Libraries that are loaded later are not limited.
+    """
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    most, pools = cores(), threadpool_info()
+    if any(pool["num_threads"] > most for pool in pools):
+        kinds = {pool["user_api"] for pool in pools}
+        threadpool_limits({kind: min(most, *(p["num_threads"] for p in pools if p["user_api"] == kind)) for kind in kinds})
+
+
 def _affinity() -> int:
     """Cores that the scheduler lets this process run on; macOS and Windows do not say, there all are counted."""
     if hasattr(os, "sched_getaffinity"):

@@ -86,8 +86,14 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _sync_file(file: Path) -> None:
-    with file.open("r+b") as stream:  # opened for writing, since Windows syncs no other files
-        os.fsync(stream.fileno())
+    try:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        with file.open("r+b") as stream:  # Windows syncs only what is open for writing
+            os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -120,7 +126,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
         remedy = "run this command on Linux; detection and the client run here"
         raise InputError(path, "a system with file locks", sys.platform, remedy) from error
     path = Path(path)
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -131,7 +137,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # the same bytes, and so the same hash, on every system
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from threadpoolctl import threadpool_info, threadpool_limits
-
-from cmb_models.cores import cores
+from cmb_models.cores import limit_threads
 from cmb_models.errors import InputError
 from cmb_models.system import require_linux
 
@@ -26,13 +24,6 @@ WEIGHTS = Path("models/weights")
 BUNDLE = Path("models/bundle")
 REPORTS = Path("reports")
 CHECKPOINTS = Path("studies/checkpoints")  # no output: what a killed stage goes on from
-
-
-def limit_threads() -> None:
-    """Keep OpenMP (torch) and BLAS to `cores()` threads: they count the machine's cores, of which a container may use fewer."""
-    most = cores()
-    if any(pool["num_threads"] > most for pool in threadpool_info()):
-        threadpool_limits(most)
 
 
 def run(main: Callable[[], None]) -> None:

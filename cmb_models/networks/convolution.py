@@ -1,4 +1,4 @@
-"""3D convolutions whose weight gradients are computed slice by slice: two to three times as fast without AVX-512.
+"""3D convolutions whose weight gradients are computed slice by slice, which is faster without AVX-512 (docs/hardware.md).
 
 For float32 in channels-last order and AVX2, oneDNN has a kernel for weight gradients of 2D convolutions; for 3D ones it multiplies
 matrices of unfolded patches, which took more than a third of a training step. So the first axis of a volume is taken as part of the
@@ -43,10 +43,11 @@ def with_sliced_gradients(network: nn.Module) -> nn.Module:
 def lacks_avx512() -> bool:
     """Whether oneDNN runs on an x86 processor without AVX-512: it has none, or $ONEDNN_MAX_CPU_ISA says so.
 
-    torch does not say what oneDNN uses; that oneDNN has no bfloat16 kernels comes to the same.
+    torch does not say what oneDNN uses; with AVX-512 it reports bfloat16 kernels, and without mostly not.
     """
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    return bool(x86 and torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _fits(module: nn.Conv3d) -> bool:

@@ -187,10 +187,13 @@ def _short(sha256: str) -> str:
 
 def _precision(lineage: Mapping[str, Any]) -> str:
     """The precision to train in: the release's own, unless the user set one or this processor would have to emulate it; "" then."""
+    from cmb_models.training.loop import best_device
     from cmb_models.training.precision import BFLOAT16, native_bfloat16
 
     own = lineage.get("compute", {}).get("precision", "")
-    return "" if os.environ.get(PRECISION_VARIABLE) or (own == BFLOAT16 and not native_bfloat16()) else own
+    if os.environ.get(PRECISION_VARIABLE) or best_device().type == "cuda":  # a device decides by what it is
+        return ""
+    return "" if own == BFLOAT16 and not native_bfloat16() else own
 
 
 def _notes(lineage: Mapping[str, Any], clone: Path, kept: bool) -> tuple[str, ...]:

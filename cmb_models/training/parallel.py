@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from rich.progress import Progress
 
-from cmb_models.cores import cores, workers_in_memory
+from cmb_models.cores import cores, limit_threads, workers_in_memory
 from cmb_models.training.precision import Choice, adopt_precision, choose_precision
 from cmb_models.training.progress import progress_bar
 
@@ -74,6 +74,7 @@ def processes(most: int) -> int:
 def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) -> None:
     global _counter
     _counter = counter
+    limit_threads()
     torch.set_num_threads(threads)
     adopt_precision(device, precision)  # all trainings of a stage in the same one
 

@@ -26,8 +26,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 SETTINGS = ("auto", FLOAT32, BFLOAT16)
 # bfloat16 must be faster by this factor: float32 gives the same weights on more processors.
 MIN_SPEEDUP = 1.05
-# Of the timed step: the classifier's own shape, whose ratio is the candidate network's within a tenth (training_speed.json) and
-# which needs no import of MONAI.
+# Of the timed step: the classifier's, which needs no import of MONAI, as the candidate network does.
 CHANNELS, PATCH_VOX, BATCH = (8, 16, 32), (20, 20, 10), 16
 # The first step of each format compiles oneDNN's kernels and is not counted.
 TIMED_STEPS = 5
@@ -119,7 +118,7 @@ def native_bfloat16() -> bool:
 def bfloat16_speedup(batch: int = BATCH, steps: int = TIMED_STEPS) -> float:
     """Time of a float32 training step of the classifier over that of a bfloat16 one, on one thread, the least of `steps` each.
 
-    One thread, as trainings run one per core. The processor's time is measured, and the formats take turns, so that other load on
+    One thread, as trainings run one per core. This thread's own time is measured, and the formats take turns, so that other load on
     the machine does not decide. Leaves torch's thread count and random state as they were.
     """
     threads, state = torch.get_num_threads(), torch.get_rng_state()
@@ -145,11 +144,11 @@ def _step(batch: int, precision: str) -> Callable[[], float]:
     target = torch.zeros(batch)
 
     def run() -> float:
-        began = time.process_time()
+        began = time.thread_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == BFLOAT16):
             loss = nn.functional.binary_cross_entropy_with_logits(model(patches).float(), target)
         model.zero_grad()
         loss.backward()
-        return time.process_time() - began
+        return time.thread_time() - began
 
     return run

@@ -53,7 +53,7 @@ class Kept:
 
     def until_right(self) -> None:
         """Ask until the answer is right; every other answer is an error with a clean status."""
-        deadline = time.monotonic() + pace.seconds(BACK_S)
+        deadline = pace.seconds(BACK_S) + time.monotonic()
         while True:
             try:
                 return self.answer()
@@ -62,7 +62,7 @@ class Kept:
                 time.sleep(0.2)
 
     def told(self, words: str) -> None:
-        deadline = time.monotonic() + pace.seconds(BACK_S)
+        deadline = pace.seconds(BACK_S) + time.monotonic()
         while not any(words in line for line in self.lines):
             assert time.monotonic() < deadline, f"{words!r} was never said: {self.lines}"
             time.sleep(0.1)
@@ -88,7 +88,7 @@ def kept(tmp_path_factory) -> Iterator[Kept]:
 
 def stub_of(pid: int, step: str) -> int:
     """The process of a step under tritonserver's process id, once the one before it has gone."""
-    deadline = time.monotonic() + pace.seconds(BACK_S)
+    deadline = pace.seconds(BACK_S) + time.monotonic()
     while len(found := stubs_of(pid, step)) != 1:
         assert time.monotonic() < deadline, f"processes of {step}: {found}"
         time.sleep(0.1)

@@ -42,7 +42,7 @@ def in_group(group: int) -> list[int]:
 
 
 def until_gone(pid: int, prefix: str) -> tuple[list[int], list[str]]:
-    deadline = time.monotonic() + pace.seconds(GONE_S)
+    deadline = pace.seconds(GONE_S) + time.monotonic()
     while time.monotonic() < deadline and (in_group(pid) or in_shared_memory(prefix)):
         time.sleep(0.1)
     return in_group(pid), in_shared_memory(prefix)

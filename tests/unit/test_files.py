@@ -1,6 +1,7 @@
 """Atomic files: whole or absent, and the old one stays when writing the new one fails."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,14 @@ def test_json_round_trip_is_sorted_and_refuses_nan(tmp_path):
 def test_sha256_of_abc(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-4
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_read_only_files_are_synced_without_opening_them_for_writing(tmp_path, monkeypatch):
+    """Whoever is not root could not open them so."""
+    modes, open_file = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode="r", *args, **kw: modes.append(mode) or open_file(self, mode, *args, **kw))
+    with replacing_folder(tmp_path / "folder") as folder:
+        (folder / "file").write_bytes(b"x")
+        (folder / "file").chmod(0o444)
+        modes.clear()
+    assert modes == ["rb"]

@@ -79,6 +79,13 @@ def test_the_users_own_is_taken(machine, tmp_path):
     assert done.stdout == "Python 3.12 at /usr/bin/python3.12\n"
 
 
+def test_the_users_own_is_refused_when_it_does_not_fit(machine, tmp_path):
+    machine({"other": "3.10"})
+    for python in (tmp_path / "other", tmp_path / "none"):
+        done = machine({}, f"PYTHON={python}")
+        assert done.returncode == 2 and f"PYTHON={python}: expected Python 3.11, 3.12 or 3.13" in done.stderr
+
+
 def test_locks_are_exact():
     """One lock for all versions: each line one package at one version, so that machines with the same lock have the same code."""
     for lock in ("requirements.lock", "serving/requirements.txt"):

@@ -29,8 +29,9 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess:
     [
         ({"OMP_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8", "CMB_CORES": "1"}, "1 1"),
         ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}, "1 1"),  # what the user has lowered is not raised
+        ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "8", "CMB_CORES": "2"}, "1 2"),
     ],
-    ids=["limited", "left"],
+    ids=["limited", "left", "one of them limited"],
 )
 def test_threads_are_no_more_than_cores(variables, expected):
     done = run(COUNT, **variables)
@@ -44,3 +45,10 @@ def test_an_impossible_setting_ends_the_stage_in_one_line(name, value):
     assert done.stderr.strip() == (
         f"error: ${name}: expected a whole number of cores, 1 or more, got '{value}'; unset it to use all there are"
     )
+
+
+def test_each_test_worker_has_its_share_of_the_cores():
+    """Also where the process that started the workers has set more."""
+    workers, available = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(os.sched_getaffinity(0))
+    for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        assert 1 <= int(os.environ[variable]) <= max(1, available // workers), variable
