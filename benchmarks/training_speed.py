@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training_speed.json")
     parser.add_argument("--precision-only", action="store_true")
     args = parser.parse_args()
+    if args.precision_only and CUDA:
+        parser.error("--precision-only compares what CPUs do; this machine trains on CUDA")
     device = torch.cuda.get_device_name() if CUDA else "CPU"
     unet = recipe(args.steps)
     report = {"device": device, "cores": cores(), "torch": torch.__version__, "steps": args.steps}
@@ -192,12 +194,12 @@ def main() -> None:
         folder = Path(name)
         write_scans(folder, 3 if args.precision_only else args.scans)
         if not CUDA:
-            report["processors"] = training_processors.compare(folder, args.steps)
-            report["processors"] |= {"torch": torch.__version__, "cores": cores()}
+            processors = training_processors.compare(folder, args.steps)
+            report["processors"] = processors | {"torch": torch.__version__, "cores": cores()}
             print(*training_processors.lines(report["processors"]), sep="\n", flush=True)
         if args.precision_only:
             earlier = read_json(args.out) if args.out.is_file() else {}
-            write_json(args.out, earlier | {name: report[name] for name in ("processors",) if name in report})
+            write_json(args.out, earlier | {"processors": report["processors"]})
             return
         print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'ahead':>5} {'steps/s':>8}   share of the time")
         for case in CUDA_CASES if CUDA else CASES:

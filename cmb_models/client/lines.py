@@ -18,7 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 
 # Flags that only some systems have: not inherited, not waiting for a pipe's reader, no translation of line ends.
-OF_SYSTEM = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+SYSTEM_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 MOST_BYTES = 16 * 2**20  # a file; some 20,000 requests
 MOST_AGE_S = 30 * 24 * 3600.0
 KEPT = 12  # files beside the current one: 208 MiB at most, and a year where little is sent
@@ -47,7 +47,7 @@ class LineLog:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self._turn_over(len(line))
         # Non-blocking, so that a pipe nobody reads is an error and no standstill; a plain file is written at once either way.
-        descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | OF_SYSTEM, 0o640)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | SYSTEM_FLAGS, 0o640)
         try:
             if _ends_in_half_a_line(descriptor):
                 line = b"\n" + line

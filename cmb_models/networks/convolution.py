@@ -118,18 +118,19 @@ def _of_neighbours(gradient: torch.Tensor, image: torch.Tensor, count: int, of_s
     Shifted by one, the row is a view. Where volumes join, slices of two volumes meet: these few pairs are computed once more and
     taken away.
     """
-    parts, length = [of_slices(gradient, image)], len(image) // count
-    for shift in (-1, 1):
-        if length == 1:
-            parts.insert(len(parts) if shift > 0 else 0, torch.zeros_like(parts[0]))
-            continue
-        pair = (gradient[1:], image[:-1]) if shift < 0 else (gradient[:-1], image[1:])
-        part = of_slices(*pair)
-        if count > 1:
-            joints = (slices.index_select(0, _joints(count, length)) for slices in pair)
-            part = part - of_slices(*(slices.contiguous(memory_format=torch.channels_last) for slices in joints))
-        parts.insert(len(parts) if shift > 0 else 0, part)
-    return parts
+    length = len(image) // count
+
+    def of_pairs(gradient: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        part = of_slices(gradient, image)
+        if count == 1:
+            return part
+        joints = (slices.index_select(0, _joints(count, length)) for slices in (gradient, image))
+        return part - of_slices(*(slices.contiguous(memory_format=torch.channels_last) for slices in joints))
+
+    middle = of_slices(gradient, image)
+    if length == 1:
+        return [torch.zeros_like(middle), middle, torch.zeros_like(middle)]
+    return [of_pairs(gradient[1:], image[:-1]), middle, of_pairs(gradient[:-1], image[1:])]
 
 
 @functools.cache

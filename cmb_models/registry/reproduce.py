@@ -24,7 +24,7 @@ from cmb_models.registry.store import URI_VARIABLE, open_registry
 from cmb_models.registry.tracking import flatten
 from cmb_models.registry.workspace import BUNDLE_DIR, ENVIRONMENT_FILE
 
-PRECISION_VARIABLE = "CMB_PRECISION"
+PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
 STAGES = ("evaluate", "cross_validate")  # whose figures are compared
 NO_FIGURE = ("locked_set",)  # counts the looks at the locked set, and this was another look
 OWN_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # not for the clone
@@ -187,8 +187,7 @@ def _short(sha256: str) -> str:
 
 def _precision(lineage: Mapping[str, Any]) -> str:
     """The precision to train in: the release's own, unless the user set one or this processor would have to emulate it; "" then."""
-    from cmb_models.training.loop import best_device
-    from cmb_models.training.precision import BFLOAT16, native_bfloat16
+    from cmb_models.training.precision import BFLOAT16, best_device, native_bfloat16
 
     own = lineage.get("compute", {}).get("precision", "")
     if os.environ.get(PRECISION_VARIABLE) or best_device().type == "cuda":  # a device decides by what it is

@@ -20,7 +20,7 @@ from torch import nn
 from cmb_models.errors import InputError
 from cmb_models.files import replacing
 from cmb_models.training.identity import code_hashes, digest
-from cmb_models.training.precision import choose_precision
+from cmb_models.training.precision import best_device, choose_precision
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def open_checkpoint(folder: Path, kind: str, *depends_on: object) -> Checkpoint:
 
     Code, torch, the kind of device and the precision count too: with another of them the same seed gives other weights.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     machine = (torch.__version__, np.__version__, device.type, choose_precision(device).precision)
     return Checkpoint(Path(folder) / f"{kind}-{digest(kind, depends_on, machine, code_hashes())}.pt")
 

@@ -16,8 +16,8 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.examples import Example
 from cmb_models.training.folds import Mined, cnn_checkpoint, cnn_sampler, job_seed, unet_checkpoint
-from cmb_models.training.loop import best_device, train_cnn, train_unet
-from cmb_models.training.precision import describe_compute
+from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.precision import best_device, describe_compute
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.sampling import UnetSampler
 

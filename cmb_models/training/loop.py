@@ -19,7 +19,7 @@ from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.mining import look_alikes
-from cmb_models.training.precision import autocast
+from cmb_models.training.precision import autocast, best_device
 from cmb_models.training.sampling import CnnSampler, UnetSampler
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,6 @@ MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
 AVERAGE_LAST = 0.25  # share of the steps whose weights are averaged: steadier than the last step alone (Izmailov 2018)
-
-
-def best_device() -> torch.device:
-    """The CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Diverged(FloatingPointError):

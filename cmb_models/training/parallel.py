@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from cmb_models.cores import cores, limit_threads, workers_in_memory
-from cmb_models.training.precision import Choice, adopt_precision, choose_precision
+from cmb_models.training.precision import Choice, adopt_precision, best_device, choose_precision
 from cmb_models.training.progress import progress_bar
 
 Job = TypeVar("Job")
@@ -38,7 +38,7 @@ class Workers:
         context.set_forkserver_preload(["cmb_models.training.folds", *for_unet, "torch._dynamo"])
         self.size = processes(most)
         threads = max(1, cores() // self.size)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         self._steps = context.Value("l", 0)
         begin = (self._steps, threads, device, choose_precision(device))
         self._pool = ProcessPoolExecutor(self.size, mp_context=context, initializer=_begin, initargs=begin)

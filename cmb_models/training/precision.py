@@ -43,6 +43,11 @@ class Choice:
 _chosen: dict[str, Choice] = {}
 
 
+def best_device() -> torch.device:
+    """The CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def choose_precision(device: torch.device) -> Choice:
     """Decide once per process and device type; the same choice is returned, and nothing logged, from then on.
 
@@ -96,7 +101,7 @@ def _decide_on_cpu(setting: str) -> Choice:
         return Choice(FLOAT32, f"set by ${VARIABLE}")
     if setting == "auto" and not native:
         return Choice(FLOAT32, "the processor has no bfloat16 instructions that oneDNN uses")
-    # An emulated step takes seconds: one, of a quarter of the batch, tells enough for a warning.
+    # An emulated step takes seconds: one, of a quarter of the batch, is enough for a warning.
     speedup = bfloat16_speedup() if native else bfloat16_speedup(batch=BATCH // 4, steps=1)
     if setting == BFLOAT16:
         if speedup < 1:

@@ -99,7 +99,8 @@ def test_inference_and_bfloat16_take_torchs_own_way(without_avx512, monkeypatch)
 def test_with_avx512_torchs_own_way_is_taken(monkeypatch):
     monkeypatch.setattr(convolution, "lacks_avx512", lambda: False)
     monkeypatch.setattr(convolution, "_SlicedWeightGradient", None)
-    networks()["cnn"].train()(torch.randn(2, 1, 8, 8, 4))
+    answer = networks()["cnn"].train()(torch.randn(2, 1, 8, 8, 4))
+    assert answer.shape == (2,) and answer.requires_grad
 
 
 @pytest.mark.parametrize(

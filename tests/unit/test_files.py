@@ -79,7 +79,7 @@ def test_sha256_of_abc(tmp_path):
 
 
 def test_read_only_files_are_synced_without_opening_them_for_writing(tmp_path, monkeypatch):
-    """Whoever is not root could not open them so."""
+    """Users other than root could not open them so."""
     modes, open_file = [], Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode="r", *args, **kw: modes.append(mode) or open_file(self, mode, *args, **kw))
     with replacing_folder(tmp_path / "folder") as folder:

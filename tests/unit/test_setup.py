@@ -50,7 +50,7 @@ CASES = {
     "Debian 13": ({"python3": "3.13", "python3.13": "3.13"}, "3.13", None),
     "Debian 12": ({"python3": "3.11", "python3.11": "3.11"}, "3.11", None),
     "python3 alone": ({"python3": "3.11"}, "3.11", None),
-    "a newer one beside": ({"python3": "3.14", "python3.11": "3.11"}, "3.11", None),
+    "a newer one as well": ({"python3": "3.14", "python3.11": "3.11"}, "3.11", None),
 }
 
 
