@@ -10,7 +10,6 @@ from cmb_models.registry.tracking import log_stage
 from cmb_models.training.checkpoint import kept_until_done
 from cmb_models.training.examples import load_training
 from cmb_models.training.final import save_weights, train_both
-from cmb_models.training.folds import load_mined
 from cmb_models.training.search import apply_tuned
 from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
 
@@ -20,12 +19,11 @@ def main() -> None:
     # As it stands in the file and before training. No parameter of the stage: a gate changed later is no reason to train again.
     gate = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["gate"]
     unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
-    examples = load_training(PREPARED, read_json(SPLIT))
-    mined = {m.key: m for m in load_mined(CANDIDATES)}
+    split = read_json(SPLIT)
     with kept_until_done(CHECKPOINTS / "train") as checkpoints:
-        models = train_both(unet, cnn, examples, mined, params.train.seed, checkpoints)
+        models = train_both(unet, cnn, PREPARED, CANDIDATES, split, params.train.seed, checkpoints)
         with replacing_folder(WEIGHTS) as folder:
-            save_weights(folder, unet, cnn, *models, examples, gate)
+            save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate)
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ from cmb_models.networks.unet import Heatmap
 from cmb_models.training.crossval import mine_out_of_fold
 from cmb_models.training.examples import load_training
 from cmb_models.training.final import train_both
-from cmb_models.training.folds import UNDECIDED, pipeline_config
+from cmb_models.training.folds import UNDECIDED, pipeline_config, save_mined
 from cmb_models.training.loop import best_device, train_unet
 from cmb_models.training.sampling import UnetSampler
 
@@ -95,10 +96,11 @@ def total_steps(params: Params) -> int:
 def two_stage(task: Task) -> list[Outcome]:
     """Ours as production does it: folds for candidates, both networks on all scans, `detect` on the stored test scans."""
     params = task.params
-    with only(task.prepared, [s.key for s in task.training]) as prepared:
-        mined = {m.key: m for m in mine_out_of_fold(params, params.unet, prepared, task.split)}
+    with only(task.prepared, [s.key for s in task.training]) as prepared, tempfile.TemporaryDirectory() as folder:
+        for scan in mine_out_of_fold(params, params.unet, prepared, task.split):
+            save_mined(Path(folder), scan)
         examples = load_training(prepared, task.split)
-        unet, cnn = train_both(params.unet, params.cnn, examples, mined, params.train.seed)
+        unet, cnn = train_both(params.unet, params.cnn, prepared, Path(folder), task.split, params.train.seed)
     decision = UNDECIDED.model_copy(update=joint_of(examples).model_dump())
     config = pipeline_config(params, params.cnn, decision)
     networks = [as_callable(m.to(best_device()), best_device()) for m in (Heatmap(unet), Score(cnn))]
