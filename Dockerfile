@@ -1,7 +1,7 @@
 # The server for GPU nodes, and for CPU nodes too: NVIDIA's Triton, whose own onnxruntime backend runs the networks, and this
 # library without torch for the Python steps. NOT YET BUILT BY US: docs/serving.md lists what was checked outside a container and
 # "What no GPU has confirmed yet". Once the base has been fetched, pin it: --build-arg TRITON=nvcr.io/nvidia/tritonserver@sha256:...
-#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t cmb-models-server:0.1.0 .
+#   docker build --build-arg REVISION=$(git rev-parse HEAD) -t cmb-models-server:0.2.0 .
 ARG TRITON=nvcr.io/nvidia/tritonserver:26.09-py3
 
 # Packages go to a folder of their own, so that the system's Python is left alone and pip stays out of the final image. numpy 1.26 as
@@ -13,7 +13,7 @@ RUN python3 -m pip install --no-cache-dir --only-binary=:all: --target /opt/cmb/
         numpy scipy nibabel pydantic pyyaml typer rich "tritonclient[grpc]"
 
 FROM ${TRITON}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="cmb-models server" \
       org.opencontainers.image.description="Cerebral microbleed detector on Triton. Research software, not a medical device." \
@@ -23,7 +23,8 @@ LABEL org.opencontainers.image.title="cmb-models server" \
 
 COPY --from=packages /opt/cmb/site /opt/cmb/site
 COPY cmb_models /opt/cmb/app/cmb_models
-COPY serving /opt/cmb/app/serving
+COPY serving/model_repository /opt/cmb/app/serving/model_repository
+COPY serving/backends /opt/cmb/app/serving/backends
 
 # PYTHONPATH comes before the system's packages, in the server's Python steps too. HOME and the CUDA cache lie on the tmpfs: the
 # root file system may be read-only. One thread for each step's small linear algebra.
@@ -35,9 +36,9 @@ ENV PYTHONPATH=/opt/cmb/app:/opt/cmb/site \
     OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1 \
     CMB_ADDRESS=0.0.0.0
-RUN ["python3", "-m", "serving.image_check"]
+RUN ["python3", "-m", "cmb_models.serving.run.image_check"]
 
-# Written by `cmb deploy`, mounted read-only. With --read-only give it --tmpfs /tmp and --shm-size 4g: volumes pass between the steps
+# Written by `cmb server deploy`, mounted read-only. With --read-only give it --tmpfs /tmp and --shm-size 4g: volumes pass between the steps
 # through /dev/shm.
 VOLUME /models
 USER 1000:1000
@@ -45,7 +46,7 @@ WORKDIR /tmp
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --start-interval=2s --retries=3 \
-    CMD ["python3", "-m", "serving.entrypoint", "health"]
+    CMD ["python3", "-m", "cmb_models.serving.run.entrypoint", "health"]
 
-# Settings: CMB_* variables, all in serving/entrypoint.py; what follows the image's name goes to tritonserver as it stands.
-ENTRYPOINT ["python3", "-m", "serving.entrypoint"]
+# Settings: CMB_* variables, all in cmb_models/serving/run/entrypoint.py; what follows the image's name goes to tritonserver as it stands.
+ENTRYPOINT ["python3", "-m", "cmb_models.serving.run.entrypoint"]

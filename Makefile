@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | test | lint | gallery | bench-accuracy | bench-other-swi | bench-serving | bench-training | soak. Everything is
+# make setup | demo | full-demo | test | test-research | lint | gallery | bench-accuracy | bench-ood | bench-serving | bench-training | soak. Everything is
 # installed from the two pinned locks into .venv and .venv-server, and nowhere else.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
@@ -13,7 +13,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup python demo full-demo test lint lock gallery environments bench-accuracy bench-other-swi bench-serving bench-training soak
+.PHONY: setup python demo full-demo test test-research lint lock gallery environments bench-accuracy bench-ood bench-serving bench-training soak
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -49,7 +49,11 @@ full-demo: setup
 
 # Without the tests marked ci, which take long, and with fewer kills; CMB_EVERY_STEP=1 runs everything, as .ci/run does.
 test: setup lint
-	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.cores import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
+
+# The experiments' own tests; nothing in the product depends on research/.
+test-research: setup
+	@$(BIN)/python -m pytest research -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
@@ -60,11 +64,11 @@ gallery: setup
 
 # How many scans it takes, ours beside the alternatives: a night on two cores; for less, ARGS="--draws 1 --steps-scale 0.25".
 bench-accuracy: setup
-	@$(BIN)/python -m benchmarks.accuracy $(ARGS)
+	@$(BIN)/python -m research.accuracy $(ARGS)
 
-# A release on scans of another make: make bench-other-swi ARGS="--workspace demo"
-bench-other-swi: setup
-	@$(BIN)/python -m benchmarks.other_swi $(ARGS)
+# A release on scans of the out-of-distribution simulator: make bench-ood ARGS="--workspace demo"
+bench-ood: setup
+	@$(BIN)/python -m research.ood_simulator $(ARGS)
 
 # How long a scan takes, of the demo's release: five minutes; of another's, ARGS="--workspace ../site"
 bench-serving: setup

@@ -1,7 +1,7 @@
 """How long the commands take with many releases: `python -m benchmarks.registry_speed` (200 of them on SQLite).
 
-Versions and log entries have tags and hashes as real ones, each a lineage of sixty scans, which `cmb register` leaves in the
-workspace; only two of the releases have files, so that making them stays cheap.
+Versions and log entries have tags and hashes as real ones, each a lineage of sixty scans, which `cmb release register` leaves in
+the workspace; only two of the releases have files, so that making them stays cheap.
 Each command is a process of its own, as a user starts it; the best of three counts.
 """
 
@@ -17,23 +17,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from cmb_models.bundle import write_manifest
-from cmb_models.chain import append_entry
 from cmb_models.files import write_json
-from cmb_models.registry.kept import keep
-from cmb_models.registry.lineage import keep_lineage
-from cmb_models.registry.standing import standing
-from cmb_models.registry.store import MODEL, open_registry
-from tests.bundles import make_bundle
+from cmb_models.hash_chain import append_entry
+from cmb_models.registry.history.archive import keep
+from cmb_models.registry.history.state import standing
+from cmb_models.registry.mlflow.store import MODEL, open_registry
+from cmb_models.registry.provenance.lineage import keep_lineage
+from cmb_models.release.bundle import write_manifest
+from tests.support.bundles import make_bundle
 
 SCANS = {f"site_sub-{n:02}": hashlib.sha256(f"scan {n}".encode()).hexdigest() for n in range(60)}
 LIMIT_S = {
-    "models": 1.5,
-    "history": 1.5,
-    "history --on 2026-01-01": 1.5,
-    "lineage production": 1.5,
-    f"lineage --scan {SCANS['site_sub-07']}": 1.5,
-    "rollback --reason benchmark": 2.0,
+    "release list": 1.5,
+    "release history": 1.5,
+    "release history --at 2026-01-01": 1.5,
+    "release lineage production": 1.5,
+    f"release lineage --scan {SCANS['site_sub-07']}": 1.5,
+    "release rollback --reason benchmark": 2.0,
 }
 REPEATS = 3
 

@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 import torch
 
-from cmb_models.config import Unet, load_params
+from cmb_models.config.params import Unet, load_params
 from cmb_models.networks import convolution
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.examples import load_examples
+from cmb_models.training.allocator import keep_freed_memory
+from cmb_models.training.data.examples import load_examples
+from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import MAX_GRADIENT, draw_batches, to_device
 from cmb_models.training.losses import centre_loss
-from cmb_models.training.memory import keep_freed_memory
 from cmb_models.training.precision import BFLOAT16, FLOAT32, VARIABLE, choose_precision, native_bfloat16
-from cmb_models.training.sampling import UnetSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 ISA = "ONEDNN_MAX_CPU_ISA"

@@ -23,18 +23,18 @@ import numpy as np
 import torch
 
 from benchmarks import training_processors
-from cmb_models.config import Unet, load_params
-from cmb_models.cores import cores
+from cmb_models.config.params import Unet, load_params
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
+from cmb_models.machine import cores
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.ahead import EACH
-from cmb_models.training.examples import Example, load_examples, save_example
+from cmb_models.training.allocator import keep_freed_memory
+from cmb_models.training.data.examples import Example, load_examples, save_example
+from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import MAX_GRADIENT, best_device, draw_batches, to_device, train_unet
 from cmb_models.training.losses import centre_loss
-from cmb_models.training.memory import keep_freed_memory
-from cmb_models.training.sampling import UnetSampler
+from cmb_models.training.prefetch import EACH
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (192, 224, 88)  # 192 x 224 x 176 mm at 1 x 1 x 2 mm: a whole head

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from cmb_models.config import load_params
-from cmb_models.detect.detector import calibrated
-from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.deciding import decide_on
-from cmb_models.evaluation.leaks import calibration_subjects
+from cmb_models.config.params import load_params
+from cmb_models.dataset.leakage import calibration_subjects
+from cmb_models.detect.fusion import calibrated
+from cmb_models.evaluation.operating_point import decide_on
 from cmb_models.evaluation.rows import read_rows
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.summary import calibration_error
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
-from pipelines.stage import CALIBRATION, PARAMS, REPORTS, SPLIT, run
+from cmb_models.registry.mlflow.tracking import log_stage
+from cmb_models.workspace.paths import CALIBRATION, PARAMS, REPORTS, SPLIT
+from cmb_models.workspace.stage import run
 
 ROWS = REPORTS / "cross_validate"
 

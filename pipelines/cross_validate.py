@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Params, load_params
-from cmb_models.detect.joint import joint_of
-from cmb_models.evaluation.bootstrap import subject_draws
+from cmb_models.config.params import Params, load_params
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.nested import NESTED, OuterFold, nested_metrics, write_nested_rows
+from cmb_models.evaluation.operating_point import joint_of
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.rows import write_rows
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.summary import cross_validation_metrics
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
+from cmb_models.registry.mlflow.tracking import log_stage
 from cmb_models.training.checkpoint import kept_until_done
-from cmb_models.training.crossval import cross_validate
-from cmb_models.training.nested import nested_cross_validate
-from cmb_models.training.search import apply_tuned
-from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_CNN, run
+from cmb_models.training.tuning.objective import apply_tuned
+from cmb_models.training.validation.cross_validation import cross_validate
+from cmb_models.training.validation.nested import nested_cross_validate
+from cmb_models.training.validation.nested_summary import NESTED, OuterFold, nested_metrics, write_nested_rows
+from cmb_models.workspace.paths import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_CNN
+from cmb_models.workspace.stage import run
 
 OUT = REPORTS / "cross_validate"
 INSIDE = Path("studies/nested")  # candidates inside each outer fold; no output

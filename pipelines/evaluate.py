@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.bundle import BundleDetector
-from cmb_models.config import load_params
-from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.leaks import check_lineage
-from cmb_models.evaluation.ledger import LEDGER, count_evaluation, locked_scans, require_whole
+from cmb_models.config.params import load_params
+from cmb_models.dataset.leakage import check_lineage
+from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.run import score_scans
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.summary import locked_metrics
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
-from cmb_models.registry.workspace import git_commit
-from pipelines.stage import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, run
+from cmb_models.registry.mlflow.tracking import log_stage
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.workspace.paths import BUNDLE, EXPOSURE_LOG, INDEX, PARAMS, REPORTS, SPLIT
+from cmb_models.workspace.stage import run
+from cmb_models.workspace.versioning import git_commit
 
 OUT = REPORTS / "evaluate"
 
 
 def main() -> None:
     params, commit = load_params(PARAMS), git_commit(Path("."))
-    require_whole(LEDGER)
+    require_whole(EXPOSURE_LOG)
     locked = set(read_json(SPLIT)["locked"])
     index = read_json(INDEX)["scans"]
     detector = BundleDetector(BUNDLE)
@@ -36,7 +37,7 @@ def main() -> None:
     threshold = decision.threshold
     metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
     # Counted before anything is written: a look that was stopped midway is still a look.
-    metrics["locked_set"] = count_evaluation(LEDGER, detector.bundle.manifest_sha256, locked_scans(test), commit, metrics)
+    metrics["locked_set"] = count_evaluation(EXPOSURE_LOG, detector.bundle.manifest_sha256, locked_scans(test), commit, metrics)
     rows = write_rows(OUT, scans, threshold, tolerance, decision)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cmb_models.config import Decision, load_params
+from cmb_models.config.params import Decision, load_params
 from cmb_models.files import read_json, replacing_folder, write_json
-from cmb_models.training.export import write_bundle
+from cmb_models.release.export import write_bundle
 from cmb_models.training.final import RECIPE, load_weights
-from cmb_models.training.folds import pipeline_config
-from pipelines.stage import BUNDLE, CALIBRATION, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
+from cmb_models.training.validation.jobs import pipeline_config
+from cmb_models.workspace.paths import BUNDLE, CALIBRATION, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
+from cmb_models.dataset.index import index_datasets
 from cmb_models.files import write_json
-from cmb_models.io.index import index_datasets
-from pipelines.stage import INDEX, PARAMS, run
+from cmb_models.workspace.paths import INDEX, PARAMS
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

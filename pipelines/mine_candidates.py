@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from cmb_models.config import load_params
-from cmb_models.evaluation.bootstrap import subject_draws
+from cmb_models.config.params import load_params
 from cmb_models.evaluation.metrics import froc_table
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
+from cmb_models.registry.mlflow.tracking import log_stage
 from cmb_models.training.checkpoint import kept_until_done
-from cmb_models.training.crossval import mine_out_of_fold
-from cmb_models.training.examples import load_examples
-from cmb_models.training.folds import save_mined
-from cmb_models.training.search import apply_tuned, scored_scan
-from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET, run
+from cmb_models.training.data.examples import load_examples
+from cmb_models.training.tuning.objective import apply_tuned, scored_scan
+from cmb_models.training.validation.cross_validation import mine_out_of_fold
+from cmb_models.training.validation.jobs import save_mined
+from cmb_models.workspace.paths import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
 from cmb_models.files import read_json
-from cmb_models.training.preparation import prepare_training
+from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
-from pipelines.stage import INDEX, PARAMS, PREPARED, SPLIT, run
+from cmb_models.workspace.paths import INDEX, PARAMS, PREPARED, SPLIT
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
 from cmb_models.files import write_text
-from cmb_models.report.material import Sources, gather
+from cmb_models.report.data import Sources, gather
 from cmb_models.report.page import render
-from pipelines.stage import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET, run
+from cmb_models.workspace.paths import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET
+from cmb_models.workspace.stage import run
 
 SOURCES = Sources(
     out_of_fold=REPORTS / "cross_validate",
@@ -16,7 +17,6 @@ SOURCES = Sources(
     bundle=BUNDLE,
     index=INDEX,
     split=SPLIT,
-    accuracy=REPORTS / "benchmarks/accuracy.json",
 )
 
 

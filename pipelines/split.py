@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from cmb_models.config import load_params
-from cmb_models.evaluation.split import split_subjects
+from cmb_models.config.params import load_params
+from cmb_models.dataset.split import split_subjects
 from cmb_models.files import read_json, write_json
-from pipelines.stage import INDEX, PARAMS, SPLIT, run
+from cmb_models.workspace.paths import INDEX, PARAMS, SPLIT
+from cmb_models.workspace.stage import run
 
 log = logging.getLogger(__name__)
 

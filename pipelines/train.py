@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import yaml
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
 from cmb_models.files import read_json, replacing_folder
-from cmb_models.registry.tracking import log_stage
+from cmb_models.registry.mlflow.tracking import log_stage
 from cmb_models.training.checkpoint import kept_until_done
-from cmb_models.training.examples import load_training
+from cmb_models.training.data.examples import load_training
 from cmb_models.training.final import save_weights, train_both
-from cmb_models.training.search import apply_tuned
-from pipelines.stage import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS, run
+from cmb_models.training.tuning.objective import apply_tuned
+from cmb_models.workspace.paths import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
-from cmb_models.training.search import search_cnn
-from pipelines.stage import CANDIDATES, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_CNN, run
+from cmb_models.registry.mlflow.tracking import log_stage
+from cmb_models.training.tuning.objective import search_cnn
+from cmb_models.workspace.paths import CANDIDATES, PARAMS, PREPARED, REPORTS, SPLIT, TUNED_CNN
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

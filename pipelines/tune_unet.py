@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cmb_models.config import load_params
+from cmb_models.config.params import load_params
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.tracking import log_stage
-from cmb_models.training.search import search_unet
-from pipelines.stage import PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET, run
+from cmb_models.registry.mlflow.tracking import log_stage
+from cmb_models.training.tuning.objective import search_unet
+from cmb_models.workspace.paths import PARAMS, PREPARED, REPORTS, SPLIT, TUNED_UNET
+from cmb_models.workspace.stage import run
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cmb_models.dataset.layout import find_scans
 from cmb_models.files import read_json, write_text
-from cmb_models.io.site import find_scans
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FULL = sys.argv[1:] == ["full"]
 WORKSPACE = CHECKOUT / ("demo-full" if FULL else "demo")
-SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb phantom` options: as many as in Rau et al. 2026
+SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb simulate` options: as many as in Rau et al. 2026
 LOCKED = ["--scans", "10", "--cmbs", "24", "--cmb-free", "3", "--seed", "2"]
 LOCKED_FULL = [
     *("--scans", "30", "--cmbs", "75", "--cmb-free", "8", "--seed", "23"),
@@ -46,13 +46,13 @@ ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong i
 console = Console(highlight=False)
 
 
-def run(*command: str, quiet: bool = False) -> str:
+def run(*command: str, quiet: bool = False, cwd: Path = WORKSPACE) -> str:
     """Show and run a command in the workspace; its failure ends the demo with its own words. Returns its output if `quiet`.
 
     Quiet commands are short; their output is printed when they are done.
     """
     console.print(f"[bold cyan]$ {shlex.join(command)}[/]", soft_wrap=True)
-    done = subprocess.run(command, cwd=WORKSPACE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE if quiet else None)
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE if quiet else None)
     if done.returncode:
         console.print(
             f"[bold red]the demo stopped:[/] `{shlex.join(command)}` ended with exit code {done.returncode}", soft_wrap=True
@@ -70,29 +70,19 @@ def git(*arguments: str) -> str:
 
 
 def workspace() -> None:
-    """Clone the checkout into demo/, or bring an earlier demo up to the checkout's commit."""
-    if not (WORKSPACE / ".git").exists():
-        console.print("[bold cyan]$ git clone . demo[/]")
-        subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(WORKSPACE)], check=True)
-        git("switch", "-q", "-c", "site")
+    """Create demo/ with `cmb init`, or bring an earlier demo up to the checkout's code."""
+    if not (WORKSPACE / "dvc.yaml").exists():
+        run("cmb", "init", str(WORKSPACE), cwd=CHECKOUT)
+        commit("Create workspace")
     else:
-        git("fetch", "-q", "origin", "HEAD")
-        try:
-            git("merge", "-q", "--no-edit", "FETCH_HEAD")
-        except subprocess.CalledProcessError as error:
-            subprocess.run(["git", "merge", "--abort"], cwd=WORKSPACE, capture_output=True)
-            got = " ".join((error.stdout + error.stderr).split())
-            sys.exit(f"the demo stopped: demo/ cannot be brought up to this commit ({got}); remove demo/ and start again")
+        run("cmb", "init", "--upgrade", str(WORKSPACE), cwd=CHECKOUT)
     if SETTINGS:
         params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
-        for section, settings in SETTINGS.items():
-            params[section] |= settings
-        write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-        commit("Five folds, longer training of stage 1", "params.yaml")
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, text=True, capture_output=True, check=True).stdout
-    if dirty.strip():
-        note = "the checkout has uncommitted changes: stages run its last commit, `cmb` and the server its files"
-        console.print(f"[yellow]note:[/] {note}")
+        if any(params[section] != params[section] | settings for section, settings in SETTINGS.items()):
+            for section, settings in SETTINGS.items():
+                params[section] |= settings
+            write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+    commit("Upgrade, and settings of the demo", "-u")
 
 
 def data() -> None:
@@ -100,7 +90,7 @@ def data() -> None:
     for name, options in DATASETS.items():
         folder = f"data/raw/{name}"
         if not (WORKSPACE / folder / "annotations.csv").is_file():
-            run("cmb", "phantom", folder, *options)
+            run("cmb", "simulate", folder, *options)
         if not (WORKSPACE / f"{folder}.dvc").is_file():
             run("dvc", "add", "-q", folder)
     commit("Scans of the site and locked scans", "data/raw/*.dvc")
@@ -108,7 +98,8 @@ def data() -> None:
 
 def commit(message: str, *paths: str) -> None:
     """Commit `paths` if they changed."""
-    git("add", "--", *paths)
+    if paths:
+        git("add", *paths)
     if git("diff", "--cached", "--name-only").strip():
         console.print(f"[bold cyan]$ git commit -m {shlex.quote(message)}[/]")
         git("commit", "-q", "-m", message)
@@ -116,9 +107,9 @@ def commit(message: str, *paths: str) -> None:
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """`cmb serve` in the background; gives its gRPC address once the production release is loaded."""
-    console.print("[bold cyan]$ cmb serve --port 0 &[/]")
-    command = ["cmb", "serve", "--port", "0"]
+    """`cmb server run` in the background; gives its gRPC address once the production release is loaded."""
+    console.print("[bold cyan]$ cmb server run --port 0 &[/]")
+    command = ["cmb", "server", "run", "--port", "0"]
     process = subprocess.Popen(command, cwd=WORKSPACE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, start_new_session=True)
     try:
         for line in process.stdout:
@@ -169,8 +160,8 @@ def main() -> None:
     data()
     run("dvc", "repro")
     commit("Retrain", "dvc.lock", "reports/*/metrics.json", "locked_evaluations.jsonl")
-    release = re.search(r"release (\d+)", run("cmb", "register", quiet=True)).group(1)
-    run("cmb", "promote", release, "--reason", "demo")
+    release = re.search(r"release (\d+)", run("cmb", "release", "register", quiet=True)).group(1)
+    run("cmb", "release", "promote", release, "--reason", "demo")
     commit("Promotion", "audit.jsonl")
     with server() as url:
         scans = [str(scan.path.relative_to(WORKSPACE)) for scan in find_scans(WORKSPACE / "data/raw/locked")]

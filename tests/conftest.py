@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from cmb_models.cores import cores
+from cmb_models.machine import cores
 
 # Each of xdist's workers has its share of the cores, and so have the commands and servers it starts: OpenMP's threads wait by
 # spinning, so that with twice as many threads as cores a training of 8 s took 59 s. Set before torch and NumPy are imported. The

@@ -21,17 +21,17 @@ from rich.table import Table
 from benchmarks.serving import candidates, live, runtimes
 from benchmarks.serving.plain import plain_detector
 from benchmarks.serving.scans import LARGE, SMALL, scans
-from cmb_models.bundle import BundleDetector, load_bundle
-from cmb_models.cores import cores
 from cmb_models.detect.detector import propose
 from cmb_models.detect.preprocess import prepare
 from cmb_models.files import write_json
+from cmb_models.machine import cores
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.unet import Heatmap
-from cmb_models.training.export import export_networks
+from cmb_models.release.bundle import BundleDetector, load_bundle
+from cmb_models.release.export import export_networks
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
 from cmb_models.training.final import load_weights
-from serving.deploy import deploy_bundle
-from serving.server import running_server
 
 GOALS = {  # key: (goal, whether less is better, what it is)
     "grpc_small_s": (2.0, True, "197×233×94 through gRPC on loopback, end to end, s"),

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.serving.scans import LARGE
-from cmb_models.config import Candidates
+from cmb_models.config.params import Candidates
 from cmb_models.detect.candidates import find_candidates
 
 BLOBS, FLOOR = 300, 0.1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.volume import Volume
 
 

@@ -13,7 +13,7 @@ from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import nn
 
-from cmb_models.config import PipelineConfig
+from cmb_models.config.params import PipelineConfig
 from cmb_models.detect.preprocess import prepare
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.unet import Heatmap

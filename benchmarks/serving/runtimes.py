@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmb_models.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, UNET_FILE, UNET_INPUT, UNET_OUTPUT
-from cmb_models.inference.cpu import RUNTIMES, open_onnx
+from cmb_models.release.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, UNET_FILE, UNET_INPUT, UNET_OUTPUT
+from cmb_models.runtime.cpu import RUNTIMES, open_onnx
 
 Network = Callable[[np.ndarray], np.ndarray]
 MATRIX = 4096  # rows and columns of the product that measures the machine's peak

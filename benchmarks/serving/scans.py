@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from cmb_models.dataset.layout import find_scans
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import find_scans
 from cmb_models.volume import Volume
 
 SMALL, LARGE = (197, 233, 94), (512, 448, 80)

@@ -19,20 +19,20 @@ import typer
 from rich.console import Console
 
 from benchmarks.serving.live import resident_gb
-from cmb_models.bundle import BundleDetector
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import write_json
+from cmb_models.registry.mlflow.store import open_registry
 from cmb_models.registry.promote import promote, rollback
-from cmb_models.registry.store import open_registry
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.serving.check.answers import difference, rows_of
+from cmb_models.serving.deploy.fleet import Target, deploy_aliases
+from cmb_models.serving.run.triton_process import Server, running_server
 from cmb_models.volume import Volume
-from serving.deploy import Target, deploy_aliases
-from serving.fuzz import fuzz
-from serving.same import difference, rows_of
-from serving.server import Server, running_server
-from tests.bundles import head
 from tests.integration.registry_site import make_site
+from tests.support.bundles import head
+from tests.support.fuzz import fuzz
 
 MALFORMED = 0.02
 SHAPES = ((80, 80, 32), (60, 90, 40), (90, 64, 33), (128, 120, 48), (101, 83, 37))

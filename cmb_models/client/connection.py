@@ -118,7 +118,7 @@ def unreachable(error: InferenceServerException, address: str, tls: Tls | None) 
             return InputError(address, "a server that asks for no client certificate", got, f"set {CERT} and {KEY}")
         got = "a connection that it closed at once"
         return InputError(address, "a server that takes this client certificate", got, f"have {CERT} signed by the server's root")
-    return InputError(address, "a server that answers", "no connection", "start one with `cmb serve`, or correct --server")
+    return InputError(address, "a server that answers", "no connection", "start one with `cmb server run`, or correct --server")
 
 
 _REASONS = (

@@ -1,14 +1,19 @@
-"""Stage 1's heatmap to a short list of places: local maxima, thinned by distance, best first."""
+"""What is a candidate: local maxima of the candidate network's heatmap, thinned by distance, best first; and their diameter."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
-from cmb_models.config import Candidates
+from cmb_models.config.params import Candidates
 
 FIRST_LOOK = 20_000  # voxels; some hundred blobs of a few dozen voxels each
 AT_ONCE = 512  # points whose neighbours are looked up together; all of a plateau's would not fit in memory
 NEIGHBOURS = np.asarray(sorted((np.asarray(s) - 1 for s in np.ndindex(3, 3, 3)), key=lambda step: (abs(step).sum(), *step)))[1:]
+# Holds the largest CMB by definition (10 mm across) with tissue around it.
+WINDOW_MM = 8.0
+# CMBs are 2-10 mm across by definition (Greenberg et al. 2009); more is a vessel that the dark spot runs into.
+LARGEST_MM = 10.0
 
 
 def find_candidates(
@@ -75,3 +80,23 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
                     return np.asarray(chosen, dtype=np.int64)
                 free[near] = False
     return np.asarray(chosen, dtype=np.int64)
+
+
+def diameter_mm(image: np.ndarray, index: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Equivalent-sphere diameter in mm of the dark spot at `index`, at half its depth below the surrounding median.
+
+    image: (I, J, K). index: (3,). The spot is the connected region through the darkest voxel within one voxel of `index`;
+    at least one voxel's volume, at most LARGEST_MM. A place no darker than its surroundings has no spot: one voxel's volume.
+    """
+    reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
+    low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]
+    window = image[tuple(slice(a, c + r + 1) for a, c, r in zip(low, index, reach, strict=True))]
+    centre = np.asarray(index) - low
+    near = tuple(slice(max(0, c - 1), c + 2) for c in centre)
+    darkest = np.asarray(np.unravel_index(np.argmin(window[near]), window[near].shape)) + [s.start for s in near]
+    level = (window[tuple(darkest)] + np.median(window)) / 2
+    labels, _ = ndimage.label(window <= level)
+    label = labels[tuple(darkest)]  # 0, the background, where the surroundings are darker still
+    spot_vox = np.count_nonzero(labels == label) if label else 1
+    volume_mm3 = spot_vox * float(np.prod(spacing_mm))
+    return float(min(LARGEST_MM, 2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)))

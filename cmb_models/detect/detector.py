@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cmb_models.config import Decision, PipelineConfig
-from cmb_models.detect.candidates import find_candidates
-from cmb_models.detect.fitting import Found, check_found, check_prepared
-from cmb_models.detect.joint import joint_score, odds
-from cmb_models.detect.measure import diameter_mm
+from cmb_models.config.params import Decision, PipelineConfig
+from cmb_models.detect.candidates import diameter_mm, find_candidates
+from cmb_models.detect.fusion import calibrated, joint_score
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.detect.validation import Found, check_found, check_prepared
 from cmb_models.detection import Answer, Detection
 from cmb_models.volume import Volume, index_from_world, world_from_index
 
@@ -40,16 +39,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     if bad:
         raise FloatingPointError(f"{name}: expected finite values, got {bad} NaN or infinite ones; check the network's weights")
     return values
-
-
-def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
-    """Platt scaling of joint scores (N,) (Platt 1999): sigmoid(slope * logit(joint) + intercept), monotone in the joint score."""
-    return 1 / (1 + np.exp(-(decision.slope * np.log(odds(joint)) + decision.intercept)))
-
-
-def before_calibration(score: float, decision: Decision) -> float:
-    """The joint score that calibration makes this score of, in [0, 1]; `calibrated` the other way round."""
-    return float(1 / (1 + np.exp((decision.intercept - np.log(odds(score))) / decision.slope)))
 
 
 def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cmb_models.config import Preprocess
+from cmb_models.config.params import Preprocess
 from cmb_models.detect.checks import check_grid, check_scan
 from cmb_models.detect.phase import as_in_veins, check_phase, turns
 from cmb_models.errors import InputError

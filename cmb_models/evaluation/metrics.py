@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmb_models.evaluation.bootstrap import no_narrower, rate_interval, share_interval, subject_draws, wilson
 from cmb_models.evaluation.froc import STANDARD_FP, Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.statistics.bootstrap import no_narrower, rate_interval, share_interval, subject_draws, wilson
 
 Part = tuple[Sequence[ScoredScan], float]  # scans and the threshold they are judged at
 Intervals = dict[str, list[float] | None]  # [low, high]; None where there is nothing to tell

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Decision, Joint
-from cmb_models.detect.detector import before_calibration
-from cmb_models.detect.joint import shortfalls
+from cmb_models.config.params import Decision, Joint
+from cmb_models.detect.fusion import before_calibration
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
+from cmb_models.evaluation.operating_point import shortfalls
 from cmb_models.files import replacing
 from cmb_models.io.annotations import Annotation
 

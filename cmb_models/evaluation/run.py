@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from cmb_models.dataset.layout import find_scans, read_phase
 from cmb_models.detection import Answer
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.site import find_scans, read_phase
 from cmb_models.volume import Volume
 
 

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config import Params
-from cmb_models.detect.joint import joint_of
-from cmb_models.evaluation.bootstrap import percentiles, subject_draws
-from cmb_models.evaluation.calibration import adaptive_ece
-from cmb_models.evaluation.counts import agreement
+from cmb_models.config.params import Params
 from cmb_models.evaluation.froc import ALSO_AT_MM, froc
 from cmb_models.evaluation.matching import ScoredScan, judged
 from cmb_models.evaluation.metrics import (
@@ -23,9 +19,12 @@ from cmb_models.evaluation.metrics import (
     pooled,
     pooled_intervals,
 )
+from cmb_models.evaluation.operating_point import joint_of, threshold_apart
 from cmb_models.evaluation.rows import read_rows
-from cmb_models.evaluation.strata import strata
-from cmb_models.evaluation.thresholds import threshold_apart
+from cmb_models.evaluation.statistics.bootstrap import percentiles, subject_draws
+from cmb_models.evaluation.statistics.calibration import adaptive_ece
+from cmb_models.evaluation.statistics.counts import agreement
+from cmb_models.evaluation.statistics.strata import strata
 
 ALSO_AT_FP = 0.6  # false positives per scan of SHIVA-CMB 2024 and of the multicentre nnU-Net 2026, to compare with (FACTS 2)
 LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the other tolerances

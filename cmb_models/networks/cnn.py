@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cmb_models.detect.spots import CHANNELS
+from cmb_models.detect.line_filters import CHANNELS
 from cmb_models.networks.convolution import Conv3d
-from cmb_models.networks.spots import DarkSpots
+from cmb_models.networks.line_filters import DarkSpots
 
 # What a candidate can be besides a microbleed, as far as annotations name it (`mimic:<kind>`): an auxiliary target in training.
 KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")

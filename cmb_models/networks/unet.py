@@ -7,9 +7,9 @@ import math
 import torch
 from torch import nn
 
-from cmb_models.detect.spots import CHANNELS
+from cmb_models.detect.line_filters import CHANNELS
 from cmb_models.networks.convolution import with_sliced_gradients
-from cmb_models.networks.spots import DarkSpots
+from cmb_models.networks.line_filters import DarkSpots
 
 IN_SLICE = (3, 3, 1)  # the first convolutions stay within their slice, as nnU-Net's do where slices are thicker than pixels
 PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initialisation of focal loss, Lin et al. 2017, section 4.1)

@@ -12,12 +12,12 @@ import numpy as np
 from rich.progress import track
 
 from cmb_models import __version__
-from cmb_models.cores import worker_count
+from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
-from cmb_models.io.site import ANNOTATIONS
+from cmb_models.machine import worker_count
 from cmb_models.phantom.config import PhantomConfig, plain_json
 from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config

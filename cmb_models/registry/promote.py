@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmb_models.chain import append_entry, first_fault, read_entries
 from cmb_models.errors import InputError
-from cmb_models.registry.audit import audit_fault, moved_outside
-from cmb_models.registry.connection import Unreachable
-from cmb_models.registry.kept import gate_report, keep, keep_report
-from cmb_models.registry.lineage import require_lineage
-from cmb_models.registry.lock import first_only, registry_lock
-from cmb_models.registry.standing import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, Standing, standing, words
-from cmb_models.registry.store import Registry, Release, open_registry, require_not_behind
-from cmb_models.registry.workspace import AUDIT_FILE, PARAMS_FILE, user_name
+from cmb_models.hash_chain import append_entry, first_fault, read_entries
+from cmb_models.registry.history.archive import gate_report, keep, keep_report
+from cmb_models.registry.history.audit import audit_fault, moved_outside
+from cmb_models.registry.history.lock import first_only, registry_lock
+from cmb_models.registry.history.state import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, Standing, standing, words
+from cmb_models.registry.mlflow.connection import Unreachable
+from cmb_models.registry.mlflow.store import Registry, Release, open_registry, require_not_behind
+from cmb_models.registry.provenance.lineage import require_lineage
+from cmb_models.workspace.paths import AUDIT_LOG, PARAMS
+from cmb_models.workspace.versioning import user_name
 
 if TYPE_CHECKING:
-    from cmb_models.config import Params
-    from cmb_models.registry.gate import Check, GateReport
+    from cmb_models.config.params import Params
+    from cmb_models.registry.gate.check import Check, GateReport
 
 __all__ = [  # what other modules and tests ask for here
     "PRODUCTION",
@@ -76,7 +77,7 @@ def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = F
         if release.number == before:
             return Move(release.number, before, moved=False)
         if moved := moved_outside(registry, logged):
-            raise InputError("registry", f"aliases as {AUDIT_FILE} ends", moved, "then promote again")
+            raise InputError("registry", f"aliases as {AUDIT_LOG} ends", moved, "then promote again")
         params = _params(registry)
         _require_other_approver(registry, release, params)
         bundle = registry.fetch(release).bundle_dir
@@ -111,7 +112,7 @@ def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
         logged = _logged(registry)
         before = logged.aliases.get(CHALLENGER)
         if before is None:
-            raise InputError(CHALLENGER, "a challenger to withdraw", "none", "see `cmb models`")
+            raise InputError(CHALLENGER, "a challenger to withdraw", "none", "see `cmb release list`")
         after = {**logged.aliases, CHALLENGER: None}
         notes = _move(registry, "withdraw challenger", registry.resolve(str(before)), logged, after, reason)
         return Move(before, before, True, notes=notes)
@@ -143,7 +144,7 @@ def resume(start: Path = Path(".")) -> list[str]:
             found = {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
             _follow(registry, logged)
             done.append(f"the aliases were {words(found)} and are {words(logged.aliases)}")
-        for entry in read_entries(registry.workspace / AUDIT_FILE)[-1:]:
+        for entry in read_entries(registry.workspace / AUDIT_LOG)[-1:]:
             digest = entry.get("gate_report_sha256", "")
             file = gate_report(registry.workspace, entry["release"], entry["manifest_sha256"], digest)
             if digest and file.is_file() and _log_report(registry, registry.resolve(str(entry["release"])), file) is True:
@@ -158,7 +159,7 @@ def _require_reason(reason: str, needed: bool, what: str) -> None:
 
 def _logged(registry: Registry, offline: bool = False) -> Standing:
     """What the log says, if it is whole and not older than the registry. offline: good enough when that cannot be asked."""
-    file = registry.workspace / AUDIT_FILE
+    file = registry.workspace / AUDIT_LOG
     if fault := first_fault(file):
         raise InputError(file, "an unbroken log", fault, "restore it from git or a backup before promoting")
     logged = standing(registry.workspace)
@@ -171,9 +172,9 @@ def _logged(registry: Registry, offline: bool = False) -> Standing:
 
 
 def _params(registry: Registry) -> Params:
-    from cmb_models.config import load_params  # here, since a rollback needs none
+    from cmb_models.config.params import load_params  # here, since a rollback needs none
 
-    return load_params(registry.workspace / PARAMS_FILE)
+    return load_params(registry.workspace / PARAMS)
 
 
 def _require_other_approver(registry: Registry, release: Release, params: Params) -> None:
@@ -191,7 +192,7 @@ def _mail(user: str) -> str:
 
 
 def _gate(registry: Registry, bundle: Path, production: int | None, params: Params) -> GateReport:
-    from cmb_models.registry.gate import check_gate
+    from cmb_models.registry.gate.check import check_gate
 
     against = registry.fetch(registry.resolve(PRODUCTION)).bundle_dir if production else None
     return check_gate(bundle, params.gate, against)
@@ -217,7 +218,7 @@ def _move(
         kept, digest = keep_report(workspace, release.number, manifest, told)
     aliases = _aliases(registry, logged)
     entry = append_entry(
-        workspace / AUDIT_FILE,
+        workspace / AUDIT_LOG,
         user=user_name(workspace),
         registered_by=release.tags.get("user", ""),
         action=action,
@@ -250,7 +251,7 @@ def _after(registry: Registry, release: Release, entry: dict[str, Any], report: 
     try:
         _follow(registry, standing(registry.workspace))
     except Unreachable as error:
-        notes.append(f"the move is logged, but the aliases wait for `cmb promote --resume`: {error}")
+        notes.append(f"the move is logged, but the aliases wait for `cmb release repair`: {error}")
         return tuple(notes)
     logged = _log_report(registry, release, report) if report else True
     return (*notes, logged) if isinstance(logged, str) else tuple(notes)

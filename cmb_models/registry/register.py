@@ -12,23 +12,20 @@ from typing import Any
 
 import yaml
 
-from cmb_models.bundle import verify_manifest
-from cmb_models.chain import utc_now
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
-from cmb_models.registry.completion import EVALUATION_FILES, complete_bundle
-from cmb_models.registry.lineage import keep_lineage, require_lineage
+from cmb_models.hash_chain import utc_now
+from cmb_models.records import flatten, is_number
+from cmb_models.registry.mlflow.store import MODEL, Registry, Release, open_registry, quiet_mlflow
+from cmb_models.registry.mlflow.tracking import log_numbers, start_run
 from cmb_models.registry.promote import PRODUCTION, registry_lock
-from cmb_models.registry.signing import public_pem, require_key, sign_bundle, trusted_keys, verify_signature
-from cmb_models.registry.store import MODEL, Registry, Release, open_registry, quiet_mlflow
-from cmb_models.registry.tracking import flatten, is_number, log_numbers, start_run
-from cmb_models.registry.workspace import (
-    BUNDLE_DIR,
-    CROSS_VALIDATE_METRICS,
-    EVALUATE_METRICS,
-    PARAMS_FILE,
-    SPLIT_FILE,
+from cmb_models.registry.provenance.lineage import keep_lineage, require_lineage
+from cmb_models.release.bundle import verify_manifest
+from cmb_models.release.finalize import EVALUATION_FILES, complete_bundle
+from cmb_models.release.signing import public_pem, require_key, sign_bundle, trusted_keys, verify_signature
+from cmb_models.workspace.paths import BUNDLE, CROSS_VALIDATE_METRICS, EVALUATE_METRICS, PARAMS, SPLIT
+from cmb_models.workspace.versioning import (
     find_workspace,
     require_clean,
     require_tracked,
@@ -62,11 +59,11 @@ def register(start: Path = Path(".")) -> Registration:
     workspace = find_workspace(Path(start))
     require_clean(workspace)
     key = require_key(workspace)
-    require_tracked(workspace, (SPLIT_FILE, BUNDLE_DIR, EVALUATE_METRICS, CROSS_VALIDATE_METRICS, *EVALUATION_FILES))
+    require_tracked(workspace, (SPLIT, BUNDLE, EVALUATE_METRICS, CROSS_VALIDATE_METRICS, *EVALUATION_FILES))
     status = start_dvc_status(workspace)
     quiet_mlflow()  # imports while DVC works
     require_up_to_date(workspace, status)
-    export_sha256 = verify_manifest(workspace / BUNDLE_DIR)
+    export_sha256 = verify_manifest(workspace / BUNDLE)
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
     with open_registry(workspace) as registry, registry_lock(registry):
         source = source_hashes(workspace)
@@ -113,7 +110,7 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
     tags = _tags(lineage, metrics["evaluate"]) | tags
     run_id = start_run(registry, "release", {"stage": "register", **tags})
     with mlflow.start_run(run_id=run_id):
-        params = yaml.safe_load((registry.workspace / PARAMS_FILE).read_text(encoding="utf-8"))
+        params = yaml.safe_load((registry.workspace / PARAMS).read_text(encoding="utf-8"))
         log_numbers(registry, run_id, params, metrics)
         _log_datasets(registry, run_id, lineage)
         reports = registry.workspace / "reports"
@@ -141,7 +138,7 @@ def _description(metrics: dict) -> str:
 
 
 def _tags(lineage: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
-    """What `cmb models` and MLflow's pages show of a release: hashes, commit, studies and trials, and the figures that gate it."""
+    """For `cmb release list` and MLflow's pages: hashes, commit, studies and trials, and the figures that gate a release."""
     tags = {k: v for k, v in lineage.items() if isinstance(v, str) and v}
     tags |= {k: str(v) for k, v in flatten({"studies": lineage.get("studies", {})}).items()}
     return tags | {k: str(test[k]) for k in TAGS_FROM_METRICS if is_number(test.get(k))}
@@ -153,7 +150,7 @@ def _log_model(mlflow, bundle: Path) -> str:
         warnings.simplefilter("ignore")  # MLflow asks for an input example, which would be a whole scan
         logged = mlflow.pyfunc.log_model(
             name=MODEL,
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            python_model=str(Path(__file__).with_name("mlflow") / "pyfunc_model.py"),
             artifacts={"bundle": str(bundle)},
             signature=_signature(),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],

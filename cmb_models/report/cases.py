@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cmb_models.detect.measure import LARGEST_MM, diameter_mm
-from cmb_models.report import words
-from cmb_models.report.material import Evaluation, Material
+from cmb_models.detect.candidates import LARGEST_MM, diameter_mm
+from cmb_models.report import wording
+from cmb_models.report.data import Evaluation, Material
 from cmb_models.views import View
 
 EXTREMES = 2  # how many of each: best found, largest missed, most certain false positives
@@ -44,7 +44,7 @@ class Case:
     @property
     def place(self) -> str:
         """Scan and RAS mm, as they can be typed into a viewer."""
-        return f"{self.scan}, at {', '.join(words.number(v, digits=0) for v in self.world_mm)} mm"
+        return f"{self.scan}, at {', '.join(wording.number(v, digits=0) for v in self.world_mm)} mm"
 
 
 def misses(evaluation: Evaluation) -> list[Case]:
@@ -54,7 +54,7 @@ def misses(evaluation: Evaluation) -> list[Case]:
 
 def false_positives(evaluation: Evaluation) -> list[Case]:
     """Findings where none is marked, the most certain first."""
-    found = [_case(row, "false_positive", None, words.kind(row["label"])) for row in evaluation.false_positives]
+    found = [_case(row, "false_positive", None, wording.kind(row["label"])) for row in evaluation.false_positives]
     return sorted(found, key=lambda c: -c.score)
 
 
@@ -75,7 +75,7 @@ def reasons(evaluation: Evaluation) -> list[tuple[str, int]]:
 
 def kinds(evaluation: Evaluation) -> list[tuple[str, int]]:
     """What lies at the false positives, with how many, most first."""
-    return Counter(words.kind(row["label"]) for row in evaluation.false_positives).most_common()
+    return Counter(wording.kind(row["label"]) for row in evaluation.false_positives).most_common()
 
 
 def measured(case: Case, view: View) -> Case:
@@ -95,7 +95,7 @@ def all_cases(material: Material) -> list[Case]:
 
 
 def _lesion(row: dict, outcome: str) -> Case:
-    region = words.plain(row["region"])
+    region = wording.plain(row["region"])
     return _case(row, outcome, float(row["diameter_mm"]), "; ".join(w for w in (region, row["rejected"]) if w))
 
 

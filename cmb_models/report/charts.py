@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmb_models.evaluation.bootstrap import wilson
-from cmb_models.evaluation.calibration import reliability
 from cmb_models.evaluation.matching import judged
 from cmb_models.evaluation.metrics import counts_of
 from cmb_models.evaluation.plots import draw_froc
+from cmb_models.evaluation.statistics.bootstrap import wilson
+from cmb_models.evaluation.statistics.calibration import reliability
 from cmb_models.report.canvas import BLUE, GREY, RED, chart
-from cmb_models.report.material import Evaluation, Material
-from cmb_models.report.words import number
-from cmb_models.training.tuning import LOG_SCALE
+from cmb_models.report.data import Evaluation, Material
+from cmb_models.report.wording import number
+from cmb_models.training.tuning.study import LOG_SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,27 +144,3 @@ def _setting_axis(axes: Axes, name: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.xaxis.set_minor_locator(NullLocator())
-
-
-def learning_chart(accuracy: Mapping) -> str:
-    """Sensitivity at the benchmark's rate of false positives against the number of training scans: each draw, their mean, and its
-    interval over test subjects. Methods that were not run are left out."""
-    names = [m["name"] for m in accuracy["methods"] if m["points"]]
-
-    def draw(panels: Sequence[Axes]) -> None:
-        for n, name in enumerate(names):
-            own, color = [m for m in accuracy["means"] if m["name"] == name], f"C{n}"
-            x, y = np.array([m["scans"] for m in own]) * 1.02 ** (n - (len(names) - 1) / 2), np.array([m["mean"] for m in own])
-            low, high = np.array([m["interval_95"] for m in own]).T
-            off = np.maximum(0, [y - low, high - y])  # beside each other, or intervals would hide each other
-            panels[0].errorbar(x, y, yerr=off, color=color, lw=1.8, elinewidth=1, capsize=2, label=name)
-            for place, mean in zip(x, own, strict=True):
-                panels[0].plot([place] * mean["draws"], mean["each"], "o", color=color, ms=4, alpha=0.6)
-        rate = f"{accuracy['rate_fp_per_scan']:g} false positive{'s' if accuracy['rate_fp_per_scan'] != 1 else ''} per scan"
-        panels[0].set(xlabel="training scans", ylabel=f"sensitivity at {rate}", ylim=(0, 1.02), xscale="log")
-        panels[0].set_xticks(accuracy["sizes"], [str(size) for size in accuracy["sizes"]])
-        panels[0].minorticks_off()
-        panels[0].grid(alpha=0.3)
-        panels[0].legend(loc="lower right")
-
-    return chart(draw, 1, 3.6, 7.0)

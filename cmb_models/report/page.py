@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from cmb_models.report import cases, charts, tables, words
-from cmb_models.report.material import Material
+from cmb_models.report import cases, charts, tables
+from cmb_models.report.data import Material
+from cmb_models.report.environment import environment
 from cmb_models.report.pictures import Album, draw_album
-from cmb_models.training.importance import FEWEST, importances
+from cmb_models.training.tuning.importance import FEWEST, importances
 
-FOLDER = Path(__file__).parent
-TEMPLATE = "template.html.j2"
+TEMPLATE = "report.html.j2"
 
 
 def render(material: Material) -> str:
@@ -24,26 +20,24 @@ def render(material: Material) -> str:
 
 def fill(material: Material, album: Album) -> str:
     """The report as HTML from drawn pictures."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": words.percent, "number": words.number, "plain": words.plain}
-    environment.globals |= {"percent": words.percent, "number": words.number, "plural": words.plural, "words": words}
     headings, figures = tables.overview(material)
-    return environment.get_template(TEMPLATE).render(
-        m=material,
-        album=album,
-        headings=headings,
-        figures=figures,
-        strata=tables.strata(material),
-        cases=cases,
-        froc=charts.froc_chart(material),
-        calibration=charts.calibration_chart(material),
-        scores=charts.score_chart(material),
-        counts=[charts.count_chart(material, e) for e in material.evaluations],
-        searches=[_search(name, search) for name, search in material.searches.items()],
-        fewest=FEWEST,
-        learning=charts.learning_chart(material.accuracy) if material.accuracy else None,
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            m=material,
+            album=album,
+            headings=headings,
+            figures=figures,
+            strata=tables.strata(material),
+            cases=cases,
+            froc=charts.froc_chart(material),
+            calibration=charts.calibration_chart(material),
+            scores=charts.score_chart(material),
+            counts=[charts.count_chart(material, e) for e in material.evaluations],
+            searches=[_search(name, search) for name, search in material.searches.items()],
+            fewest=FEWEST,
+        )
     )
 
 

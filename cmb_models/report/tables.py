@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cmb_models.report.material import Evaluation, Material
-from cmb_models.report.words import number, percent
+from cmb_models.report.data import Evaluation, Material
+from cmb_models.report.wording import number, percent
 
 Metrics = Mapping
 STRATA = {  # key in metrics.json, heading, what tells a row apart

@@ -19,11 +19,14 @@ from torch import nn
 
 from cmb_models.errors import InputError
 from cmb_models.files import replacing
-from cmb_models.training.identity import code_hashes, digest
+from cmb_models.training.identity import digest
 from cmb_models.training.precision import best_device, choose_precision
+from cmb_models.workspace.code_lock import library_hash
 
 log = logging.getLogger(__name__)
 
+# What a training's result depends on.
+TRAINING_CODE = ("cmb_models.training.loop",)
 EVERY_S = 20.0  # a kill costs no more than this; writing the 2 MB of the default U-Net's state takes 30 ms, so under 1 %
 
 
@@ -106,7 +109,7 @@ def open_checkpoint(folder: Path, kind: str, *depends_on: object) -> Checkpoint:
     """
     device = best_device()
     machine = (torch.__version__, np.__version__, device.type, choose_precision(device).precision)
-    return Checkpoint(Path(folder) / f"{kind}-{digest(kind, depends_on, machine, code_hashes())}.pt")
+    return Checkpoint(Path(folder) / f"{kind}-{digest(kind, depends_on, machine, library_hash(*TRAINING_CODE))}.pt")
 
 
 @contextlib.contextmanager

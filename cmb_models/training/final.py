@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from cmb_models.config import Cnn, Unet
+from cmb_models.config.params import Cnn, Unet
 from cmb_models.files import read_json, write_json
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import save_tensors
-from cmb_models.training.examples import Example, load_training
-from cmb_models.training.folds import cnn_checkpoint, cnn_sampler, job_seed, load_mined, unet_checkpoint
+from cmb_models.training.data.examples import Example, load_training
+from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import train_cnn, train_unet
-from cmb_models.training.parallel import Workers, count_step
 from cmb_models.training.precision import best_device, describe_compute
-from cmb_models.training.sampling import UnetSampler
+from cmb_models.training.validation.jobs import cnn_checkpoint, cnn_sampler, job_seed, load_mined, unet_checkpoint
+from cmb_models.training.validation.workers import Workers, count_step
 
 RECIPE = "recipe.json"
 

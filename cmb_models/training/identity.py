@@ -5,27 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-
-from cmb_models.files import sha256_of
-
-LIBRARY = Path(__file__).resolve().parent.parent
 
 
 def digest(*what: object) -> str:
     """12 hexadecimal digits of the SHA-256 of `what` as canonical JSON; objects that JSON does not know count as their text."""
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-@cache
-def code_hashes() -> dict[str, str]:
-    """Hashes of the code between prepared scans and a trial's value, by file."""
-    folders = (".", "detect", "io", "networks", "training", "evaluation")
-    files = [f for folder in folders for f in sorted((LIBRARY / folder).glob("*.py")) if f.name != "cli.py"]
-    return {f.relative_to(LIBRARY).as_posix(): sha256_of(f) for f in files}
 
 
 def array_sha256(*arrays: np.ndarray) -> str:

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.optim import swa_utils
 
-from cmb_models.config import Cnn, Unet
+from cmb_models.config.params import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.ahead import Ahead, drawing_threads
+from cmb_models.training.allocator import keep_freed_memory
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
+from cmb_models.training.data.hard_negatives import look_alikes
+from cmb_models.training.data.samplers import CnnSampler, UnetSampler
 from cmb_models.training.losses import centre_loss, microbleed_loss
-from cmb_models.training.memory import keep_freed_memory
-from cmb_models.training.mining import look_alikes
 from cmb_models.training.precision import autocast, best_device
-from cmb_models.training.sampling import CnnSampler, UnetSampler
+from cmb_models.training.prefetch import Ahead, drawing_threads
 
 log = logging.getLogger(__name__)
 

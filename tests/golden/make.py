@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.bundle import BundleDetector
 from cmb_models.detection import Answer
 from cmb_models.files import write_json
+from cmb_models.release.bundle import BundleDetector
 from cmb_models.volume import Volume
-from tests.bundles import head, make_bundle
+from tests.support.bundles import head, make_bundle
 
 STORED = Path(__file__).with_name("answer.json")
 ABOUT = (
-    "The hand-made bundle of tests/bundles.py on an oblique, left-handed, anisotropic head. Rows: x, y, z mm, i, j, k, mm, scores."
+    "The hand-made bundle of tests/support/bundles.py on an oblique, left-handed, anisotropic head. "
+    "Rows: x, y, z mm, i, j, k, mm, scores."
 )
 
 

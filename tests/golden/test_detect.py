@@ -3,8 +3,8 @@
 import numpy as np
 
 from cmb_models.files import read_json
-from tests.bundles import in_bounds, spots_found
 from tests.golden.make import STORED, detect, rows, scan
+from tests.support.bundles import in_bounds, spots_found
 
 
 def test_same_answer_as_stored():

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from cmb_models.bundle import verify_manifest
 from cmb_models.registry import register as registering
-from cmb_models.registry.audit import RESUME, audit
+from cmb_models.registry.history.audit import RESUME, audit
+from cmb_models.registry.history.state import standing
+from cmb_models.registry.mlflow.store import open_registry
 from cmb_models.registry.promote import challenge, promote, resume, rollback
-from cmb_models.registry.standing import standing
-from cmb_models.registry.store import open_registry
-from tests.steps import dies_at
+from cmb_models.release.bundle import verify_manifest
+from tests.support.steps import dies_at
 
 PRELOAD = ["mlflow", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store",
            "tests.integration.registry_crash"]  # fmt: skip
@@ -131,7 +131,7 @@ def _action(name: str) -> Callable[[Path], object]:
 
 
 def _register(folder: Path) -> registering.Registration:
-    """`cmb register` after its questions to DVC, which change nothing and take seconds."""
+    """`cmb release register` after its questions to DVC, which change nothing and take seconds."""
     registering.start_dvc_status = lambda workspace: None
     registering.require_up_to_date = lambda workspace, status: None
     return registering.register(folder)

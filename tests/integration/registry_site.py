@@ -5,12 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import typer
-from typer.testing import CliRunner
-
-from cmb_models.commands import registry as commands
+from cmb_models.registry.mlflow.store import MODEL, open_registry
 from cmb_models.registry.register import register
-from cmb_models.registry.store import MODEL, open_registry
 from tests.integration.registry_workspace import GOOD, begin, retrain
 
 WEAK = GOOD | {"sensitivity": 0.5}  # below the gate
@@ -70,9 +66,3 @@ def set_alias(folder: Path, alias: str, number: int | None) -> None:
             registry.client.delete_registered_model_alias(MODEL, alias)
         else:
             registry.client.set_registered_model_alias(MODEL, alias, str(number))
-
-
-def cmb(*arguments: str):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    commands.add_to(app)
-    return CliRunner().invoke(app, list(arguments), terminal_width=200)

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cmb_models.bundle import write_manifest
-from cmb_models.config import Joint
+from cmb_models.config.params import Joint
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.files import write_json
 from cmb_models.io.annotations import Annotation
-from cmb_models.registry.store import open_registry
-from tests.bundles import make_bundle
-from tests.gates import only_asking
+from cmb_models.registry.mlflow.store import open_registry
+from cmb_models.release.bundle import write_manifest
+from tests.support.bundles import make_bundle
+from tests.support.gates import only_asking
 
 GOOD = {"sensitivity": 0.95, "fp_per_scan": 0.5, "precision": 0.9, "f1": 0.92, "n_lesions": 20, "n_scans": 5, "threshold": 0.99}
 IGNORED = "/mlflow.db*\n/mlruns/\n/mlartifacts/\n/serving-state/\n/releases/\n/keys/*.key\n"

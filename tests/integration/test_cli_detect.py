@@ -16,7 +16,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
-from tests.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
+from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
 
 FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
 
@@ -68,7 +68,7 @@ def fake_server(monkeypatch, answer):
         def uses_phase(self):
             return False
 
-    monkeypatch.setitem(sys.modules, "cmb_models.client.grpc_client", types.SimpleNamespace(Client=Client))
+    monkeypatch.setitem(sys.modules, "cmb_models.client.grpc", types.SimpleNamespace(Client=Client))
     return addresses
 
 

@@ -1,4 +1,4 @@
-"""`cmb compare` on releases of a real registry: hand-made networks, real scans, saved rows as the evaluate stage writes them."""
+"""Comparing releases of a real registry: hand-made networks, real scans, saved rows as the evaluate stage writes them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner
 
-from cmb_models.bundle import BundleDetector, write_manifest
-from cmb_models.chain import read_entries
-from cmb_models.commands import compare as command
-from cmb_models.config import Joint
+from cmb_models.config.params import Joint
 from cmb_models.errors import InputError
-from cmb_models.evaluation.ledger import LEDGER
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.run import score_scans
 from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.hash_chain import read_entries
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
-from cmb_models.registry.compare import compare
-from cmb_models.registry.store import MODEL, open_registry
-from tests.bundles import BLOBS_MM, head, make_bundle
-from tests.gates import only_asking
-from tests.imports import ROOT
-from tests.scored import TOLERANCE_MM
+from cmb_models.registry.gate.compare import compare
+from cmb_models.registry.mlflow.store import MODEL, open_registry
+from cmb_models.release.bundle import BundleDetector, write_manifest
+from cmb_models.workspace.paths import EXPOSURE_LOG
+from tests.support import command_line
+from tests.support.bundles import BLOBS_MM, head, make_bundle
+from tests.support.gates import only_asking
+from tests.support.imports import ROOT
+from tests.support.scored import TOLERANCE_MM
 
 THRESHOLD = 0.5
 ASKED = only_asking(min_sensitivity=0.5, sensitivity_margin=0.15, fp_margin=1.0, min_common_scans=2, min_lesions=2, bootstrap=200)
@@ -109,10 +107,7 @@ def cmb(site, monkeypatch):
     monkeypatch.chdir(site)
 
     def run(*arguments: str):
-        app = typer.Typer()
-        app.callback()(lambda: None)
-        command.add_to(app)
-        return CliRunner().invoke(app, ["compare", *arguments], catch_exceptions=False)
+        return command_line.cmb("release", "compare", *arguments, catch_exceptions=False)
 
     return run
 
@@ -183,34 +178,34 @@ def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
     """Release 3's rows name other scans, 4 has none; both run on those of 2 answer as release 1 did, being the same networks."""
     as_1 = json.loads(cmb("1", "2", "--json").output)["figures"]
     for ref in ("3", "4"):
-        told = json.loads(cmb(ref, "2", "--anew", "--json").stdout)
+        told = json.loads(cmb(ref, "2", "--rerun-baseline", "--json").stdout)
         assert told["same_scans"] and told["figures"] == as_1
 
 
 def test_a_run_anew_is_counted_as_a_look_at_the_locked_scans(cmb, site):
-    before = len(read_entries(site / LEDGER))
+    before = len(read_entries(site / EXPOSURE_LOG))
     cmb("1", "2")  # from the rows that both hold: no look
-    cmb("3", "2", "--anew")
-    entries = read_entries(site / LEDGER)
-    assert "commit it" in cmb("3", "2", "--anew").output and "commit it" not in cmb("1", "2").output
+    cmb("3", "2", "--rerun-baseline")
+    entries = read_entries(site / EXPOSURE_LOG)
+    assert "commit it" in cmb("3", "2", "--rerun-baseline").output and "commit it" not in cmb("1", "2").output
     assert len(entries) == before + 1 and len(entries[-1]["scans"]) == entries[-1]["figures"]["n_scans"] == 3
-    kept = (site / LEDGER).read_text(encoding="utf-8")
+    kept = (site / EXPOSURE_LOG).read_text(encoding="utf-8")
     try:
-        (site / LEDGER).write_text(kept.replace('"n_scans": 3', '"n_scans": 4'), encoding="utf-8")
+        (site / EXPOSURE_LOG).write_text(kept.replace('"n_scans": 3', '"n_scans": 4'), encoding="utf-8")
         with pytest.raises(InputError, match="unbroken log of looks"):
-            cmb("3", "2", "--anew")
+            cmb("3", "2", "--rerun-baseline")
     finally:
-        (site / LEDGER).write_text(kept, encoding="utf-8")
+        (site / EXPOSURE_LOG).write_text(kept, encoding="utf-8")
 
 
 def test_anew_needs_the_scans(cmb, site):
     with pytest.raises(InputError, match=r"locked scans at hand, got none or another of locked_sub-0.*dvc pull"):
-        cmb("1", "3", "--anew")
+        cmb("1", "3", "--rerun-baseline")
 
 
 def test_a_release_that_was_trained_on_a_locked_scan_is_not_run_on_it(cmb):
     with pytest.raises(InputError, match=r"locked scans they have not seen.*locked_sub-1, trained on as site_sub-9"):
-        cmb("5", "2", "--anew")
+        cmb("5", "2", "--rerun-baseline")
 
 
 def test_too_few_scans_give_no_interval(cmb, site):

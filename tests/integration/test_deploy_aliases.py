@@ -6,20 +6,18 @@ import json
 import shutil
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from cmb_models.client.contract import DETECTOR
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
-from cmb_models.registry.kept import store_folder
+from cmb_models.registry.history.archive import store_folder
 from cmb_models.registry.promote import challenge, promote, rollback, withdraw_challenger
-from serving.admin import Admin
-from serving.commands import deploy
-from serving.repository import CHALLENGER, PREVIOUS
-from serving.server import running_server
-from tests.bundles import head
+from cmb_models.serving.deploy.observed import Admin
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import CHALLENGER, PREVIOUS
 from tests.integration.registry_site import set_alias
+from tests.support.bundles import head
+from tests.support.command_line import cmb
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
 
@@ -33,14 +31,12 @@ def servers(tmp_path_factory):
 
 
 def run(*arguments: str):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(deploy)
-    return CliRunner().invoke(app, list(arguments), terminal_width=200)
+    return cmb("server", "deploy", *arguments)
 
 
-def told(servers, *more: str):
+def told(servers, *more: str, command: str = "deploy"):
     named = [word for url, folder in servers.items() for word in ("--server", f"{url}={folder}")]
-    return run(*named, *more)
+    return cmb("server", command, *named, *more)
 
 
 def runs(url: str) -> dict[str, int]:
@@ -52,13 +48,13 @@ def test_servers_follow_the_aliases(site, servers):
     """Promotion, challenger, withdrawal and rollback, each followed by one command; then everything is as the registry says."""
     promote("1", "first", site)
     challenge("3", "to look at", site)
-    assert told(servers, "--status").exit_code == 1
+    assert told(servers, command="status").exit_code == 1
     assert told(servers).exit_code == 0
     assert [runs(url) for url in servers] == [{DETECTOR: 1, CHALLENGER: 3}] * 2
 
     promote("2", "better", site)
     withdraw_challenger("seen enough", site)
-    differing = told(servers, "--status")
+    differing = told(servers, command="status")
     assert differing.exit_code == 1 and "production is 1 " in differing.output and "expected none" in differing.output
     done = told(servers)
     assert done.exit_code == 0 and done.output.count("switched to release 2") == 2, done.output
@@ -67,7 +63,7 @@ def test_servers_follow_the_aliases(site, servers):
     again = told(servers)
     assert again.exit_code == 0 and again.output.count("nothing to do") == 2
 
-    status = told(servers, "--status", "--json")
+    status = told(servers, "--json", command="status")
     assert status.exit_code == 0
     found = json.loads(status.output)
     assert found["agree"] and found["differences"] == [] and [s["url"] for s in found["servers"]] == [*servers]
@@ -85,10 +81,10 @@ def test_status_names_what_cannot_be_reached_and_what_moved_in_mlflow(site, serv
     promote("1", "first", site)
     assert told(servers).exit_code == 0
     url, folder = next(iter(servers.items()))
-    lost = run("--server", f"{url}={folder}", "--server", "127.0.0.1:9", "--status")
+    lost = cmb("server", "status", "--server", f"{url}={folder}", "--server", "127.0.0.1:9")
     assert lost.exit_code == 1 and "127.0.0.1:9: expected a server that answers, got no connection" in lost.output
     set_alias(site, "challenger", 2)
-    moved = told(servers, "--status")
+    moved = told(servers, command="status")
     assert moved.exit_code == 1 and "registry: " in moved.output
 
 
@@ -108,6 +104,6 @@ def test_lost_files_of_the_previous_release_do_not_keep_production_from_being_se
 def test_immutable_repository_holds_what_the_aliases_name(site, tmp_path):
     promote("1", "first", site)
     promote("2", "better", site)
-    written = run("--immutable", str(tmp_path / "new"))
+    written = cmb("server", "export", str(tmp_path / "new"))
     assert written.exit_code == 0 and "production is release 2" in written.output and "previous is release 1" in written.output
     assert json.loads((tmp_path / "new/deployment.json").read_text())["production"]["release"] == 2

@@ -8,11 +8,11 @@ import pytest
 
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
-from cmb_models.registry.dossier import export_evidence
+from cmb_models.registry.mlflow.store import fetch_release
 from cmb_models.registry.promote import promote
-from cmb_models.registry.sbom import bill_of_materials, pins
-from cmb_models.registry.store import fetch_release
-from tests.integration.registry_site import cmb
+from cmb_models.registry.provenance.audit_package import export_evidence
+from cmb_models.registry.provenance.sbom import bill_of_materials, pins
+from tests.support.command_line import cmb
 
 
 def test_everything_about_a_release_in_one_folder(site, tmp_path):

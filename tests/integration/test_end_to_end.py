@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.gates import only_asking
-from tests.imports import ROOT
+from cmb_models.workspace.template import create
+from tests.support.gates import only_asking
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
 
@@ -58,19 +57,14 @@ class Site:
 def site(tmp_path_factory) -> Site:
     """A workspace with data under DVC, before any stage ran."""
     folder = tmp_path_factory.mktemp("site")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True, check=True)
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    create(folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     for section, values in TINY.items():
         params[section].update(values)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     site = Site(folder)
-    site.run("git", "init", "-q")
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
-        site.run("cmb", "phantom", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
+        site.run("cmb", "simulate", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         site.run("dvc", "add", "-q", f"data/raw/{name}")
     site.commit("start")
     return site
@@ -151,11 +145,11 @@ def test_an_unknown_parameter_stops_before_any_work(trained):
 
 
 def test_register_promote_serve_detect(trained):
-    assert "release 1" in trained.run("cmb", "register").stdout
-    assert "already registered" in trained.run("cmb", "register").stdout
-    assert "production" in trained.run("cmb", "promote", "1", "--reason", "test").stdout
+    assert "release 1" in trained.run("cmb", "release", "register").stdout
+    assert "already registered" in trained.run("cmb", "release", "register").stdout
+    assert "production" in trained.run("cmb", "release", "promote", "1", "--reason", "test").stdout
     scans = [str(p) for p in sorted(trained.folder.glob("data/raw/locked/sub-*/swi/sub-???_swi.nii.gz"))]
-    command = ["cmb", "serve", "--port", "0"]
+    command = ["cmb", "server", "run", "--port", "0"]
     server = subprocess.Popen(
         command, cwd=trained.folder, env=trained.env, stdout=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -8,22 +8,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner
 
-from cmb_models.bundle import EVALUATION_DIR
-from cmb_models.commands import lineage as commands
 from cmb_models.errors import InputError
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.files import read_json, write_json
-from cmb_models.registry.lineage import lineage_faults, read_lineage, require_lineage
+from cmb_models.registry.mlflow.store import fetch_release, open_registry
 from cmb_models.registry.promote import promote
+from cmb_models.registry.provenance.lineage import lineage_faults, read_lineage, require_lineage
+from cmb_models.registry.provenance.reproduce import compare
 from cmb_models.registry.register import register
-from cmb_models.registry.reproduce import compare
-from cmb_models.registry.signing import new_keys
-from cmb_models.registry.store import fetch_release, open_registry
+from cmb_models.release.bundle import EVALUATION_DIR
+from cmb_models.release.signing import new_keys
 from tests.integration.registry_workspace import GOOD, LINEAGE, git, retrain, start
+from tests.support.command_line import cmb
 
 TRAINED, LOCKED = LINEAGE["training_scans"]["site_sub-00"], LINEAGE["locked_scans"]["locked_sub-03"]
 
@@ -52,48 +50,44 @@ def emptied(two) -> Path:
     return two
 
 
-def cmb(*arguments: str):
-    app = typer.Typer()
-    commands.add_to(app)
-    return CliRunner().invoke(app, list(arguments))
-
-
 def of(folder: Path, ref: str) -> dict:
     with open_registry(folder) as registry:
         return read_lineage(registry, registry.resolve(ref))
 
 
 def test_the_chain_goes_from_the_alias_to_every_scan_and_to_the_first_release(two):
-    chain = json.loads(cmb("lineage", "latest", "--json").output)
+    chain = json.loads(cmb("release", "lineage", "latest", "--json").output)
     assert (chain["release"], chain["git_commit"]) == (2, git(two, "rev-parse", "HEAD"))
     assert chain["dvc_lock_sha256"] == hashlib.sha256((two / "dvc.lock").read_bytes()).hexdigest()
     assert chain["data"] == {"data/raw/phantom": yaml.safe_load((two / "data/raw/phantom.dvc").read_text())["outs"][0]["md5"]}
     assert {k: chain[k] for k in LINEAGE} == LINEAGE
     assert chain["commit"]["subject"] == "retrained" and "engineer@site.example" in chain["commit"]["author"]
     assert [(p["release"], p["aliases"]) for p in chain["parents"]] == [(1, ["production"])]
-    shown = cmb("lineage", "production").output
+    shown = cmb("release", "lineage", "production").output
     wanted = ("release 1 (production)", "unsigned", "tune_unet-1, trial 3", TRAINED, LOCKED, "data/raw/phantom", "no release was")
     assert not [w for w in wanted if w not in shown]
 
 
 def test_a_scan_is_followed_to_every_release_that_saw_it_and_how(two, tmp_path):
-    seen = json.loads(cmb("lineage", "--scan", TRAINED[:8], "--json").output)["seen_by"]
+    seen = json.loads(cmb("release", "lineage", "--scan", TRAINED[:8], "--json").output)["seen_by"]
     assert [(s["release"], s["roles"], s["key"]) for s in seen] == [(n, ["training", "calibration"], "site_sub-00") for n in (1, 2)]
-    uncalibrated = json.loads(cmb("lineage", "--scan", LINEAGE["training_scans"]["site_sub-02"], "--json").output)["seen_by"]
+    uncalibrated = json.loads(cmb("release", "lineage", "--scan", LINEAGE["training_scans"]["site_sub-02"], "--json").output)[
+        "seen_by"
+    ]
     assert [s["roles"] for s in uncalibrated] == [["training"], ["training"]]
     (tmp_path / "scan.nii.gz").write_bytes(b"locked 3")  # whose hash the lineage has
-    shown = cmb("lineage", "--scan", str(tmp_path / "scan.nii.gz"))
+    shown = cmb("release", "lineage", "--scan", str(tmp_path / "scan.nii.gz"))
     assert shown.exit_code == 0 and shown.output.count("locked test") == 2 and "training" not in shown.output
-    assert "no release saw scan 0123456789" in cmb("lineage", "--scan", "0123456789").output
+    assert "no release saw scan 0123456789" in cmb("release", "lineage", "--scan", "0123456789").output
 
 
 @pytest.mark.parametrize("scan", ["1234567", "sub-001.nii.gz", "g" * 64])
 def test_what_is_neither_a_file_nor_a_hash_is_refused(two, scan):
-    assert "8 to 64 hexadecimal digits" in str(cmb("lineage", "--scan", scan).exception)
+    assert "8 to 64 hexadecimal digits" in str(cmb("release", "lineage", "--scan", scan).exception)
 
 
 def test_no_bundle_is_downloaded_for_it(emptied):
-    assert len(json.loads(cmb("lineage", "--scan", TRAINED, "--json").output)["seen_by"]) == 2
+    assert len(json.loads(cmb("release", "lineage", "--scan", TRAINED, "--json").output)["seen_by"]) == 2
     kept = {p.relative_to(emptied / "serving-state").as_posix() for p in (emptied / "serving-state").rglob("*.*")}
     assert {Path(k).name for k in kept if "lineage/" in k} == {"lineage.json", "manifest.json"}
     assert not (emptied / "serving-state/releases").exists()
@@ -113,7 +107,7 @@ def test_a_release_that_cannot_be_asked_is_never_passed_over(emptied):
     shutil.rmtree(emptied / "serving-state/lineage")
     file.write_bytes(content.replace(TRAINED.encode(), LOCKED.encode()))
     try:
-        shown = cmb("lineage", "--scan", TRAINED)
+        shown = cmb("release", "lineage", "--scan", TRAINED)
     finally:
         file.write_bytes(content)
     assert shown.exit_code == 1
@@ -172,7 +166,7 @@ def test_a_tag_edited_in_mlflow_is_refused(two):
 
 def test_a_release_comes_out_again_from_its_commit_and_data(two, tmp_path):
     before = git(two, "status", "--porcelain"), git(two, "rev-parse", "HEAD"), sorted((two / ".dvc/cache").rglob("*"))
-    done = cmb("reproduce", "1", "--folder", str(tmp_path / "again"), "--json")
+    done = cmb("release", "reproduce", "1", "--folder", str(tmp_path / "again"), "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.output)
     rows = {r["what"]: r for r in answer["rows"]}
@@ -181,7 +175,7 @@ def test_a_release_comes_out_again_from_its_commit_and_data(two, tmp_path):
     assert (tmp_path / "again/data/raw/phantom/annotations.csv").is_file()
     assert before == (git(two, "status", "--porcelain"), git(two, "rev-parse", "HEAD"), sorted((two / ".dvc/cache").rglob("*")))
     with pytest.raises(InputError, match="a folder that is not there yet"):
-        raise cmb("reproduce", "1", "--folder", str(tmp_path / "again")).exception
+        raise cmb("release", "reproduce", "1", "--folder", str(tmp_path / "again")).exception
     metrics = tmp_path / "again/reports/evaluate/metrics.json"
     write_json(metrics, read_json(metrics) | {"sensitivity": 0.94})
     registered = read_json(fetch_release("1", two).bundle_dir / "metadata.json")
@@ -190,8 +184,8 @@ def test_a_release_comes_out_again_from_its_commit_and_data(two, tmp_path):
 
 
 def test_a_workspace_that_commits_a_key_takes_and_gives_signed_releases_only(two, tmp_path, monkeypatch):
-    from cmb_models.commands.detect import open_detector
-    from serving.deploy import deploy_bundle
+    from cmb_models.cli.detect import open_detector
+    from cmb_models.serving.deploy.fleet import deploy_bundle
 
     unsigned = fetch_release("2", two).bundle_dir
     site = tmp_path / "site"

@@ -9,14 +9,15 @@ import stat
 import pytest
 import yaml
 
-from cmb_models.chain import read_entries
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
-from cmb_models.registry.audit import audit, audit_fault
+from cmb_models.hash_chain import read_entries
+from cmb_models.registry.history.audit import audit, audit_fault
+from cmb_models.registry.mlflow.store import MODEL, fetch_release, open_registry
 from cmb_models.registry.promote import challenge, promote, resume, rollback, withdraw_challenger
-from cmb_models.registry.store import MODEL, fetch_release, open_registry
-from tests.integration.registry_site import aliases, cmb, set_alias
+from tests.integration.registry_site import aliases, set_alias
 from tests.integration.registry_workspace import PARAMS, git
+from tests.support.command_line import cmb
 
 
 def log(folder):
@@ -66,13 +67,13 @@ def test_force_and_rollback_need_a_reason(site, reason):
 
 
 def test_force_is_shouted_and_marked(site):
-    result = cmb("promote", "3", "--force", "--reason", "the only one for thick slices")
+    result = cmb("release", "promote", "3", "--override-gate", "--reason", "the only one for thick slices")
     assert result.exit_code == 0
     assert "THE GATE FAILED AND WAS OVERRULED" in result.output
     assert aliases(site) == {"production": 3}
     (entry,) = log(site)
     assert (entry["forced"], entry["reason"]) == (True, "the only one for thick slices")
-    assert "FORCED" in cmb("history").output
+    assert "FORCED" in cmb("release", "history").output
     (report,) = (site / "releases").glob("3-*.gate-*.json")
     assert json.loads(report.read_text())["forced"] is True
 
@@ -141,7 +142,7 @@ def test_deleting_everything_in_mlflow_does_not_orphan_production(site):
     report = audit(site)
     assert report.faults == ()
     assert f"release 2 (production) was deleted from MLflow; its files are kept in {site / 'releases'}" in "\n".join(report.notes)
-    listed = {r["release"]: r["is_registered"] for r in json.loads(cmb("models", "--json").output)}
+    listed = {r["release"]: r["is_registered"] for r in json.loads(cmb("release", "list", "--json").output)}
     assert listed == {1: False, 2: False, 3: True}
     assert rollback("2 is gone", site).release == 1
     assert fetch_release("production", site).release == 1
@@ -156,7 +157,7 @@ def test_an_alias_moved_in_mlflow_is_noticed_not_followed_and_put_back(site):
         "the aliases are production 3, previous 1 but audit.jsonl ends with production 2, previous 1"
     )
     assert fetch_release("production", site).release == 2
-    with pytest.raises(InputError, match="cmb promote --resume"):
+    with pytest.raises(InputError, match="cmb release repair"):
         promote("3", "forced", site, force=True)
     assert resume(site) == ["the aliases were production 3, previous 1 and are production 2, previous 1"]
     assert resume(site) == []
@@ -186,7 +187,7 @@ def test_a_log_cut_off_or_written_anew_is_noticed(site):
     assert "the 2 entries that the registry knows of" in audit_fault(site)
     (site / "audit.jsonl").unlink()
     assert "got 0" in audit_fault(site)
-    from cmb_models.chain import append_entry
+    from cmb_models.hash_chain import append_entry
 
     for entry in map(json.loads, longer.splitlines()):
         fields = {k: v for k, v in entry.items() if k not in ("n", "time", "sha256", "previous_sha256")}
@@ -206,7 +207,7 @@ def test_changed_kept_files_and_reports_are_named(site):
     content[100] ^= 1  # one bit
     file.chmod(0o644)
     file.write_bytes(content)
-    result = cmb("audit", "verify")
+    result = cmb("release", "verify")
     assert result.exit_code == 1 and "got unet.onnx was changed" in result.output.replace("\n", " ")
     assert fetch_release("production", site).bundle_dir.parent == site / "serving-state/releases"  # survived: fetched anew
     shutil.rmtree(site / "mlartifacts", ignore_errors=True)
@@ -226,27 +227,27 @@ def test_a_changed_tag_cannot_pass_off_another_bundle_as_production(site):
 
 def test_history_tells_what_ran_on_any_day(site, monkeypatch):
     days = iter(["2026-01-05T10:00:00Z", "2026-01-07T09:00:00Z", "2026-01-07T15:00:00Z"])
-    monkeypatch.setattr("cmb_models.chain.utc_now", lambda: next(days))
+    monkeypatch.setattr("cmb_models.hash_chain.utc_now", lambda: next(days))
     promote("1", "first", site)
     promote("2", "better", site)
     rollback("too many false alarms", site)
 
     def ran(when):
-        found = json.loads(cmb("history", "--on", when, "--json").output)
+        found = json.loads(cmb("release", "history", "--at", when, "--json").output)
         return {stage: (e["release"], e["by"]["reason"]) for stage, e in found.items()}
 
     assert ran("2026-01-04") == {}
     assert ran("2026-01-05") == ran("2026-01-06") == {"production": (1, "first")}
     assert ran("2026-01-07T12:00:00Z") == {"production": (2, "better"), "previous": (1, "better")}
     assert ran("2026-01-07") == {"production": (1, "too many false alarms"), "previous": (2, "too many false alarms")}
-    assert "nothing had been promoted by 2026-01-04" in cmb("history", "--on", "2026-01-04").output
-    assert "first" in cmb("history", "--on", "2026-01-06").output
-    assert isinstance(cmb("history", "--on", "yesterday").exception, InputError)
+    assert "nothing had been promoted by 2026-01-04" in cmb("release", "history", "--at", "2026-01-04").output
+    assert "first" in cmb("release", "history", "--at", "2026-01-06").output
+    assert isinstance(cmb("release", "history", "--at", "yesterday").exception, InputError)
 
 
 def test_entries_of_an_older_log_stay_valid(site):
     """Entries as they were before there were challengers, kept bundles and gate reports."""
-    from cmb_models.chain import append_entry
+    from cmb_models.hash_chain import append_entry
 
     with open_registry(site) as registry:
         manifests = {r.number: r.tags["manifest_sha256"] for r in registry.releases()}
@@ -261,21 +262,21 @@ def test_entries_of_an_older_log_stay_valid(site):
     assert audit_fault(site) == ""
     assert rollback("back", site).release == 1
     assert audit_fault(site) == ""
-    assert [e["action"] for e in json.loads(cmb("history", "--json").output)] == ["promote", "promote", "rollback"]
-    assert "rollback" in cmb("history").output
+    assert [e["action"] for e in json.loads(cmb("release", "history", "--json").output)] == ["promote", "promote", "rollback"]
+    assert "rollback" in cmb("release", "history").output
 
 
 def test_every_command_speaks_json(site):
-    assert json.loads(cmb("promote", "1", "--json").output)["moved"] is True
-    assert json.loads(cmb("challenge", "2", "--json").output)["release"] == 2
-    assert json.loads(cmb("challenge", "--clear", "--json").output)["moved"] is True
-    failed = cmb("promote", "3", "--json")
+    assert json.loads(cmb("release", "promote", "1", "--json").output)["moved"] is True
+    assert json.loads(cmb("release", "challenge", "2", "--json").output)["release"] == 2
+    assert json.loads(cmb("release", "challenge", "--clear", "--json").output)["moved"] is True
+    failed = cmb("release", "promote", "3", "--json")
     assert (failed.exit_code, json.loads(failed.output)["moved"]) == (1, False)
-    cmb("promote", "2")
-    assert json.loads(cmb("rollback", "--reason", "back", "--json").output)["release"] == 1
-    assert json.loads(cmb("promote", "--resume", "--json").output) == {"done": []}
-    assert json.loads(cmb("audit", "verify", "--json").output)["holds"] is True
-    listed = json.loads(cmb("models", "--json").output)
+    cmb("release", "promote", "2")
+    assert json.loads(cmb("release", "rollback", "--reason", "back", "--json").output)["release"] == 1
+    assert json.loads(cmb("release", "repair", "--json").output) == {"done": []}
+    assert json.loads(cmb("release", "verify", "--json").output)["holds"] is True
+    listed = json.loads(cmb("release", "list", "--json").output)
     assert [(r["release"], r["stage"], r["is_registered"]) for r in listed] == [
         (1, "production", True), (2, "previous", True), (3, None, True)
     ]  # fmt: skip

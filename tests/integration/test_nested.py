@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_models.config import CnnSearch, UnetSearch, load_params
+from cmb_models.config.params import CnnSearch, UnetSearch, load_params
 from cmb_models.errors import InputError
-from cmb_models.evaluation.nested import OuterFold, decide_inside, nested_metrics
-from cmb_models.training import crossval, nested, search
-from cmb_models.training.examples import save_example
-from cmb_models.training.folds import CnnJob, inner_split, load_mined
-from tests.examples import example
-from tests.imports import ROOT
+from cmb_models.training.data.examples import save_example
+from cmb_models.training.tuning import objective
+from cmb_models.training.validation import cross_validation, nested
+from cmb_models.training.validation.jobs import CnnJob, inner_split, load_mined
+from cmb_models.training.validation.nested_summary import OuterFold, decide_inside, nested_metrics
+from tests.support.examples import example
+from tests.support.imports import ROOT
 
 SUBJECTS = ("s_a", "s_b", "s_c")
 SPLIT = {"folds": {s: n for n, s in enumerate(SUBJECTS)}, "locked": [], "locked_sha256": [], "notes": []}
@@ -67,7 +68,7 @@ class Inline:
 @pytest.fixture(autouse=True)
 def inline(monkeypatch):
     monkeypatch.setattr(Inline, "jobs", [])
-    for module in (search, crossval, nested):
+    for module in (objective, cross_validation, nested):
         monkeypatch.setattr(module, "Workers", Inline)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -157,7 +158,7 @@ def test_a_killed_run_keeps_its_trials_and_trainings(workspace, monkeypatch):
             calls.append(arguments)
             if len(calls) == 2:
                 raise Killed
-            return search.search_cnn(*arguments)
+            return objective.search_cnn(*arguments)
 
         patch.setattr(nested, "search_cnn", die_in_the_second)
         with pytest.raises(Killed):

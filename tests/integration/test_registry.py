@@ -11,21 +11,19 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner
 
-from cmb_models.bundle import load_bundle, write_manifest
-from cmb_models.chain import first_fault, read_entries
-from cmb_models.commands import registry as commands
 from cmb_models.errors import InputError
+from cmb_models.hash_chain import first_fault, read_entries
 from cmb_models.io.nifti import write_volume
+from cmb_models.registry.mlflow.store import fetch_release, open_registry
+from cmb_models.registry.mlflow.tracking import log_stage
 from cmb_models.registry.promote import audit_fault, promote, rollback
 from cmb_models.registry.register import register
-from cmb_models.registry.store import fetch_release, open_registry
-from cmb_models.registry.tracking import log_stage
-from tests.bundles import BLOBS_MM, head
+from cmb_models.release.bundle import load_bundle, write_manifest
 from tests.integration.registry_workspace import GOOD, git, retrain, start
+from tests.support.bundles import BLOBS_MM, head
+from tests.support.command_line import cmb
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,19 +62,13 @@ def register_two(folder: Path) -> None:
     register(folder)
 
 
-def cmb(*arguments: str):
-    app = typer.Typer()
-    commands.add_to(app)
-    return CliRunner().invoke(app, list(arguments))
-
-
 def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
-    assert "release 1 registered" in cmb("register").output
-    assert cmb("register").output.strip() == "release 1 is already registered"
+    assert "release 1 registered" in cmb("release", "register").output
+    assert cmb("release", "register").output.strip() == "release 1 is already registered"
     with open_registry(site) as registry:
         (release,) = registry.releases()
         told = registry.client.get_model_version("cmb-detector", "1").description
@@ -153,7 +145,7 @@ def test_promote_and_rollback_move_the_aliases_and_are_logged(site):
     assert aliases(site) == {"production": 1}
     assert promote("latest", "better", site).before == 1
     assert aliases(site) == {"production": 2, "previous": 1}
-    assert "release 2 is already production" in cmb("promote", "production").output
+    assert "release 2 is already production" in cmb("release", "promote", "production").output
     assert rollback("too many false alarms", site).release == 1
     assert aliases(site) == {"production": 1, "previous": 2}
     entries = read_entries(site / "audit.jsonl")
@@ -163,13 +155,17 @@ def test_promote_and_rollback_move_the_aliases_and_are_logged(site):
         ("rollback", 1, "too many false alarms"),
     ]
     assert entries[2]["before"] == entries[1]["after"] == {"production": 2, "previous": 1}
-    listed = json.loads(cmb("models", "--json").output)
+    listed = json.loads(cmb("release", "list", "--json").output)
     assert [(r["release"], r["aliases"], r["sensitivity"]) for r in listed] == [
         (1, ["production"], "0.95"),
         (2, ["previous"], "0.9"),
     ]
-    assert [e["reason"] for e in json.loads(cmb("history", "--json").output)] == ["first", "better", "too many false alarms"]
-    assert "rollback" in cmb("history").output
+    assert [e["reason"] for e in json.loads(cmb("release", "history", "--json").output)] == [
+        "first",
+        "better",
+        "too many false alarms",
+    ]
+    assert "rollback" in cmb("release", "history").output
     assert git(site, "status", "--porcelain") == "?? audit.jsonl"  # which does not stop the next registration
     assert register(site).release == 2
 
@@ -185,7 +181,7 @@ def test_the_second_release_names_the_production_one_as_parent(site):
 def test_a_failed_gate_leaves_aliases_and_log_untouched(site):
     retrain(site, GOOD | {"sensitivity": 0.5})
     register(site)
-    result = cmb("promote", "1")
+    result = cmb("release", "promote", "1")
     assert result.exit_code == 1
     assert "sensitivity on the locked test set is 0.5, at least 0.8 is required" in result.output
     assert aliases(site) == {}
@@ -233,14 +229,14 @@ def test_a_damaged_cache_is_fetched_anew(site):
 def test_audit_names_the_edited_line_and_moves_outside(site):
     register(site)
     promote("1", "kept", site)
-    assert cmb("audit", "verify").output.strip() == "the audit log holds"
+    assert cmb("release", "verify").output.strip() == "the audit log holds"
     with open_registry(site) as registry:
         registry.client.delete_registered_model_alias("cmb-detector", "production")
     assert "the aliases are unset but audit.jsonl ends with production 1" in audit_fault(site)
     log = site / "audit.jsonl"
     log.write_text(log.read_text().replace("kept", "fine"))
     assert first_fault(site / "audit.jsonl") == "audit.jsonl line 1 was changed after it was written"
-    assert cmb("audit", "verify").exit_code == 1
+    assert cmb("release", "verify").exit_code == 1
     with pytest.raises(InputError, match="unbroken log"):
         promote("1", start=site)
 

@@ -8,12 +8,13 @@ import os
 
 import pytest
 
-from cmb_models.chain import read_entries
 from cmb_models.errors import InputError
-from cmb_models.registry.audit import audit, audit_fault
+from cmb_models.hash_chain import read_entries
+from cmb_models.registry.history.audit import audit, audit_fault
+from cmb_models.registry.mlflow.store import fetch_release
 from cmb_models.registry.promote import promote, resume, rollback
-from cmb_models.registry.store import fetch_release
-from tests.integration.registry_site import aliases, cmb
+from tests.integration.registry_site import aliases
+from tests.support.command_line import cmb
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
@@ -62,8 +63,8 @@ def test_a_promotion_waits_for_a_registration_and_then_goes_on(site):
     """What holds the lock without moving anything is no reason to refuse."""
     import threading
 
-    from cmb_models.registry.lock import registry_lock
-    from cmb_models.registry.store import Registry
+    from cmb_models.registry.history.lock import registry_lock
+    from cmb_models.registry.mlflow.store import Registry
 
     freed = threading.Event()
     with registry_lock(Registry(site, f"sqlite:///{site}/mlflow.db", True)):
@@ -85,9 +86,9 @@ def test_without_mlflow_nothing_is_promoted_and_what_runs_goes_on(site, monkeypa
             refused()
     assert (site / "audit.jsonl").read_text() == before
     assert fetch_release("production", site).release == 2
-    result = cmb("rollback", "--reason", "2 is bad and the server is down")
+    result = cmb("release", "rollback", "--reason", "2 is bad and the server is down")
     assert "release 1 is production again" in result.output
-    assert "the move is logged, but the aliases wait for `cmb promote --resume`" in " ".join(result.output.split())
+    assert "the move is logged, but the aliases wait for `cmb release repair`" in " ".join(result.output.split())
     assert fetch_release("production", site).release == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # it is back
     assert "moved outside `cmb`, or a command was killed midway" in audit_fault(site)
@@ -126,8 +127,8 @@ def test_a_full_disk_stops_a_promotion_before_it_happened(site, monkeypatch, ful
 def test_a_clock_set_back_does_not_turn_the_order_of_the_log(site, monkeypatch):
     promote("1", start=site)
     time = read_entries(site / "audit.jsonl")[0]["time"]
-    monkeypatch.setattr("cmb_models.chain.utc_now", lambda: "2020-01-01T00:00:00Z")
-    result = cmb("promote", "2", "--reason", "better")
+    monkeypatch.setattr("cmb_models.hash_chain.utc_now", lambda: "2020-01-01T00:00:00Z")
+    result = cmb("release", "promote", "2", "--reason", "better")
     said = " ".join(result.output.split())
     assert f"the clock stands at 2020-01-01T00:00:00Z, before the last entry of the log; this one carries {time}" in said
     entry = read_entries(site / "audit.jsonl")[1]
@@ -138,7 +139,7 @@ def test_a_clock_set_back_does_not_turn_the_order_of_the_log(site, monkeypatch):
 
 def test_entries_out_of_time_are_a_fault(site, monkeypatch):
     promote("1", start=site)
-    from cmb_models.chain import canonical_sha256
+    from cmb_models.hash_chain import canonical_sha256
 
     log = site / "audit.jsonl"
     first = read_entries(log)[0]
@@ -154,7 +155,7 @@ def test_entries_out_of_time_are_a_fault(site, monkeypatch):
 
 
 def test_moves_over_a_run_that_was_deleted_are_told(site):
-    from cmb_models.registry.store import open_registry
+    from cmb_models.registry.mlflow.store import open_registry
 
     with open_registry(site) as registry:
         registry.client.delete_run(registry.resolve("1").run_id)

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from cmb_models.registry.audit import audit_fault
+from cmb_models.registry.history.audit import audit_fault
+from cmb_models.registry.mlflow.store import fetch_release, open_registry
 from cmb_models.registry.promote import promote
-from cmb_models.registry.store import fetch_release, open_registry
 from tests.integration.mlflow_server import mlflow_server, postgres
 from tests.integration.registry_site import make_site
 from tests.integration.test_moves import (  # noqa: F401 (collected here again, with the site below)

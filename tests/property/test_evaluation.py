@@ -9,14 +9,14 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cmb_models.config import Joint, load_params
-from cmb_models.evaluation.counts import icc_2_1, weighted_kappa
+from cmb_models.config.params import Joint, load_params
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import lesion_rows, write_rows
+from cmb_models.evaluation.statistics.counts import icc_2_1, weighted_kappa
 from cmb_models.evaluation.summary import cross_validation_metrics, locked_metrics, recomputed
 from cmb_models.io.annotations import Annotation
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 _SHIPPED = load_params(ROOT / "params.yaml")
 PARAMS = _SHIPPED.model_copy(update={"evaluate": _SHIPPED.evaluate.model_copy(update={"bootstrap": 8})})

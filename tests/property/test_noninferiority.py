@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmb_models.evaluation.bootstrap import subject_draws
-from cmb_models.evaluation.paired import Judged, differences, pair_up
-from tests.scored import TOLERANCE_MM, hashes, scored
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
+from cmb_models.evaluation.statistics.paired import Judged, differences, pair_up
+from tests.support.scored import TOLERANCE_MM, hashes, scored
 
 SUBJECTS, LESIONS, MARGIN, SETS, RESAMPLES = 40, 3, 0.15, 240, 300
 

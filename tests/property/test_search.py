@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from cmb_models.config import Candidates
+from cmb_models.config.params import Candidates
 from cmb_models.detect.candidates import find_candidates
 from cmb_models.detect.patches import cut_patches
 

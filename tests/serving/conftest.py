@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cmb_models.client.grpc_client import Client
-from serving.deploy import deploy_bundle
-from serving.server import Server, running_server
-from tests.bundles import make_bundle
+from cmb_models.client.grpc import Client
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import Server, running_server
+from tests.support.bundles import make_bundle
 
 
 @dataclass(frozen=True)

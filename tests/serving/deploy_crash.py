@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.admin import Admin
-from serving.deploy import Target, reconcile
-from serving.wanted import Wanted
-from tests.steps import dies_at
+from cmb_models.serving.deploy.desired import Wanted
+from cmb_models.serving.deploy.fleet import Target, reconcile
+from cmb_models.serving.deploy.observed import Admin
+from tests.support.steps import dies_at
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-PRELOAD = ["serving.deploy", "tests.serving.deploy_crash"]
+PRELOAD = ["cmb_models.serving.deploy.fleet", "tests.serving.deploy_crash"]
 
 
 def deploy_and_die(wanted: Wanted, target: Target, step: int) -> bool:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import BundleDetector
 from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.serving.check.checks import Server, contract
 from cmb_models.volume import Volume
-from serving.smoke_checks import Server, contract
-from tests.bundles import head, in_bounds, spots_found
+from tests.support.bundles import head, in_bounds, spots_found
 
 pytestmark = pytest.mark.serving
 
@@ -89,9 +89,9 @@ def test_refused_scan_is_told_why_and_the_server_lives_on(served, kind, words):
 
 
 def test_unreachable_server_and_missing_release_name_the_remedy(served):
-    with pytest.raises(InputError, match=r"127.0.0.1:9: .*cmb serve"):
+    with pytest.raises(InputError, match=r"127.0.0.1:9: .*cmb server run"):
         Client("127.0.0.1:9", timeout_s=5).detect(head(), "scan")
-    with pytest.raises(InputError, match="cmb deploy"):
+    with pytest.raises(InputError, match="cmb server deploy"):
         Client(served.server.grpc_url, model="no_such_model").detect(head(), "scan")
     assert Client(served.server.grpc_url, model="no_such_model").serving() is None
 

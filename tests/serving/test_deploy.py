@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import (
+from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
+from cmb_models.client.grpc import Client, Serving
+from cmb_models.detection import Answer
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, write_json
+from cmb_models.release.bundle import (
     GOLDEN_ANSWER,
     UNET_FILE,
     BundleDetector,
     load_bundle,
     verify_manifest,
 )
-from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
-from cmb_models.client.grpc_client import Client, Serving
-from cmb_models.detection import Answer
-from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json
-from serving.deploy import Target, deploy_bundle, reconcile
-from serving.golden import check_golden
-from serving.repository import write_release
-from serving.same import difference, rows_of
-from serving.server import running_server
-from serving.wanted import wanted_bundle
-from tests.bundles import altered, candidates, find_nothing, head, make_bundle
+from cmb_models.serving.check.answers import difference, rows_of
+from cmb_models.serving.deploy.desired import wanted_bundle
+from cmb_models.serving.deploy.fleet import Target, deploy_bundle, reconcile
+from cmb_models.serving.deploy.golden import check_golden
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import write_release
+from tests.support.bundles import altered, candidates, find_nothing, head, make_bundle
 
 pytestmark = pytest.mark.serving
 

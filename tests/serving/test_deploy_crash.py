@@ -12,18 +12,18 @@ from itertools import count
 
 import pytest
 
-from cmb_models.bundle import load_bundle
 from cmb_models.client.contract import DETECTOR
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.detection import Answer
-from serving.admin import Admin
-from serving.deploy import Target, reconcile
-from serving.repository import CHALLENGER, ENSEMBLES, PREVIOUS, PROBE, ROLES, pin_of
-from serving.server import running_server
-from serving.status import Named, server_status
-from serving.wanted import Release, Wanted
-from tests.bundles import head, make_bundle
+from cmb_models.release.bundle import load_bundle
+from cmb_models.serving.deploy.desired import Release, Wanted
+from cmb_models.serving.deploy.fleet import Target, reconcile
+from cmb_models.serving.deploy.observed import Admin
+from cmb_models.serving.deploy.status import Named, server_status
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import CHALLENGER, ENSEMBLES, PREVIOUS, PROBE, ROLES, pin_of
 from tests.serving.deploy_crash import deploy_and_die
+from tests.support.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.ci, pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(3600)]
 STRIDE = int(os.environ.get("CMB_DEPLOY_STRIDE", 5))  # of some 180, seconds each

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from cmb_models.client.contract import DETECTOR
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
-from serving.admin import Admin
-from serving.deploy import Target, reconcile
-from serving.repository import CHALLENGER, PREVIOUS, PROBE, ensemble_config, write_ensemble
-from serving.server import running_server
-from serving.wanted import Wanted, verified
-from tests.bundles import head, make_bundle
+from cmb_models.serving.deploy.desired import Wanted, verified
+from cmb_models.serving.deploy.fleet import Target, reconcile
+from cmb_models.serving.deploy.observed import Admin
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import CHALLENGER, PREVIOUS, PROBE, ensemble_config, write_ensemble
+from tests.support.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.ci, pytest.mark.serving, pytest.mark.slow]
 

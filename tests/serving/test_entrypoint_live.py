@@ -16,17 +16,17 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cmb_models.bundle import GOLDEN_SCAN, load_bundle
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, VOLUME, unpack
 from cmb_models.io.nifti import read_volume
-from serving import server as bundled
-from serving.entrypoint import ready
-from serving.golden import check_golden
-from serving.immutable import write_immutable
-from serving.sealed import check, take
-from serving.wanted import wanted_bundle
-from tests.bundles import make_bundle
-from tests.certificates import make_root
+from cmb_models.release.bundle import GOLDEN_SCAN, load_bundle
+from cmb_models.serving.deploy.checksums import check, take
+from cmb_models.serving.deploy.desired import wanted_bundle
+from cmb_models.serving.deploy.export import write_immutable
+from cmb_models.serving.deploy.golden import check_golden
+from cmb_models.serving.run import triton_process as bundled
+from cmb_models.serving.run.entrypoint import ready
+from tests.support.bundles import make_bundle
+from tests.support.certificates import make_root
 
 pytestmark = pytest.mark.serving
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def running(tmp_path_factory):
         "PYTHONPATH": str(ROOT),  # as the image does
     }
     with open(folder / "log", "wb") as log:
-        command = [sys.executable, "-m", "serving.entrypoint", "--allow-gpu-metrics=false"]
+        command = [sys.executable, "-m", "cmb_models.serving.run.entrypoint", "--allow-gpu-metrics=false"]
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=folder)
         try:
             deadline = time.monotonic() + 60
@@ -125,9 +125,14 @@ def test_metrics_that_alerts_and_scaling_read_are_there(running):
 
 def test_repository_is_left_as_it_was_and_a_stop_signal_ends_the_server(running):
     environ, process, _ = running
-    command = [sys.executable, "-m", "serving.entrypoint", "health"]
+    command = [sys.executable, "-m", "cmb_models.serving.run.entrypoint", "health"]
     assert subprocess.run(command, env=environ, cwd=ROOT).returncode == 0
-    assert subprocess.run([sys.executable, "-m", "serving.sealed", environ["CMB_REPOSITORY"]], cwd=ROOT).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "cmb_models.serving.deploy.checksums", environ["CMB_REPOSITORY"]], cwd=ROOT
+        ).returncode
+        == 0
+    )
     assert os.path.realpath(f"/proc/{process.pid}/exe") == os.path.realpath(environ["CMB_TRITON"])  # no shell, no parent between
     process.terminate()
     assert process.wait(30) == 0

@@ -15,18 +15,18 @@ import pytest
 from tritonclient.grpc import InferInput, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from cmb_models.bundle import UNET_INPUT
 from cmb_models.client.connection import channel, connect
 from cmb_models.client.contract import AFFINE as AFFINE_TENSOR
 from cmb_models.client.contract import DETECTOR, UNET, VOLUME
-from cmb_models.client.grpc_client import Client
-from serving.deploy import deploy_bundle
-from serving.fuzz import fuzz
-from serving.security import Security
-from serving.server import running_server
-from tests import pace
-from tests.bundles import AFFINE, head, make_bundle, spots_found
-from tests.refusals import REFUSALS
+from cmb_models.client.grpc import Client
+from cmb_models.release.bundle import UNET_INPUT
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.security import Security
+from cmb_models.serving.run.triton_process import running_server
+from tests.support import pace
+from tests.support.bundles import AFFINE, head, make_bundle, spots_found
+from tests.support.fuzz import fuzz
+from tests.support.refusals import REFUSALS
 
 pytestmark = pytest.mark.serving
 KEY = "a-key-for-tests-of-some-length"
@@ -160,7 +160,7 @@ def test_message_that_breaks_the_contract_is_refused_in_words(server, fault, sta
 
 
 def test_fuzzed_requests_are_refused_in_words_and_leave_nothing_behind(server):
-    """600, or 10,000 with CMB_EVERY_STEP set. A failure names the request by its outcome; serving/fuzz.py sends it again."""
+    """600, or 10,000 with CMB_EVERY_STEP set. A failure names the request by its outcome; tests/support/fuzz.py sends it again."""
     fuzz(server.grpc_url, 200, 1, server.http_url)  # warm-up: threads and pools grow to what they need
     before = memory_mb(server.pid)
     outcomes = fuzz(server.grpc_url, REQUESTS, 2, server.http_url)

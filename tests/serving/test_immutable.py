@@ -6,20 +6,20 @@ import os
 
 import pytest
 
-from cmb_models.bundle import BundleDetector
 from cmb_models.client.contract import DETECTOR
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
-from serving.admin import Admin
-from serving.deploy import Target, reconcile
-from serving.golden import try_golden
-from serving.immutable import DEPLOYMENT_FILE, write_immutable
-from serving.repository import CHALLENGER, PREVIOUS, ROLES, ensemble_config
-from serving.server import running_server
-from serving.status import Named, server_status
-from serving.wanted import Wanted, verified
-from tests.bundles import altered, candidates, find_nothing, head, make_bundle
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.serving.deploy.desired import Wanted, verified
+from cmb_models.serving.deploy.export import DEPLOYMENT_FILE, write_immutable
+from cmb_models.serving.deploy.fleet import Target, reconcile
+from cmb_models.serving.deploy.golden import try_golden
+from cmb_models.serving.deploy.observed import Admin
+from cmb_models.serving.deploy.status import Named, server_status
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import CHALLENGER, PREVIOUS, ROLES, ensemble_config
+from tests.support.bundles import altered, candidates, find_nothing, head, make_bundle
 
 pytestmark = pytest.mark.serving
 MANY = 100
@@ -94,7 +94,7 @@ def test_nothing_can_be_loaded_or_unloaded(url, wanted, tmp_path):
         with pytest.raises(InputError, match="got one whose repository is read-only"):
             admin.unload(DETECTOR)
         other = Wanted({DETECTOR: verified(wanted.releases[PREVIOUS].bundle.path, 4)})
-        with pytest.raises(InputError, match="cmb deploy --immutable"):
+        with pytest.raises(InputError, match="cmb server export"):
             reconcile(other, [Target(url, tmp_path / "other")])
         assert admin.actual() == before
 

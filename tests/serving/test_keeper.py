@@ -1,4 +1,4 @@
-"""`cmb serve` under kill -9: clients get a clean status and no hang, and what was served answers again on the same port."""
+"""`cmb server run` under kill -9: clients get a clean status and no hang, and what was served answers again on the same port."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from cmb_models.bundle import verify_manifest
 from cmb_models.client.contract import CANDIDATES, PREPARE, STEPS, UNET
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
-from serving.admin import Actual
-from serving.keeper import STUB, dead_steps, living_steps
-from serving.state import SERVER_FILE
-from tests import pace
-from tests.bundles import head, make_bundle
+from cmb_models.release.bundle import verify_manifest
+from cmb_models.serving.deploy.observed import Actual
+from cmb_models.serving.run.state_dir import SERVER_FILE
+from cmb_models.serving.run.watchdog import STUB, dead_steps, living_steps
+from tests.support import pace
+from tests.support.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
 BACK_S = 60  # times pace: on a busy machine; a quiet one takes a few seconds
@@ -32,7 +32,7 @@ CLEAN_S = 30  # times pace: a client's wait; a status comes within half of it
 
 @dataclass(frozen=True)
 class Kept:
-    """A running `cmb serve`, the bundle it serves and what it has said."""
+    """A running `cmb server run`, the bundle it serves and what it has said."""
 
     state: Path
     manifest_sha256: str
@@ -72,7 +72,17 @@ class Kept:
 def kept(tmp_path_factory) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("kept")
     bundle = make_bundle(folder / "bundle")
-    command = [sys.executable, "-c", "from cmb_models.cli import main; main()", "serve", "--port", "0", "--bundle", str(bundle)]
+    command = [
+        sys.executable,
+        "-c",
+        "from cmb_models.cli import main; main()",
+        "server",
+        "run",
+        "--port",
+        "0",
+        "--bundle",
+        str(bundle),
+    ]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))

@@ -11,13 +11,13 @@ import pytest
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, write_text
 from cmb_models.io.nifti import write_volume
-from cmb_models.system import require_linux
-from tests.bundles import head
-from tests.imports import ROOT
+from cmb_models.machine import require_linux
+from tests.support.bundles import head
+from tests.support.imports import ROOT
 
 pytestmark = pytest.mark.serving
 
-RESTRICTED = [sys.executable, "-m", "tests.other_system"]
+RESTRICTED = [sys.executable, "-m", "tests.support.other_system"]
 UNRESTRICTED = [sys.executable, "-c", "from cmb_models.cli import main; main()"]
 
 
@@ -50,10 +50,10 @@ def test_results_replace_earlier_ones(served, tmp_path):
 
 
 CODE = """
-from tests.other_system import restrict
+from tests.support.other_system import restrict
 restrict()
 from pathlib import Path
-from cmb_models.client.lines import LineLog
+from cmb_models.client.log_lines import LineLog
 from cmb_models.files import replacing_folder
 log = LineLog(Path("log.jsonl"), most_bytes=100)
 for n in range(5):
@@ -84,7 +84,9 @@ def test_logs_turn_over_and_folders_are_replaced(tmp_path):
 def test_the_restriction_takes_effect(tmp_path, line, error):
     """Else the tests above would prove nothing."""
     (tmp_path / "file").touch()
-    done = run([sys.executable, "-c", f"from tests.other_system import restrict; restrict(); import os\n{line}"], cwd=tmp_path)
+    done = run(
+        [sys.executable, "-c", f"from tests.support.other_system import restrict; restrict(); import os\n{line}"], cwd=tmp_path
+    )
     assert done.returncode == 1 and error in done.stderr.splitlines()[-1]
 
 
@@ -96,8 +98,8 @@ def test_what_needs_a_lock_is_refused_in_a_sentence(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_training_and_serving_say_that_they_need_linux(tmp_path, monkeypatch, system):
-    from pipelines import stage
-    from serving.server import running_server
+    from cmb_models.serving.run.triton_process import running_server
+    from cmb_models.workspace import stage
 
     monkeypatch.setattr(sys, "platform", system)
     with pytest.raises(InputError, match=f"training: expected Linux, got {system}"):

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import GOLDEN_SCAN, BundleDetector, verify_manifest
 from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, PREPARE, UNET, inputs_of
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
+from cmb_models.release.bundle import GOLDEN_SCAN, BundleDetector, verify_manifest
+from cmb_models.serving.check import checks
+from cmb_models.serving.check.command import main as smoke
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import ENSEMBLES
 from cmb_models.volume import Volume
-from serving import smoke_checks
-from serving.deploy import deploy_bundle
-from serving.repository import ENSEMBLES
-from serving.server import running_server
-from serving.smoke import main as smoke
-from tests.bundles import MORE_MM, altered, find_nothing, head, head_phase, make_bundle, spots_found
+from tests.support.bundles import MORE_MM, altered, find_nothing, head, head_phase, make_bundle, spots_found
 
 pytestmark = pytest.mark.serving
 SCAN, PHASE = head(MORE_MM, seed=5), head_phase(MORE_MM, seed=5, sign=-1, calcified=1)
@@ -126,7 +126,7 @@ def served(request, site) -> bool:
 
 
 def test_inputs_are_those_of_the_release(site, served, capsys, monkeypatch):
-    monkeypatch.setattr(smoke_checks, "SIZES", {"odd": smoke_checks.SIZES["odd"]})
+    monkeypatch.setattr(checks, "SIZES", {"odd": checks.SIZES["odd"]})
     metadata = grpc.InferenceServerClient(site.url).get_model_metadata(DETECTOR)
     assert [t.name for t in metadata.inputs] == [t.name for t in inputs_of(served)]
     bundle = site.bundles[served]

@@ -16,14 +16,14 @@ from tritonclient.utils import InferenceServerException
 
 from cmb_models.client.connection import Tls, admin_headers, connect
 from cmb_models.client.contract import AFFINE
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.client.shared_memory import shared_inputs
 from cmb_models.errors import InputError
-from serving.deploy import deploy_bundle
-from serving.security import KEY_FILE, Security, is_loopback, kept_key, state_key
-from serving.server import running_server
-from tests.bundles import head, make_bundle
-from tests.certificates import make_certificate, make_root
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.security import KEY_FILE, Security, is_loopback, kept_key, state_key
+from cmb_models.serving.run.triton_process import running_server
+from tests.support.bundles import head, make_bundle
+from tests.support.certificates import make_certificate, make_root
 
 pytestmark = pytest.mark.serving
 KEY = "a-key-for-tests-of-some-length"
@@ -158,7 +158,7 @@ def test_state_folder_keeps_a_key_for_its_owner(tmp_path, monkeypatch):
 def test_serve_command_restricts_and_deploys_with_its_own_key(tmp_path, monkeypatch):
     monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
     bundle = make_bundle(tmp_path / "bundle")
-    command = [str(Path(sys.executable).parent / "cmb"), "serve", "--port", "0", "--bundle", str(bundle)]
+    command = [str(Path(sys.executable).parent / "cmb"), "server", "run", "--port", "0", "--bundle", str(bundle)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             lines = []

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
-from serving.server import running_server
-from serving.state import announced, only_one, running_url
-from tests import pace
-from tests.bundles import head, make_bundle
+from cmb_models.serving.run.state_dir import announced, only_one, running_url
+from cmb_models.serving.run.triton_process import running_server
+from tests.support import pace
+from tests.support.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
 GONE_S = 20
@@ -55,7 +55,7 @@ def bundle(tmp_path_factory):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_serve_command_ends_without_a_trace(bundle, tmp_path, how):
-    command = [str(Path(sys.executable).parent / "cmb"), "serve", "--port", "0", "--bundle", str(bundle)]
+    command = [str(Path(sys.executable).parent / "cmb"), "server", "run", "--port", "0", "--bundle", str(bundle)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         lines = []
         for line in process.stdout:
@@ -112,9 +112,9 @@ def test_server_that_is_never_ready_is_killed_and_its_log_shown(tmp_path):
 
 
 def test_one_state_folder_holds_one_server(served, tmp_path):
-    with only_one(tmp_path), pytest.raises(InputError, match="a running `cmb serve`"), only_one(tmp_path):
+    with only_one(tmp_path), pytest.raises(InputError, match="a running `cmb server run`"), only_one(tmp_path):
         pass
     with announced(tmp_path, served.server):
         assert running_url(tmp_path) == f"grpc://{served.server.grpc_url}"
-    with pytest.raises(InputError, match="start one with `cmb serve`"):
+    with pytest.raises(InputError, match="start one with `cmb server run`"):
         running_url(tmp_path)

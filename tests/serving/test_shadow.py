@@ -10,17 +10,17 @@ import pytest
 import tritonclient.grpc as grpc
 
 from cmb_models import cli
-from cmb_models.bundle import load_bundle
 from cmb_models.client.contract import CHALLENGER, DETECTOR
-from cmb_models.client.grpc_client import Client
-from cmb_models.client.lines import read_lines
+from cmb_models.client.grpc import Client
+from cmb_models.client.log_lines import read_lines
 from cmb_models.client.scan_id import scan_sha256
-from cmb_models.client.shadow import ShadowedClient
 from cmb_models.io.nifti import read_volume, write_volume
-from serving.deploy import deploy_bundle
-from serving.repository import ensemble_config
-from serving.server import running_server
-from tests.bundles import head, make_bundle
+from cmb_models.release.bundle import load_bundle
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import ensemble_config
+from cmb_models.shadow.compare import ShadowedClient
+from tests.support.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
 
@@ -90,9 +90,9 @@ def test_detect_then_report(url, work, folder, cmb):
     assert [first[side]["release"] for side in ("production", "challenger")] == [2, 1]
     assert [len(first[k]) for k in ("both", "only_production", "only_challenger")] == [3, 0, counts[CHALLENGER] - 3]
     assert all(a == b for place in first["both"] for a, b in [place["scores"]])  # the same networks
-    code, told = cmb("shadow", "report", "shadow.jsonl", "--html", "page.html")
+    code, told = cmb("server", "shadow-report", "shadow.jsonl", "--html", "page.html")
     assert code == 0 and "release 1 in the shadow of release 2: 2 scans" in told and "page written to page.html" in told
-    code, told = cmb("shadow", "report", "shadow.jsonl", "--json")
+    code, told = cmb("server", "shadow-report", "shadow.jsonl", "--json")
     assert json.loads(told)["pairs"][0]["both"] == 6
     assert not list(folder.rglob("requests.jsonl*"))
 
@@ -105,7 +105,7 @@ def test_answers_stand_without_a_challenger(url, work, folder, cmb):
         set_challenger(url, folder / "bundle-0.9")
     assert code == 0 and "a server with a release deployed" in told and "challenger: 0 of 1 scan compared" in told
     assert [e["outcome"] for e in read_lines(work / "s.jsonl")] == ["failed"]
-    assert "no scan has been compared" in cmb("shadow", "report", "s.jsonl")[1]
+    assert "no scan has been compared" in cmb("server", "shadow-report", "s.jsonl")[1]
 
 
 def test_a_long_running_client(url, work):
@@ -122,5 +122,5 @@ def test_a_long_running_client(url, work):
 
 def test_what_cannot_be_is_refused_in_words(work, cmb):
     assert "--shadow" in cmb("detect", "scan-0.nii.gz", "--bundle", "b", "--out", "o", "--shadow", "s.jsonl")[1]
-    code, told = cmb("shadow", "report", "none.jsonl")
+    code, told = cmb("server", "shadow-report", "none.jsonl")
     assert code == 2 and "none.jsonl: expected lines of `cmb detect --shadow`" in told

@@ -11,11 +11,11 @@ from tritonclient.utils import InferenceServerException
 
 from cmb_models.client.connection import connect
 from cmb_models.client.contract import AFFINE, DETECTOR, VOLUME
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.client.shared_memory import _register, shared_inputs
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
-from tests.bundles import head
+from tests.support.bundles import head
 
 pytestmark = pytest.mark.serving
 

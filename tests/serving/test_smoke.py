@@ -13,16 +13,16 @@ import pytest
 import tritonclient.grpc as grpc
 from onnx import numpy_helper
 
-from cmb_models.bundle import GOLDEN_ANSWER, UNET_FILE, Bundle, load_bundle, write_manifest
 from cmb_models.client.contract import CHALLENGER, DETECTOR, UNET
 from cmb_models.files import read_json, write_json
-from serving import smoke_checks
-from serving.deploy import deploy_bundle
-from serving.repository import ensemble_config
-from serving.server import running_server
-from serving.smoke import main
-from serving.smoke_scans import head, stored_as
-from tests.bundles import make_bundle
+from cmb_models.release.bundle import GOLDEN_ANSWER, UNET_FILE, Bundle, load_bundle, write_manifest
+from cmb_models.serving.check import checks
+from cmb_models.serving.check.command import main
+from cmb_models.serving.check.scans import head, stored_as
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
+from cmb_models.serving.triton.repository import ensemble_config
+from tests.support.bundles import make_bundle
 
 pytestmark = pytest.mark.serving
 
@@ -69,9 +69,9 @@ def site(tmp_path_factory):
 @pytest.fixture
 def quickly(monkeypatch):
     """Fewer sizes and clients, for servers of which another check is to fail."""
-    monkeypatch.setattr(smoke_checks, "SIZES", {"odd": smoke_checks.SIZES["odd"]})
-    monkeypatch.setattr(smoke_checks, "ORDERS", {"LPS": smoke_checks.ORDERS["LPS"]})
-    monkeypatch.setattr(smoke_checks, "EACH", 1)
+    monkeypatch.setattr(checks, "SIZES", {"odd": checks.SIZES["odd"]})
+    monkeypatch.setattr(checks, "ORDERS", {"LPS": checks.ORDERS["LPS"]})
+    monkeypatch.setattr(checks, "EACH", 1)
 
 
 def smoked(capsys, *arguments) -> tuple[int, dict[str, str]]:

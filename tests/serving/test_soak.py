@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.soak import SHAPES, amiss, fault_of, soak, turned
-from cmb_models.bundle import BundleDetector
+from cmb_models.release.bundle import BundleDetector
 from cmb_models.volume import index_from_world, world_from_index
-from tests import pace
-from tests.bundles import head, make_bundle
+from tests.support import pace
+from tests.support.bundles import head, make_bundle
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow]
 

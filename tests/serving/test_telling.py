@@ -19,16 +19,16 @@ import onnx
 import pytest
 import tritonclient.grpc as grpc
 
-from cmb_models.bundle import CNN_FILE, load_bundle, verify_manifest, write_manifest
 from cmb_models.client.contract import CHALLENGER, DETECTOR, OUTPUTS
-from cmb_models.client.grpc_client import Client
-from cmb_models.client.lines import read_lines
+from cmb_models.client.grpc import Client
+from cmb_models.client.log_lines import read_lines
 from cmb_models.errors import InputError
+from cmb_models.release.bundle import CNN_FILE, load_bundle, verify_manifest, write_manifest
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import Server, running_server
+from cmb_models.serving.triton.repository import ensemble_config
 from cmb_models.volume import Volume
-from serving.deploy import deploy_bundle
-from serving.repository import ensemble_config
-from serving.server import Server, running_server
-from tests.bundles import head, make_bundle
+from tests.support.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
 SCAN = head()

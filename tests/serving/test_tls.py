@@ -6,10 +6,10 @@ import pytest
 
 from cmb_models.cli import main
 from cmb_models.client.connection import Tls, admin_headers, connect, endpoint
-from cmb_models.client.grpc_client import Client
+from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
-from serving.server import running_server
-from tests.certificates import make_certificate, make_root
+from cmb_models.serving.run.triton_process import running_server
+from tests.support.certificates import make_certificate, make_root
 
 pytestmark = pytest.mark.serving
 VARIABLES = ("CMB_TLS_CA", "CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_NAME", "CMB_ADMIN_KEY")

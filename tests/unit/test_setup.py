@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 SHIM = """
 import platform, sys

@@ -25,7 +25,7 @@ class Seen:
     least: float
 
 
-SEEN = {  # fitted by benchmarks/phantom_bloom.py, which prints how far off it is, at a mask to the fourth power
+SEEN = {  # fitted by research/phantom_bloom.py, which prints how far off it is, at a mask to the fourth power
     "cmb": Seen(1.532, 0.146, 1.56, 0.36, 0.80),
     "mimic:calcification": Seen(1.371, 0.128, 1.69, 0.78, 0.70),
     "mimic:iron": Seen(1.335, 0.056, 1.98, 0.32, 0.48),

@@ -34,7 +34,7 @@ IRON_YEARS = (40.0, 100.0)  # ages at which no scan and every scan has such spot
 VEINS, BRANCHES = 4, 2  # marked at most: assumed
 VEIN_APART_MM = 6.0  # from any other centre
 VEIN_DEPTH_MM = 4.0  # inside the brain's surface: nearer, the skull's darkness would be marked (assumed)
-SEEN_PER_RADIUS = 2.2  # a vein through slices, from 0.5 mm radius and 0.5 to 1 mm pixels on: benchmarks/phantom_bloom.py
+SEEN_PER_RADIUS = 2.2  # a vein through slices, from 0.5 mm radius and 0.5 to 1 mm pixels on: research/phantom_bloom.py
 
 AIR_SITES_MM = {  # MNI mm on the right: read off the T1 by eye
     "frontal_sinus": (16, 66, 4),
@@ -49,7 +49,7 @@ AIR_VOID_MM, AIR_DEPTH = (3.5, 6.5), (0.7, 1.0)  # diameter of a pocket's void; 
 
 CAVERNOMA_SCANS = 0.1  # share of scans; far rarer in people (0.5 %), kept often enough to learn from: assumed
 CAVERNOMA_MM, CAVERNOMA_PPM = (6.0, 15.0), (0.3, 0.8)  # diameter; haemosiderin of the rim: assumed
-CAVERNOMA_SEEN = 1.1  # its seen over its body's diameter, 1.0 to 1.25 by susceptibility: benchmarks/phantom_bloom.py
+CAVERNOMA_SEEN = 1.1  # its seen over its body's diameter, 1.0 to 1.25 by susceptibility: research/phantom_bloom.py
 CAVERNOMA_REGIONS = ("subcortical_white", "cortex_junction", "cerebellum", "brainstem")
 
 FLOW_COUNT = (0.4, 0.3, 0.2, 0.1)  # share of scans with 0, 1, 2, 3: assumed

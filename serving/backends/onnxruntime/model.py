@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cmb_models.inference.cpu import open_onnx
+from cmb_models.runtime.cpu import open_onnx
 
 # Numbers in one array. A prepared scan has fewer (detect/checks.py, with padding); who asks this step directly could make it take
 # all the memory there is.

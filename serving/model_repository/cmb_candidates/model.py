@@ -1,8 +1,12 @@
 """Third step: the U-Net's heatmap to candidates and their patches. All of it is cmb_models.detect.detector.propose."""
 
 import numpy as np
-from request_trace import Trace
-from step import (
+
+from cmb_models.detect.detector import propose
+from cmb_models.detect.preprocess import Prepared
+from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_trace import Trace
+from cmb_models.serving.triton.step import (
     EXTENT,
     FOUND,
     GRID_AFFINE,
@@ -16,10 +20,6 @@ from step import (
     read_pipeline,
     respond,
 )
-from teller import Teller
-
-from cmb_models.detect.detector import propose
-from cmb_models.detect.preprocess import Prepared
 
 
 class TritonPythonModel:

@@ -1,13 +1,22 @@
 """Last step: join both stages' scores and say which release answered. The joining is cmb_models.detect.detector.decide."""
 
 import numpy as np
-from request_trace import Trace
-from step import CNN_SCORE, FOUND_DIAMETER, FOUND_INDEX, FOUND_MM, FOUND_SCORE, TRACE_FOUND, read_pipeline, respond
-from teller import Teller
 
 from cmb_models.client.contract import AFFINE, OUTPUTS, pack
 from cmb_models.detect.detector import Found, decide
 from cmb_models.detection import Answer
+from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_trace import Trace
+from cmb_models.serving.triton.step import (
+    CNN_SCORE,
+    FOUND_DIAMETER,
+    FOUND_INDEX,
+    FOUND_MM,
+    FOUND_SCORE,
+    TRACE_FOUND,
+    read_pipeline,
+    respond,
+)
 
 
 class TritonPythonModel:

@@ -4,14 +4,14 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from request_trace import PROBE, Trace
-from step import prepared, read_pipeline, respond
-from teller import Teller
 
 from cmb_models.client.contract import AFFINE, PHASE, VOLUME
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
+from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_trace import PROBE, Trace
+from cmb_models.serving.triton.step import prepared, read_pipeline, respond
 from cmb_models.volume import Volume
 
 CASE = "scan"  # the server is told no file name; the client puts its own in

@@ -1,0 +1,67 @@
+"""The `cmb` command. Each command imports what it needs when it runs, so that `cmb --help` stays quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cmb_models import __version__
+from cmb_models.errors import InputError
+
+LEVELS = ("debug", "info", "warning", "error")
+app = typer.Typer(
+    help="Cerebral microbleed detection that a site trains on its own few scans. Research software, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cmb-models {__version__}")
+        raise typer.Exit
+
+
+def _set_level(level: str) -> str:
+    if level.lower() not in LEVELS:
+        raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}, got {level}")
+    return level.lower()
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    log_level: Annotated[
+        str, typer.Option("--log-level", callback=_set_level, envvar="CMB_LOG", help="debug, info, warning or error.")
+    ] = "warning",
+) -> None:
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(name)s: %(message)s")
+
+
+@cache
+def build_app() -> typer.Typer:
+    """The application with all its commands."""
+    from cmb_models.cli import detect, init, keys, server, simulate
+    from cmb_models.cli.release import add_to as add_release
+
+    for module in (init, detect, simulate):
+        module.add_to(app)
+    add_release(app)
+    for module in (server, keys):
+        module.add_to(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line: errors in the input are one line on stderr and exit code 2, never a traceback."""
+    try:
+        build_app()()
+    except (InputError, RuntimeError) as error:  # RuntimeError: a server that failed, with the end of its log
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(2)

@@ -1,0 +1,76 @@
+"""`cmb release history` and `cmb release verify`: what ran when, by whom and why, and whether that can be believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson, console, print_json, table
+
+
+def history(
+    at: Annotated[str, typer.Option(help="What stood on that day (2026-01-31, UTC) or at that time (2026-01-31T12:00:00Z).")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what was promoted and rolled back, when, by whom and why; with --at, what was production on a day."""
+    from cmb_models.hash_chain import read_entries
+    from cmb_models.workspace.paths import AUDIT_LOG
+    from cmb_models.workspace.versioning import find_workspace
+
+    entries = read_entries(find_workspace(Path(".")) / AUDIT_LOG)
+    if at:
+        _on_day(entries, at, as_json)
+    elif as_json:
+        print_json(entries)
+    else:
+        rows = [(_time(e), _action(e), _moves(e), e["user"], e["reason"]) for e in entries]
+        console().print(table("time (UTC)", "action", "moved", "user", "reason", rows=rows) if rows else "nothing promoted yet")
+
+
+def verify(as_json: AsJson = False) -> None:
+    """Check that no entry of the audit log was changed, removed or moved, and that aliases and kept files are as it says."""
+    from rich.markup import escape
+
+    from cmb_models.registry.history.audit import audit
+
+    report = audit()
+    if as_json:
+        print_json({"holds": report.holds, "entries": report.entries, "faults": report.faults, "notes": report.notes})
+    else:
+        for fault in report.faults:
+            console().print(f"[bold red]the audit log does not hold:[/] {escape(fault)}")
+        for note in report.notes:
+            console().print(f"[yellow]note:[/] {escape(note)}")
+        if report.holds:
+            console().print("the audit log holds")
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+def _moves(entry) -> str:
+    """The stages that an entry moved, one a line: `production 2 to 3`."""
+    before, after = entry["before"], entry["after"]
+    stages = [s for s in ("production", "previous", "challenger") if before.get(s) != after.get(s)]
+    return "\n".join(f"{s} {before.get(s, '–')} to {after.get(s, '–')}" for s in stages)
+
+
+def _action(entry) -> str:
+    return f"{entry['action']}{' FORCED' if entry.get('forced') else ''}"
+
+
+def _time(entry) -> str:
+    return entry["time"].replace("T", " ").rstrip("Z")
+
+
+def _on_day(entries, when: str, as_json: bool) -> None:
+    from cmb_models.registry.history.state import on_day
+
+    found = on_day(entries, when)
+    if as_json:
+        print_json({stage: {"release": e["after"][stage], "by": e} for stage, e in found.items()})
+        return
+    rows = [(stage, str(e["after"][stage]), _time(e), _action(e), e["user"], e["reason"]) for stage, e in found.items()]
+    said = f"nothing had been promoted by {when}"
+    console().print(table(f"on {when} (UTC)", "release", "since", "by", "user", "reason", rows=rows) if rows else said)

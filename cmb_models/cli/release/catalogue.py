@@ -1,0 +1,61 @@
+"""`cmb release register`, `list` and `show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson, console, number, print_json, table
+
+
+def register(as_json: AsJson = False) -> None:
+    """Register this workspace's bundle as a release. Refuses uncommitted changes and outputs that differ from dvc.lock."""
+    from cmb_models.registry.register import register as run
+
+    done = run()
+    if as_json:
+        print_json({"release": done.release, "is_new": done.is_new, "metrics": done.metrics})
+        return
+    if not done.is_new:
+        console().print(f"release {done.release} is already registered")
+        return
+    test = done.metrics["evaluate"]
+    console().print(
+        f"[bold]release {done.release}[/] registered: sensitivity {number(test.get('sensitivity'))} at "
+        f"{number(test.get('fp_per_scan'))} false positives a scan on the locked test set; next: cmb release promote {done.release}"
+    )
+
+
+def list_releases(as_json: AsJson = False) -> None:
+    """List the releases with their stage, their figures on the locked test set, their data, age and commit."""
+    from cmb_models.registry.mlflow.connection import without_password
+    from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
+    from cmb_models.registry.mlflow.store import open_registry
+
+    with open_registry() as registry:
+        listed, uri = listed_releases(registry), without_password(registry.uri)
+    if as_json:
+        print_json([export.as_dict() for export in listed])
+        return
+    out = console()
+    out.print(table(*COLUMNS, rows=[export.row() for export in listed]) if listed else "no release yet")
+    out.print(f"[dim]more: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}[/]")
+
+
+def show(
+    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one release: role, figures on the locked test set, data, commit."""
+    from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
+    from cmb_models.registry.mlflow.store import open_registry
+
+    with open_registry() as registry:
+        number = registry.resolve(ref).number
+        found = next(release for release in listed_releases(registry) if release.number == number)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    console().print(table("", "", rows=list(zip(COLUMNS, found.row(), strict=True))))
+    console().print(f"[dim]all it was made from: cmb release lineage {number}[/]")

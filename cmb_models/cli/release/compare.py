@@ -1,0 +1,96 @@
+"""`cmb release compare`: two releases side by side in the terminal, as JSON, and as a page with every place they disagree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson, console, print_json
+
+Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")]
+
+
+def compare(
+    baseline: Ref,
+    candidate: Ref,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page: curves, and every lesion they differ on in pictures.")
+    ] = None,
+    rerun_baseline: Annotated[
+        bool,
+        typer.Option(help="Run BASELINE on the locked scans of CANDIDATE, from this workspace's data: counted as an evaluation."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare CANDIDATE with BASELINE on common test scans: figures with intervals, paired differences, the gate's verdict."""
+    from cmb_models.registry.gate.compare import as_dict
+    from cmb_models.registry.gate.compare import compare as run
+
+    versus = run(baseline, candidate, anew=rerun_baseline)
+    if html is not None:
+        from cmb_models.files import write_text
+        from cmb_models.report.comparison.page import render
+
+        write_text(html, render(versus))
+    if as_json:
+        print_json(as_dict(versus))
+        return
+    _print(versus)
+    if html is not None:
+        console().print(f"page written to {html}", markup=False)
+
+
+def _print(versus) -> None:
+    from cmb_models.report.comparison.parts import check_row, figure_rows, summary
+
+    out, (first, second) = console(), versus.sides
+    heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in versus.sides]
+    rows = [(r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(versus)]
+    out.print(_table("", *heads, "difference", "", rows=rows))
+    out.print(summary(versus), markup=False)
+    for note in versus.notes:
+        out.print(note, style="yellow", markup=False)
+    for line in _disagreements(versus):
+        out.print(line, markup=False)
+    out.print(f"[bold]the gate {'would let' if versus.passed else 'would not let'} {second.name} take the place of {first.name}[/]")
+    for check in map(check_row, versus.checks):
+        out.print(_check(check))
+
+
+COLOURS = {"better": "green", "worse": "red", "pass": "green", "fail": "bold red", "not judged": "dim"}
+
+
+def _disagreements(versus) -> list[str]:
+    """How many places each alone found, and raised wrongly."""
+    if not versus.common:
+        return []
+    lines = []
+    for kind, what in (("hit", "microbleeds found by one alone"), ("false_positive", "false positives of one alone")):
+        counts = [sum((d.kind, d.by) == (kind, n) for d in versus.disagreements) for n in (1, 2)]
+        told = ", ".join(f"{side.name} {n}" for side, n in zip(versus.sides, counts, strict=True))
+        lines.append(f"{what}: {told}")
+    return lines
+
+
+def _check(check: dict):
+    """A check of the gate in a line; what is to be known of it where it did not pass."""
+    from rich.text import Text
+
+    note = f" ({check['note']})" if check["note"] and check["result"] != "pass" else ""
+    line = Text(f"  {check['result']:>10}  ", style=COLOURS[check["result"]])
+    return line.append(f"{check['name']}: {check['measured']}, asked {check['need']}{note}", style="default")
+
+
+def _table(*columns: str, rows):
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # nothing is cut off in a narrow terminal
+    for row in rows:
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+    return table

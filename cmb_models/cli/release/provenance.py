@@ -1,0 +1,171 @@
+"""`cmb release lineage` and `reproduce`: what a release was made from, which releases saw a scan, and training one again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmb_models.cli.terminal import AsJson, console, print_json
+from cmb_models.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+HASHES = {  # label by key of the lineage, in the order of the chain
+    "dvc_lock_sha256": "dvc.lock",
+    "params_sha256": "params.yaml",
+    "gate_sha256": "gate, before training",
+    "environment_sha256": "requirements.lock",
+    "index_sha256": "data/index.json",
+    "split_sha256": "data/split.json",
+    "export_sha256": "exported bundle",
+}
+WIDE = 400  # columns: a tree's hashes are never cut or folded, so that they can be copied
+SCANS = (
+    ("training_scans", "training scans"),
+    ("training_phases", "their phase images"),
+    ("locked_scans", "locked test scans, never trained on"),
+    ("locked_phases", "their phase images"),
+)
+
+
+def lineage(
+    ref: Annotated[str | None, typer.Argument(help="A release number, `latest`, or an alias.", show_default=False)] = None,
+    scan: Annotated[
+        str | None,
+        typer.Option(metavar="HASH|FILE", help="Which releases saw this scan: its file, or 8 or more digits of its SHA-256."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the chain from a release to its commit, settings, studies, datasets and every scan, and its parents to the first.
+
+    With --scan: every release that saw a scan, and how. Exit code 1: not every release could be asked.
+    """
+    if (ref is None) == (scan is None):
+        got = "neither" if ref is None else "both"
+        raise InputError(
+            "cmb release lineage", "either a release or --scan", got, "run `cmb release lineage production`, for instance"
+        )
+    if scan is not None:
+        _show_scan(scan, as_json)
+        return
+    from cmb_models.registry.mlflow.store import open_registry
+    from cmb_models.registry.provenance.trace import trace
+
+    with open_registry() as registry:
+        chain = trace(registry, ref)
+    if as_json:
+        print_json(chain)
+    else:
+        console(WIDE).print(_tree(chain))
+
+
+def _tree(chain: Mapping[str, Any]) -> Tree:
+    """The chain as an indented tree, the release on top."""
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    aliases = f" ({', '.join(chain['aliases'])})" if chain["aliases"] else ""
+    tree = Tree(f"[bold]release {chain['release']}[/]{aliases}")
+    tree.add(
+        f"manifest {chain['manifest_sha256']}"
+        + (f", signed by {escape(chain['signed_by'])}" if chain["signed_by"] else ", unsigned")
+    )
+    tree.add(escape(f"registered {chain.get('created', '?')} by {chain.get('user', '?')}"))
+    commit = tree.add(f"commit {chain.get('git_commit', '?')}")
+    said = chain["commit"]
+    commit.add(escape(f"{said['date']} {said['author']}: {said['subject']}") if said else "[red]not in this clone[/]")
+    for key, label in HASHES.items():
+        if chain.get(key):
+            commit.add(f"{label} {chain[key]}")
+    studies = tree.add("studies")
+    for name, chosen in sorted(chain.get("studies", {}).items()):
+        studies.add(escape(f"{name}: {chosen['study']}, trial {chosen['trial']}"))
+    data = tree.add("datasets (DVC)")
+    for path, md5 in sorted(chain.get("data", {}).items()):
+        data.add(escape(f"{path} {md5}"))
+    calibrated = set(chain.get("calibrated_on", ()))
+    for key, label in SCANS:
+        scans = chain.get(key, {})
+        if scans:
+            also = f"; threshold and calibration from {len(calibrated)} subjects" if key == "training_scans" else ""
+            branch = tree.add(f"{len(scans)} {label}{also}")
+            for name, sha256 in sorted(scans.items()):
+                branch.add(escape(f"{name} {sha256}"))
+    parents = tree.add("in production before" if chain["parents"] else "no release was in production before")
+    for p in chain["parents"]:
+        parents.add(
+            escape(f"release {p['release']}, {p['created']}, commit {p['git_commit'][:12]}, manifest {p['manifest_sha256'][:12]}")
+        )
+    return tree
+
+
+def _show_scan(scan: str, as_json: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cmb_models.registry.mlflow.store import open_registry
+    from cmb_models.registry.provenance.trace import scan_hash, sightings
+
+    wanted = scan_hash(scan)
+    with open_registry() as registry:
+        seen, unread = sightings(registry, wanted)
+    if as_json:
+        print_json({"sha256": wanted, "seen_by": [s.as_dict() for s in seen], "unread": unread})
+    else:
+        out = console()
+        if seen:
+            table = Table("release", "aliases", "saw it in", "as", "SHA-256")
+            for s in seen:
+                table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256[:16])))
+            for column in table.columns:
+                column.overflow = "fold"  # nothing is cut off in a narrow terminal
+            out.print(table)
+        else:
+            out.print(f"no release that could be asked saw scan {wanted}" if unread else f"no release saw scan {wanted}")
+        for fault in unread:
+            out.print(f"[bold red]not known:[/] {escape(fault)}")
+    if unread:
+        raise typer.Exit(1)
+
+
+def reproduce(
+    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to train again, and what to keep; must not exist. Default: a temporary one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a release again beside this workspace, from its commit and its data, and compare with what was registered.
+
+    Takes as long as the training took. Exit code 0: everything is the same, 1: something differs.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cmb_models.registry.provenance.reproduce import reproduce as run
+
+    done = run(ref, folder, quiet=as_json)
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        out = console()
+        table = Table("", "registered", "reproduced", "", title=f"release {done.release} from commit {done.commit[:12]}")
+        for column in table.columns:
+            column.overflow = "fold"
+        for row in done.rows:
+            said = "same" if row.same else "[bold red]differs[/]"
+            table.add_row(escape(row.what), escape(row.registered), escape(row.reproduced), said)
+        out.print(table)
+        for note in done.notes:
+            out.print(escape(note))
+        differing = sum(not r.same for r in done.rows)
+        out.print(
+            f"[bold]release {done.release}[/] "
+            + (f"differs in {differing} of {len(done.rows)}" if differing else "came out the same")
+        )
+    if not done.same:
+        raise typer.Exit(1)

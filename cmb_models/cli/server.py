@@ -1,0 +1,172 @@
+"""`cmb server`: run the bundled Triton server, deploy to servers, check them. Imports wait until a command runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson
+
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST:PORT of a server's gRPC, or HOST:PORT=FOLDER if it reads a repository of its own; repeat it."),
+]
+State = Annotated[Path, typer.Option(help="Folder for the model repository, the server's log and server.json.")]
+
+
+def run(
+    state_dir: State = Path("serving-state"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 8001,
+    bundle: Annotated[Path | None, typer.Option(help="Serve this bundle folder as release 1, without a registry.")] = None,
+    host: Annotated[str, typer.Option(help="Address gRPC listens on; other than loopback only with TLS.")] = "127.0.0.1",
+    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Ask clients for a certificate of this root, PEM.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address the metrics listen on, without TLS.")] = "127.0.0.1",
+    exported: Annotated[Path | None, typer.Option(help="Serve this folder, written by `cmb server export`.")] = None,
+) -> None:
+    """Run the bundled Triton server in the foreground, with what the registry's aliases name; Ctrl-C ends it.
+
+    A server that ends by itself is started again, as are steps that die; what was served is deployed anew.
+    """
+    import signal
+
+    from cmb_models.serving.run.security import ADMIN_KEY, Security, state_key
+    from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one
+    from cmb_models.serving.run.triton_process import running_server
+    from cmb_models.serving.run.watchdog import Keeper
+
+    if bundle and exported:
+        raise typer.BadParameter("--bundle and --exported exclude each other")
+    os.environ[ADMIN_KEY] = key = state_key(state_dir)  # for what is deployed here below
+    security = Security(host, key, tls_cert, tls_key, tls_client_ca, metrics_host)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    repository = exported or state_dir / REPOSITORY
+    arguments = ["--model-control-mode=none"] if exported else []
+    try:
+        started = running_server(repository, grpc_port=port, log=state_dir / LOG, security=security, arguments=arguments)
+        with only_one(state_dir), started as server, announced(state_dir, server) as announce:
+            typer.echo(f"gRPC {server.grpc_url}, HTTP {server.http_url}, log {server.log}")
+            wanted = None if exported else _Wants(bundle)
+            if wanted:
+                _deploy_first(repository, server.address, wanted)
+            typer.echo("serving; Ctrl-C ends it")
+            Keeper(server, repository, wanted, typer.echo).watch(announce)
+            raise RuntimeError(f"the server keeps ending by itself; see {server.log}")
+    except KeyboardInterrupt:
+        typer.echo("ended")
+
+
+class _Wants:
+    """What a server is to serve: the bundle given, else what the aliases name now, or named last while they cannot be read."""
+
+    def __init__(self, bundle: Path | None) -> None:
+        self.bundle, self._last = bundle, None
+
+    def __call__(self):
+        from cmb_models.errors import InputError
+        from cmb_models.serving.deploy.desired import wanted_aliases, wanted_bundle
+
+        try:
+            self._last = wanted_bundle(self.bundle, 1, Path(".")) if self.bundle else wanted_aliases(Path("."))
+        except InputError as error:
+            if self._last is None:
+                raise
+            typer.echo(f"served as before, since {error}")
+        return self._last
+
+
+def _deploy_first(repository: Path, url: str, wanted: _Wants) -> None:
+    """Deploy what a fresh server starts with. No release in production is no fault: one may be promoted later."""
+    from cmb_models.client.contract import DETECTOR
+    from cmb_models.errors import InputError
+    from cmb_models.serving.deploy.fleet import Target, reconcile
+    from cmb_models.serving.deploy.observed import Admin
+
+    try:
+        found = wanted()
+    except InputError as error:
+        if wanted.bundle:
+            raise
+        typer.echo(f"nothing deployed: {error}")
+        return
+    try:
+        reconcile(found, [Target(url, repository)], done=typer.echo)
+    except InputError as error:
+        with Admin(url) as admin:
+            if DETECTOR not in admin.actual().pins:
+                raise
+        typer.echo(f"production is served, but {error}")
+
+
+def deploy(
+    server: Servers = None,
+    state_dir: State = Path("serving-state"),
+    repository: Annotated[Path | None, typer.Option(help="Model repository the servers read; else the one in --state.")] = None,
+) -> None:
+    """Make servers serve what the registry's aliases name. Nothing is done where it is served already."""
+    from cmb_models.serving.deploy.fleet import Target, deploy_aliases
+    from cmb_models.serving.run.state_dir import REPOSITORY
+
+    pairs = _addresses(server, state_dir)
+    shared = repository or state_dir / REPOSITORY
+    deploy_aliases([Target(url, Path(own) if own else shared) for url, _, own in pairs], done=typer.echo)
+
+
+def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, str]]:
+    """The servers named, or the one that was started here, with its administrator's key."""
+    from cmb_models.serving.run.security import ADMIN_KEY, kept_key
+    from cmb_models.serving.run.state_dir import running_url
+
+    if not server and (key := kept_key(state)):  # another machine's server has its own
+        os.environ.setdefault(ADMIN_KEY, key)
+    return [one.partition("=") for one in server or [running_url(state)]]
+
+
+def status(server: Servers = None, state_dir: State = Path("serving-state"), as_json: AsJson = False) -> None:
+    """Show what the registry's roles name and what servers serve. Exit code 1: they differ."""
+    _print_status([url for url, _, _ in _addresses(server, state_dir)], as_json)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+) -> None:
+    """Write a read-only model repository with what the registry's roles name, to serve with `cmb server run --exported`."""
+    from cmb_models.serving.deploy.desired import wanted_aliases
+    from cmb_models.serving.deploy.export import write_immutable
+
+    told = write_immutable(folder, wanted_aliases(Path(".")))
+    typer.echo(f"{folder}: {', '.join(f'{alias} is {pin}' for alias, pin in told.items())}")
+    typer.echo(
+        "serve it by `cmb server run --exported`, or tritonserver --model-control-mode=none; restart one server after the other"
+    )
+
+
+def _print_status(urls: list[str], as_json: bool) -> None:
+    from cmb_models.cli.terminal import console, print_json, table
+    from cmb_models.serving.deploy.status import COLUMNS, status_of
+
+    found = status_of(urls)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        console().print(table(*COLUMNS, rows=found.rows()))
+        for difference in found.differences:
+            typer.echo(difference)
+        typer.echo("they differ: run `cmb server deploy`" if found.differences else "registry and servers agree")
+    if found.differences:
+        raise typer.Exit(1)
+
+
+def add_to(app: typer.Typer) -> None:
+    from cmb_models.cli.shadow import report
+    from cmb_models.serving.check.command import smoke
+
+    server = typer.Typer(help="Run, deploy to and check Triton servers.", no_args_is_help=True)
+    for name, command in (("run", run), ("deploy", deploy), ("status", status), ("check", smoke), ("export", export)):
+        server.command(name)(command)
+    server.command("shadow-report")(report)
+    app.add_typer(server, name="server")

@@ -1,0 +1,101 @@
+"""`cmb server shadow-report`, and the part of `cmb detect` that asks a challenger after the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson, console, print_json
+from cmb_models.errors import InputError
+
+if TYPE_CHECKING:
+    from cmb_models.shadow.compare import Answered
+
+IN_A_ROW = 3  # scans that a challenger fails on before the rest is left
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="The lines that `cmb detect --shadow FILE` wrote.", show_default=False)],
+    html: Annotated[Path | None, typer.Option(help="Also write a page with a chart.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far the challenger agrees with production: lesion by lesion, by week, and the scans they differ on most."""
+    from cmb_models.client.log_lines import read_lines
+    from cmb_models.shadow.summary import summarise
+
+    if not file.is_file():
+        raise InputError(file, "lines of `cmb detect --shadow`", "no file", "name the file that --shadow was given")
+    summary = summarise(read_lines(file))
+    if html is not None:
+        from cmb_models.files import write_text
+        from cmb_models.shadow.page import render
+
+        write_text(html, render(summary))
+    if as_json:
+        print_json(summary)
+        return
+    _print(summary)
+    if html is not None:
+        console().print(f"page written to {html}", markup=False)
+
+
+def _print(summary: dict) -> None:
+    from cmb_models.cli.terminal import table
+    from cmb_models.report.wording import percent, plural
+
+    out = console()
+    for pair in summary["pairs"]:
+        names = {side: f"release {pair[side]['release'] or 'unregistered'}" for side in ("production", "challenger")}
+        out.print(
+            f"{names['challenger']} in the shadow of {names['production']}: {plural(pair['scans'], 'scan')},"
+            f" {pair['scans_alike']} with the same findings",
+            style="bold",
+        )
+        rows = [("all", pair), *((week["week"], week) for week in pair["weeks"])]
+        heads = ("", "scans", "both report", "production alone", "challenger alone", "agreement (95 %)")
+        numbers = ("scans", "both", "only_production", "only_challenger")
+        cells = [(n, *(str(c[k]) for k in numbers), percent(c["agreement"], c["agreement_95"])) for n, c in rows]
+        out.print(table(*heads, rows=cells))
+        if shift := pair["score_shift"]:
+            mean, size = f"{shift['mean']:+.3f}", f"{shift['mean_absolute']:.3f}"
+            out.print(f"scores where both report: {mean} by the challenger on average, {size} apart", markup=False)
+        for scan in pair["most_different"]:
+            name = scan["scan"] or scan["input_sha256"][:12]
+            alone = f"production alone {len(scan['only_production'])}, challenger alone {len(scan['only_challenger'])}"
+            out.print(f"  {name}: {alone}, both {scan['both']}", markup=False)
+    if not summary["pairs"]:
+        out.print("no scan has been compared")
+    for row in summary["not_compared"]:
+        out.print(f"{row['outcome']}: {plural(row['scans'], 'scan')}, {row['reason']}", style="yellow", markup=False)
+
+
+def shadow_scans(scans: Sequence[Callable[[], Answered]], url: str, file: Path) -> None:
+    """Send scans that have been answered to the server's challenger, one by one, and append a line each to `file`.
+
+    scans: read anew, so that none has to wait in memory. Whatever fails is told and noted, and never raised: the answers stand.
+    """
+    from cmb_models.client.contract import CHALLENGER
+    from cmb_models.client.grpc import Client
+    from cmb_models.report.wording import plural
+    from cmb_models.shadow.compare import noted, observe, shadow_log
+
+    out, log, failed, done = console(), shadow_log(file), 0, 0
+    try:
+        with Client(url, model=CHALLENGER) as client:
+            for read in scans:
+                asked = read()
+                if failed == IN_A_ROW:
+                    entry = noted(asked, "dropped", f"the challenger failed on {IN_A_ROW} scans in a row")
+                else:
+                    entry = observe(asked, client.detect)
+                log.append(entry)
+                failed = 0 if entry["outcome"] == "compared" else min(failed + 1, IN_A_ROW)
+                done += entry["outcome"] == "compared"
+                if entry["outcome"] == "failed":
+                    out.print(f"challenger: {entry['reason']}", style="yellow", markup=False)
+    except (OSError, InputError) as error:  # a full disk, or a scan that is gone: the answers were given before
+        out.print(f"challenger: {error}", style="yellow", markup=False)
+    out.print(f"challenger: {done} of {plural(len(scans), 'scan')} compared, in {file}", markup=False)

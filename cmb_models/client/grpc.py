@@ -1,0 +1,135 @@
+"""Send a scan to a server, get its answer: one class over gRPC. Needs the `client` extra."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
+from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
+from cmb_models.detect.checks import check_grid
+from cmb_models.detect.phase import check_phase
+from cmb_models.detection import Answer
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+
+FRAMING_BYTES = 2**20  # of a message: the small tensors and names
+REFUSAL = re.compile(r"scan: expected (?P<expected>.*), got (?P<got>.*?); (?P<remedy>.*)", re.DOTALL)  # InputError's sentence
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Which release a server answers with."""
+
+    release: int
+    manifest_sha256: str
+
+
+class Client:
+    """A connection to one server, to be used for many scans and from many threads.
+
+    url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: how, where neither the address nor the
+    environment (connection.py) says it. shared_memory: hand scans over in this machine's memory, to a server on it that opens
+    that with CMB_ADMIN_KEY. Raises InputError for certificate files that are none.
+    """
+
+    def __init__(
+        self, url: str, timeout_s: float = 120, model: str = DETECTOR, tls: Tls | None = None, shared_memory: bool = False
+    ) -> None:
+        self._client = connect(url, tls)
+        (self.url, self._tls), self.timeout_s, self.model = endpoint(url, tls), timeout_s, model
+        self._inputs = self._shared if shared_memory else self._sent
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+        """Detect in one scan. phase: its phase image, sent to a release that uses it and left aside otherwise.
+
+        Raises InputError naming `case` when the scan is refused or its phase is missing, naming the server when it cannot be
+        reached or has no release, and RuntimeError when the server itself fails.
+        """
+        uses_phase = self.uses_phase()
+        try:
+            return self._answer(volume, case, phase, uses_phase)
+        except InferenceServerException as error:
+            # Between asking and sending, the server may have been switched to a release of the other kind.
+            if "INVALID_ARGUMENT" not in str(error.status()) or self.uses_phase() == uses_phase:
+                raise self._explained(error, case) from error
+        return self.detect(volume, case, phase)
+
+    def _answer(self, volume: Volume, case: str, phase: Volume | None, uses_phase: bool) -> Answer:
+        arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
+        if uses_phase:
+            if phase is None:
+                expected = f"a phase image beside the SWI, which the release at {self.url} uses"
+                raise InputError(case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
+            check_phase(phase, volume, case)  # here: only the SWI's affine is sent
+            arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
+        check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
+        if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
+            raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
+        outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
+        with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(uses_phase)}) as inputs:
+            # No compression: it makes a volume ten times slower over loopback.
+            result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
+        return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
+
+    @contextlib.contextmanager
+    def _sent(self, arrays: Mapping[Tensor, np.ndarray]) -> Iterator[list[grpc.InferInput]]:
+        inputs = [grpc.InferInput(t.name, a.shape, np_to_triton_dtype(t.dtype)) for t, a in arrays.items()]
+        for input_, array in zip(inputs, arrays.values(), strict=True):
+            input_.set_data_from_numpy(array)
+        yield inputs
+
+    def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[list[grpc.InferInput]]:
+        from cmb_models.client.shared_memory import shared_inputs  # a library of POSIX systems, which other clients do without
+
+        return shared_inputs(self._client, arrays, self.url, self.timeout_s)
+
+    def uses_phase(self) -> bool:
+        """Whether the release that answers now needs each scan's phase image. Raises InputError as `detect`, naming the server."""
+        try:
+            metadata = self._client.get_model_metadata(self.model, client_timeout=self.timeout_s)
+        except InferenceServerException as error:
+            raise self._explained(error, self.url) from error
+        return PHASE.name in {tensor.name for tensor in metadata.inputs}
+
+    def serving(self) -> Serving | None:
+        """The release that answers now; None when nothing is deployed. Raises InputError when the server cannot be reached."""
+        try:
+            if not self._client.is_model_ready(self.model, client_timeout=self.timeout_s):
+                return None
+            config = self._client.get_model_config(self.model, client_timeout=self.timeout_s).config
+        except InferenceServerException as error:
+            raise self._explained(error, self.url) from error
+        return Serving(int(config.parameters["release"].string_value), config.parameters["manifest_sha256"].string_value)
+
+    def _explained(self, error: InferenceServerException, case: str) -> Exception:
+        """The error to raise instead: what happened, in which scan or at which server, and what to do."""
+        status, text = str(error.status()), error.message() or ""
+        refusal = REFUSAL.search(text)
+        if refusal and "INVALID_ARGUMENT" in status:
+            return InputError(case, **refusal.groupdict())
+        if "unknown model" in text or "is not ready" in text or "no available versions" in text:
+            return InputError(self.url, "a server with a release deployed", "one without", "run `cmb server deploy`")
+        if "UNAVAILABLE" in status:
+            return unreachable(error, self.url, self._tls)
+        if "DEADLINE_EXCEEDED" in status:
+            return InputError(case, f"an answer within {self.timeout_s:g} s", "none", f"look at the server at {self.url}")
+        if "INVALID_ARGUMENT" in status:
+            return InputError(case, "a scan the server takes", text, "check that client and server are of one version")
+        return RuntimeError(f"{case}: the server at {self.url} failed ({status}): {text}")

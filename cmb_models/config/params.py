@@ -1,0 +1,265 @@
+"""params.yaml as typed settings; the part of them that travels in a bundle and the gate's are in release_settings.py.
+
+Unknown keys and impossible values are refused by name. This file holds ranges and shapes, no defaults: every value stands
+in params.yaml, so a stage can never run on a number that DVC does not track.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+import cmb_models.config.types as settings
+from cmb_models.config.release import Candidates, Gate, Preprocess
+from cmb_models.config.release import Decision as Decision  # read from here by all that read settings
+from cmb_models.config.release import Joint as Joint
+from cmb_models.config.release import PipelineConfig as PipelineConfig
+from cmb_models.config.types import (
+    Count,
+    Fraction,
+    FractionRange,
+    Positive,
+    Probability,
+    Range,
+    Section,
+    Seed,
+    Size,
+    Steps,
+    explain,
+)
+from cmb_models.errors import InputError
+
+
+class Ingest(Section):
+    """raw_dir: folder of datasets, relative to the workspace. min_scans: fewest training scans that are worth starting with."""
+
+    raw_dir: str
+    min_scans: Count
+
+
+class Split(Section):
+    """folds: subject-wise folds. locked_datasets: whole datasets kept for the final test.
+
+    locked_fraction: share of the other subjects that is locked too.
+    """
+
+    folds: Annotated[int, Field(ge=2)]
+    seed: Seed
+    locked_datasets: tuple[str, ...]
+    locked_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Unet(Section):
+    """Stage 1: architecture and training recipe.
+
+    channels: of each level, from full resolution down. strides: into each level, the first 1. sigma_mm: width of the Gaussian that
+    marks a centre in the target heatmap. lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the
+    others, share placed around what the network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are
+    done; none before. planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training
+    patch (planting.py), 0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (warping.py).
+    focal_gamma, focal_beta: exponents of the loss (losses.py).
+    """
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=3)]
+    strides: tuple[Annotated[int, Field(ge=1, le=2)], ...]
+    patch_vox: Size
+    batch: Count
+    steps: Steps
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    sigma_mm: Positive
+    lesion_fraction: Probability
+    hard_fraction: Probability
+    mine_at: tuple[Fraction, ...]
+    planted_per_patch: Annotated[float, Field(ge=0)]
+    planted_mimics_per_patch: Annotated[float, Field(ge=0)]
+    warped_fraction: Probability
+    focal_gamma: Positive
+    focal_beta: Positive
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> Unet:
+        if len(self.strides) != len(self.channels) or self.strides[0] != 1:
+            wanted = f"{len(self.channels)} numbers, as unet.channels has, the first 1"
+            raise ValueError(f"unet.strides must be {wanted}; they are {list(self.strides)}")
+        return self
+
+
+class Cnn(Section):
+    """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
+
+    planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
+    planted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
+    kind_weight: in the loss, of telling the kinds of mimics apart (networks.cnn.KINDS), where annotations name them.
+    phase_dropout: share of the patches whose phase is left out, so that the SWI alone still counts; only with preprocess.phase.
+    match_mm: a candidate this near to a CMB's centre is a positive example.
+    """
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)]
+    patch_vox: Size
+    batch: Annotated[int, Field(ge=2)]
+    steps: Steps
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)]
+    planted_fraction: Probability
+    planted_mimic_fraction: Probability
+    warped_fraction: Probability
+    kind_weight: Annotated[float, Field(ge=0)]
+    phase_dropout: Probability
+    jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    match_mm: Positive
+
+
+class Planting(Section):
+    """plants: simulated lesions in all, shared among the voxel sizes of the training scans (plants.py); 0 for none."""
+
+    plants: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class UnetSearch(Section):
+    """Lowest and highest value of each setting of `unet` that is searched; one that is left out stays as it is."""
+
+    learning_rate: Range | None = None
+    weight_decay: Range | None = None
+    sigma_mm: Range | None = None
+    lesion_fraction: FractionRange | None = None
+    planted_per_patch: Range | None = None
+
+
+class CnnSearch(Section):
+    """The same for `cnn`."""
+
+    learning_rate: Range | None = None
+    weight_decay: Range | None = None
+    dropout: FractionRange | None = None
+    positive_fraction: FractionRange | None = None
+    planted_fraction: FractionRange | None = None
+
+
+class Tuning(Section):
+    """trials: finished Optuna trials wanted. side_by_side: how many are proposed and tried together; a setting, not the machine's
+    cores, so that every machine tries the same. steps: training steps of one fold's model in a trial. fp_per_scan: the objective's
+    operating point (mean sensitivity up to it)."""
+
+    trials: Count
+    side_by_side: Count
+    steps: Steps
+    fp_per_scan: Positive
+    seed: Seed
+
+
+class TuneUnet(Tuning):
+    """max_candidates_per_scan: a limit on the mean, since each costs stage 2's time and is one more to mistake."""
+
+    max_candidates_per_scan: Count
+    search: UnetSearch
+
+
+class TuneCnn(Tuning):
+    search: CnnSearch
+
+
+class MineCandidates(Section):
+    seed: Seed
+    candidates: Candidates
+
+
+class CrossValidate(Section):
+    seed: Seed
+    nested: bool  # also tune, mine and calibrate anew inside each fold (training/nested.py)
+
+
+class Train(Section):
+    seed: Seed
+
+
+class Export(Section):
+    """parity_tolerance: largest difference of a score between torch and ONNX that passes. golden_seed: of the known-answer scan."""
+
+    parity_tolerance: Positive
+    golden_seed: Seed
+
+
+class Calibrate(Section):
+    """max_fp_per_scan: the threshold is the most sensitive one with at most this many false positives a scan, out of fold."""
+
+    max_fp_per_scan: Positive
+
+
+class Evaluate(Section):
+    """tolerance_mm: a detection within max(this, lesion radius) of a CMB's centre finds it. bootstrap: resamples of subjects."""
+
+    tolerance_mm: Positive
+    bootstrap: Count
+    seed: Seed
+
+
+class Params(Section):
+    """All of params.yaml: one section a stage, `unet` and `cnn` for the recipes that several stages share, `gate` for promotion."""
+
+    ingest: Ingest
+    split: Split
+    preprocess: Preprocess
+    planting: Planting
+    unet: Unet
+    cnn: Cnn
+    tune_unet: TuneUnet
+    mine_candidates: MineCandidates
+    tune_cnn: TuneCnn
+    cross_validate: CrossValidate
+    train: Train
+    export: Export
+    calibrate: Calibrate
+    evaluate: Evaluate
+    gate: Gate
+    promotion: settings.Promotion = settings.Promotion()
+
+    @model_validator(mode="after")
+    def _patch_fits_network(self) -> Params:
+        factor = math.prod(self.unet.strides)
+        for name, size in (("unet.patch_vox", self.unet.patch_vox), ("preprocess.multiple_vox", self.preprocess.multiple_vox)):
+            if any(s % factor for s in size):
+                raise ValueError(f"{name} must be multiples of {factor}, the product of unet.strides")
+        return self
+
+    @model_validator(mode="after")
+    def _plants_for_planting(self) -> Params:
+        unet, cnn = self.unet, self.cnn
+        wanted = (unet.planted_per_patch, unet.planted_mimics_per_patch, cnn.planted_fraction, cnn.planted_mimic_fraction)
+        if any(wanted) and not self.planting.plants:
+            raise ValueError("planting.plants must be above 0, or all planted_ settings of unet and cnn 0")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_hold_their_recipe(self) -> Params:
+        """Trial 0 is the recipe: outside the ranges, the search would not know where it began."""
+        for name, search, recipe in (("unet", self.tune_unet.search, self.unet), ("cnn", self.tune_cnn.search, self.cnn)):
+            ranges = search.model_dump(exclude_none=True)
+            if not ranges:
+                raise ValueError(f"tune_{name}.search must name at least one setting")
+            for key, (low, high) in ranges.items():
+                if not low <= getattr(recipe, key) <= high:
+                    raise ValueError(f"tune_{name}.search.{key} must hold {name}.{key}, where the search begins")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml. All unknown keys and impossible values are named in one InputError."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a params.yaml", "no such file", "run inside a workspace (a clone of the repository)")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(path, "valid YAML", " ".join(str(error).split()), "correct the file") from error
+    try:
+        return Params.model_validate(raw or {})
+    except ValidationError as error:
+        raise InputError(path, "known keys with possible values", explain(error), "correct these keys") from error

@@ -1,0 +1,105 @@
+"""The index of a site's data: every scan with its hash, geometry and lesion count, or every fault found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cmb_models.config.params import Preprocess
+from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.detect.checks import check_scan
+from cmb_models.detect.preprocess import prepare
+from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
+from cmb_models.io.nifti import read_volume
+from cmb_models.volume import Volume, index_from_world
+
+ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
+
+
+def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
+    """Check all datasets below `raw_dir` in one pass.
+
+    settings: where they ask for phase, every scan must have a phase image that `prepare` takes: a locked one would else fail only
+    in the last stage. Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm,
+    n_cmbs, and phase_sha256 where phase is used. Raises one InputError that lists every fault of every scan: unreadable, not
+    SWI-like, the same file twice, a lesion outside its volume or marked twice, no phase that belongs to it; or, before any of
+    that, one that tells that `raw_dir` is a dataset itself, or holds none.
+    """
+    with_phase = settings if settings is not None and settings.phase else None
+    if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
+        remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
+        raise InputError(raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
+    folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`")
+    entries, faults = [], []
+    for folder in folders:
+        try:
+            scans = find_scans(folder)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        for scan in scans:
+            try:
+                entries.append(_entry(scan) | _phase_entry(scan, with_phase))
+            except InputError as error:
+                faults.append(str(error))
+    faults += _repeated(entries)
+    if faults:
+        listed = "".join(f"\n  - {f}" for f in faults)
+        raise InputError(raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these")
+    return {"scans": entries}
+
+
+def _repeated(entries: list[dict]) -> list[str]:
+    """One fault for every file that stands under two names: its patient could be trained on and tested on."""
+    seen: dict[str, str] = {}
+    faults = []
+    for entry in entries:
+        for kind, what in (("sha256", "file"), ("phase_sha256", "phase image")):
+            first = seen.setdefault(entry[kind], entry["path"]) if kind in entry else entry["path"]
+            if first != entry["path"]:
+                faults.append(f"{entry['path']}: expected a scan of its own, got the same {what} as {first}; keep one of them")
+    return faults
+
+
+def _entry(scan: ScanFile) -> dict:
+    volume = read_volume(scan.path)
+    check_scan(volume, str(scan.path))
+    _check_inside(scan, volume)
+    return {
+        "key": scan.key,
+        "dataset": scan.dataset,
+        "subject": scan.subject_key,
+        "session": scan.session,
+        "path": scan.path.as_posix(),
+        "sha256": sha256_of(scan.path),
+        "shape": list(volume.data.shape),
+        "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
+        "n_cmbs": sum(a.is_cmb for a in scan.annotations),
+    }
+
+
+def _phase_entry(scan: ScanFile, settings: Preprocess | None) -> dict:
+    """The hash of a scan's phase image once it is known to be one; {} without settings."""
+    if settings is None:
+        return {}
+    prepare(read_volume(scan.path), settings, str(scan.path), read_phase(scan.path))
+    return {"phase_sha256": sha256_of(phase_beside(scan.path))}
+
+
+def _check_inside(scan: ScanFile, volume: Volume) -> None:
+    centres = np.array([a.centre_mm for a in scan.annotations]).reshape(-1, 3)
+    cmbs = np.array([a.centre_mm for a in scan.annotations if a.is_cmb]).reshape(-1, 3)
+    if len(pairs := cKDTree(cmbs).query_pairs(ONE_LESION_MM) if len(cmbs) else ()):
+        got = f"{len(pairs)} pairs of rows nearer than {ONE_LESION_MM:g} mm"
+        raise InputError(scan.path, "one row a microbleed", got, "merge the rows of several raters")
+    index = np.rint(index_from_world(centres, volume.affine))
+    outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
+    if outside.any():
+        got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
+        remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
+        raise InputError(scan.path, "annotations inside the scan", got, remedy)

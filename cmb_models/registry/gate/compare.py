@@ -1,0 +1,209 @@
+"""Two releases held against each other on the locked scans that both were evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_models.config.params import Gate, Params, load_params
+from cmb_models.errors import InputError
+from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, require_whole
+from cmb_models.evaluation.rows import DETECTIONS, detection_rows, read_table
+from cmb_models.evaluation.statistics.bootstrap import subject_draws
+from cmb_models.evaluation.statistics.disagreement import disagreements
+from cmb_models.evaluation.statistics.paired import Difference, Judged, Pair, difference_at_fp, differences, pair_up
+from cmb_models.files import read_json, sha256_of
+from cmb_models.registry.gate.check import GateReport, judge
+from cmb_models.registry.mlflow.store import Release, open_registry
+from cmb_models.release.bundle import EVALUATION_DIR
+from cmb_models.release.evaluation_record import Evidence, read_evidence
+from cmb_models.report.comparison.page import Side, Versus
+from cmb_models.workspace.paths import EXPOSURE_LOG, PARAMS
+from cmb_models.workspace.versioning import head_commit
+
+INDEX_FILE = "data/index.json"  # of the ingest stage: each scan's path and hash
+
+
+def compare(first: str, second: str, start: Path = Path("."), anew: bool = False) -> Versus:
+    """Hold release `second` against `first` (numbers, `latest` or aliases); the gate is asked with `first` as production.
+
+    anew: run `first` on the locked scans of `second`, from the workspace's data, rather than read its own evaluation; slow. Raises
+    InputError for an unknown or changed release, for one held against itself, and with anew where the scans are not at hand.
+    """
+    with open_registry(start) as registry:
+        releases = registry.resolve(first), registry.resolve(second)
+        if releases[0].number == releases[1].number:
+            raise InputError(
+                f"{first} and {second}", "two releases", f"release {releases[0].number} twice", "see `cmb release list`"
+            )
+        bundles = [registry.fetch(r).bundle_dir for r in releases]
+        workspace = registry.workspace
+    params = load_params(workspace / PARAMS)
+    evidence = [read_evidence(b) for b in bundles]
+    rows = [read_table(e.bundle / EVALUATION_DIR / DETECTIONS) if e.judged else [] for e in evidence]
+    if anew:
+        fresh = judge_anew(bundles[0], _rows_of(evidence[1], releases[1]), workspace, params)
+        rows[0] = detection_rows(fresh.scans, fresh.threshold, params.gate.tolerance_mm)
+        evidence[0] = replace(evidence[0], judged=fresh)
+    report = judge(evidence[1], params.gate, evidence[0], evidence[0].manifest_sha256)
+    versus = _versus(releases, evidence, report, params.gate, workspace)
+    looked = [f"It was a look at these locked scans, counted in {EXPOSURE_LOG}: commit it."] if anew else []
+    return replace(versus, labels=_labels(evidence, rows), notes=(*versus.notes, *looked))
+
+
+def _rows_of(evidence: Evidence, release: Release) -> Judged:
+    if evidence.judged is None:
+        got = f"no {EVALUATION_DIR}/ in its bundle"
+        raise InputError(f"release {release.number}", "the rows of its locked evaluation", got, "register it again")
+    return evidence.judged
+
+
+def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> Judged:
+    """A bundle's answers to the locked scans that another release was evaluated on, from the workspace's files.
+
+    Seconds a scan, and one more look at these, which the workspace's count of looks remembers. Raises InputError where a scan is
+    not at hand or differs, where the bundle was trained on one, and where the count is broken.
+    """
+    from cmb_models.dataset.leakage import check_lineage
+    from cmb_models.evaluation.metrics import metrics_at
+    from cmb_models.evaluation.run import score_scans
+    from cmb_models.release.bundle import BundleDetector
+
+    require_whole(workspace / EXPOSURE_LOG)
+    detector = BundleDetector(bundle)
+    entries = _entries(workspace, other.sha256, [s.key for s in other.scans])
+    check_lineage(detector.bundle.lineage, entries, {e["subject"] for e in entries})
+    index = [e | {"path": str(workspace / e["path"])} for e in entries]
+    scans, threshold = score_scans(detector, workspace / params.ingest.raw_dir, index), detector.bundle.config.decision.threshold
+    figures, sha256 = metrics_at(scans, threshold, params.gate.tolerance_mm), detector.bundle.manifest_sha256
+    count_evaluation(workspace / EXPOSURE_LOG, sha256, locked_scans(entries), head_commit(workspace), figures)
+    return Judged(tuple(scans), threshold, {e["key"]: e["sha256"] for e in entries})
+
+
+def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) -> list[dict]:
+    """The index's entries of scans, each file being what its hash says. Raises InputError with all that are not at hand."""
+    known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]} if (workspace / INDEX_FILE).is_file() else {}
+    found = {k: known.get(sha256.get(k, "")) for k in keys}
+    bad = [k for k, e in found.items() if e is None or not _is_whole(workspace, e)]
+    if bad:
+        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise InputError(workspace / INDEX_FILE, "the locked scans at hand", f"none or another of {shown}", "run `dvc pull`")
+    return list(found.values())
+
+
+def _is_whole(workspace: Path, entry: Mapping[str, Any]) -> bool:
+    file = workspace / entry["path"]
+    return file.is_file() and sha256_of(file) == entry["sha256"]
+
+
+def _versus(releases: Sequence[Release], evidence: Sequence[Evidence], report: GateReport, gate: Gate, workspace: Path) -> Versus:
+    first, second = evidence
+    pair = pair_up(first.judged, second.judged) if first.judged and second.judged else None
+    common = pair is not None and bool(pair.second)
+    resamples = gate.bootstrap if common else 0
+    draws = subject_draws(pair.subjects if common else [], resamples, np.random.default_rng(gate.seed))
+    shown = (pair.first, pair.second) if common else (first.scans, second.scans)
+    found = disagreements(pair, gate.tolerance_mm) if common else []
+    hashes = second.judged.sha256 if second.judged else {}
+    return Versus(
+        *(_side(*about) for about in zip(releases, evidence, shown, strict=True)),
+        common=common,
+        differences=_in_common(pair, gate, draws) if common else _apart(evidence, gate),
+        disagreements=found,
+        draws=draws,
+        tolerance_mm=gate.tolerance_mm,
+        fp_per_scan=gate.at_fp_per_scan,
+        checks=report.as_dict()["checks"],
+        passed=report.passed,
+        notes=_notes(evidence, pair, gate),
+        images=_images(workspace, {d.scan: hashes[d.scan] for d in found}),
+    )
+
+
+def _side(release: Release, evidence: Evidence, scans: tuple) -> Side:
+    about = ", ".join(release.aliases)
+    threshold = evidence.judged.threshold if evidence.judged else None
+    return Side(f"release {release.number}", about, evidence.manifest_sha256, scans, threshold)
+
+
+def _differences(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Difference]:
+    at = difference_at_fp(pair, gate.tolerance_mm, gate.at_fp_per_scan, draws)
+    return differences(pair, gate.tolerance_mm, draws.astype(float)) | {at.name: at}
+
+
+def _in_common(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Difference]:
+    """Differences, without an interval where there are too few scans: resamples of one or two would look certain."""
+    found = _differences(pair, gate, draws)
+    few = len(pair.second) < gate.min_common_scans
+    return {name: replace(d, interval=None) if few else d for name, d in found.items()}
+
+
+def _apart(evidence: Sequence[Evidence], gate: Gate) -> dict[str, Difference]:
+    """Each one's figures on its own locked scans, without differences: those would compare scans, not releases."""
+    sides = []
+    for e in evidence:
+        scans, threshold = (e.judged.scans, e.judged.threshold) if e.judged else ((), 0.5)
+        draws = subject_draws([s.subject for s in scans], gate.bootstrap, np.random.default_rng(gate.seed))
+        sides.append(_differences(Pair(scans, scans, (threshold, threshold), ()), gate, draws))
+    a, b = sides
+    return {n: Difference(n, a[n].first, b[n].first, a[n].first_interval, b[n].first_interval, None, None) for n in a}
+
+
+def _notes(evidence: Sequence[Evidence], pair: Pair | None, gate: Gate) -> list[str]:
+    """What to know before believing a figure."""
+    notes = [f"A release's saved rows contradict the figures it reports: {c}." for e in evidence for c in e.contradictions]
+    if pair is None:
+        return [*notes, "A bundle without the rows of its locked evaluation cannot be compared: run `dvc repro`, register again."]
+    counts = [len(e.scans) for e in evidence]
+    if not pair.second:
+        return [*notes, "The two were evaluated on different locked scans: the figures of each are on its own."]
+    if counts != [len(pair.second)] * 2:
+        told = f"evaluated on {counts[0]} and {counts[1]} locked scans; figures are on the {len(pair.second)} in common"
+        notes.append(f"The two were {told}.")
+    if len(pair.second) < gate.min_common_scans:
+        notes.append(f"{gate.min_common_scans} scans in common are needed to tell the two apart (gate.min_common_scans).")
+    if pair.remarked:
+        notes.append(f"{len(pair.remarked)} of these scans were marked anew in between; both are held against the newer marks.")
+    return notes
+
+
+def _images(workspace: Path, wanted: Mapping[str, str]) -> dict[str, Path]:
+    """Path of each scan (key: SHA-256) that is at hand and is what it was."""
+    if not (workspace / INDEX_FILE).is_file():
+        return {}
+    known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]}
+    here = {key: known[sha256] for key, sha256 in wanted.items() if sha256 in known}
+    return {key: workspace / e["path"] for key, e in here.items() if _is_whole(workspace, e)}
+
+
+def _labels(evidence: Sequence[Evidence], rows: Sequence[list[dict]]) -> dict[tuple, str]:
+    """What is marked at each candidate, by (scan as the second calls it, place): rows know mimics, which no score depends on."""
+    second = evidence[1].judged
+    called = {sha256: key for key, sha256 in second.sha256.items()} if second else {}
+    labels = {}
+    for e, own in zip(evidence, rows, strict=True):
+        for row in own:
+            key = called.get(e.judged.sha256.get(row["scan"], ""), "")
+            labels[key, tuple(float(row[c]) for c in ("x_mm", "y_mm", "z_mm"))] = row["label"]
+    return labels
+
+
+def as_dict(versus: Versus) -> dict[str, Any]:
+    """A comparison as JSON: figures with intervals, the gate's checks, and every place of disagreement."""
+    sides = {n: {"release": s.name, "aliases": s.about, "manifest_sha256": s.manifest_sha256, "threshold": s.threshold,
+                 "n_scans": len(s.scans), "n_lesions": sum(len(x.cmbs) for x in s.scans)}
+             for n, s in (("first", versus.first), ("second", versus.second))}  # fmt: skip
+    places = [asdict(d) | {"world_mm": list(d.world_mm), "about": d.about.label if d.about else ""} for d in versus.disagreements]
+    return {
+        **sides,
+        "same_scans": versus.common,
+        "figures": {name: asdict(d) for name, d in versus.differences.items()},
+        "fp_per_scan": versus.fp_per_scan,
+        "gate": {"passed": versus.passed, "checks": list(versus.checks)},
+        "disagreements": places,
+        "notes": list(versus.notes),
+    }

@@ -1,0 +1,81 @@
+"""What the audit log says: which release is production, previous and challenger, now or on any past day.
+
+The log is what counts; the aliases in MLflow follow it, since there anybody can move them and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cmb_models.errors import InputError
+from cmb_models.hash_chain import read_entries
+from cmb_models.workspace.paths import AUDIT_LOG
+
+PRODUCTION, PREVIOUS, CHALLENGER = STAGES = ("production", "previous", "challenger")
+END_OF_DAY = "T23:59:59Z"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a log ends. aliases: release numbers by stage; manifests: of every release it names; n, sha256: its last entry."""
+
+    aliases: dict[str, int]
+    manifests: dict[int, str]
+    n: int = 0
+    sha256: str = ""
+
+    @property
+    def head(self) -> str:
+        """Number and hash of the last entry, as the registry remembers it; "" before the first."""
+        return f"{self.n} {self.sha256}" if self.n else ""
+
+
+def standing(workspace: Path) -> Standing:
+    """What the workspace's log says now; it is not checked for broken links."""
+    return standing_of(read_entries(Path(workspace) / AUDIT_LOG))
+
+
+def standing_of(entries: list[dict[str, Any]]) -> Standing:
+    """Where these entries, oldest first, end."""
+    if not entries:
+        return Standing({}, {})
+    last = entries[-1]
+    manifests = {e["release"]: e["manifest_sha256"] for e in entries if e.get("release")}
+    return Standing(dict(last["after"]), manifests, last["n"], last["sha256"])
+
+
+def on_day(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
+    """The entry by which each stage's release stood at a moment (UTC), by stage; {} when nothing had been promoted.
+
+    when: YYYY-MM-DD for the end of that day, or YYYY-MM-DDTHH:MM:SSZ. Raises InputError for anything else.
+    """
+    moment = _moment(when)
+    past = [e for e in entries if e["time"] <= moment]
+    found = {}
+    for stage in STAGES:
+        now = past[-1]["after"].get(stage) if past else None
+        if now is None:
+            continue
+        came = (e for e in reversed(past) if e["after"].get(stage) == now and e["before"].get(stage) != now)
+        found[stage] = next(came, past[-1])
+    return found
+
+
+def words(aliases: dict[str, int]) -> str:
+    """Aliases in a sentence: production first."""
+    return ", ".join(f"{stage} {aliases[stage]}" for stage in STAGES if stage in aliases) or "unset"
+
+
+def _moment(when: str) -> str:
+    try:
+        if len(when) == len("2026-01-31"):
+            return datetime.strptime(when, "%Y-%m-%d").strftime("%Y-%m-%d") + END_OF_DAY
+        given = datetime.fromisoformat(when)
+        moment = given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    except ValueError as error:
+        expected = "a day as 2026-01-31 or a time as 2026-01-31T12:00:00Z"
+        raise InputError("--on", expected, repr(when), "give one of these; times are UTC") from error

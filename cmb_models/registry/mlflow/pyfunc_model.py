@@ -1,0 +1,53 @@
+"""A release as an MLflow pyfunc model, for notebooks and batch jobs; the server reads the bundle itself.
+
+MLflow stores this file with the model and runs it on load (models from code), so it needs cmb_models installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import yaml
+
+from cmb_models.client.outputs import COLUMNS
+from cmb_models.dataset.layout import read_phase
+from cmb_models.io.nifti import read_volume, scan_name
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.release.signing import require_signature
+
+
+class CmbDetector(mlflow.pyfunc.PythonModel):
+    """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv.
+
+    A release that uses phase looks for each scan's phase image beside it (io.site.phase_beside).
+    """
+
+    def load_context(self, context) -> None:
+        """Open the bundle, verified against its manifest, and its signature where keys are trusted here."""
+        folder = Path(context.artifacts["bundle"])
+        require_signature(folder)
+        self._detector = BundleDetector(folder)
+        self._release = _release_number(folder)
+
+    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+        """Detect in each file of column `path`; scans without detections have no row. Raises InputError naming the file."""
+        rows = []
+        for path in model_input["path"]:
+            phase = read_phase(Path(path)) if self._detector.uses_phase else None
+            answer = self._detector(read_volume(Path(path)), str(path), phase)
+            said = self._release, answer.manifest_sha256
+            rows += [
+                (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said) for d in answer.detections
+            ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _release_number(folder: Path) -> int:
+    """The model version that MLflow notes beside the model when it is loaded from the registry; 0 when loaded otherwise."""
+    note = folder.parents[1] / "registered_model_meta"
+    return int(yaml.safe_load(note.read_text(encoding="utf-8"))["model_version"]) if note.is_file() else 0
+
+
+mlflow.models.set_model(CmbDetector())

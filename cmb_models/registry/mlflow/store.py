@@ -1,0 +1,295 @@
+"""Where releases are kept: an MLflow store beside the workspace, or the one that MLFLOW_TRACKING_URI names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmb_models.errors import InputError
+from cmb_models.files import replacing_folder
+from cmb_models.registry.history.archive import kept_bundle, require_kept
+from cmb_models.registry.history.state import STAGES, Standing, standing
+from cmb_models.registry.mlflow.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
+from cmb_models.registry.mlflow.tables import Tables, TablesError, Version
+from cmb_models.workspace.paths import AUDIT_LOG
+from cmb_models.workspace.versioning import find_workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL = "cmb-detector"  # the registered model whose versions are the releases, and the experiment's models
+EXPERIMENT = "cmb"
+BUNDLE_ARTIFACT = "artifacts/bundle"  # where a logged model keeps the bundle
+STATE_DIR = "serving-state"
+SQLITE = "sqlite:///"
+HEAD_TAG = "audit_head"  # of the registered model: which entry of the audit log its aliases follow
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Release:
+    """One registered model version. tags: its lineage, flat; aliases: those that point to it now."""
+
+    number: int
+    run_id: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """A release's verified bundle in the write-once store or the local cache."""
+
+    release: int
+    bundle_dir: Path
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Registry:
+    """An open MLflow store. is_local: the workspace's own SQLite file, whose artifacts lie beside it."""
+
+    workspace: Path
+    uri: str
+    is_local: bool
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client; asking for it imports mlflow, which takes seconds."""
+        mlflow = quiet_mlflow()
+        mlflow.set_tracking_uri(self.uri)
+        with reaching(self.uri):
+            return mlflow.MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def _tables(self) -> Tables | None:
+        """The store's own rows where it is an SQLite file, which are read without mlflow."""
+        return Tables(Path(self.uri.removeprefix(SQLITE)), MODEL) if self.uri.startswith(SQLITE) else None
+
+    def experiment_id(self) -> str:
+        """The experiment that holds the stages' and releases' runs, made when missing."""
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return found.experiment_id
+        location = (self.workspace / "mlartifacts").as_uri() if self.is_local else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+
+    def ensure_model(self) -> None:
+        """Create the registered model that all releases are versions of, unless it is there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(MODEL)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def aliases(self) -> dict[str, int]:
+        """Release numbers by alias as MLflow has them, whoever moved them; {} before the first registration."""
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.aliases()
+        model = self._model()
+        return {alias: int(n) for alias, n in model.aliases.items()} if model else {}
+
+    def head(self) -> str:
+        """The last entry of the audit log that moved the aliases here, as `Standing.head`; "" before the first."""
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.tag(HEAD_TAG)
+        model = self._model()
+        return model.tags.get(HEAD_TAG, "") if model else ""
+
+    def releases(self) -> list[Release]:
+        """All releases, oldest first; [] before the first registration."""
+        aliases = self.aliases()
+        return [
+            Release(v.number, v.run_id, v.tags, tuple(sorted(a for a, n in aliases.items() if n == v.number)))
+            for v in self._versions()
+        ]
+
+    def move(self, goal: Mapping[str, int | None], head: str) -> None:
+        """Point each alias of `goal` to its release (None or a deleted release: remove it) and note the log's last entry.
+
+        An SQLite store takes all of it or nothing. A server is asked alias by alias, production last: the move that counts.
+        """
+        there = {v.number for v in self._versions()}
+        goal = {alias: n if n in there else None for alias, n in goal.items()}
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.move(goal, {HEAD_TAG: head})
+        now = self.aliases()
+        with reaching(self.uri):
+            for alias in sorted(goal, key=lambda a: a == "production"):
+                if goal[alias] is not None:
+                    self.client.set_registered_model_alias(MODEL, alias, str(goal[alias]))
+                elif alias in now:
+                    self.client.delete_registered_model_alias(MODEL, alias)
+            self.client.set_registered_model_tag(MODEL, HEAD_TAG, head)
+
+    def _model(self):
+        """MLflow's registered model; None before the first registration."""
+        from mlflow.exceptions import MlflowException
+
+        with reaching(self.uri):
+            try:
+                return self.client.get_registered_model(MODEL)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+
+    def _versions(self) -> list[Version]:
+        with suppress(TablesError):
+            if self._tables:
+                return self._tables.versions()
+        with reaching(self.uri):
+            found = self.client.search_model_versions(f"name='{MODEL}'", max_results=10_000)
+        return sorted(Version(int(v.version), v.run_id or "", dict(v.tags)) for v in found)
+
+    def resolve(self, ref: str) -> Release:
+        """The release that a number, `latest` or an alias names. Raises InputError when there is none.
+
+        production, previous and challenger are what the audit log says, even when MLflow cannot be reached or the release was
+        deleted there: an alias that was moved past `cmb` is not followed.
+        """
+        logged = standing(self.workspace)
+        if ref in STAGES and ref in logged.aliases:
+            return self._logged(logged, logged.aliases[ref])
+        releases = self.releases()
+        if not releases:
+            raise InputError(ref, "a registered release", "an empty registry", "run `cmb release register` first")
+        if ref == "latest":
+            return releases[-1]
+        for release in releases:
+            if ref == str(release.number) or (ref in release.aliases and ref not in STAGES):
+                require_same(release, logged)
+                return release
+        if ref.isdecimal() and int(ref) in logged.manifests:
+            return self._logged(logged, int(ref))
+        known = ", ".join([*(str(r.number) for r in releases[-10:]), *sorted(logged.aliases)])
+        stray = any(ref in r.aliases for r in releases)
+        got = f"an alias in MLflow that is not in {AUDIT_LOG}" if stray else "none of them"
+        raise InputError(f"release {ref}", f"one of {known} or latest", got, "see `cmb release list`")
+
+    def _logged(self, logged: Standing, number: int) -> Release:
+        """A release that the log names, with what MLflow still knows of it."""
+        try:
+            require_not_behind(logged, self.head())
+            releases = self.releases()
+        except Unreachable as error:
+            logger.warning("%s; going by %s and the kept releases", error, AUDIT_LOG)
+            releases = []
+        known = next((r for r in releases if r.number == number), None)
+        if known is None:
+            return Release(number, "", {"manifest_sha256": logged.manifests.get(number, "")}, ())
+        require_same(known, logged)
+        return known
+
+    def fetch(self, release: Release) -> ReleaseFiles:
+        """A release's bundle, files and signature verified: as kept at its promotion, from the local cache, or downloaded."""
+        from cmb_models.release.signing import require_signature
+
+        expected = release.tags.get("manifest_sha256", "")
+        folder = self._verified(release, expected)
+        require_signature(folder, self.workspace)
+        return ReleaseFiles(release.number, folder, expected)
+
+    def _verified(self, release: Release, expected: str) -> Path:
+        kept = kept_bundle(self.workspace, release.number, expected)
+        if kept.is_dir():
+            try:
+                require_kept(kept, expected)
+                return kept
+            except InputError as error:
+                logger.warning("%s", error)
+        folder = self.workspace / STATE_DIR / "releases" / f"{release.number}-{expected[:8]}"
+        try:
+            _require_manifest(folder, release.number, expected)
+        except InputError:  # not fetched yet, or damaged since
+            self._download(release, folder, expected)
+        return folder
+
+    def _download(self, release: Release, folder: Path, expected: str) -> None:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as temporary, replacing_folder(folder) as target:
+            source = f"models:/{MODEL}/{release.number}/{BUNDLE_ARTIFACT}"
+            try:
+                bundle = Path(download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=self.uri))
+            except (MlflowException, OSError) as error:
+                got = f"none ({' '.join(str(error).split())[:200]})"
+                raise InputError(f"release {release.number}", "its files in the artifact store", got, "restore them") from error
+            _require_manifest(bundle, release.number, expected)
+            for file in sorted(p for p in bundle.rglob("*") if p.is_file()):
+                copy = target / file.relative_to(bundle)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(file.read_bytes())
+
+
+def _require_manifest(folder: Path, number: int, expected: str) -> None:
+    from cmb_models.release.bundle import verify_manifest  # brings scipy, which asking for aliases does without
+
+    got = verify_manifest(folder)
+    if got != expected:
+        remedy = "the files were changed after registration: restore them, or register again"
+        raise InputError(f"release {number} in {folder}", f"manifest {expected or 'recorded in its tags'}", got, remedy)
+
+
+def require_same(release: Release, logged: Standing) -> None:
+    """Refuse a release whose tag names another manifest than the audit log did when it was promoted."""
+    known, tag = logged.manifests.get(release.number, ""), release.tags.get("manifest_sha256", "")
+    if known and tag != known:
+        got = f"{tag[:12] or 'none'} in its tags"
+        raise InputError(f"release {release.number}", f"manifest {known[:12]} as {AUDIT_LOG} says", got, "put the tag back")
+
+
+def require_not_behind(logged: Standing, head: str) -> None:
+    """Refuse a log that lacks entries which moved the aliases: cut off, or written in another clone. head: `Registry.head`."""
+    n = int(head.split()[0]) if head else 0
+    if n > logged.n:
+        remedy = f"bring {AUDIT_LOG} up to date (git pull, or restore it from a backup)"
+        raise InputError(AUDIT_LOG, f"the {n} entries that the registry knows of", f"{logged.n}", remedy)
+
+
+@contextmanager
+def open_registry(start: Path = Path(".")) -> Iterator[Registry]:
+    """Open the registry of the workspace around `start`; the process's MLflow settings are put back afterwards.
+
+    Not to be nested. MLFLOW_TRACKING_URI, when set, wins over the workspace's own mlflow.db. mlflow is imported when a first
+    question needs it.
+    """
+    workspace = find_workspace(Path(start))
+    given = os.environ.get(URI_VARIABLE)
+    uri = given or f"{SQLITE}{workspace / 'mlflow.db'}"
+    quiet_environment()
+    if "mlflow" in sys.modules:
+        quiet_mlflow().set_tracking_uri(uri)
+    os.environ[URI_VARIABLE] = uri  # what mlflow goes by, imported now or later
+    try:
+        yield Registry(workspace, uri, given is None)
+    finally:
+        if "mlflow" in sys.modules:
+            sys.modules["mlflow"].set_tracking_uri(None)
+        os.environ.pop(URI_VARIABLE, None)
+        if given is not None:
+            os.environ[URI_VARIABLE] = given
+
+
+def fetch_release(ref: str = "production", workspace: Path = Path(".")) -> ReleaseFiles:
+    """The verified bundle of a release (number, `latest` or alias) in `<workspace>/serving-state/releases/<N>-<hash8>/`.
+
+    Only files are downloaded: nothing is unpickled and no code of the release runs. Raises InputError when there is no such
+    release or alias, and when a file differs from what was registered.
+    """
+    with open_registry(workspace) as registry:
+        return registry.fetch(registry.resolve(ref))

@@ -1,0 +1,119 @@
+"""A release on disk: both networks as ONNX, the settings they were evaluated with, and a manifest over every file.
+
+Loading verifies the manifest and opens ONNX files only; nothing is unpickled and no code of the bundle runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cmb_models.config.params import PipelineConfig, explain
+from cmb_models.detect.detector import Network, detect
+from cmb_models.detection import Answer
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.runtime.cpu import open_onnx
+from cmb_models.volume import Volume
+
+UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
+METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
+SIGNATURE_FILE = "model.sig"  # over all other files, the manifest too, which therefore cannot list it
+EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
+GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
+GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
+REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CARD_FILE, GOLDEN_SCAN, GOLDEN_ANSWER)
+
+# Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, C, i, j, k) patches to stage2_score (N,).
+UNET_INPUT, UNET_OUTPUT = "image", "heatmap"
+CNN_INPUT, CNN_OUTPUT = "patches", "stage2_score"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder. manifest_sha256 identifies it: it changes when any byte of any file does."""
+
+    path: Path
+    config: PipelineConfig
+    manifest_sha256: str
+    lineage: dict
+    metadata: dict
+
+
+def write_manifest(folder: Path) -> str:
+    """Write manifest.json over all files of a bundle folder and return its SHA-256. Call it last."""
+    folder = Path(folder)
+    write_json(folder / MANIFEST_FILE, {"files": {name: sha256_of(folder / name) for name in sorted(_listable(folder))}})
+    return sha256_of(folder / MANIFEST_FILE)
+
+
+def verify_manifest(folder: Path) -> str:
+    """Compare every file of a bundle with its manifest; return the manifest's SHA-256. Raises InputError with all faults."""
+    folder = Path(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise InputError(
+            folder, f"a bundle with a {MANIFEST_FILE}", "none", "pass a bundle folder, as `dvc repro` writes models/bundle"
+        )
+    try:
+        listed = dict(read_json(folder / MANIFEST_FILE)["files"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again") from error
+    there = _listable(folder)
+    faults = [f"{name} is missing" for name in sorted({*REQUIRED, *listed} - there)]
+    faults += [f"{name} is not in the manifest" for name in sorted(there - set(listed))]
+    faults += [f"{name} was changed" for name in sorted(there & set(listed)) if sha256_of(folder / name) != listed[name]]
+    if faults:
+        raise InputError(folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again")
+    return sha256_of(folder / MANIFEST_FILE)
+
+
+def _listable(folder: Path) -> set[str]:
+    """Every file of a bundle that its manifest lists: all but the manifest and the signature over it."""
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return files - {MANIFEST_FILE, SIGNATURE_FILE}
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Verify a bundle folder and read its settings. Raises InputError for anything missing, changed or impossible."""
+    folder = Path(folder)
+    digest = verify_manifest(folder)
+    try:
+        config = PipelineConfig.model_validate(read_json(folder / PIPELINE_FILE))
+    except ValidationError as error:
+        raise InputError(
+            folder / PIPELINE_FILE, "known keys with possible values", explain(error), "export the bundle again"
+        ) from error
+    if config.preprocess.phase and not (folder / GOLDEN_PHASE).is_file():
+        raise InputError(folder, f"a {GOLDEN_PHASE}, since it uses phase", "none", "export the bundle again")
+    return Bundle(folder, config, digest, read_json(folder / LINEAGE_FILE), read_json(folder / METADATA_FILE))
+
+
+def config_sha256(config: PipelineConfig) -> str:
+    """Hash of the settings, for lineage: canonical JSON, so that formatting does not matter."""
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def open_networks(bundle: Bundle, threads: int = 0) -> tuple[Network, Network]:
+    """Both networks, ready to run on the CPU; threads 0 lets them use all cores."""
+    unet = open_onnx(bundle.path / UNET_FILE, UNET_INPUT, UNET_OUTPUT, threads)
+    cnn = open_onnx(bundle.path / CNN_FILE, CNN_INPUT, CNN_OUTPUT, threads)
+    return unet, cnn
+
+
+class BundleDetector:
+    """A bundle ready to run in this process: the networks stay open between scans. uses_phase: each scan needs its phase image."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self.bundle = load_bundle(folder)
+        self._networks = open_networks(self.bundle, threads)
+        self.uses_phase = self.bundle.config.preprocess.phase
+
+    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+        """Detect in one scan; raises InputError naming `case`. phase: left aside unless it is used (preprocess.prepare)."""
+        unet, cnn = self._networks
+        answer = detect(volume, self.bundle.config, unet, cnn, case, phase)
+        return Answer(answer.candidates, answer.threshold, 0, self.bundle.manifest_sha256)

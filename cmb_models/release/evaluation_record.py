@@ -1,0 +1,64 @@
+"""What a bundle tells of its own evaluation on the locked scans: the saved rows, the figures reported, the scans' hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.rows import SCANS, read_rows, read_table
+from cmb_models.evaluation.statistics.paired import Judged
+from cmb_models.files import read_json, sha256_of
+from cmb_models.records import is_number
+from cmb_models.release.bundle import EVALUATION_DIR, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, PIPELINE_FILE
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """judged: the saved rows, None in a bundle without. reported: its metrics.json of the locked set, {} without.
+
+    parity: differences of ONNX to torch, as the export stage told them. contradictions: what its rows say otherwise than it does.
+    gate_before: the gate section of params.yaml as it stood before training, None where the release did not record it.
+    """
+
+    bundle: Path
+    manifest_sha256: str
+    judged: Judged | None
+    reported: Mapping[str, Any]
+    parity: Any
+    contradictions: tuple[str, ...]
+    gate_before: Mapping[str, Any] | None = None
+
+    @property
+    def scans(self) -> tuple[ScoredScan, ...]:
+        return self.judged.scans if self.judged else ()
+
+
+def read_evidence(bundle: Path) -> Evidence:
+    """Read a bundle's evaluation. Raises InputError for rows that are there in part, or with other columns."""
+    bundle = Path(bundle)
+    metadata = read_json(bundle / METADATA_FILE)
+    reported = metadata.get("metrics", {}).get("evaluate", {})
+    lineage = read_json(bundle / LINEAGE_FILE) if (bundle / LINEAGE_FILE).is_file() else {}
+    judged, contradictions = None, ()
+    if (bundle / EVALUATION_DIR).is_dir():
+        saved = read_rows(bundle / EVALUATION_DIR)
+        judged = Judged(saved.scans, saved.threshold, lineage.get("locked_scans", {}))
+        contradictions = _contradictions(bundle, reported)
+    manifest = sha256_of(bundle / MANIFEST_FILE)
+    return Evidence(bundle, manifest, judged, reported, metadata.get("parity"), contradictions, lineage.get("gate"))
+
+
+def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:
+    """Reported totals, and the bundle's own threshold, that differ from the rows: these would be another evaluation's."""
+    rows = read_table(bundle / EVALUATION_DIR / SCANS)
+    totals = {"n_scans": len(rows)}
+    columns = {"n_lesions": "n_cmbs", "hits": "hits", "false_positives": "false_positives"}
+    totals |= {name: sum(int(r[column]) for r in rows) for name, column in columns.items()}
+    own = [(f"{name} {reported[name]}", reported[name], n) for name, n in totals.items() if is_number(reported.get(name))]
+    if (bundle / PIPELINE_FILE).is_file():
+        threshold = read_json(bundle / PIPELINE_FILE)["decision"]["threshold"]
+        own.append((f"threshold {threshold}", threshold, float(rows[0]["threshold"])))
+    return tuple(f"{told} where the rows have {n:g}" for told, value, n in own if value != n)

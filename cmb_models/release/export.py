@@ -1,0 +1,147 @@
+"""Networks to ONNX and everything a bundle holds besides."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from cmb_models.config.params import Export, PipelineConfig
+from cmb_models.detect.detector import detect
+from cmb_models.detect.line_filters import CHANNELS
+from cmb_models.detect.preprocess import prepare
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, sha256_of, write_json, write_text
+from cmb_models.hash_chain import canonical_sha256
+from cmb_models.io.nifti import write_volume
+from cmb_models.networks.cnn import Score
+from cmb_models.networks.line_filters_onnx import prepend_spots
+from cmb_models.networks.unet import Heatmap
+from cmb_models.phantom import golden_scan
+from cmb_models.release import bundle
+from cmb_models.release.metadata import metadata
+from cmb_models.release.model_card import model_card
+from cmb_models.runtime.cpu import SPOTS, open_onnx
+from cmb_models.runtime.torch import as_callable
+
+
+def write_bundle(
+    folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export, inputs: dict[str, Path]
+) -> dict[str, float]:
+    """Write a whole bundle into an empty folder and return its parity, the largest score differences torch - ONNX.
+
+    inputs: the files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
+    Raises InputError when parity exceeds settings.parity_tolerance: such networks would not answer as they were evaluated.
+    """
+    export_networks(unet, cnn, config, folder)
+    write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
+    parity = _golden(folder, unet, cnn, config, settings)
+    about, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
+    write_json(folder / bundle.METADATA_FILE, about)
+    write_json(folder / bundle.LINEAGE_FILE, origin)
+    write_text(folder / bundle.CARD_FILE, model_card(config, about, origin))
+    bundle.write_manifest(folder)
+    return parity
+
+
+def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder: Path) -> None:
+    """Write both networks as ONNX files into a folder, for any number of candidates and any volume of multiple_vox."""
+    multiple = config.preprocess.multiple_vox
+    spots = torch.randn(1, CHANNELS, *(4 * m for m in multiple))
+    extents = {n + 2: torch.export.Dim(f"n{n}", min=1, max=512) * m for n, m in enumerate(multiple)}
+    patches = torch.randn(3, config.patch_channels + CHANNELS - 1, *config.patch_vox)
+    count = {0: torch.export.Dim("candidates", min=1, max=4096)}
+    _to_onnx(Heatmap(unet[1]), spots, extents, (SPOTS, bundle.UNET_OUTPUT), folder / bundle.UNET_FILE)
+    _to_onnx(Score(cnn, filtered=True), patches, count, (SPOTS, bundle.CNN_OUTPUT), folder / bundle.CNN_FILE)
+    for file, name in ((bundle.UNET_FILE, bundle.UNET_INPUT), (bundle.CNN_FILE, bundle.CNN_INPUT)):
+        model = onnx.load(folder / file)
+        prepend_spots(model, name, SPOTS)
+        onnx.save(model, folder / file)
+
+
+def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tuple[str, str], path: Path) -> None:
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=[names[0]],
+            output_names=[names[1]],
+            external_data=False,
+            verbose=False,
+        )
+        program.save(path, external_data=False)
+    _drop_traces(path)
+
+
+def _drop_traces(path: Path) -> None:
+    """Take out where in which file each node came from: two machines' exports would differ by their folders' names."""
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]
+    onnx.save(model, path)
+
+
+def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export) -> dict[str, float]:
+    """Write the known-answer scan with the exported networks' answer, and compare these networks with torch on it."""
+    scan, phase, _ = golden_scan(settings.golden_seed)
+    write_volume(folder / bundle.GOLDEN_SCAN, scan)
+    if config.preprocess.phase:
+        write_volume(folder / bundle.GOLDEN_PHASE, phase)
+    else:
+        phase = None
+    onnx_unet = open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
+    onnx_cnn = open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
+    answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan", phase)
+    rows = [[*d.world_mm, d.score] for d in answer.candidates]
+    write_json(folder / bundle.GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
+    device = torch.device("cpu")
+    image = prepare(scan, config.preprocess, "golden scan", phase).image[None, None]
+    shape = (16, config.patch_channels, *config.patch_vox)
+    patches = np.random.default_rng(settings.golden_seed).standard_normal(shape, dtype=np.float32)
+    parity = {
+        "unet": float(np.abs(as_callable(Heatmap(unet), device)(image) - onnx_unet(image)).max()),
+        "cnn": float(np.abs(as_callable(Score(cnn), device)(patches) - onnx_cnn(patches)).max()),
+    }
+    worst = max(parity.values())
+    if not worst <= settings.parity_tolerance:
+        expected = f"scores within {settings.parity_tolerance:g} of torch"
+        raise InputError("ONNX export", expected, f"a difference of {worst:.2g}", "report this as a bug")
+    return parity
+
+
+def lineage(inputs: dict[str, Path]) -> dict:
+    """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, the device
+    and precision of the training, whose scores calibrated them, the chosen trials, and what the gate asked for when training began.
+
+    `cmb release register` adds what is known only then: the commit, dvc.lock and params.yaml.
+    """
+    index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
+    folds = read_json(inputs["split"])["folds"]
+    recipe = read_json(inputs["recipe"])
+    locked = [s for s in index["scans"] if s["subject"] not in folds]
+    locked_phases = {s["key"]: s["phase_sha256"] for s in locked if "phase_sha256" in s}
+    phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
+    gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
+    compute = {"compute": recipe["compute"]} if "compute" in recipe else {}
+    return {
+        "training_scans": recipe["scans"],
+        **compute,
+        **phases,
+        **gate,
+        "calibrated_on": read_json(inputs["calibration"])["subjects"],
+        "locked_scans": {s["key"]: s["sha256"] for s in locked},
+        **({"locked_phases": locked_phases} if locked_phases else {}),
+        "index_sha256": sha256_of(inputs["index"]),
+        "split_sha256": sha256_of(inputs["split"]),
+        "studies": {n: {"study": t["study"], "trial": t["trial"]} for n, t in tuned.items()},
+    }

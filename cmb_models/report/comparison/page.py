@@ -1,0 +1,89 @@
+"""Two releases side by side as one self-contained page: figures and differences, both curves, every place they disagree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmb_models.evaluation.statistics.disagreement import Disagreement, Finding
+from cmb_models.report import wording
+from cmb_models.report.cases import Case
+from cmb_models.report.comparison import parts
+from cmb_models.report.comparison.data import Side, Versus
+from cmb_models.report.environment import environment
+from cmb_models.report.pictures import draw_album
+
+TEMPLATE = "comparison.html.j2"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A disagreement as the page shows it: the case of its picture, and a line a release."""
+
+    case: Case
+    lines: tuple[str, str]
+
+
+GROUPS = (  # kind, by, heading, what it means
+    ("hit", 2, "Found by {second} alone", "Microbleeds that {first} misses."),
+    ("hit", 1, "Found by {first} alone", "Microbleeds that {second} would no longer find."),
+    ("false_positive", 2, "False positives of {second} alone", "New false alarms."),
+    ("false_positive", 1, "False positives of {first} alone", "False alarms that {second} would no longer raise."),
+)
+
+
+def render(versus: Versus) -> str:
+    """The page as HTML; pictures are drawn from the scans in `images`, and places without say so."""
+    groups = [(_words(h, versus), _words(what, versus), _shown(versus, kind, by)) for kind, by, h, what in GROUPS]
+    listed = [s.case for _, _, shown in groups for s in shown]
+    at_hand = [c for c in listed if c.scan in versus.images]
+    album = draw_album(at_hand, [], dict(versus.images))
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            v=versus,
+            groups=groups,
+            album=album,
+            without_scan=len(listed) - len(at_hand),
+            rows=parts.figure_rows(versus),
+            boxes=[parts.box(side, versus.tolerance_mm) for side in versus.sides],
+            strata=parts.strata_tables(versus),
+            summary=parts.summary(versus),
+            checks=[parts.check_row(c) for c in versus.checks],
+            froc=parts.froc_chart(versus) if all(s.scans for s in versus.sides) else None,
+        )
+    )
+
+
+def _words(text: str, versus: Versus) -> str:
+    return text.format(first=versus.first.name, second=versus.second.name)
+
+
+def _shown(versus: Versus, kind: str, by: int) -> list[Shown]:
+    """One kind of disagreement, the largest microbleeds and the most certain false positives first."""
+    own = [d for d in versus.disagreements if (d.kind, d.by) == (kind, by)]
+    shown = [Shown(_case(d, versus), _lines(d, versus)) for d in own]
+    return sorted(shown, key=lambda s: -s.case.diameter_mm if kind == "hit" else -s.case.score)
+
+
+def _case(d: Disagreement, versus: Versus) -> Case:
+    finding = d.first if d.by == 1 else d.second
+    if d.kind == "hit":
+        about, diameter = wording.plain(d.about.region) or "microbleed", d.about.diameter_mm
+    else:
+        about, diameter = wording.kind(versus.labels.get((d.scan, d.world_mm), d.about.label if d.about else "")), None
+    return Case(d.scan, d.kind, d.world_mm, diameter, finding.score, finding.stage1, finding.stage2, about)
+
+
+def _lines(d: Disagreement, versus: Versus) -> tuple[str, str]:
+    return tuple(_line(side, f) for side, f in zip(versus.sides, (d.first, d.second), strict=True))
+
+
+def _line(side: Side, finding: Finding | None) -> str:
+    """What a release had at the place, such as "release 3: score 0.31, above its 0.24 (stage 1 0.60, stage 2 0.90)"."""
+    if finding is None:
+        return f"{side.name}: no candidate here"
+    where = "above" if finding.score >= side.threshold else "below"
+    stages = [f"stage {n} {v:.2f}" for n, v in ((1, finding.stage1), (2, finding.stage2)) if v is not None]
+    own = f"{side.name}: score {finding.score:.2f}, {where} its {side.threshold:.2f}"
+    return own + (f" ({', '.join(stages)})" if stages else "")

@@ -1,0 +1,169 @@
+"""The parts of the page that holds two releases against each other: its sentences, rows, tables and chart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cmb_models.evaluation.froc import STANDARD_FP, froc
+from cmb_models.evaluation.metrics import froc_table, metrics_at
+from cmb_models.evaluation.plots import BAND_FP
+from cmb_models.evaluation.statistics.paired import Difference
+from cmb_models.evaluation.statistics.strata import strata
+from cmb_models.report.canvas import BLUE, chart
+from cmb_models.report.wording import number, percent, plural
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from cmb_models.report.comparison.data import Side, Versus
+
+OLD = "#b9652a"  # the first release's colour beside BLUE
+SHARES = ("sensitivity", "precision", "sensitivity_at_fp")  # told in percent; more is better
+REACH = {True: 0.3, False: 1.0}  # of shares and of rates: wider than most intervals of 30 scans
+LESS_IS_BETTER = ("fp_per_scan", "fp_per_cmb_free_scan")
+
+
+def name_of(figure: str, fp_per_scan: float) -> str:
+    """A figure's name in words."""
+    return {
+        "sensitivity": "sensitivity",
+        "fp_per_scan": "false positives per scan",
+        "precision": "precision",
+        "fp_per_cmb_free_scan": "false positives per CMB-free scan",
+        "sensitivity_at_fp": f"sensitivity at {fp_per_scan:g} false positives per scan",
+    }[figure]
+
+
+def told(figure: str, value: float | None, interval: Sequence[float] | None) -> str:
+    """A figure with its interval in words."""
+    return percent(value, interval) if figure in SHARES else number(value, interval)
+
+
+def told_difference(d: Difference) -> str:
+    """A difference with its sign and interval, such as "−1 % (−5 to +2)"."""
+    if d.difference is None:
+        return "–"
+    scale, digits, unit = (100, 0, " %") if d.name in SHARES else (1, 2, "")
+    low_high = f" ({_signed(d.interval[0] * scale, digits)} to {_signed(d.interval[1] * scale, digits)})" if d.interval else ""
+    return _signed(d.difference * scale, digits) + unit + low_high
+
+
+def _signed(value: float, digits: int) -> str:
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+
+
+def verdict(d: Difference) -> str:
+    """ "better", "worse" where the whole interval lies on one side of 0, else ""."""
+    if not d.interval or d.interval[0] <= 0 <= d.interval[1]:
+        return ""
+    return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
+
+
+def figure_rows(versus: Versus) -> list[dict]:
+    """One row a figure: name, both sides, the difference, whether that is surely better or worse, and where to draw it."""
+    rows = []
+    for name, d in versus.differences.items():
+        sides = (told(name, d.first, d.first_interval), told(name, d.second, d.second_interval))
+        row = {"name": name_of(name, versus.fp_per_scan), "sides": sides, "difference": told_difference(d), "verdict": verdict(d)}
+        rows.append(row | {"forest": _forest(d)})
+    return rows
+
+
+def _forest(d: Difference) -> dict | None:
+    """Left end, width and middle of a difference's interval in percent of a cell, 0 in its middle; half a cell is REACH."""
+    if d.difference is None or not d.interval:
+        return None
+    reach = REACH[d.name in SHARES]
+    low, middle, high = (float(np.clip(50 + 50 * v / reach, 0, 100)) for v in (d.interval[0], d.difference, d.interval[1]))
+    return {"low": round(low, 1), "width": round(high - low, 1), "middle": round(middle, 1)}
+
+
+def box(side: Side, tolerance_mm: float) -> dict | None:
+    """The counts of one side; None without an evaluation."""
+    return metrics_at(side.scans, side.threshold, tolerance_mm) if side.scans else None
+
+
+def summary(versus: Versus) -> str:
+    """What the comparison says, in a few sentences; no more is claimed than the intervals hold."""
+    first, second = versus.first.name, versus.second.name
+    if not versus.common:
+        same = "they were not evaluated on the same locked scans"
+        return f"{second.capitalize()} and {first} cannot be held against each other: {same}."
+    lesions = sum(len(s.cmbs) for s in versus.second.scans)
+    found, false = versus.differences["sensitivity"], versus.differences["fp_per_scan"]
+    a, b = (box(side, versus.tolerance_mm) for side in versus.sides)
+    text = f"On the same {plural(len(versus.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
+    if not versus.disagreements:
+        return text + f"{second} and {first} reported the same."
+    text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {told_difference(found)}. "
+    text += f"It raised {b['false_positives']} false positives against {a['false_positives']}: {told_difference(false)} a scan."
+    unsure = [n for n, d in (("sensitivity", found), ("false positives", false)) if d.difference and not verdict(d)]
+    return text + (f" In {' and '.join(unsure)} the difference may well be chance." if unsure else "")
+
+
+def check_row(check: Mapping) -> dict:
+    """A check of the gate in words."""
+    shown = "–" if check["measured"] is None else f"{check['measured']:.4g}"
+    if check["interval"] and "interval" not in check["name"]:
+        shown += f" ({check['interval'][0]:.3g}–{check['interval'][1]:.3g})"
+    need = f"{'≥' if check['bound'] == 'min' else '≤'}\u00a0{check['limit']:g}"  # never torn apart at a line's end
+    result = "not judged" if check["measured"] is None and check["passed"] else "pass" if check["passed"] else "fail"
+    shown = shown.replace("-", "−") if "e-" not in shown else shown
+    return {
+        "name": check["name"],
+        "measured": shown,
+        "need": need.replace("-", "−"),
+        "result": result,
+        "note": re.sub(r" -(?=\d)", " −", check["note"]),
+    }
+
+
+def strata_tables(versus: Versus) -> list[dict]:
+    """Both sides by size, region and dataset: heading, and rows of a name with one stratum's row a side, None where it has none."""
+    if not all(side.scans for side in versus.sides):
+        return []
+    headings = {"size": "By size as marked", "region": "By region", "dataset": "By dataset (site)"}
+    tables = []
+    both = [strata(s.scans, s.threshold, versus.tolerance_mm, np.ones((1, len(s.scans)), dtype=int)) for s in versus.sides]
+    for key, heading in headings.items():
+        per_side = [{row["name"]: row for row in own[key]} for own in both]
+        names = list(dict.fromkeys(name for rows in per_side for name in rows))
+        if len(names) > 1:
+            rows = [(name, [own.get(name) for own in per_side]) for name in names]
+            tables.append({"heading": heading, "by_scan": key == "dataset", "rows": rows})
+    return tables
+
+
+def froc_chart(versus: Versus) -> str:
+    """Both curves with their operating points, and 95 % bands where the scans are common."""
+
+    def draw(panels: Sequence[Axes]) -> None:
+        axes = panels[0]
+        for side, color in zip(versus.sides, (OLD, BLUE), strict=True):
+            _curve(axes, side, color, versus)
+        axes.set_xscale("symlog", base=2, linthresh=0.125, linscale=0.6)
+        axes.set_xticks([0, *STANDARD_FP], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])
+        labels = {"xlabel": "false positives per scan", "ylabel": "sensitivity (per microbleed)"}
+        axes.set(xlim=(0, STANDARD_FP[-1]), ylim=(0, 1.02), **labels)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+
+    return chart(draw, 1, 4.6, 8.2)
+
+
+def _curve(axes: Axes, side: Side, color: str, versus: Versus) -> None:
+    if versus.common:
+        band = froc_table(side.scans, versus.tolerance_mm, versus.draws.astype(float), BAND_FP)
+        low, high = ([row[end] for row in band] for end in ("low", "high"))
+        axes.fill_between(BAND_FP, low, high, color=color, alpha=0.13, lw=0, step="post", zorder=1)
+    curve = froc(side.scans, versus.tolerance_mm)
+    x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
+    axes.step(x, np.append(curve.sensitivity, curve.sensitivity[-1]), where="post", color=color, lw=2, label=side.name, zorder=3)
+    at = metrics_at(side.scans, side.threshold, versus.tolerance_mm)
+    label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
+    axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)

@@ -1,0 +1,95 @@
+"""What servers are to serve: by the registry's aliases, or one given bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmb_models.client.contract import DETECTOR
+from cmb_models.errors import InputError
+from cmb_models.release.bundle import Bundle, load_bundle
+from cmb_models.serving.triton.repository import ROLES, Pin, pin_of
+
+
+@dataclass(frozen=True)
+class Release:
+    """A verified bundle and how it is told from all others."""
+
+    pin: Pin
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What each ensemble is to run; one that is not named is to be unloaded, one of `untouched` stays as it is.
+
+    faults: what could not be had, by alias; those ensembles are untouched. head: where the audit log ended.
+    keeps_replaced: the release that answered before becomes the previous one, since nobody says which else.
+    """
+
+    releases: Mapping[str, Release]
+    untouched: frozenset[str] = frozenset()
+    faults: Mapping[str, str] = field(default_factory=dict)
+    head: str = ""
+    keeps_replaced: bool = False
+
+    @property
+    def release(self) -> int:
+        """The release that is to answer."""
+        return self.releases[DETECTOR].pin.release
+
+
+def verified(bundle_dir: Path, release: int) -> Release:
+    """A bundle folder as release `release`. Raises InputError for a damaged one and for a number below 1."""
+    bundle = load_bundle(bundle_dir)
+    if release < 1:
+        raise InputError(bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")
+    return Release(pin_of(release, bundle), bundle)
+
+
+def wanted_bundle(bundle_dir: Path, release: int, workspace: Path) -> Wanted:
+    """One bundle as the release that answers; the challenger stays what it is.
+
+    Where the workspace's commit holds public keys, the bundle must be signed by one of them (registry/signing.py).
+    """
+    from cmb_models.release.signing import require_signature
+
+    require_signature(bundle_dir, workspace)
+    untouched = frozenset(ROLES.values()) - {DETECTOR}
+    return Wanted({DETECTOR: verified(bundle_dir, release)}, untouched, keeps_replaced=True)
+
+
+def wanted_aliases(workspace: Path) -> Wanted:
+    """What the registry's aliases name, files and signatures verified.
+
+    Raises InputError when there is no release in production or its files are not as registered. Trouble with another alias is a
+    fault of the result: it must not keep production from being served.
+    """
+    from cmb_models.registry.history.state import PRODUCTION, standing
+    from cmb_models.registry.mlflow.store import open_registry
+
+    releases: dict[str, Release] = {}
+    untouched, faults = set(), {}
+    with open_registry(workspace) as registry:
+        logged = standing(registry.workspace)
+        for alias, ensemble in ROLES.items():
+            if alias != PRODUCTION and alias not in logged.aliases:
+                continue
+            try:
+                files = registry.fetch(registry.resolve(alias))
+                releases[ensemble] = verified(files.bundle_dir, files.release)
+            except InputError as error:
+                if alias == PRODUCTION:
+                    raise
+                untouched.add(ensemble)
+                faults[alias] = str(error)
+    return Wanted(releases, frozenset(untouched), faults, logged.head)
+
+
+def log_head(workspace: Path) -> str:
+    """Where the workspace's audit log ends now."""
+    from cmb_models.registry.history.state import standing
+    from cmb_models.workspace.versioning import find_workspace
+
+    return standing(find_workspace(Path(workspace))).head

@@ -1,0 +1,34 @@
+"""The golden scan: does an ensemble of a server give a bundle's own answer, and name its release?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cmb_models.client.grpc import Client, Serving
+from cmb_models.detection import Answer
+from cmb_models.errors import InputError
+from cmb_models.files import read_json
+from cmb_models.io.nifti import read_volume
+from cmb_models.release.bundle import GOLDEN_ANSWER, GOLDEN_PHASE, GOLDEN_SCAN, Bundle
+from cmb_models.serving.check.answers import difference, rows_of
+
+
+def try_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> None:
+    """Send a bundle's golden scan through an ensemble. Raises InputError or RuntimeError unless its answer is the bundle's own."""
+    with Client(server_url, model=ensemble) as client:
+        phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
+        answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}", phase)
+    check_golden(answer, bundle, release)
+
+
+def check_golden(answer: Answer, bundle: Bundle, release: int) -> None:
+    """Raise InputError unless an answer to the golden scan is the bundle's own, and signed by this release."""
+    expected = np.asarray(read_json(bundle.path / GOLDEN_ANSWER)["candidates"], dtype=np.float64).reshape(-1, 4)
+    faults = []
+    if Serving(answer.release, answer.manifest_sha256) != Serving(release, bundle.manifest_sha256):
+        faults.append(f"an answer of release {answer.release}, manifest {answer.manifest_sha256[:12]}")
+    if fault := difference(expected, rows_of(answer)):
+        faults.append(fault)
+    if faults:
+        remedy = "the server keeps its release; compare its environment with the one that exported the bundle"
+        raise InputError(f"golden scan of {bundle.path}", "the bundle's own golden answer", "; ".join(faults), remedy)

@@ -1,0 +1,122 @@
+"""Registry and servers side by side: which release each alias names, which one each server runs for it, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cmb_models.errors import InputError
+from cmb_models.serving.deploy.observed import Actual, Admin
+from cmb_models.serving.triton.repository import ROLES
+
+COLUMNS = ("", *ROLES, "loaded", "agrees")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A release by number and content."""
+
+    release: int
+    manifest_sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.release} {self.manifest_sha256[:8]}"
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server. aliases: what answers for each; loaded: releases with a ready step; fault: why it could not be asked."""
+
+    url: str
+    aliases: Mapping[str, Named]
+    loaded: tuple[int, ...]
+    differences: tuple[str, ...]
+    fault: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {"url": self.url, "is_reachable": not self.fault, "fault": self.fault or None, "aliases": _aliases(self.aliases)}
+        return {**told, "loaded": list(self.loaded), "differences": list(self.differences)}
+
+    def row(self) -> tuple[str, ...]:
+        if self.fault:
+            return self.url, *["-"] * (len(ROLES) + 1), "not reachable"
+        loaded = ", ".join(map(str, self.loaded)) or "none"
+        return self.url, *_cells(self.aliases), loaded, "no" if self.differences else "yes"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the registry wants and what servers do. differences: of the registry with itself, then of each server, in words."""
+
+    registry: Mapping[str, Named]
+    servers: tuple[ServerStatus, ...]
+    moved: str = ""
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        own = (f"registry: {self.moved}",) if self.moved else ()
+        return (*own, *(f"{s.url}: {d}" for s in self.servers for d in ((s.fault,) if s.fault else s.differences)))
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {"registry": _aliases(self.registry), "servers": [s.as_dict() for s in self.servers]}
+        return {**told, "differences": list(self.differences), "agree": not self.differences}
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """As text, one cell a column of COLUMNS; the registry first."""
+        return [("registry", *_cells(self.registry), "", ""), *(s.row() for s in self.servers)]
+
+
+def status_of(urls: Sequence[str], workspace: Path = Path(".")) -> Status:
+    """Ask the registry and every server. A server that cannot be asked is told as such; the registry's faults are raised."""
+    wanted, moved = registry_status(workspace)
+    return Status(wanted, tuple(server_status(url, wanted) for url in urls), moved)
+
+
+def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
+    """What each alias names by the audit log, and how MLflow's own aliases differ, in words. Reads no files of releases."""
+    from cmb_models.registry.history.audit import moved_outside
+    from cmb_models.registry.history.state import standing
+    from cmb_models.registry.mlflow.connection import Unreachable
+    from cmb_models.registry.mlflow.store import open_registry, require_not_behind
+
+    with open_registry(workspace) as registry:
+        logged = standing(registry.workspace)
+        wanted = {alias: Named(n, logged.manifests.get(n, "")) for alias, n in logged.aliases.items() if alias in ROLES}
+        try:
+            require_not_behind(logged, registry.head())
+            return wanted, moved_outside(registry, logged) or ""
+        except Unreachable as error:
+            return wanted, f"MLflow could not be asked: {error}"
+
+
+def server_status(url: str, wanted: Mapping[str, Named]) -> ServerStatus:
+    """What one server runs, compared with what is wanted."""
+    try:
+        with Admin(url) as admin:
+            actual = admin.actual()
+    except InputError as error:
+        return ServerStatus(url, {}, (), (), str(error))
+    aliases = {
+        alias: Named(pin.release, pin.manifest_sha256) for alias, e in ROLES.items() if (pin := actual.pins.get(e)) is not None
+    }
+    return ServerStatus(url, aliases, tuple(sorted(actual.resident)), tuple(_differences(wanted, aliases, actual)))
+
+
+def _differences(wanted: Mapping[str, Named], aliases: Mapping[str, Named], actual: Actual) -> list[str]:
+    found = [
+        f"{alias} is {aliases.get(alias, 'none')}, expected {wanted.get(alias, 'none')}"
+        for alias in ROLES
+        if wanted.get(alias) != aliases.get(alias)
+    ]
+    stray = sorted(set(actual.resident) - {named.release for named in wanted.values()})
+    return found + [f"release {n} is still loaded" for n in stray]
+
+
+def _cells(aliases: Mapping[str, Named]) -> list[str]:
+    return [str(aliases.get(alias, "–")) for alias in ROLES]
+
+
+def _aliases(aliases: Mapping[str, Named]) -> dict[str, Any]:
+    return {alias: asdict(aliases[alias]) if alias in aliases else None for alias in ROLES}

@@ -1,0 +1,52 @@
+"""Checks that this environment can run the server's Python models. Run while the image is built:
+`python3 -m cmb_models.serving.run.image_check`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+TRITON = Path("/opt/tritonserver")
+STEPS = (
+    "cmb_models.client.contract",
+    "cmb_models.config.params",
+    "cmb_models.detect.candidates",
+    "cmb_models.detect.detector",
+    "cmb_models.detect.patches",
+    "cmb_models.detect.phase",
+    "cmb_models.detect.preprocess",
+)
+TOOLS = (
+    "cmb_models.serving.run.entrypoint",
+    "cmb_models.serving.deploy.checksums",
+    "cmb_models.serving.check.command",
+    "cmb_models.serving.check.checks",
+)
+HEAVY = ("torch", "monai", "mlflow", "optuna", "matplotlib", "onnxruntime")
+
+
+def faults(triton: Path | None) -> list[str]:
+    """What is wrong with the running environment, in words. triton: its folder, None where only Python is looked at."""
+    found = []
+    for name in (*STEPS, *TOOLS):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            found.append(f"{name} cannot be imported: {error}")
+    heavy = [name for name in HEAVY if name in sys.modules]
+    if heavy:
+        found.append(f"the steps import {', '.join(heavy)}")
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and int(numpy.__version__.split(".")[0]) >= 2:
+        found.append(f"numpy {numpy.__version__}, with which Triton's Python backend may give wrong values")
+    for part in ("bin/tritonserver", "backends/python", "backends/onnxruntime") if triton else ():
+        if not (triton / part).exists():
+            found.append(f"{triton / part} is missing")
+    return found
+
+
+if __name__ == "__main__":
+    wrong = faults(TRITON)
+    sys.stdout.write("".join(f"image: {fault}\n" for fault in wrong) or "image: fit\n")
+    sys.exit(1 if wrong else 0)

@@ -1,0 +1,270 @@
+"""The tritonserver that comes with the server environment, on loopback: started, watched until ready, and ended without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.machine import cores, require_linux
+from cmb_models.serving.run.security import ADMIN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
+from cmb_models.serving.triton.files import serving_files
+
+BACKENDS = serving_files() / "backends"
+SUPERVISOR = Path(__file__).parent / "supervisor.py"
+EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown, so it gets this long
+TRIES = 5  # a free port may be taken between choosing and binding it
+IN_USE = "already in use"  # in the server's log when a port is taken
+REQUEST_LOG = "CMB_REQUEST_LOG"  # where the steps write a line a request (model_repository/teller.py)
+ASK_PYTHON = (
+    "import json, sys, sysconfig as s; print(json.dumps({'site': s.get_path('purelib'),"
+    " 'lib': s.get_config_var('LIBDIR'), 'version': '%d.%d' % sys.version_info[:2]}))"
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server. URLs are HOST:PORT. pid is tritonserver's own; shm_prefix starts its names in /dev/shm."""
+
+    grpc_url: str
+    http_url: str
+    metrics_url: str
+    pid: int
+    log: Path
+    shm_prefix: str
+    tls: bool
+    _supervisor: subprocess.Popen
+
+    @property
+    def address(self) -> str:
+        """Its gRPC address for clients, which says whether to use TLS, so that nothing depends on what the environment holds."""
+        return f"{SECURE if self.tls else PLAIN}{self.grpc_url}"
+
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return self._supervisor.poll() is None
+
+    def keep(self) -> None:
+        """From now on have the server started again, on the same ports and with nothing loaded, whenever it ends by itself."""
+        self._supervisor.stdin.write("keep\n")
+        self._supervisor.stdin.flush()
+
+    def started_anew(self) -> list[int]:
+        """Process ids that the server has had since the last call, oldest first; [] while it runs on."""
+        ready, _, _ = select.select([self._supervisor.stdout], [], [], 0)
+        return [int(pid) for pid in os.read(self._supervisor.stdout.fileno(), 4096).split()] if ready else []
+
+
+class PortTaken(Exception):
+    """A port that was free when chosen is not any more."""
+
+
+def default_environment() -> Path:
+    """The server's Python environment: $CMB_SERVER_ENV, else `.venv-server` beside the running environment."""
+    chosen = os.environ.get("CMB_SERVER_ENV")
+    return Path(chosen) if chosen else Path(sys.prefix).parent / ".venv-server"
+
+
+@contextlib.contextmanager
+def running_server(
+    repository: Path,
+    server_env: Path | None = None,
+    *,
+    grpc_port: int = 0,
+    log: Path | None = None,
+    ready_s: float = 60,
+    arguments: Sequence[str] = (),
+    security: Security | None = None,
+) -> Iterator[Server]:
+    """A ready server on a model repository, with nothing loaded; ended on leaving, by whatever way.
+
+    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one beside the repository.
+    arguments: more of tritonserver's own. security: who may reach it, else this machine alone, without a key.
+    Raises InputError for a missing environment or a taken port, RuntimeError with the log's end when it is not ready after
+    `ready_s`.
+    """
+    require_linux("serving")
+    security = security or Security()
+    repository = Path(repository).resolve()
+    repository.mkdir(parents=True, exist_ok=True)
+    log = Path(log) if log else repository.parent / "server.log"
+    with contextlib.ExitStack() as stack:
+        server = None
+        for attempt in range(TRIES):
+            try:
+                chosen_env = server_env or default_environment()
+                started = _started(repository, chosen_env, grpc_port, log, ready_s, arguments, security)
+                server = stack.enter_context(started)
+                break
+            except PortTaken as error:
+                if grpc_port and _taken(grpc_port):
+                    got = "one in use"
+                    raise InputError(f"port {grpc_port}", "a free port", got, "stop what uses it or pass --port 0") from error
+                if attempt == TRIES - 1:
+                    raise RuntimeError(f"no free ports for the server after {TRIES} tries; see {log}") from error
+        yield server
+
+
+@contextlib.contextmanager
+def _started(
+    repository: Path, server_env: Path, grpc_port: int, log: Path, ready_s: float, arguments: Sequence[str], security: Security
+) -> Iterator[Server]:
+    facts = _environment_facts(server_env)
+    token = uuid.uuid4().hex[:12]
+    folder = Path(tempfile.mkdtemp(prefix="cmb-server-"))
+    supervisor = None
+    try:
+        _copy_backends(facts, folder / "backends")
+        ports = _free_ports(grpc_port)
+        spec = {
+            "command": [*_command(facts, repository, folder / "backends", ports, token), *arguments, *security.arguments()],
+            # Beside the log, unless the caller's environment says otherwise: empty for no request log.
+            "environment": {REQUEST_LOG: str(log.resolve().with_name("requests.jsonl")), **_variables(facts, server_env)},
+            "log": str(log),
+            "shm_prefix": f"cmb-{token}-",
+            "folder": str(folder),
+            "grace_s": EXIT_TIMEOUT_S + 4,
+        }
+        (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        start = log.stat().st_size if log.exists() else 0
+        supervisor = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SUPERVISOR), str(folder / "spec.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
+        )
+        pid = int(supervisor.stdout.readline())
+        seen_at = (own_address(security.host), LOOPBACK, own_address(security.metrics_host))
+        urls = [f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True)]
+        server = Server(*urls, pid, log, spec["shm_prefix"], bool(security.cert), supervisor)
+        _wait_ready(server, token, start, ready_s)
+        yield server
+    finally:
+        if supervisor is not None:
+            supervisor.stdin.close()
+            supervisor.wait()
+            supervisor.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment_facts(server_env: Path) -> dict:
+    """Where the server environment keeps its packages and its interpreter's libraries."""
+    python = server_env / "bin" / "python"
+    remedy = "run `make setup`, or set CMB_SERVER_ENV to an environment made from serving/requirements.txt"
+    if not python.exists():
+        raise InputError(server_env, "the server's Python environment", "none", remedy)
+    facts = json.loads(subprocess.run([python, "-I", "-c", ASK_PYTHON], capture_output=True, text=True, check=True).stdout)
+    facts["triton"] = str(Path(facts["site"]) / "pytriton" / "tritonserver")
+    if not Path(facts["triton"]).is_dir():
+        raise InputError(server_env, "an environment with the bundled tritonserver", "one without it", remedy)
+    return facts
+
+
+def _copy_backends(facts: dict, target: Path) -> None:
+    """Python backend, its stub and the onnxruntime stand-in in one folder. Copied: Triton does not follow links here."""
+    triton = Path(facts["triton"])
+    shutil.copytree(triton / "backends" / "python", target / "python")
+    shutil.copy2(triton / "python_backend_stubs" / facts["version"] / "triton_python_backend_stub", target / "python")
+    shutil.copytree(BACKENDS / "onnxruntime", target / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, int, int], token: str) -> list[str]:
+    grpc, web, metrics = ports
+    return [
+        f"{facts['triton']}/bin/tritonserver",
+        f"--id={token}",
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name=cmb-{token}-",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *thread_arguments(),
+        "--grpc-infer-allocation-pool-size=0",  # else the messages of eight requests, scans and all, are kept for reuse
+        f"--grpc-port={grpc}",
+        f"--http-port={web}",
+        f"--metrics-port={metrics}",
+        "--allow-gpu-metrics=false",
+    ]
+
+
+def thread_arguments() -> list[str]:
+    """Options that give ONNX Runtime's backend as many threads as this process may use; by default it takes all of the machine's.
+
+    The stand-in of CPU servers counts for itself. Here and not in the models' configurations: a deployment may be made on another
+    machine than the one that serves.
+    """
+    options = ("enable-global-threadpool=1", f"intra_op_thread_count={cores()}")
+    return [f"--backend-config=onnxruntime,{option}" for option in options]
+
+
+def _variables(facts: dict, server_env: Path) -> dict[str, str]:
+    """The server's environment variables: its stub finds packages by the first python3 on PATH."""
+    left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ADMIN_KEY)
+    variables = {k: v for k, v in os.environ.items() if k not in left_out}
+    variables["PATH"] = f"{(server_env / 'bin').absolute()}{os.pathsep}{variables.get('PATH', os.defpath)}"
+    variables["LD_LIBRARY_PATH"] = f"{facts['site']}/nvidia_pytriton.libs{os.pathsep}{facts['lib']}"
+    # The Python steps' linear algebra is tiny; a thread pool in each of their processes would only cost memory.
+    variables |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return variables
+
+
+def _free_ports(grpc_port: int) -> tuple[int, int, int]:
+    """gRPC, HTTP and metrics ports; held open together, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        grpc, web, metrics = (s.getsockname()[1] for s in sockets)
+    return grpc_port or grpc, web, metrics
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> None:
+    """Return when this very server answers: another one may hold the port, so its id is compared.
+
+    Asked over HTTP, which is on loopback without TLS whatever gRPC is, and starts after it.
+    """
+    deadline = time.monotonic() + ready_s
+    while time.monotonic() < deadline and server.alive():
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if json.loads(_http(server, "/v2"))["name"] == token and _http(server, "/v2/health/ready") == b"":
+                return
+        time.sleep(0.1)
+    with open(server.log, "rb") as stream:
+        stream.seek(log_start)
+        text = stream.read().decode(errors="replace")
+    if not server.alive() and IN_USE in text.lower():
+        raise PortTaken(text[-500:])
+    state = f"was not ready after {ready_s:g} s" if server.alive() else "ended while starting"
+    raise RuntimeError(f"the server {state}; the end of {server.log}:\n" + "\n".join(text.splitlines()[-15:]))
+
+
+def _http(server: Server, path: str) -> bytes:
+    """The body of a 200. Raises OSError otherwise."""
+    connection = http.client.HTTPConnection(server.http_url, timeout=2)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Connection": "close"})  # open connections stall Triton's shutdown
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ConnectionError(f"{path}: {response.status}")
+        return response.read()

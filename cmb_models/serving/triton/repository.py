@@ -1,0 +1,283 @@
+"""The Triton model repository: configurations made from the contract, and version folders written from a bundle.
+
+A version folder's number is the release's number. Every model has one configuration for all its resident versions. What a release
+holds for (production, previous, challenger) is an ensemble of its own, pinned to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.client.contract import (
+    AFFINE,
+    CANDIDATES,
+    CHALLENGER,
+    CNN,
+    DECIDE,
+    DETECTOR,
+    OUTPUTS,
+    PREPARE,
+    STEPS,
+    UNET,
+    Tensor,
+    inputs_of,
+)
+from cmb_models.client.scan_id import scan_sha256
+from cmb_models.config.params import PipelineConfig
+from cmb_models.files import read_json, replacing_folder, write_text
+from cmb_models.io.nifti import read_volume
+from cmb_models.release.bundle import CNN_FILE, GOLDEN_SCAN, PIPELINE_FILE, UNET_FILE, Bundle
+from cmb_models.serving.triton.files import serving_files
+from cmb_models.serving.triton.step import (
+    MODELS,
+    PATCHES,
+    PROBE_INPUT,
+    RELEASE_FILE,
+    RENAMED,
+    ROLE_INPUTS,
+    TRACE,
+    TRACE_FOUND,
+    flow,
+    model_of,
+    role_input,
+)
+
+PREVIOUS = "cmb_previous"  # the detector's ensemble, pinned to the release that a rollback goes back to
+
+PROBE = "cmb_probe"  # the same, pinned to a release that is tried out before one of the others is switched to it
+ROLES = {"production": DETECTOR, "previous": PREVIOUS, "challenger": CHALLENGER}  # alias in the registry -> ensemble
+ENSEMBLES = (*ROLES.values(), PROBE)
+ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
+PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
+SOURCES = serving_files() / "model_repository"
+# The steps' code that is not their own model.py.
+SHARED = tuple(
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("refusal_causes", "request_metrics", "request_reporter", "request_trace", "step")
+)
+TYPES = {
+    np.float32: "TYPE_FP32",
+    np.float64: "TYPE_FP64",
+    np.int32: "TYPE_INT32",
+    np.int64: "TYPE_INT64",
+    np.object_: "TYPE_STRING",
+}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What an ensemble is pinned to. steps_sha256: of the steps' code and configuration, which a newer version may change."""
+
+    release: int
+    manifest_sha256: str
+    steps_sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"release {self.release} (manifest {self.manifest_sha256[:12]})"
+
+
+def pin_of(release: int, bundle: Bundle) -> Pin:
+    """How a bundle served as `release` by this version's steps is told from all others."""
+    digest = hashlib.sha256()
+    for source in (*SHARED, *(SOURCES / step / "model.py" for step in PYTHON_STEPS)):
+        digest.update(source.read_bytes())
+    digest.update(json.dumps(_step_configs({1: bundle.config}), sort_keys=True).encode())
+    return Pin(release, bundle.manifest_sha256, digest.hexdigest())
+
+
+def settings_of(repository: Path, release: int) -> PipelineConfig:
+    """The settings of a release whose version folders are written."""
+    return PipelineConfig.model_validate(read_json(repository / DECIDE / str(release) / PIPELINE_FILE))
+
+
+def is_written(repository: Path, release: int) -> bool:
+    """Whether a release has version folders here. They are whole or absent, the one that is asked for is written last."""
+    return (repository / DECIDE / str(release) / PIPELINE_FILE).is_file()
+
+
+def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
+    """Configurations of the models that run steps, by name, with `versions` resident, whose folders are written."""
+    return _step_configs({v: settings_of(repository, v) for v in sorted(versions)})
+
+
+def _step_configs(settings: Mapping[int, PipelineConfig]) -> dict[str, dict]:
+    configs = {}
+    for uses_phase in (False, True):
+        own = {v: s for v, s in settings.items() if s.preprocess.phase == uses_phase}
+        for step, (inputs, outputs) in flow(uses_phase).items() if own else ():
+            model, renamed = model_of(step, uses_phase), RENAMED.get(step, {})
+            shared = model == model_of(step, not uses_phase)
+            configs[model] = {
+                "name": model,
+                "backend": "onnxruntime" if step in ONNX_FILES else "python",
+                "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
+                "version_policy": {"specific": {"versions": list(settings if shared else own)}},
+                "input": [_input(t, renamed, _common_patch(own.values())) for t in inputs] + _role_inputs(step),
+                "output": [_tensor(t, renamed, _common_patch(own.values())) for t in outputs],
+                "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
+            }
+    return configs
+
+
+def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
+    """Configuration of an ensemble whose every step is pinned to one release; its parameters say which."""
+    return pinned_config(name, pin_of(release, bundle), bundle.config.preprocess.phase)
+
+
+def pinned_config(name: str, pin: Pin, uses_phase: bool) -> dict:
+    """The same, for a release whose bundle is not at hand."""
+    steps = []
+    for step, (inputs, outputs) in flow(uses_phase).items():
+        own = RENAMED.get(step, {})
+        steps.append(
+            {
+                "model_name": model_of(step, uses_phase),
+                "model_version": pin.release,
+                "input_map": {own.get(t.name, t.name): t.name for t in inputs},
+                "output_map": {own.get(t.name, t.name): t.name for t in outputs},
+            }
+        )
+    if role := role_input(name):
+        steps[0]["input_map"][role.name] = AFFINE.name
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": 0,
+        "version_policy": {"specific": {"versions": [pin.release]}},
+        "input": [_tensor(t) for t in inputs_of(uses_phase)],
+        "output": [_tensor(t) for t in OUTPUTS],
+        "ensemble_scheduling": {"step": steps},
+        "parameters": {
+            "release": {"string_value": str(pin.release)},
+            "manifest_sha256": {"string_value": pin.manifest_sha256},
+            "steps_sha256": {"string_value": pin.steps_sha256},
+        },
+    }
+
+
+def _role_inputs(step: str) -> list[dict]:
+    """What the first step may be given besides, by which it knows the ensemble that calls."""
+    return [_tensor(t) | {"optional": True} for t in (*ROLE_INPUTS.values(), PROBE_INPUT)] if step == PREPARE else []
+
+
+def _tensor(tensor: Tensor, own: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
+    shape = (*tensor.shape[:2], *patch_vox) if tensor.name == PATCHES.name and patch_vox else tensor.shape
+    return {"name": (own or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
+
+
+def _input(tensor: Tensor, own: dict[str, str], patch_vox: Sequence[int]) -> dict:
+    """The same of a step's input. Ensembles of releases that were deployed before there were traces lead none to it, and go on."""
+    return _tensor(tensor, own, patch_vox) | ({"optional": True} if tensor in (TRACE, TRACE_FOUND) else {})
+
+
+def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:
+    """Stage 2's patch size, -1 along axes where the resident releases differ.
+
+    ONNX Runtime's own backend wants a fixed axis of the graph fixed here too, so -1 is written only where it must be.
+    """
+    return tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in zip(*(s.patch_vox for s in settings), strict=True))
+
+
+def write_release(repository: Path, bundle: Bundle, release: int) -> None:
+    """Write the version folders of one release, each whole or absent. One that is there with the same content is left alone.
+
+    A folder that changes makes a server load its version a second time when it is next told to load the model.
+    """
+    repository = Path(repository)
+    folders = {step: repository / model_of(step, bundle.config.preprocess.phase) / str(release) for step in STEPS}
+    for step, folder in folders.items():
+        content = _content(step, bundle, release)
+        if not _holds(folder, content):
+            with replacing_folder(folder) as temporary:
+                for name, data in content.items():
+                    (temporary / name).write_bytes(data)
+
+
+def write_ensemble(repository: Path, name: str, release: int) -> None:
+    """Write an ensemble's version folder. With a file in it: object stores keep no empty folder."""
+    folder = repository / name / str(release)
+    if not (folder / RELEASE_FILE).is_file():
+        with replacing_folder(folder) as temporary:
+            write_text(temporary / RELEASE_FILE, json.dumps({"release": release}))
+
+
+def _content(step: str, bundle: Bundle, release: int) -> dict[str, bytes]:
+    """The files of a step's version folder."""
+    if step in ONNX_FILES:
+        return {"model.onnx": (bundle.path / ONNX_FILES[step]).read_bytes()}
+    return {
+        "model.py": (SOURCES / step / "model.py").read_bytes(),
+        PIPELINE_FILE: (bundle.path / PIPELINE_FILE).read_bytes(),
+        RELEASE_FILE: _identity(bundle, release),
+        # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
+        "__pycache__": b"",
+    }
+
+
+def _identity(bundle: Bundle, release: int) -> bytes:
+    scan = read_volume(bundle.path / GOLDEN_SCAN)
+    golden = {"shape": list(scan.data.shape), "sha256": scan_sha256(scan)}  # nobody's scan: deployments ask for it
+    return json.dumps({"release": release, "manifest_sha256": bundle.manifest_sha256, "golden": golden}, indent=2).encode()
+
+
+def _holds(folder: Path, content: Mapping[str, bytes]) -> bool:
+    """Whether a folder has exactly these files."""
+    try:
+        return {p.name for p in folder.iterdir()} == set(content) and all(
+            (folder / name).read_bytes() == data for name, data in content.items()
+        )
+    except OSError:
+        return False
+
+
+def touch_step(repository: Path, model: str, release: int) -> None:
+    """Make a server start a step of one release anew when it is next told to load it, whatever state it is in."""
+    for file in (repository / model / str(release)).glob("model.*"):
+        file.touch()
+
+
+def write_config(repository: Path, config: dict) -> None:
+    """Write a model's config.pbtxt, for servers that load the repository without being told a configuration."""
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
+    file, text = repository / config["name"] / "config.pbtxt", text_format.MessageToString(message)
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
+    """Write the configuration of every model as a server with these ensembles has them, and remove models that it has not."""
+    configs = step_configs(repository, {pin.release for pin in pins.values()})
+    for name, pin in pins.items():
+        write_ensemble(repository, name, pin.release)
+        for folder in (p for p in (repository / name).iterdir() if p.is_dir() and p.name != str(pin.release)):
+            shutil.rmtree(folder)
+        configs[name] = pinned_config(name, pin, settings_of(repository, pin.release).preprocess.phase)
+    for config in configs.values():
+        write_config(repository, config)
+    for model in (*MODELS, *ENSEMBLES):
+        if model not in configs and (repository / model).is_dir():
+            shutil.rmtree(repository / model)
+
+
+def remove_versions(repository: Path, keep: Iterable[int]) -> None:
+    """Remove the version folders of all releases but `keep`, what a killed deployment left half written, and emptied models."""
+    keep = {str(v) for v in keep}
+    for model in (*MODELS, *ENSEMBLES):
+        there = {p for p in (repository / model).glob("*") if p.is_dir()}
+        gone = {p for p in there if p.name not in keep}
+        for folder in gone:
+            shutil.rmtree(folder)
+        for file in (repository / model).glob(".partial-*"):
+            file.unlink()
+        if model in MODELS and gone == there:
+            shutil.rmtree(repository / model, ignore_errors=True)

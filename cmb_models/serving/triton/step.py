@@ -1,0 +1,120 @@
+"""What passes between the served steps, and how a Python step answers. Copied beside each model.py, so it is written once.
+
+Releases that use phase run in models of their own name wherever tensors differ (`model_of`): a model has one configuration for all
+its versions, and releases of both kinds are resident while one replaces the other.
+
+Shapes use -1 for what varies. N is the number of candidates (0 and up); the CNN gets at least one patch, since an empty batch is
+unproven on the CUDA execution provider: for N = 0 it scores one blank patch that `cmb_decide` leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.client.contract import (
+    AFFINE,
+    CANDIDATES,
+    CHALLENGER,
+    CNN,
+    DECIDE,
+    DETECTOR,
+    OUTPUTS,
+    PREPARE,
+    STEPS,
+    UNET,
+    Tensor,
+    inputs_of,
+)
+from cmb_models.config.params import PipelineConfig
+from cmb_models.errors import InputError
+from cmb_models.files import read_json
+from cmb_models.release.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
+
+RELEASE_FILE = "release.json"  # {"release": int, "manifest_sha256": str, "golden": {"shape": [I, J, K], "sha256": str}}
+
+IMAGE = Tensor(UNET_INPUT, np.float32, (1, 1, -1, -1, -1))  # on the working grid, padded, normalised
+GRID_AFFINE = Tensor("grid_affine", np.float64, (4, 4))  # working voxel index to RAS mm
+EXTENT = Tensor("extent_vox", np.int32, (3,))  # of the image before padding
+HEATMAP = Tensor(UNET_OUTPUT, np.float32, (1, 1, -1, -1, -1))
+GRID_PHASE = Tensor("grid_phase", np.float32, (-1, -1, -1))  # on the same grid, radians
+PATCHES = Tensor(CNN_INPUT, np.float32, (-1, 1, -1, -1, -1))
+PATCHES_WITH_PHASE = Tensor(CNN_INPUT, np.float32, (-1, 2, -1, -1, -1))
+CNN_SCORE = Tensor("cnn_score", np.float32, (-1,))  # the CNN's own name for it is taken by the answer's stage2_score
+FOUND_INDEX = Tensor("found_index_vox", np.int64, (-1, 3))
+FOUND_MM = Tensor("found_centre_mm", np.float64, (-1, 3))
+FOUND_DIAMETER = Tensor("found_diameter_mm", np.float32, (-1,))
+FOUND_SCORE = Tensor("found_score", np.float32, (-1,))
+FOUND = (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)
+TRACE = Tensor("trace", np.object_, (1,))  # request_trace.py, after the first step
+TRACE_FOUND = Tensor("trace_found", np.object_, (1,))  # the same after the candidates
+
+# A step does not know which ensemble calls it, and what a client says of itself is no proof. So an ensemble other than production's
+# leads the affine to one more, optional input of the first step, whose name tells.
+ROLE_INPUTS = {CHALLENGER: Tensor("as_challenger", AFFINE.dtype, AFFINE.shape)}
+PROBE_INPUT = Tensor("as_probe", AFFINE.dtype, AFFINE.shape)  # of all ensembles but production's and the challenger's
+
+RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: the step's own name}
+
+
+def flow(uses_phase: bool) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Inputs and outputs of each step of a release, in the order they run."""
+    patches = PATCHES_WITH_PHASE if uses_phase else PATCHES
+    return {
+        PREPARE: (inputs_of(uses_phase), prepared(uses_phase)),
+        UNET: ((IMAGE,), (HEATMAP,)),
+        CANDIDATES: ((HEATMAP, *prepared(uses_phase)), (patches, *FOUND, TRACE_FOUND)),
+        CNN: ((patches,), (CNN_SCORE,)),
+        DECIDE: ((*FOUND, TRACE_FOUND, CNN_SCORE, AFFINE), OUTPUTS),
+    }
+
+
+def prepared(uses_phase: bool) -> tuple[Tensor, ...]:
+    """What the first step gives of a scan."""
+    return (IMAGE, GRID_AFFINE, EXTENT, TRACE, *((GRID_PHASE,) if uses_phase else ()))
+
+
+def role_input(ensemble: str) -> Tensor | None:
+    """The first step's input that tells which ensemble calls; None for production's, which has none."""
+    return None if ensemble == DETECTOR else ROLE_INPUTS.get(ensemble, PROBE_INPUT)
+
+
+def model_of(step: str, uses_phase: bool) -> str:
+    """The name of the model that runs a step."""
+    return f"{step}_phase" if uses_phase and step in (PREPARE, CANDIDATES, CNN) else step
+
+
+MODELS = tuple(dict.fromkeys(model_of(step, uses_phase) for uses_phase in (False, True) for step in STEPS))
+
+
+def read_pipeline(args: dict[str, str]) -> PipelineConfig:
+    """The release's settings, from the version folder that `initialize(args)` was called for."""
+    return PipelineConfig.model_validate(read_json(version_folder(args) / PIPELINE_FILE))
+
+
+def version_folder(args: dict[str, str]) -> Path:
+    """Where the files of the version being initialised lie."""
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]) -> list:
+    """One response a request, in order; a request that fails gets its own error and never touches the others.
+
+    answer: inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG with its message as it stands, anything else
+    INTERNAL.
+    """
+    import triton_python_backend_utils as pb  # exists only inside the server
+
+    def one(request) -> pb.InferenceResponse:
+        try:
+            arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
+        except InputError as error:
+            return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INVALID_ARG))
+        except Exception as error:  # the server must outlive any one scan
+            return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL))
+        tensors = [pb.Tensor(t.name, np.ascontiguousarray(a, dtype=t.dtype)) for t, a in zip(outputs, arrays, strict=True)]
+        return pb.InferenceResponse(tensors)
+
+    return [one(request) for request in requests]

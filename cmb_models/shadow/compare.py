@@ -1,0 +1,207 @@
+"""A challenger in production's shadow: the same scans, after the answer, and a line a scan of what it would have said otherwise.
+
+Nothing here can alter or fail an answer. Scans go by the name they are given under, so the file is as private as detections.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_models.client.log_lines import LineLog
+from cmb_models.client.scan_id import scan_sha256
+from cmb_models.detection import Answer, Detection
+from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.statistics.disagreement import Disagreement, disagreements
+from cmb_models.evaluation.statistics.paired import Pair
+from cmb_models.io.annotations import Annotation
+from cmb_models.volume import Volume
+
+log = logging.getLogger(__name__)
+
+TOLERANCE_MM = 3.0  # as everywhere: one place within max(3 mm, its radius)
+WIDEST_MM = 99.0  # a finding that covers all of the head is still a place
+Ask = Callable[[Volume, str, Volume | None], Answer]
+
+
+def shadow_log(file: Path) -> LineLog:
+    """The file of comparisons: never turned over, since a report over time needs the oldest too."""
+    return LineLog(file, most_bytes=2**62, most_age_s=math.inf)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A scan and production's answer to it. scan: the name results go by."""
+
+    scan: str
+    volume: Volume
+    answer: Answer
+    phase: Volume | None = None
+
+
+def observe(asked: Answered, challenger: Ask) -> dict[str, Any]:
+    """Ask the challenger too: the line to write. Whatever goes wrong is in the line, nothing is raised."""
+    try:
+        told = compared(asked.answer, challenger(asked.volume, asked.scan, asked.phase))
+    except Exception as error:
+        return noted(asked, "failed", str(error))
+    return _head(asked) | told
+
+
+def noted(asked: Answered, outcome: str, reason: str) -> dict[str, Any]:
+    """The line of a scan that was not compared. outcome: "failed" or "dropped", for what was never asked."""
+    return _head(asked) | {"outcome": outcome, "reason": reason, "production": _side(asked.answer)}
+
+
+def _head(asked: Answered) -> dict[str, Any]:
+    return {"scan": asked.scan, "input_sha256": scan_sha256(asked.volume)}
+
+
+def compared(production: Answer, challenger: Answer, tolerance_mm: float = TOLERANCE_MM) -> dict[str, Any]:
+    """Where two releases agree on one scan, each at its own threshold.
+
+    Production's findings take the part of marks, so places are paired as detections and marks are everywhere (matching.py). `both`
+    holds the pairs, `only_production` and `only_challenger` what one alone reports, with the score that the other gave the place,
+    None where it had no candidate. Scores are [production's, challenger's]. Without findings on either side all three are empty.
+    """
+    marks = tuple(_mark(d) for d in production.detections)
+    first, second = _scored(production, marks), _scored(challenger, marks)
+    found = match(second, challenger.threshold, tolerance_mm).lesion_of
+    pair = Pair((first,), (second,), (production.threshold, challenger.threshold), ())
+    differing = disagreements(pair, tolerance_mm)
+    return {
+        "outcome": "compared",
+        "production": _side(production),
+        "challenger": _side(challenger),
+        "both": [_both(production.detections[found[n]], challenger.candidates[n]) for n in np.flatnonzero(found >= 0)],
+        "only_production": [_alone(d) for d in differing if d.by == 1],
+        "only_challenger": [_alone(d) for d in differing if d.by == 2],
+    }
+
+
+def _mark(d: Detection) -> Annotation:
+    diameter_mm = min(max(d.diameter_mm, 1e-3), WIDEST_MM)
+    return Annotation("scan", "", *d.world_mm, diameter_mm=diameter_mm, label="cmb", rater="production")
+
+
+def _scored(answer: Answer, marks: tuple[Annotation, ...]) -> ScoredScan:
+    rows = answer.candidates
+    centres = np.array([d.world_mm for d in rows], dtype=np.float64).reshape(-1, 3)
+    scores, stage1, stage2 = (np.array([getattr(d, s) for d in rows]) for s in ("score", "stage1_score", "stage2_score"))
+    return ScoredScan("scan", "scan", marks, centres, scores, stage1, stage2)
+
+
+def _side(answer: Answer) -> dict[str, Any]:
+    identity = {"release": answer.release, "manifest_sha256": answer.manifest_sha256, "threshold": answer.threshold}
+    return identity | {"candidates": len(answer.candidates), "detections": len(answer.detections)}
+
+
+def _both(a: Detection, b: Detection) -> dict[str, Any]:
+    return {
+        "world_mm": [round(v, 2) for v in a.world_mm],
+        "apart_mm": round(math.dist(a.world_mm, b.world_mm), 2),
+        "scores": [round(a.score, 6), round(b.score, 6)],
+    }
+
+
+def _alone(d: Disagreement) -> dict[str, Any]:
+    scores = [None if f is None else round(f.score, 6) for f in (d.first, d.second)]
+    return {"world_mm": [round(v, 2) for v in d.world_mm], "scores": scores}
+
+
+class ShadowedClient:
+    """A client whose scans go to a challenger too, one at a time and only while no answer of production's is waited for.
+
+    At most `waiting` scans wait, in memory; one more is noted as dropped. The scan's array must not be changed after `detect`.
+    """
+
+    def __init__(self, production: Ask, challenger: Ask, file: Path, waiting: int = 4) -> None:
+        self._production, self._challenger, self._log = production, challenger, shadow_log(file)
+        self._waiting: queue.Queue[Answered | None] = queue.Queue(waiting)
+        self._idle, self._asking = threading.Condition(), 0
+        self._claim, self._current = threading.Lock(), None
+        self._worker = threading.Thread(target=self._work, name="shadow", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> ShadowedClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def detect(self, volume: Volume, case: str, phase: Volume | None = None, name: str = "") -> Answer:
+        """Production's answer, as `Client.detect`. name: what the comparison goes by; without, the scan's hash alone tells."""
+        with self._in_flight():
+            answer = self._production(volume, case, phase)
+        asked = Answered(name, volume, answer, phase)
+        try:
+            self._waiting.put_nowait(asked)
+        except queue.Full:
+            # Its hash would cost the caller time, and tells nothing that matters here.
+            self._write(
+                {
+                    "scan": name,
+                    "input_sha256": None,
+                    "outcome": "dropped",
+                    "reason": "too many scans waited",
+                    "production": _side(answer),
+                }
+            )
+        return answer
+
+    def close(self, wait_s: float = 0.0) -> None:
+        """End, at the latest after `wait_s` seconds for what waits; what is left then is noted as dropped."""
+        deadline = time.monotonic() + wait_s
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=max(wait_s, 0.001))
+        self._worker.join(max(0.0, deadline - time.monotonic()))
+        left = [self._claimed()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left.append(self._waiting.get_nowait())
+        for asked in filter(None, left):
+            self._write(noted(asked, "dropped", "the client ended before the challenger answered"))
+        self._waiting.put_nowait(None)  # the worker, if it is still being kept waiting, ends after that
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        with self._idle:
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._asking -= 1
+                self._idle.notify_all()
+
+    def _work(self) -> None:
+        while (asked := self._waiting.get()) is not None:
+            with self._claim:
+                self._current = asked
+            with self._idle:
+                self._idle.wait_for(lambda: not self._asking)
+            entry = observe(asked, self._challenger)
+            if self._claimed() is asked:  # else it was noted already
+                self._write(entry)
+
+    def _claimed(self) -> Answered | None:
+        """What the challenger is asked of now, for the caller alone to write of."""
+        with self._claim:
+            asked, self._current = self._current, None
+        return asked
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        try:
+            self._log.append(entry)
+        except OSError as error:
+            log.warning("%s cannot be written, a comparison is lost: %s", self._log.file, error)

@@ -1,0 +1,80 @@
+"""The training scans on the working grid, by the code that the server runs; locked scans are never opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.config.params import Planting, Preprocess
+from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.dataset.leakage import check_split
+from cmb_models.detect.preprocess import prepare
+from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
+from cmb_models.io.nifti import read_volume
+from cmb_models.training.data.examples import PHASE_ENDING, Example, save_example
+from cmb_models.training.synthesis.lesion_bank import plants_name, write_plants
+
+Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
+
+
+def prepare_training(
+    raw_dir: Path,
+    index: list[dict],
+    split: dict,
+    settings: Preprocess,
+    planting: Planting,
+    folder: Path,
+    track: Track = lambda items, _: items,
+) -> None:
+    """Write the examples of all scans whose subject is in a fold, and the plants for their voxel sizes.
+
+    index: entries of data/index.json; track: a progress bar.
+
+    Raises InputError for a split that does not fit the index, a file that is not the one the index was made from, and a
+    preparation that depends on more than the scan itself.
+    """
+    check_split(split, index)
+    known = {e["key"]: e for e in index if e["subject"] in split["folds"]}
+    found = {s.key: s for d in sorted({e["dataset"] for e in known.values()}) for s in find_scans(raw_dir / d)}
+    if missing := sorted(set(known) - set(found)):
+        raise InputError(raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
+    scans = [found[key] for key in sorted(known)]
+    sizes = set()
+    for scan in track(scans, "preprocess scans"):
+        example, native_mm = _prepared(scan, settings, known[scan.key])
+        save_example(folder, example, plants_name(native_mm) if planting.plants else "")
+        sizes.add(native_mm)
+    write_plants(folder, sizes, settings, planting, lambda boxes: track(boxes, "simulate lesions to plant"))
+    _check_alone(scans[0], settings, known[scans[0].key], folder)
+
+
+def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Example, tuple[float, float, float]]:
+    """A scan's example, without plants, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
+    files, phase = {scan.path: entry["sha256"]}, None
+    if settings.phase:
+        phase = read_phase(scan.path)
+        files[phase_beside(scan.path)] = entry.get("phase_sha256", "")
+    for path, sha256 in files.items():
+        if sha256_of(path) != sha256:
+            raise InputError(path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
+    volume = read_volume(scan.path)
+    prepared = prepare(volume, settings, str(scan.path), phase)
+    sha256, *phase_sha256 = files.values()
+    affine = np.asarray(volume.affine)
+    example = Example(scan.key, scan.subject_key, prepared, scan.annotations, affine, sha256, None, *phase_sha256)
+    return example, volume.to_ras().spacing_mm
+
+
+def _check_alone(scan: ScanFile, settings: Preprocess, entry: dict, folder: Path) -> None:
+    """Prepare the first scan again after all others: statistics that run over several scans would change it.
+
+    Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.
+    """
+    again = _prepared(scan, settings, entry)[0].prepared
+    pictures = {f"{scan.key}.npy": again.image} | ({} if again.phase is None else {f"{scan.key}{PHASE_ENDING}": again.phase})
+    if not all(np.array_equal(np.load(folder / name, mmap_mode="r"), picture) for name, picture in pictures.items()):
+        got = f"{scan.key} is another picture after the other scans"
+        raise InputError("preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans")

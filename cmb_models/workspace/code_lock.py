@@ -1,0 +1,206 @@
+"""What code each stage of a workspace runs, as hashes in `code.lock`: DVC sees a change of the code, and only of what matters.
+
+The hash of a module is that of its syntax tree without docstrings, comments, annotations for type checkers and messages, and of
+the data files that lie with it. The hash of a stage is that of its script and of all library modules that the script imports,
+directly or not. A reworded message therefore retrains nothing; a changed constant retrains what uses it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmb_models import __version__
+from cmb_models.errors import InputError
+from cmb_models.files import write_text
+from cmb_models.workspace.normal_form import normal_form
+from cmb_models.workspace.paths import CODE_LOCK, ENVIRONMENT_LOCK, SCRIPTS
+
+LIBRARY = "cmb_models"
+# Modules that change no output of a stage: the front door, errors, what logs to MLflow, what reads git and DVC, progress bars.
+LEFT_OUT = (f"{LIBRARY}.errors", f"{LIBRARY}.registry", f"{LIBRARY}.training.progress", f"{LIBRARY}.workspace")
+PACKAGE = Path(__file__).resolve().parents[1]
+HEADER = "# The code that each stage runs: hashes of syntax trees. Written by `cmb lock`; commit it, do not edit it.\n"
+
+
+@dataclass(frozen=True)
+class CodeLock:
+    """Content of code.lock.
+
+    Attributes:
+        library: Version of cmb-models that wrote it.
+        stages: Hash of each stage's code by stage name.
+        modules: Hash of each module that some stage runs, by dotted name.
+    """
+
+    library: str
+    stages: Mapping[str, str]
+    modules: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CodeChange:
+    """What differs between a workspace's code.lock and the installed code.
+
+    Attributes:
+        modules: Changed, added and removed modules, by dotted name, sorted.
+        stages: Stages whose own code changed, in the order of dvc.yaml; DVC reruns them and what depends on their outputs.
+    """
+
+    modules: tuple[str, ...]
+    stages: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.stages)
+
+
+def stage_names(workspace: Path) -> list[str]:
+    """The stages of a workspace's dvc.yaml, in its order. Raises InputError without one."""
+    file = Path(workspace) / "dvc.yaml"
+    if not file.is_file():
+        raise InputError(workspace, "a workspace with dvc.yaml", "none", "create one with `cmb init FOLDER`")
+    return list(yaml.safe_load(file.read_text(encoding="utf-8"))["stages"])
+
+
+def installed_code(workspace: Path) -> CodeLock:
+    """The lock that describes the installed library and the workspace's own scripts."""
+    stages, modules = {}, {}
+    for stage in stage_names(workspace):
+        hashes = stage_modules(workspace, stage)
+        stages[stage] = _digest(hashes)
+        modules |= hashes
+    return CodeLock(__version__, stages, dict(sorted(modules.items())))
+
+
+def stage_modules(workspace: Path, stage: str) -> dict[str, str]:
+    """Hashes of a stage's script and of the library modules that it runs, by dotted name. {} for a stage without a script."""
+    script = Path(workspace) / SCRIPTS / f"{stage}.py"
+    if not script.is_file():
+        return {}
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    return {f"{SCRIPTS}.{stage}": _digest(normal_form(tree)), **module_hashes(_imports(tree))}
+
+
+def library_hash(*modules: str) -> str:
+    """One hash of library modules, by dotted name, and of all that they import: names Optuna studies and checkpoints."""
+    return _digest(module_hashes(modules))
+
+
+def module_hashes(modules: Iterable[str]) -> dict[str, str]:
+    """Hashes of library modules and of all library modules that they import, by dotted name."""
+    found: dict[str, str] = {}
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        file = _file_of(name)
+        if file is None or name in found or name == LIBRARY or f"{name}.".startswith(tuple(f"{m}." for m in LEFT_OUT)):
+            continue
+        found[name], imported = _parsed(file)
+        todo += imported
+    return dict(sorted(found.items()))
+
+
+def read_lock(workspace: Path) -> CodeLock:
+    """The workspace's code.lock. Raises InputError when it is missing or damaged."""
+    file = Path(workspace) / CODE_LOCK
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return CodeLock(str(content["library"]), dict(content["stages"]), dict(content["modules"]))
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(file, "the hashes of the stages' code", type(error).__name__, "write it with `cmb lock`") from error
+
+
+def write_lock(workspace: Path) -> CodeLock:
+    """Record the installed code and packages in code.lock and requirements.lock."""
+    lock = installed_code(workspace)
+    content = {"library": lock.library, "stages": dict(lock.stages), "modules": dict(lock.modules)}
+    write_text(Path(workspace) / ENVIRONMENT_LOCK, installed_packages())
+    write_text(Path(workspace) / CODE_LOCK, HEADER + yaml.safe_dump(content, sort_keys=False))
+    return lock
+
+
+def installed_packages() -> str:
+    """The installed distributions, one `name==version` a line."""
+    found = {f"{d.metadata['Name'].lower().replace('_', '-')}=={d.version}" for d in distributions() if d.metadata["Name"]}
+    return "\n".join(sorted(found)) + "\n"
+
+
+def code_change(before: CodeLock, after: CodeLock) -> CodeChange:
+    """What changed from one lock to another."""
+    names = sorted({*before.modules, *after.modules})
+    changed = tuple(n for n in names if before.modules.get(n) != after.modules.get(n))
+    return CodeChange(changed, tuple(s for s in after.stages if before.stages.get(s) != after.stages[s]))
+
+
+def require_locked(workspace: Path, stage: str) -> None:
+    """Raise InputError unless code.lock describes the code that a stage would run: DVC would credit the outputs to other code."""
+    lock, modules = read_lock(workspace), stage_modules(workspace, stage)
+    if lock.stages.get(stage) == _digest(modules):
+        return
+    differing = [n for n, sha in modules.items() if lock.modules.get(n) != sha]
+    got = f"cmb-models {__version__} with other {', '.join(differing[:5]) or 'modules'}" + (" …" if len(differing) > 5 else "")
+    remedy = "install that version, or run `cmb lock` to record the installed code and `dvc repro` again"
+    raise InputError(f"stage {stage}", f"the code of {CODE_LOCK} (cmb-models {lock.library})", got, remedy)
+
+
+def _digest(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _parsed(file: Path) -> tuple[str, tuple[str, ...]]:
+    """Hash of a module's code with the data files that lie with it, and the library modules that it imports."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = tuple(_imports(tree))
+    data = {p.relative_to(file.parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in _data_files(file.parent)}
+    return _digest([normal_form(tree), data]), imported
+
+
+@cache
+def _data_files(folder: Path) -> tuple[Path, ...]:
+    """Files next to modules that are no code, in the folder and in those below it that are no packages."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name != "__pycache__" and folder != PACKAGE and not (path / "__init__.py").is_file():
+            found += (p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix not in (".py", ".pyc"))
+        elif path.is_file() and path.suffix not in (".py", ".pyc", ".typed"):
+            found.append(path)
+    return tuple(found)
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Library modules that a module imports at run time, functions included; `from a import b` gives a.b where that is one."""
+    names: set[str] = set()
+    unread = {id(inside) for node in ast.walk(tree) if _is_type_checking(node) for inside in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if _file_of(whole) else node.module)
+    return {n for n in names if n == LIBRARY or n.startswith(f"{LIBRARY}.")}
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a library module by dotted name; None for what is no module."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    if module != LIBRARY and path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None

@@ -1,0 +1,31 @@
+"""Where the files of a workspace are, relative to its root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+INDEX = Path("data/index.json")
+SPLIT = Path("data/split.json")
+PREPARED = Path("data/prepared")
+CANDIDATES = Path("data/candidates")
+TUNED_UNET = Path("models/tuned/unet.json")
+TUNED_CNN = Path("models/tuned/cnn.json")
+CALIBRATION = Path("models/calibration.json")
+WEIGHTS = Path("models/weights")
+BUNDLE = Path("models/bundle")
+REPORTS = Path("reports")
+# No output of a stage: what a killed stage resumes from.
+CHECKPOINTS = Path("studies/checkpoints")
+EVALUATE_DIR = REPORTS / "evaluate"
+EVALUATE_METRICS = EVALUATE_DIR / "metrics.json"
+CROSS_VALIDATE_METRICS = REPORTS / "cross_validate/metrics.json"
+DVC_LOCK = Path("dvc.lock")
+CODE_LOCK = Path("code.lock")
+ENVIRONMENT_LOCK = Path("requirements.lock")
+# One script a stage.
+SCRIPTS = Path("pipelines")
+# Written by promotions; no release is made from it.
+AUDIT_LOG = Path("audit.jsonl")
+# How often the locked scans were evaluated: kept by git, written by the evaluate stage.
+EXPOSURE_LOG = Path("locked_evaluations.jsonl")

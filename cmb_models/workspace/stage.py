@@ -1,0 +1,32 @@
+"""How every stage runs: checks of the code and the system first, and how it ends when its input is at fault."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.machine import limit_threads, require_linux
+from cmb_models.workspace.code_lock import require_locked
+from cmb_models.workspace.paths import SCRIPTS
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's main function in the workspace; an error in the input is one line and exit code 2.
+
+    Refuses to run code that code.lock does not describe: DVC would credit the outputs to other code.
+    """
+    logging.basicConfig(level=os.environ.get("CMB_LOG", "WARNING"), format="%(asctime)s %(name)s: %(message)s")
+    try:
+        require_linux("training")
+        script = Path(main.__code__.co_filename)
+        if script.parent.name == SCRIPTS.name:
+            require_locked(Path("."), script.stem)
+        limit_threads()
+        main()
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the stage's own last word, for people
+        sys.exit(2)

@@ -1,1 +1,0 @@
-"""The DVC stages, one file each: read inputs, call the library, write outputs. No logic of their own."""

@@ -1,0 +1,199 @@
+"""How far microbleeds stand off their surroundings, and how many of each are found: by a release, on locked scans.
+
+    python -m research.conspicuity --workspace demo-full [--seed 11 --seed 13] [--fp-per-scan 0.6] [--out FILE.json]
+
+By a rule that no network has a part in: how many robust standard deviations of its surroundings a place's darkest voxel lies below
+their median. The workspace's own locked scans are read from its rows; each --seed adds as many scans, drawn as `make full-demo`
+draws its locked ones and kept in research/.cache, that the release looks through.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from scipy.stats import median_abs_deviation
+
+from cmb_models.config.params import Params, load_params
+from cmb_models.dataset.index import index_datasets
+from cmb_models.dataset.layout import find_scans
+from cmb_models.errors import InputError
+from cmb_models.evaluation.exposure_log import require_whole
+from cmb_models.evaluation.froc import froc
+from cmb_models.evaluation.matching import ScoredScan, match
+from cmb_models.evaluation.run import score_scans
+from cmb_models.evaluation.statistics.bootstrap import wilson
+from cmb_models.evaluation.statistics.strata import class_names
+from cmb_models.files import read_json, replacing, write_json
+from cmb_models.io.nifti import read_volume
+from cmb_models.machine import cores
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.views import RING, View, bare, draw_image
+from cmb_models.volume import Volume, index_from_world, world_from_index
+from research.full_run import simulate
+from research.looks import LOOKS, count_look
+from research.ood_simulator.evaluate import own_locked
+from research.stages import ROOT
+from scripts.demo import LOCKED_FULL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CORE_MM = 1.5  # from the place: within it a microbleed is darkest
+SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % measure less than 4.8 mm, FACTS 3)
+BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
+CLASSES = class_names(BOUNDS, "below {:g}", "{:g} to below {:g}", "{:g} and more")
+SHOWN, CROP_MM = 12, 24.0  # of each class in the picture, and its width
+CACHE = ROOT / "research/.cache"
+
+
+def stand_off(volume: Volume, centre_mm: np.ndarray) -> float:
+    """How far the darkest voxel within CORE_MM of a place, or the nearest one, lies below the median of its surroundings.
+
+    centre_mm: (3,) scanner RAS. In robust standard deviations, 1.4826 times the median absolute deviation, of all voxels in
+    SHELL_MM, whatever they are. 0 for a place without surroundings in the volume, or whose surroundings do not differ.
+    """
+    middle, reach = index_from_world(np.asarray(centre_mm, dtype=float)[None], volume.affine)[0], SHELL_MM[1]
+    half = np.ceil(reach / np.asarray(volume.spacing_mm)).astype(int)
+    low = np.clip(np.rint(middle).astype(int) - half, 0, volume.data.shape)
+    high = np.clip(np.rint(middle).astype(int) + half + 1, 0, volume.data.shape)
+    window = np.asarray(volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=float)
+    if not window.size:
+        return 0.0
+    grid = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1)
+    away = np.linalg.norm(world_from_index(grid.reshape(-1, 3), volume.affine) - centre_mm, axis=1).reshape(window.shape)
+    shell = window[(away > SHELL_MM[0]) & (away <= reach)]
+    deviation = float(median_abs_deviation(shell, scale="normal")) if shell.size else 0.0
+    core = window[away <= max(CORE_MM, away.min())]
+    return float((np.median(shell) - core.min()) / deviation) if deviation else 0.0
+
+
+def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: float) -> tuple[list[dict], list[dict]]:
+    """A scan's microbleeds, as annotated and whether found, and its candidates that are none, with whether taken for one.
+
+    At the threshold as every figure counts them; below it a candidate is of none when with no threshold it would find none.
+    """
+    found, every = match(scan, threshold, tolerance_mm), match(scan, 0.0, tolerance_mm)
+    above = scan.scores >= threshold
+    false = np.where(above, found.false, every.false)
+    lesions = [
+        {"stand_off": stand_off(volume, np.array(a.centre_mm)), "about": a, "found": n in found.lesion_of}
+        for n, a in enumerate(scan.cmbs)
+    ]
+    others = [{"stand_off": stand_off(volume, scan.centres_mm[n]), "found": bool(above[n])} for n in np.flatnonzero(false)]
+    return lesions, others
+
+
+def class_name(value: float) -> str:
+    return CLASSES[int(np.searchsorted(BOUNDS, value, side="right"))]
+
+
+def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> list[dict]:
+    """A row a class: microbleeds and how many were found, other candidates a scan and how many were taken for one."""
+    rows = []
+    for name in CLASSES:
+        own = [x["found"] for x in lesions if class_name(x["stand_off"]) == name]
+        mimic = [x["found"] for x in others if class_name(x["stand_off"]) == name]
+        interval = wilson(sum(own), len(own)) if own else None
+        row = {"stand_off": name, "lesions": len(own), "found": sum(own), "interval_95": interval}
+        rows.append(row | {"others_per_scan": len(mimic) / scans, "false_positives_per_scan": sum(mimic) / scans})
+    return rows
+
+
+def sets(
+    workspace: Path, detector: BundleDetector, seeds: Iterable[int], tolerance_mm: float
+) -> list[tuple[Path, list[ScoredScan]]]:
+    """Folders of scans, each with what the release finds in them: the workspace's own, then each seed's; all looks."""
+    threshold = detector.bundle.config.decision.threshold
+    own, locked = own_locked(workspace / "reports/evaluate", threshold), read_json(workspace / "data/split.json")["locked"]
+    index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in locked]
+    print(f"{workspace}: {count_look(detector, index, own, tolerance_mm)}")
+    found = [(workspace / "data/raw/locked", own)]
+    for seed in seeds:
+        raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
+        simulate(raw / name, LOCKED_FULL, cores(), seed)
+        index = index_datasets(raw)["scans"]
+        scans = score_scans(detector, raw, index)
+        print(f"seed {seed}: {count_look(detector, index, scans, tolerance_mm)}")
+        found.append((raw / name, scans))
+    return found
+
+
+def table(rows: Sequence[dict]) -> str:
+    lines = [f"{'stands off by SD':18}{'microbleeds':>12}{'found':>7}{'':10}{'other candidates':>18}{'taken for one, a scan':>24}"]
+    for r in rows:
+        share = f"{r['found'] / r['lesions']:.0%}" if r["lesions"] else "-"
+        cells = f"{r['stand_off']:18}{r['lesions']:12}{r['found']:7}{share:>10}"
+        lines.append(f"{cells}{r['others_per_scan']:18.2f}{r['false_positives_per_scan']:24.2f}")
+    return "\n".join(lines)
+
+
+def picture(lesions: Sequence[dict], path: Path) -> None:
+    """A row a class of up to SHOWN microbleeds drawn at random, an axial slice each with the microbleed in the middle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.3 * SHOWN, 1.42 * len(CLASSES)), facecolor="white", layout="constrained")
+    rng, panels = np.random.default_rng(0), figure.subplots(len(CLASSES), SHOWN)
+    for row, name in zip(panels, CLASSES, strict=True):
+        own = [x for x in lesions if class_name(x["stand_off"]) == name]
+        drawn = [own[n] for n in rng.permutation(len(own))[:SHOWN]]
+        row[0].set_ylabel(name, fontsize=10)
+        for axes, lesion in zip(row, [*drawn, *[None] * (SHOWN - len(drawn))], strict=True):
+            _enlarged(axes, lesion)
+    figure.suptitle("microbleeds by standard deviations of their surroundings; framed in orange: missed", fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+
+
+def _enlarged(axes: Axes, lesion: dict | None) -> None:
+    bare(axes)
+    if lesion is None:
+        axes.set_facecolor("white")
+        return
+    view = View(read_volume(lesion["path"]).to_ras())
+    voxel = view.voxel(lesion["about"].centre_mm)
+    draw_image(axes, view.data[:, :, round(voxel[2])], view.spacing_mm[:2], view.window)
+    (x, y), half = voxel[:2] * view.spacing_mm[:2], CROP_MM / 2
+    axes.set(xlim=(x + half, x - half), ylim=(y - half, y + half))
+    for spine in axes.spines.values():
+        spine.set(visible=not lesion["found"], color=RING, linewidth=3)
+
+
+def main(
+    workspace: Annotated[Path, typer.Option(help="A site's workspace: its release and its locked scans.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Of more locked scans; may be given several times.")] = None,
+    fp_per_scan: Annotated[float | None, typer.Option(help="Read off the curve there, not at the release's threshold.")] = None,
+    out: Path = ROOT / "research/results/conspicuity.json",
+    params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
+) -> None:
+    require_whole(LOOKS)
+    params: Params = load_params(params_file)
+    detector = BundleDetector(workspace / "models/bundle")
+    threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm
+    found = sets(workspace, detector, seed or (), tolerance)
+    if fp_per_scan is not None:
+        threshold = froc([s for _, scans in found for s in scans], tolerance).at_fp(fp_per_scan)[1]
+    lesions, others, count = [], [], 0
+    for folder, scans in found:
+        files = {f.key: f.path for f in find_scans(folder)}
+        for scan in scans:
+            own, mimics = places(scan, read_volume(files[scan.key]), threshold, tolerance)
+            own = [x | {"path": files[scan.key]} for x in own]
+            lesions, others, count = lesions + own, others + mimics, count + 1
+    cortex = [x for x in lesions if "cortex" in x["about"].region]
+    rows = {"all": by_class(lesions, others, count), "cortex": by_class(cortex, (), count)}
+    about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ()), "threshold": threshold}
+    write_json(out, about | rows)
+    picture(lesions, out.with_suffix(".png"))
+    print("\n\n".join(f"{name}\n{table(part)}" for name, part in rows.items()))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")

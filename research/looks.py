@@ -1,0 +1,27 @@
+"""Benchmarks look at the full demo's locked scans, too: each look is an entry of the project's own ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, told
+from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.evaluation.metrics import metrics_at
+from cmb_models.release.bundle import BundleDetector
+from cmb_models.workspace.versioning import head_commit
+from research.stages import ROOT
+
+LOOKS = ROOT / "research/locked_evaluations.jsonl"  # kept by git
+
+
+def count_look(
+    detector: BundleDetector, index: Sequence[Mapping[str, Any]], scans: Sequence[ScoredScan], tolerance_mm: float
+) -> str:
+    """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
+
+    index: entries of io.index of the scans. Raises InputError for no scans or a broken ledger; ask ledger.require_whole before
+    the scans are read.
+    """
+    figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
+    return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures))

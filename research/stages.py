@@ -1,0 +1,66 @@
+"""The stages of the pipeline one after the other, as `dvc repro` runs them, in a workspace that no git keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from cmb_models.config.params import Params
+from cmb_models.errors import InputError
+from cmb_models.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+TO_BUNDLE = (
+    "ingest",
+    "split",
+    "preprocess",
+    "tune_unet",
+    "mine_candidates",
+    "tune_cnn",
+    "cross_validate",
+    "calibrate",
+    "train",
+    "export",
+)
+
+
+@contextlib.contextmanager
+def folder_for(keep: Path | None) -> Iterator[Path]:
+    """The folder that a benchmark works in: the user's, or one that is removed afterwards."""
+    if keep:
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def write_params(workspace: Path, params: Params, locked: str) -> None:
+    """params.yaml for a workspace that holds data/raw, with the dataset `locked` kept apart."""
+    settings = params.model_dump(mode="json")
+    settings["ingest"]["raw_dir"] = "data/raw"
+    settings["split"] |= {"locked_datasets": [locked], "locked_fraction": 0.0}
+    write_text(workspace / "params.yaml", yaml.safe_dump(settings, sort_keys=False))
+
+
+def run_stages(workspace: Path, stages: Iterable[str] = TO_BUNDLE) -> Iterator[tuple[str, float]]:
+    """Run stages in a workspace with params.yaml and data/raw; each one's name and seconds as it is done.
+
+    Raises InputError for a stage that fails; its own words then stand above.
+    """
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "CMB_LOG": "ERROR"}
+    environment.pop("MLFLOW_TRACKING_URI", None)  # such models do not belong in a site's own registry
+    for stage in stages:
+        print(f"stage {stage}", flush=True)
+        start = time.perf_counter()
+        if code := subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], cwd=workspace, env=environment).returncode:
+            raise InputError(f"stage {stage}", "exit code 0", str(code), "see its own words above")
+        yield stage, time.perf_counter() - start

@@ -1,0 +1,82 @@
+"""The benchmark of a whole run: it runs the pipeline's own stages, with the settings of the full demo, and tells of each."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmb_models.config.params import load_params
+from cmb_models.dataset.layout import find_scans
+from cmb_models.errors import InputError
+from cmb_models.files import read_json, write_json
+from cmb_models.hash_chain import read_entries
+from research import full_run, looks
+from research.stages import ROOT, TO_BUNDLE, run_stages, write_params
+from tests.support.bundles import make_bundle
+from tests.test_dvc_graph import STAGES
+
+PARAMS = load_params(ROOT / "params.yaml")
+SMALL = ["--scans", "4", "--cmbs", "4", "--cmb-free", "0", "--seed", "1", "--preset", "small"]
+
+
+def test_settings_are_the_full_demos_with_more_trials():
+    params = full_run.settings(PARAMS, 50, 10)
+    for tuning in (params.tune_unet, params.tune_cnn):
+        assert (tuning.trials, tuning.side_by_side) == (50, 10)
+    assert params.split.folds == 5 and params.unet.steps == 2600
+    assert params.cnn == PARAMS.cnn and params.gate == PARAMS.gate
+
+
+def test_stages_are_those_of_dvc_up_to_the_bundle():
+    stages = list(STAGES)
+    assert sorted(stages[: stages.index("export") + 1]) == sorted(TO_BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full_run")
+    full_run.simulate(folder / "data/raw/site", SMALL, 1)
+    full_run.simulate(folder / "data/raw/locked", SMALL, 1, seed=2)
+    write_params(folder, PARAMS.model_copy(update={"split": PARAMS.split.model_copy(update={"folds": 2})}), "locked")
+    return folder
+
+
+def test_scans_are_as_asked_for_and_other_seeds_give_others(workspace):
+    site, locked = (find_scans(workspace / "data/raw" / name) for name in ("site", "locked"))
+    assert len(site) == len(locked) == 4
+    assert sum(a.is_cmb for s in site for a in s.annotations) == 4
+    assert {a.centre_mm for s in site for a in s.annotations}.isdisjoint(a.centre_mm for s in locked for a in s.annotations)
+
+
+def test_each_stage_is_told_of_when_it_is_done(workspace):
+    for n, (stage, seconds) in enumerate(run_stages(workspace, ("ingest", "split"))):
+        assert stage == ("ingest", "split")[n] and seconds > 0
+        assert (workspace / f"data/{('index', 'split')[n]}.json").is_file()
+    split = read_json(workspace / "data/split.json")
+    assert set(split["folds"].values()) == {0, 1} and len(split["locked"]) == 4
+
+
+def test_a_stage_that_fails_is_named(tmp_path):
+    write_params(tmp_path, PARAMS, "locked")
+    with pytest.raises(InputError, match="stage ingest: expected exit code 0, got 2"):
+        list(run_stages(tmp_path, ("ingest",)))
+
+
+def test_pruned_trials_are_counted(tmp_path):
+    rows = [{"state": "COMPLETE"}, {"state": "PRUNED"}, {"state": "PRUNED"}]
+    for name in ("unet", "cnn"):
+        found = {"settings": {}, "trial": 0, "best_value": 0.5, "study": "x", "trials": rows}
+        write_json(tmp_path / f"models/tuned/{name}.json", found)
+    assert full_run.tuned(tmp_path)["cnn"] == {"settings": {}, "trial": 0, "best_value": 0.5, "trials": 3, "pruned": 2}
+
+
+def test_the_look_at_the_locked_scans_is_counted(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "LOOKS", tmp_path / "looks.jsonl")
+    list(run_stages(workspace, ("ingest", "split")))
+    make_bundle(workspace / "models/bundle")
+    write_json(workspace / "reports/cross_validate/metrics.json", dict.fromkeys(full_run.TOLD, 0.5))
+    told = full_run.judge(workspace, PARAMS)
+    (entry,) = read_entries(looks.LOOKS)
+    scans = read_json(workspace / "data/index.json")["scans"]
+    assert entry["scans"] == sorted(s["sha256"] for s in scans if s["dataset"] == "locked")
+    assert entry["figures"]["n_lesions"] == told["locked"]["n_lesions"] == 4
+    assert told["out_of_fold"]["sensitivity"] == 0.5

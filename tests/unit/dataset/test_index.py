@@ -1,0 +1,102 @@
+"""Ingest: what is there, or every fault of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.config.params import load_params
+from cmb_models.dataset.index import index_datasets
+from cmb_models.dataset.layout import phase_beside
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import Annotation, write_annotations
+from cmb_models.io.nifti import write_volume
+from cmb_models.volume import Volume
+from tests.support.bundles import BLOBS_MM, head, head_phase
+from tests.support.imports import ROOT
+
+ON = load_params(ROOT / "params.yaml").preprocess.model_copy(update={"phase": True})
+
+
+def dataset(folder, scans, rows):
+    for subject, volume in scans.items():
+        write_volume(folder / subject / "swi" / f"{subject}_swi.nii.gz", volume)
+    write_annotations(folder / "annotations.csv", [Annotation(s, "", *map(float, c), 3.0, "cmb", r) for s, c, r in rows])
+
+
+def test_every_scan_with_its_facts(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [("sub-1", c, "a") for c in BLOBS_MM])
+    one, two = index_datasets(tmp_path)["scans"]
+    assert (one["key"], one["subject"], one["n_cmbs"], two["n_cmbs"]) == ("site_sub-1", "site_sub-1", 3, 0)
+    assert one["shape"] == [80, 80, 32] and one["spacing_mm"] == [1, 1, 2] and one["sha256"] != two["sha256"]
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [("sub-1", (500, 0, 0), "a")])
+    dataset(tmp_path / "locked", {"sub-1": head(seed=2)}, [("sub-1", (0, 0, 0), "a"), ("sub-1", (1, 0, 0), "b")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as error:
+        index_datasets(tmp_path)
+    for words in ("3 faults", "annotations inside the scan", "merge the rows of several raters", "annotations.csv"):
+        assert words in str(error.value)
+
+
+def test_the_same_file_under_two_names_is_refused(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [])
+    dataset(tmp_path / "locked", {"sub-9": head(seed=1)}, [])
+    with pytest.raises(InputError, match="expected a scan of its own, got the same file as"):
+        index_datasets(tmp_path)
+
+
+def test_no_datasets(tmp_path):
+    with pytest.raises(InputError, match="a folder of datasets"):
+        index_datasets(tmp_path / "raw")
+
+
+def test_a_dataset_in_place_of_its_folder_is_one_fault(tmp_path):
+    dataset(tmp_path, {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [])
+    with pytest.raises(InputError, match=f"got a dataset itself, with its annotations.csv; move all .* its own, {tmp_path}/site"):
+        index_datasets(tmp_path)
+
+
+def swi_of(raw: Path, subject: str) -> Path:
+    return raw / "site" / subject / "swi" / f"{subject}_swi.nii.gz"
+
+
+def test_phase_is_part_of_what_is_there(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [])
+    without = index_datasets(tmp_path)
+    for seed, subject in ((1, "sub-1"), (2, "sub-2")):
+        write_volume(phase_beside(swi_of(tmp_path, subject)), head_phase(seed=seed))
+    assert index_datasets(tmp_path) == without == index_datasets(tmp_path, ON.model_copy(update={"phase": False}))
+    found = index_datasets(tmp_path, ON)["scans"]
+    hashes = [entry.pop("phase_sha256") for entry in found]
+    assert found == without["scans"] and len({*hashes, *(e["sha256"] for e in found)}) == 4
+
+
+def test_every_scan_without_its_phase_is_told_at_once(tmp_path):
+    subjects = [f"sub-{n}" for n in range(1, 6)]
+    dataset(tmp_path / "site", {s: head(seed=n) for n, s in enumerate(subjects)}, [])
+    whole = head_phase(seed=1)
+    phases = {
+        "sub-1": whole,
+        "sub-2": Volume(whole.data[:, :, :-1], whole.affine),
+        "sub-3": Volume(whole.data, whole.affine + np.diag([0.2, 0, 0, 0])),
+        "sub-5": whole,
+    }
+    for subject, phase in phases.items():
+        write_volume(phase_beside(swi_of(tmp_path, subject)), phase)
+    with pytest.raises(InputError) as error:
+        index_datasets(tmp_path, ON)
+    told = str(error.value).splitlines()
+    assert "4 faults" in told[0]
+    faults = {
+        "sub-2": "on the grid of its SWI, got one of shape (80, 80, 31) for (80, 80, 32)",
+        "sub-3": "on the grid of its SWI, got one that lies up to 15.8 mm off it",
+        "sub-4": "sub-4_part-phase_swi.nii.gz, got no such file; add the scan's phase series as that file",
+        "sub-5": f"got the same phase image as {swi_of(tmp_path, 'sub-1')}",
+    }
+    for line, (subject, words) in zip(told[1:5], faults.items(), strict=True):
+        assert line.startswith(f"  - {swi_of(tmp_path, subject)}: expected ") and words in line

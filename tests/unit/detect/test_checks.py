@@ -1,0 +1,123 @@
+"""What is refused before a network sees it, and that real-looking heads are not."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cmb_models.detect.checks import check_scan
+from cmb_models.detect.detector import Found, decide, propose
+from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+from tests.support.bundles import AFFINE, head, settings
+from tests.support.refusals import REFUSALS
+
+
+def changed(change) -> Volume:
+    data = head().data.copy()
+    return Volume(change(data), AFFINE)
+
+
+def with_voxel(value):
+    def change(data):
+        data[1, 2, 3] = value
+        return data
+
+    return change
+
+
+REFUSED = {
+    "NaN": (changed(with_voxel(np.nan)), "1 NaN or infinite"),
+    "infinite": (changed(with_voxel(-np.inf)), "1 NaN or infinite"),
+    "constant": (changed(lambda d: np.full_like(d, 7)), "constant volume .every voxel is 7"),
+    "phase": (changed(lambda d: d - d.mean()), "negative voxels"),
+    "inverted": (changed(lambda d: d.max() - d), "inverted contrast"),
+    "one slice": (changed(lambda d: d[:, :, :1]), r"shape \(80, 80, 1\)"),
+    "no voxels": (changed(lambda d: d[:, :, :0]), r"shape \(80, 80, 0\)"),
+    "thin slab": (changed(lambda d: d[:, :, 12:20]), "80x80x16 mm"),
+    "thick slices": (Volume(head().data, np.diag([1, 1, 6.5, 1])), "1.00x1.00x6.50 mm"),
+    "micrometres": (Volume(head().data, np.diag([1000.0, 1000, 2000, 1])), "at most 6 mm"),
+    "metres": (Volume(head().data, np.diag([0.001, 0.001, 0.002, 1])), "voxels of at least 0.1 mm, got 0.001x0.001x0.002 mm"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_case_and_remedy(case):
+    volume, words = REFUSED[case]
+    with pytest.raises(InputError, match=words) as raised:
+        check_scan(volume, "scan 7")
+    assert raised.value.case == "scan 7" and raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        head(),
+        head(blobs_mm=()),
+        changed(lambda d: np.concatenate([np.full_like(d[:3], -5), d[3:]])),  # 3 of 80 slices: a little ringing below zero
+        changed(lambda d: d[10:70, 10:70]),  # a tight field of view: corners are head
+    ],
+    ids=["head", "no spots", "ringing", "no air"],
+)
+def test_heads_pass(volume):
+    check_scan(volume, "scan")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_inverted_contrast_is_seen_in_any_storage_order(order):
+    inverted = REFUSED["inverted"][0]
+    stored = Volume(inverted.data.transpose(order), inverted.affine[:, [*order, 3]])
+    with pytest.raises(InputError, match="inverted contrast"):
+        prepare(stored, settings().preprocess, "scan")
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_table_of_refusals(case):
+    data, affine, words = REFUSALS[case]
+    with pytest.raises(ValueError, match=re.escape(words)):  # InputError, or Volume's own where there is no affine to speak of
+        prepare(Volume(np.asarray(data, dtype=np.float32), affine), settings().preprocess, "scan")
+
+
+def test_grid_is_refused_before_its_voxels_are_looked_at():
+    """A view of one number, 4 TB if it were copied."""
+    endless = Volume(np.broadcast_to(np.float32(1), (10_000, 10_000, 10_000)), np.eye(4))
+    with pytest.raises(InputError, match=r"at most 134 million voxels, got 1000000 million \(10000x10000x10000\)"):
+        prepare(endless, settings().preprocess, "scan")
+
+
+@pytest.mark.parametrize("scale", [1e-43, 1e-30, 1e20, 5e34])
+def test_scale_of_intensities_is_of_no_matter(scale):
+    expected = prepare(head(), settings().preprocess, "scan").image
+    scaled = prepare(Volume(head().data * np.float32(scale), AFFINE), settings().preprocess, "scan").image
+    np.testing.assert_allclose(scaled, expected, atol=0.1 if scale == 1e-43 else 1e-4)  # 1e-43: two digits are left
+
+
+def test_hot_voxels_are_not_taken_for_noise():
+    data = head().data.copy()
+    data[np.random.default_rng(0).integers(0, 32, (60, 3)).T.tolist()[0], 20:22, 5] = 65535.0
+    check_scan(Volume(data, AFFINE), "scan")
+
+
+HEATMAP, IMAGE = np.zeros((8, 8, 8), np.float32), np.zeros((8, 8, 8), np.float32)
+N = np.zeros(2, np.float32)
+FOUND = (np.zeros((2, 3), np.int64), np.zeros((2, 3)), N, N)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (lambda c: propose(HEATMAP[:4], Prepared(IMAGE, AFFINE, (8, 8, 8)), c), "a heatmap on the image's grid"),
+        (lambda c: propose(HEATMAP, Prepared(IMAGE, AFFINE, (8, 8, 9)), c), "an extent within the image"),
+        (lambda c: propose(HEATMAP, Prepared(IMAGE, AFFINE, (8, -1, 8)), c), "an extent within the image"),
+        (lambda c: propose(HEATMAP, Prepared(IMAGE, np.zeros((4, 4)), (8, 8, 8)), c), "an affine"),
+        (lambda c: propose(HEATMAP, Prepared(IMAGE, AFFINE, (8, 8, 8), IMAGE[:4]), c), "a phase on the image's grid"),
+        (lambda c: decide(Found(*FOUND), N[:1], AFFINE, c.decision), "got 2, 2, 2, 2, 1"),
+        (lambda c: decide(Found(*FOUND), N, AFFINE * np.nan, c.decision), "an affine"),
+        (lambda c: decide(Found(FOUND[0], FOUND[1] + np.inf, N, N), N, AFFINE, c.decision), "centres within 100000 mm"),
+        (lambda c: decide(Found(*FOUND[:3], N - 1), N, AFFINE, c.decision), "scores from 0 to 1, got -1 to 0"),
+    ],
+)
+def test_steps_refuse_arrays_that_do_not_fit_together(step, words):
+    with pytest.raises(InputError, match=words):
+        step(settings())

@@ -1,0 +1,94 @@
+"""Looks at the locked set are counted, by set and by bundle, and a broken count is refused."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cmb_models.errors import InputError
+from cmb_models.evaluation.exposure_log import KEY_FIGURES, count_evaluation, locked_scans, require_whole
+from cmb_models.hash_chain import append_entry, canonical_sha256, first_fault, read_entries
+from cmb_models.report import wording
+
+METRICS = dict.fromkeys(KEY_FIGURES, 0.5) | {"strata": {}}
+
+
+def look(file, bundle="b1", scans=("s1", "s2")):
+    counted = count_evaluation(file, bundle, scans, "c0ffee", METRICS)
+    return counted["evaluations"], counted["bundles"]
+
+
+def test_looks_are_counted_by_set_and_bundle(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    assert [look(file), look(file), look(file, "b2"), look(file, "b2", ("t1",)), look(file)] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (1, 1),
+        (4, 2),
+    ]
+    entries = read_entries(file)
+    assert [e["n"] for e in entries] == [1, 2, 3, 4, 5] and entries[0]["commit"] == "c0ffee"
+    assert entries[0]["figures"] == dict.fromkeys(KEY_FIGURES, 0.5) and entries[0]["time"].endswith("Z")
+
+
+def test_a_broken_log_is_refused_and_not_written_to(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    look(file)
+    look(file)
+    file.write_text(file.read_text().splitlines()[1] + "\n")
+    before = file.read_text()
+    for act in (lambda: require_whole(file), lambda: look(file)):
+        with pytest.raises(InputError, match="line 1 does not follow.*git checkout"):
+            act()
+    assert file.read_text() == before
+
+
+def test_no_log_yet_is_whole(tmp_path):
+    require_whole(tmp_path / "looks.jsonl")
+    assert not list(tmp_path.iterdir())  # asking begins none
+
+
+def test_a_locked_set_is_known_by_its_files_not_their_names():
+    one, two = {"key": "a", "sha256": "11"}, {"key": "b", "sha256": "22"}
+    assert locked_scans([one, two]) == locked_scans([{**two, "key": "c"}, one]) == ["11", "22"]
+
+
+def test_a_set_is_no_new_one_for_a_scan_more_or_less(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    for bundle in ("b1", "b2", "b2"):
+        look(file, bundle, ("s1", "s2", "s3"))
+    less, more, other = (count_evaluation(file, "b3", s, "", METRICS) for s in (("s1", "s2"), ("s1", "s2", "s4"), ("s5",)))
+    keys = ("evaluations", "bundles", "scans", "seen_before")
+    assert [[told[k] for k in keys] for told in (less, more, other)] == [[4, 3, 2, 2], [5, 3, 3, 2], [1, 1, 1, 0]]
+    assert "2 of these 3 locked scans had been looked at before, by now up to 5 times, at 3 different bundles." in wording.looks(
+        more
+    )
+    assert wording.looks(less).startswith("These locked scans have been looked at 4 times") and "first look" in wording.looks(other)
+
+
+def test_the_most_bundles_that_a_scan_was_shown_to_are_told(tmp_path):
+    """One scan often, to one bundle; another to three: whoever was steered was steered by the latter."""
+    file = tmp_path / "looks.jsonl"
+    for bundle, scans in [*[("b1", ("s1",))] * 4, ("b1", ("s2",)), ("b2", ("s2",)), ("b3", ("s2",))]:
+        look(file, bundle, scans)
+    assert look(file, "b1", ("s1", "s2")) == (5, 3)
+
+
+def test_no_scans_are_no_look(tmp_path):
+    with pytest.raises(InputError, match="at least one that was looked at"):
+        look(tmp_path / "looks.jsonl", scans=())
+    assert not list(tmp_path.iterdir())
+
+
+def test_looks_of_several_processes_are_all_counted(tmp_path):
+    with ThreadPoolExecutor(4) as pool:  # the lock is the open folder's, so threads wait for each other as processes do
+        counted = list(pool.map(lambda n: look(tmp_path / "looks.jsonl", f"b{n % 2}")[0], range(12)))
+    assert sorted(counted) == list(range(1, 13)) and not first_fault(tmp_path / "looks.jsonl")
+
+
+def test_looks_of_before_scans_were_listed_still_count(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    append_entry(file, bundle_sha256="b1", scans_sha256=canonical_sha256(["s1", "s2"]), commit="", figures={})
+    assert look(file, "b2", ("s1", "s2")) == (2, 2) and look(file, "b2", ("s1",)) == (2, 1)

@@ -1,0 +1,163 @@
+"""Signatures of bundles by a real key: valid ones pass, all else is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from cmb_models.errors import InputError
+from cmb_models.release.bundle import load_bundle, verify_manifest, write_manifest
+from cmb_models.release.signing import (
+    new_keys,
+    require_key,
+    require_signature,
+    sign_bundle,
+    signing_key,
+    trusted_keys,
+    verify_signature,
+)
+from tests.integration.registry_workspace import git
+from tests.support.bundles import make_bundle
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    return new_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def workspace(tmp_path, pair, monkeypatch) -> Path:
+    """A clone whose commit holds the public key."""
+    monkeypatch.delenv("CMB_SIGNING_KEY", raising=False)
+    monkeypatch.delenv("CMB_PUBLIC_KEY", raising=False)
+    folder = tmp_path / "site"
+    (folder / "keys").mkdir(parents=True)
+    git(folder, "init", "-q")
+    git(folder, "config", "user.email", "engineer@site.example")
+    git(folder, "config", "user.name", "Site Engineer")
+    (folder / "keys/release.pub").write_bytes(pair[1].read_bytes())
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "Releases are signed")
+    return folder
+
+
+def test_the_private_key_is_for_its_owner_and_is_never_replaced(pair):
+    assert stat.S_IMODE(pair[0].stat().st_mode) == 0o600
+    with pytest.raises(InputError, match="a folder without keys"):
+        new_keys(pair[0].parent)
+
+
+def test_a_private_key_that_git_would_commit_is_refused(workspace):
+    with pytest.raises(InputError, match="git would take into a commit"):
+        new_keys(workspace / "secret")
+    assert not (workspace / "secret/release.key").exists()
+    (workspace / ".gitignore").write_text("/ours/*.key\n")
+    assert new_keys(workspace / "ours")[0].is_file()
+
+
+def test_a_signed_bundle_passes_and_keeps_its_manifest(bundle, pair, workspace):
+    before = verify_manifest(bundle)
+    sign_bundle(bundle, pair[0])
+    require_signature(bundle, workspace)
+    assert verify_signature(bundle, trusted_keys(workspace)) == "keys/release.pub"
+    assert load_bundle(bundle).manifest_sha256 == before == write_manifest(bundle)
+
+
+def test_an_unsigned_bundle_is_refused_where_a_key_is_committed_and_taken_elsewhere(bundle, workspace, tmp_path):
+    with pytest.raises(InputError, match=r"a signature by keys/release\.pub, got no model\.sig"):
+        require_signature(bundle, workspace)
+    require_signature(bundle, tmp_path)
+
+
+def test_a_signature_by_another_key_is_refused(bundle, workspace, tmp_path):
+    sign_bundle(bundle, new_keys(tmp_path / "other")[0])
+    with pytest.raises(InputError, match="got one by another key"):
+        require_signature(bundle, workspace)
+
+
+def test_a_forged_name_of_the_signer_is_refused(bundle, pair, workspace, tmp_path):
+    sign_bundle(bundle, pair[0])
+    hint = json.loads((bundle / "model.sig").read_text())["verificationMaterial"]["publicKey"]["hint"]
+    sign_bundle(bundle, new_keys(tmp_path / "other")[0])
+    signature = json.loads((bundle / "model.sig").read_text())
+    signature["verificationMaterial"]["publicKey"]["hint"] = hint
+    (bundle / "model.sig").write_text(json.dumps(signature))
+    with pytest.raises(InputError, match=r"the files that keys/release\.pub signed, got a false signature"):
+        require_signature(bundle, workspace)
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "manifest.json", "golden/answer.json"])
+def test_one_changed_byte_is_refused_though_the_manifest_fits(bundle, pair, workspace, name):
+    sign_bundle(bundle, pair[0])
+    content = bytearray((bundle / name).read_bytes())
+    content[-2] ^= 1
+    (bundle / name).write_bytes(content)
+    if name != "manifest.json":
+        write_manifest(bundle)
+    with pytest.raises(InputError, match=rf"keys/release\.pub signed, got .*{name} changed;"):
+        require_signature(bundle, workspace)
+
+
+def test_a_file_added_with_a_fitting_manifest_is_refused(bundle, pair, workspace):
+    sign_bundle(bundle, pair[0])
+    (bundle / "extra.py").write_text("")
+    with pytest.raises(InputError, match=r"extra\.py added"):
+        require_signature(bundle, workspace)
+
+
+def test_a_damaged_signature_is_refused(bundle, pair, workspace):
+    sign_bundle(bundle, pair[0])
+    (bundle / "model.sig").write_text("{}")
+    with pytest.raises(InputError, match="another key .unreadable."):
+        require_signature(bundle, workspace)
+
+
+def test_only_the_commit_decides_which_keys_count(bundle, workspace, tmp_path):
+    key, public = new_keys(tmp_path / "other")
+    (workspace / "keys/release.pub").unlink()
+    (workspace / "keys/mine.pub").write_bytes(public.read_bytes())
+    sign_bundle(bundle, key)
+    with pytest.raises(InputError, match="another key"):
+        require_signature(bundle, workspace)
+    git(workspace, "checkout", "-q", "keys/release.pub")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "A second key")
+    assert verify_signature(bundle, trusted_keys(workspace)) == "keys/mine.pub"
+
+
+def test_a_host_without_a_workspace_names_the_key_it_trusts(bundle, pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("CMB_PUBLIC_KEY", str(pair[1]))
+    with pytest.raises(InputError, match=r"no model\.sig"):
+        require_signature(bundle, tmp_path)
+    sign_bundle(bundle, pair[0])
+    require_signature(bundle, tmp_path)
+    monkeypatch.setenv("CMB_PUBLIC_KEY", "nowhere.pub")
+    with pytest.raises(InputError, match="CMB_PUBLIC_KEY names, got no such file"):
+        require_signature(bundle, tmp_path)
+
+
+def test_the_key_to_sign_with_must_be_private_and_a_trusted_one(workspace, pair, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="a key to sign with"):
+        require_key(workspace)
+    monkeypatch.setenv("CMB_SIGNING_KEY", str(pair[0]))
+    assert require_key(workspace) == pair[0]
+    monkeypatch.setenv("CMB_SIGNING_KEY", str(new_keys(tmp_path / "other")[0]))
+    with pytest.raises(InputError, match=r"the private half of keys/release\.pub, got another key"):
+        require_key(workspace)
+    readable = tmp_path / "readable.key"
+    readable.write_bytes(pair[0].read_bytes())
+    readable.chmod(0o644)
+    monkeypatch.setenv("CMB_SIGNING_KEY", str(readable))
+    with pytest.raises(InputError, match="mode 644"):
+        signing_key(workspace)
+    monkeypatch.setenv("CMB_SIGNING_KEY", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="no such file"):
+        signing_key(workspace)

@@ -1,0 +1,235 @@
+"""Tuning: resumes after a kill, prunes between folds, keeps limits, outlives divergence, never ends below its first recipe."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+import sqlalchemy
+
+from cmb_models.errors import InputError
+from cmb_models.training.tuning.study import Outcome, full_disk_told, open_study, study_name, summary, tune
+
+SEARCH = {"learning_rate": (0.001, 0.1), "dropout": (0.0, 0.5)}
+FIRST = {"learning_rate": 0.01, "dropout": 0.2}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def quality(settings):
+    """Best at dropout .2."""
+    return 1 - abs(settings["dropout"] - 0.2)
+
+
+def run(storage, trials=4, evaluate=None):
+    study = open_study("s", storage=storage)
+    asked_log = []
+
+    def count(asked, fold):
+        asked_log.append((fold, [n for _, n in asked]))
+        values = (evaluate or (lambda a, _f: [quality(c) for c, _ in a]))(asked, fold)
+        return [Outcome(v) if isinstance(v, float) else v for v in values]
+
+    best = tune(study, SEARCH, trials, FIRST, folds=3, side_by_side=2, seed=0, evaluate=count)
+    return study, best, asked_log
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"sqlite:///{tmp_path / 'o.db'}"
+
+
+def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(storage):
+    study, best, asked = run(storage)
+    assert study.trials[0].params == FIRST
+    assert best.value == max(t.value for t in study.trials if t.value is not None) >= quality(FIRST)
+    assert asked[:3] == [(0, [0, 1]), (1, [0, 1]), (2, [0, 1])]
+
+
+def test_finished_trials_are_not_done_again(storage):
+    run(storage, trials=2)
+    study, _, asked = run(storage, trials=3)
+    assert [n for _, numbers in asked for n in numbers] == [2, 2, 2]
+    assert len(study.trials) == 3
+
+
+def test_a_killed_run_keeps_its_trials(storage):
+    def die_in_the_second_batch(asked, fold):
+        if asked[0][1] >= 2 and fold == 1:
+            raise Killed
+        return [quality(c) for c, _ in asked]
+
+    with pytest.raises(Killed):
+        run(storage, evaluate=die_in_the_second_batch)
+    study, _, asked = run(storage)
+    states = [t.state for t in study.trials]
+    assert states.count(optuna.trial.TrialState.COMPLETE) == 4
+    assert states[2:4] == [optuna.trial.TrialState.FAIL] * 2  # the two that were cut off; 0 and 1 were not repeated
+    assert {n for _, numbers in asked for n in numbers} == {2, 3}  # counted among the finished ones, as if nothing had happened
+
+
+def test_a_trial_far_below_the_others_is_pruned_after_its_first_fold(storage):
+    def bad_later(asked, fold):
+        return [0.9 if n < 4 else 0.1 for _, n in asked]
+
+    study, best, _ = run(storage, trials=6, evaluate=bad_later)
+    assert [t.state for t in study.trials[4:]] == [optuna.trial.TrialState.PRUNED] * 2
+    assert [len(t.intermediate_values) for t in study.trials[4:]] == [1, 1]
+    assert best.value == pytest.approx(0.9)
+    assert len(summary(study)["trials"]) == 6
+
+
+def test_the_name_changes_with_all_that_values_depend_on():
+    assert study_name("unet", {"a": 1}) == study_name("unet", {"a": 1}) != study_name("unet", {"a": 2})
+
+
+def test_the_recipe_is_tried_even_if_a_kill_cut_its_trial_off(storage):
+    def die_at_once(asked, fold):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(storage, evaluate=die_at_once)
+    study, best, _ = run(storage)
+    assert FIRST in [t.params for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert best.value >= quality(FIRST)
+
+
+def table(study):
+    """A study's finished trials but for what differs from run to run, the time taken."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in summary(study)["trials"]]
+
+
+def by_number(asked, fold):
+    """As trainings are: the value depends on the settings and on the seed, which is made from the number."""
+    return [quality(c) - 0.01 * n + 0.001 * fold for c, n in asked]
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path):
+    first, again = (run(f"sqlite:///{tmp_path / name}.db", trials=8, evaluate=by_number)[0] for name in "ab")
+    assert table(first) == table(again)
+    assert len({t["params"]["dropout"] for t in table(first)}) == 8
+
+
+@pytest.mark.parametrize(("number", "fold"), [(0, 0), (2, 1), (6, 0)])
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path, number, fold):
+    """Also where TPE proposes, which draws from all that was found before."""
+    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+
+    def die(asked, at):
+        if asked[0][1] == number and at == fold:
+            raise Killed
+        return by_number(asked, at)
+
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=die)
+    killed, best, _ = run(storage, trials=8, evaluate=by_number)
+    straight, wanted, _ = run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)
+    assert table(killed) == table(straight)
+    assert (best.params, best.value) == (wanted.params, wanted.value)
+
+
+@pytest.mark.parametrize("lost", [3, 2])
+def test_a_batch_of_which_one_trial_had_ended_is_run_again_whole(tmp_path, lost):
+    """Else the next proposals would be from another number of finished trials, and with another seed."""
+
+    def early_end(asked, fold):
+        return [None if (n, fold) == (5 - lost, 0) else v for (_, n), v in zip(asked, by_number(asked, fold), strict=True)]
+
+    def die(asked, fold):
+        if (asked[0][1], fold) == (lost, 1):
+            raise Killed
+        return early_end(asked, fold)
+
+    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=die)
+    killed, _, asked = run(storage, trials=8, evaluate=early_end)
+    assert asked[0] == (0, [2, 3])
+    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=early_end)[0])
+
+
+def test_a_kill_while_a_batch_is_written_as_finished_loses_nothing(tmp_path, monkeypatch):
+    storage, tell, told = f"sqlite:///{tmp_path / 'killed.db'}", optuna.Study.tell, []
+
+    def die(self, *arguments, **named):
+        if len(told) == 5:
+            raise Killed
+        told.append(arguments)
+        return tell(self, *arguments, **named)
+
+    monkeypatch.setattr(optuna.Study, "tell", die)
+    with pytest.raises(Killed):
+        run(storage, trials=8, evaluate=by_number)
+    monkeypatch.undo()
+    killed, _, asked = run(storage, trials=8, evaluate=by_number)
+    assert asked[0] == (0, [6, 7])
+    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)[0])
+
+
+def test_a_diverging_trial_is_left_and_the_search_goes_on(storage):
+    def diverge(asked, fold):
+        return [None if n == 1 and fold == 1 else quality(c) for c, n in asked]
+
+    study, best, asked = run(storage, evaluate=diverge)
+    rows = summary(study)["trials"]
+    assert [r["state"] for r in rows] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert [r["diverged"] for r in rows] == [False, True, False, False]
+    assert [len(r["folds"]) for r in rows] == [3, 1, 3, 3]
+    assert asked[2] == (2, [0])  # its third fold is not trained
+    assert best.number != 1
+
+
+def test_a_search_in_which_everything_diverges_is_an_error_in_words(storage):
+    with pytest.raises(InputError, match="a trial that trains, got 4 that all diverged; lower the"):
+        run(storage, evaluate=lambda asked, fold: [None] * len(asked))
+
+
+def limited(over):
+    """The value rises with the dropout; over(dropout) by how much the limit is exceeded."""
+    return lambda asked, fold: [Outcome(c["dropout"], {"candidates_per_scan": over(c["dropout"])}) for c, _ in asked]
+
+
+def test_the_best_trial_is_the_best_that_keeps_the_limit(storage):
+    study, best, _ = run(storage, trials=10, evaluate=limited(lambda d: 100 * (d - 0.3)))
+    complete = [t for t in summary(study)["trials"] if t["state"] == "COMPLETE"]
+    kept = [t for t in complete if t["over"]["candidates_per_scan"] <= 0]
+    assert 0 < len(kept) < len(complete)
+    assert best.params["dropout"] == max(t["params"]["dropout"] for t in kept) <= 0.3
+    assert summary(study)["best_value"] == best.value < max(t["value"] for t in complete)
+
+
+def test_where_nothing_keeps_the_limit_the_best_of_all_is_taken_and_said(storage, caplog):
+    study, best, _ = run(storage, evaluate=limited(lambda d: 5.0))
+    assert best.value == max(t["value"] for t in summary(study)["trials"])
+    assert "no trial keeps within candidates_per_scan" in caplog.text
+
+
+def test_the_table_holds_what_history_and_importances_are_drawn_from(storage):
+    study, _, _ = run(storage, evaluate=lambda asked, fold: [0.1 * fold + 0.5] * len(asked))
+    for row in summary(study)["trials"]:
+        assert row["folds"] == pytest.approx([0.5, 0.6, 0.7]) and row["value"] == pytest.approx(0.6)
+        assert set(row["params"]) == set(SEARCH) and row["seconds"] >= 0 and row["over"] == {}
+
+
+def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
+    """SQLite's own answer when its file may not grow."""
+    run(storage, trials=2)
+
+    def limit(connection, _record):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def long(asked, fold):
+        return [Outcome(0.5, {"x" * 4000 + str(n): 0.0 for n in range(4)})] * len(asked)
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", limit)
+    try:
+        with pytest.raises(InputError, match="optuna.db: expected room on the disk, got none left"), full_disk_told("optuna.db"):
+            run(storage, trials=4, evaluate=long)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
+    study, _, asked = run(storage, trials=4)
+    assert {n for _, numbers in asked for n in numbers} == {2, 3}
+    with pytest.raises(ValueError, match="another"), full_disk_told("optuna.db"):
+        raise ValueError("another fault")
