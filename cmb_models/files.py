@@ -70,7 +70,7 @@ def _full_disk_told(path: Path) -> Iterator[None]:
         short = error.errno is None and "written" in str(error)  # NumPy's words for a short write, without a number
         if error.errno not in FULL and not short:
             raise
-        raise InputError(path, "room on the disk", "none left", "free some and run the command again") from error
+        raise InputError("disk-full", path, "room on the disk", "none left", "free some and run the command again") from error
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -124,7 +124,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
         import fcntl
     except ModuleNotFoundError as error:
         remedy = "run this command on Linux; detection and the client run here"
-        raise InputError(path, "a system with file locks", sys.platform, remedy) from error
+        raise InputError("system-unsupported", path, "a system with file locks", sys.platform, remedy) from error
     path = Path(path)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -84,7 +84,9 @@ def _override() -> Iterator[int]:
     if not setting:
         return
     if not setting.isdecimal() or int(setting) < 1:
-        raise InputError(f"${VARIABLE}", "a whole number of cores, 1 or more", repr(setting), "unset it to use all there are")
+        raise InputError(
+            "setting-invalid", f"${VARIABLE}", "a whole number of cores, 1 or more", repr(setting), "unset it to use all there are"
+        )
     yield int(setting)
 
 
@@ -153,4 +155,4 @@ def require_linux(what: str) -> None:
     """
     if sys.platform != "linux":
         remedy = "run it on Linux, in WSL or in a container; `cmb detect` and the client run here"
-        raise InputError(what, "Linux", sys.platform, remedy)
+        raise InputError("system-unsupported", what, "Linux", sys.platform, remedy)

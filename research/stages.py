@@ -62,5 +62,5 @@ def run_stages(workspace: Path, stages: Iterable[str] = TO_BUNDLE) -> Iterator[t
         print(f"stage {stage}", flush=True)
         start = time.perf_counter()
         if code := subprocess.run([sys.executable, "-m", f"pipelines.{stage}"], cwd=workspace, env=environment).returncode:
-            raise InputError(f"stage {stage}", "exit code 0", str(code), "see its own words above")
+            raise InputError("command-failed", f"stage {stage}", "exit code 0", str(code), "see its own words above")
         yield stage, time.perf_counter() - start

@@ -20,7 +20,9 @@ def scans(workspace: Path) -> dict[tuple[int, int, int], Volume]:
     """One head at each size, by size. Raises InputError for a workspace without locked scans."""
     files = [scan.path for scan in find_scans(workspace / "data/raw/locked")]
     if not files:
-        raise InputError(workspace, "a workspace with data/raw/locked", "none", "run `make demo`, or pass --workspace")
+        raise InputError(
+            "scan-not-found", workspace, "a workspace with data/raw/locked", "none", "run `make demo`, or pass --workspace"
+        )
     head = read_volume(files[0]).to_ras()
     found = {}
     for shape, spacing_mm in SPACING_MM.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from functools import cache
@@ -63,5 +64,7 @@ def main() -> None:
     try:
         build_app()()
     except (InputError, RuntimeError) as error:  # RuntimeError: a server that failed, with the end of its log
+        if "--json" in sys.argv and isinstance(error, InputError):
+            typer.echo(json.dumps({"error": error.as_dict()}))
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)

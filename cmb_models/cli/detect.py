@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVER_STATE = Path("serving-state/server.json")  # where `cmb server run` leaves the address of the server it started
+# Whoever gets one of these for one scan gets it for all.
+OF_THE_SERVER = (
+    *("server-unreachable", "server-without-release", "server-not-running", "shared-memory-unavailable"),
+    *("tls-refused", "tls-file", "tls-incomplete", "admin-key-wrong"),
+)
 EPILOG = (
     "Exit code: 0 every scan was answered, 1 some were refused, 2 nothing could start. Research software, not a medical device."
 )
@@ -100,14 +105,24 @@ def check_names(scans: list[Path]) -> None:
         files[scan_name(path)].append(str(path))
     same = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
     if same:
-        raise InputError("scans", "a different name for each", "; ".join(same), "rename them, or pass them in calls of their own")
+        raise InputError(
+            "scan-name-repeated",
+            "scans",
+            "a different name for each",
+            "; ".join(same),
+            "rename them, or pass them in calls of their own",
+        )
 
 
 def phase_files(scans: Sequence[Path], phases: Sequence[Path] | None) -> dict[Path, Path]:
     """The phase image that was named for each scan; {} when none was. Raises InputError for more or fewer than scans."""
     if phases and len(phases) != len(scans):
         raise InputError(
-            "--phase", f"one for each of {len(scans)} scans, in their order", f"{len(phases)}", "name as many, or none"
+            "option-count",
+            "--phase",
+            f"one for each of {len(scans)} scans, in their order",
+            f"{len(phases)}",
+            "name as many, or none",
         )
     return dict(zip(scans, phases or (), strict=False))
 
@@ -120,13 +135,15 @@ def prepare_folder(out: Path) -> None:
             raise PermissionError("permission denied")
     except OSError as error:
         got = "a file" if out.is_file() else (error.strerror or str(error)).lower()
-        raise InputError(out, "a folder to write results into", got, "pass another --out") from error
+        raise InputError("folder-not-writable", out, "a folder to write results into", got, "pass another --out") from error
 
 
 def check_plotting(figures: bool) -> None:
     """Raise InputError if pictures are wanted and matplotlib is missing."""
     if figures and importlib.util.find_spec("matplotlib") is None:
-        raise InputError("figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures")
+        raise InputError(
+            "package-missing", "figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures"
+        )
 
 
 def open_detector(
@@ -134,11 +151,11 @@ def open_detector(
 ) -> tuple[Detector, str]:
     """The callable that answers a scan, and where it runs in words. Raises InputError unless one place is clear."""
     if shared_memory and bundle:
-        raise InputError("cmb detect", "a server to share memory with", "--bundle", "drop one")
+        raise InputError("options-conflict", "cmb detect", "a server to share memory with", "--bundle", "drop one")
     if shadow and bundle:
-        raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
+        raise InputError("options-conflict", "cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
-        raise InputError("cmb detect", "either --server or --bundle", "both", "drop one")
+        raise InputError("options-conflict", "cmb detect", "either --server or --bundle", "both", "drop one")
     if bundle:
         from cmb_models.release.bundle import BundleDetector
         from cmb_models.release.signing import require_signature
@@ -153,7 +170,7 @@ def open_detector(
         from cmb_models.client.grpc import Client
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[client]', or pass --bundle"
-        raise InputError(address, "the gRPC client's packages", f"no {error.name}", remedy) from error
+        raise InputError("package-missing", address, "the gRPC client's packages", f"no {error.name}", remedy) from error
     client = Client(address, shared_memory=shared_memory)
     return Detector(client.detect, client.uses_phase), f"server {address}"
 
@@ -164,11 +181,13 @@ def started_server() -> str:
 
     if not SERVER_STATE.is_file():
         remedy = "pass --server HOST:PORT or --bundle DIR, or start a server here with `cmb server run`"
-        raise InputError("cmb detect", "a server or a bundle", f"neither, and no {SERVER_STATE}", remedy)
+        raise InputError("server-not-running", "cmb detect", "a server or a bundle", f"neither, and no {SERVER_STATE}", remedy)
     try:
         return str(read_json(SERVER_STATE)["grpc_url"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(SERVER_STATE, "a grpc_url", str(error) or "none", "pass --server HOST:PORT") from error
+        raise InputError(
+            "server-not-running", SERVER_STATE, "a grpc_url", str(error) or "none", "pass --server HOST:PORT"
+        ) from error
 
 
 def answer_scan(
@@ -236,11 +255,14 @@ def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: C
             try:
                 results.append(answer(path))
             except (InputError, RuntimeError) as error:  # RuntimeError: the server failed on this scan
-                stop = isinstance(error, InputError) and error.case != str(path)
+                stop = isinstance(error, InputError) and error.code in OF_THE_SERVER
                 if stop and not any(r.answer for r in results):
                     raise
                 errors.print(f"[bold red]error:[/] {escape(str(error))}")
-                results += [ScanResult(scan_name(p), str(p), error=str(error)) for p in (scans[n:] if stop else [path])]
+                results += [
+                    ScanResult(scan_name(p), str(p), error=str(error), code=getattr(error, "code", ""))
+                    for p in (scans[n:] if stop else [path])
+                ]
                 if stop:
                     break
             progress.advance(bar)

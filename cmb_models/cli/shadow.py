@@ -27,7 +27,9 @@ def report(
     from cmb_models.shadow.summary import summarise
 
     if not file.is_file():
-        raise InputError(file, "lines of `cmb detect --shadow`", "no file", "name the file that --shadow was given")
+        raise InputError(
+            "file-not-found", file, "lines of `cmb detect --shadow`", "no file", "name the file that --shadow was given"
+        )
     summary = summarise(read_lines(file))
     if html is not None:
         from cmb_models.files import write_text

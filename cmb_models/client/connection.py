@@ -43,7 +43,9 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
             got = f"only {CERT if self.cert else KEY}"
-            raise InputError("client certificate", f"both {CERT} and {KEY}, or neither", got, "set the other one too")
+            raise InputError(
+                "tls-incomplete", "client certificate", f"both {CERT} and {KEY}, or neither", got, "set the other one too"
+            )
 
     def credentials(self) -> grpc_core.ChannelCredentials:
         """What gRPC takes. Raises InputError for a file that cannot be read or is no PEM."""
@@ -56,7 +58,9 @@ def tls_from_environment() -> Tls | None:
     """What the environment says; None for a connection without TLS. Raises InputError where the first of them is missing."""
     ca, cert, key = (Path(value) if (value := os.environ.get(name)) else None for name in (CA, CERT, KEY))
     if ca is None and (cert or key):
-        raise InputError("TLS", f"{CA} beside {CERT} and {KEY}", "none", f"set {CA} to the root certificate of the server's")
+        raise InputError(
+            "tls-incomplete", "TLS", f"{CA} beside {CERT} and {KEY}", "none", f"set {CA} to the root certificate of the server's"
+        )
     return Tls(ca, cert, key, os.environ.get(NAME) or None) if ca else None
 
 
@@ -108,17 +112,27 @@ def unreachable(error: InferenceServerException, address: str, tls: Tls | None) 
     text = f"{error.message()} {error.debug_details()}"
     for words, expected, got, remedy in _REASONS:
         if words in text:
-            return InputError(address, expected, got, remedy)
+            return InputError("tls-refused", address, expected, got, remedy)
     if "failed to connect" in text and any(words in text for words in ("Socket closed", "onnection reset", "roken pipe")):
         if tls is None:
             got = "a connection that it closed at once (does it speak TLS?)"
-            return InputError(address, "a server without TLS", got, f"set {CA} to the root certificate of the server's")
+            return InputError(
+                "tls-refused", address, "a server without TLS", got, f"set {CA} to the root certificate of the server's"
+            )
         if tls.cert is None:
             got = "a connection that it closed at once (does it ask for a client certificate?)"
-            return InputError(address, "a server that asks for no client certificate", got, f"set {CERT} and {KEY}")
+            return InputError("tls-refused", address, "a server that asks for no client certificate", got, f"set {CERT} and {KEY}")
         got = "a connection that it closed at once"
-        return InputError(address, "a server that takes this client certificate", got, f"have {CERT} signed by the server's root")
-    return InputError(address, "a server that answers", "no connection", "start one with `cmb server run`, or correct --server")
+        return InputError(
+            "tls-refused", address, "a server that takes this client certificate", got, f"have {CERT} signed by the server's root"
+        )
+    return InputError(
+        "server-unreachable",
+        address,
+        "a server that answers",
+        "no connection",
+        "start one with `cmb server run`, or correct --server",
+    )
 
 
 _REASONS = (
@@ -151,7 +165,9 @@ def _pem(name: str, file: Path | None) -> bytes | None:
     try:
         content = Path(file).read_bytes()
     except OSError as error:
-        raise InputError(file, f"the PEM file that {name} names", error.strerror or str(error), f"correct {name}") from error
+        raise InputError(
+            "tls-file", file, f"the PEM file that {name} names", error.strerror or str(error), f"correct {name}"
+        ) from error
     if b"-----BEGIN " not in content:
-        raise InputError(file, f"the PEM file that {name} names", "a file of another kind", f"correct {name}")
+        raise InputError("tls-file", file, f"the PEM file that {name} names", "a file of another kind", f"correct {name}")
     return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,11 +15,10 @@ from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME,
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
 from cmb_models.detection import Answer
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, from_status
 from cmb_models.volume import Volume
 
 FRAMING_BYTES = 2**20  # of a message: the small tensors and names
-REFUSAL = re.compile(r"scan: expected (?P<expected>.*), got (?P<got>.*?); (?P<remedy>.*)", re.DOTALL)  # InputError's sentence
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,14 @@ class Client:
         if uses_phase:
             if phase is None:
                 expected = f"a phase image beside the SWI, which the release at {self.url} uses"
-                raise InputError(case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
+                raise InputError("phase-missing", case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
             check_phase(phase, volume, case)  # here: only the SWI's affine is sent
             arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
         check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
         if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
-            raise InputError(case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it")
+            raise InputError(
+                "scan-too-large", case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it"
+            )
         outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
         with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(uses_phase)}) as inputs:
             # No compression: it makes a volume ten times slower over loopback.
@@ -121,15 +121,20 @@ class Client:
     def _explained(self, error: InferenceServerException, case: str) -> Exception:
         """The error to raise instead: what happened, in which scan or at which server, and what to do."""
         status, text = str(error.status()), error.message() or ""
-        refusal = REFUSAL.search(text)
-        if refusal and "INVALID_ARGUMENT" in status:
-            return InputError(case, **refusal.groupdict())
+        if "INVALID_ARGUMENT" in status and (refusal := from_status(text, case)):
+            return refusal
         if "unknown model" in text or "is not ready" in text or "no available versions" in text:
-            return InputError(self.url, "a server with a release deployed", "one without", "run `cmb server deploy`")
+            return InputError(
+                "server-without-release", self.url, "a server with a release deployed", "one without", "run `cmb server deploy`"
+            )
         if "UNAVAILABLE" in status:
             return unreachable(error, self.url, self._tls)
         if "DEADLINE_EXCEEDED" in status:
-            return InputError(case, f"an answer within {self.timeout_s:g} s", "none", f"look at the server at {self.url}")
+            return InputError(
+                "server-timeout", case, f"an answer within {self.timeout_s:g} s", "none", f"look at the server at {self.url}"
+            )
         if "INVALID_ARGUMENT" in status:
-            return InputError(case, "a scan the server takes", text, "check that client and server are of one version")
+            return InputError(
+                "request-refused", case, "a scan the server takes", text, "check that client and server are of one version"
+            )
         return RuntimeError(f"{case}: the server at {self.url} failed ({status}): {text}")

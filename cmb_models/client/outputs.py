@@ -20,6 +20,7 @@ COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score"
 class ScanResult:
     """What became of one scan: an answer, or the reason why there is none.
 
+    code: of the error (errors.CODES), "" where the server failed.
     scan: the name results go by. file: as it was given. threshold: on the score, in [0, 1]; None is the release's own.
     input_sha256: of the scan's content, as a server logs it (scan_id.py).
     """
@@ -28,6 +29,7 @@ class ScanResult:
     file: str
     answer: Answer | None = None
     error: str = ""
+    code: str = ""
     threshold: float | None = None
     input_sha256: str = ""
 
@@ -66,7 +68,7 @@ def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
             "note": RESEARCH_USE,
             "software": f"cmb-models {__version__}",
             "scans": [_scan_entry(r) for r in results if r.answer],
-            "refused": [{"scan": r.scan, "file": r.file, "error": r.error} for r in results if not r.answer],
+            "refused": [{"scan": r.scan, "file": r.file, "code": r.code, "error": r.error} for r in results if not r.answer],
         },
     )
 

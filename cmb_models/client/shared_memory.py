@@ -68,8 +68,12 @@ def _register(client: grpc.InferenceServerClient, name: str, size: int, url: str
         text = error.message() or ""
         if "restricted" in text:
             remedy = f"set {ADMIN_KEY} to the server's key, or send scans without shared memory"
-            raise InputError(url, "the admin key of a server that is to read shared memory", "none or another", remedy) from error
+            raise InputError(
+                "admin-key-wrong", url, "the admin key of a server that is to read shared memory", "none or another", remedy
+            ) from error
         if "shared memory" in text:
             remedy = "start it there, with the machine's own /dev/shm, or send scans without shared memory"
-            raise InputError(url, "a server that shares this machine's memory", text, remedy) from error
+            raise InputError(
+                "shared-memory-unavailable", url, "a server that shares this machine's memory", text, remedy
+            ) from error
         raise

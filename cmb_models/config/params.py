@@ -254,12 +254,14 @@ def load_params(path: Path) -> Params:
     """Read and check params.yaml. All unknown keys and impossible values are named in one InputError."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "a params.yaml", "no such file", "run inside a workspace (a clone of the repository)")
+        raise InputError(
+            "file-not-found", path, "a params.yaml", "no such file", "run inside a workspace (a clone of the repository)"
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise InputError(path, "valid YAML", " ".join(str(error).split()), "correct the file") from error
+        raise InputError("params-not-yaml", path, "valid YAML", " ".join(str(error).split()), "correct the file") from error
     try:
         return Params.model_validate(raw or {})
     except ValidationError as error:
-        raise InputError(path, "known keys with possible values", explain(error), "correct these keys") from error
+        raise InputError("params-invalid", path, "known keys with possible values", explain(error), "correct these keys") from error

@@ -31,10 +31,12 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
     with_phase = settings if settings is not None and settings.phase else None
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
         remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
-        raise InputError(raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
+        raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
     folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise InputError(raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`")
+        raise InputError(
+            "dataset-layout", raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`"
+        )
     entries, faults = [], []
     for folder in folders:
         try:
@@ -50,7 +52,9 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
     faults += _repeated(entries)
     if faults:
         listed = "".join(f"\n  - {f}" for f in faults)
-        raise InputError(raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these")
+        raise InputError(
+            "dataset-faults", raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these"
+        )
     return {"scans": entries}
 
 
@@ -96,10 +100,10 @@ def _check_inside(scan: ScanFile, volume: Volume) -> None:
     cmbs = np.array([a.centre_mm for a in scan.annotations if a.is_cmb]).reshape(-1, 3)
     if len(pairs := cKDTree(cmbs).query_pairs(ONE_LESION_MM) if len(cmbs) else ()):
         got = f"{len(pairs)} pairs of rows nearer than {ONE_LESION_MM:g} mm"
-        raise InputError(scan.path, "one row a microbleed", got, "merge the rows of several raters")
+        raise InputError("annotation-repeated", scan.path, "one row a microbleed", got, "merge the rows of several raters")
     index = np.rint(index_from_world(centres, volume.affine))
     outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
     if outside.any():
         got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
         remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
-        raise InputError(scan.path, "annotations inside the scan", got, remedy)
+        raise InputError("annotation-outside", scan.path, "annotations inside the scan", got, remedy)

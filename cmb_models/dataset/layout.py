@@ -49,7 +49,9 @@ def read_phase(swi: Path, file: Path | None = None) -> Volume:
         return read_volume(path)
     except InputError as error:
         got = "no such file" if not path.exists() else error.got
-        raise InputError(swi, f"its phase image {path}", got, "add the scan's phase series as that file") from error
+        raise InputError(
+            "phase-missing", swi, f"its phase image {path}", got, "add the scan's phase series as that file"
+        ) from error
 
 
 def find_scans(dataset: Path) -> list[ScanFile]:
@@ -61,6 +63,7 @@ def find_scans(dataset: Path) -> list[ScanFile]:
     dataset = Path(dataset)
     if not (dataset / ANNOTATIONS).is_file():
         raise InputError(
+            "dataset-layout",
             dataset,
             f"a dataset with {ANNOTATIONS}",
             "none",
@@ -70,7 +73,9 @@ def find_scans(dataset: Path) -> list[ScanFile]:
     patterns = ("sub-*/swi/sub-*_swi.nii.gz", "sub-*/ses-*/swi/sub-*_swi.nii.gz")
     files = sorted(f for p in patterns for f in dataset.glob(p) if "_part-" not in f.name)  # phase images lie beside the SWI
     if not files:
-        raise InputError(dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)")
+        raise InputError(
+            "dataset-layout", dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)"
+        )
     found = []
     for file in files:
         parts = file.relative_to(dataset).parts
@@ -79,9 +84,15 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         found.append(ScanFile(dataset.name, subject, session, file, own))
     twice = sorted(key for key, n in Counter(s.key for s in found).items() if n > 1)
     if twice:
-        raise InputError(dataset, "one SWI scan a session", f"several of {', '.join(twice)}", "keep one of each")
+        raise InputError("dataset-layout", dataset, "one SWI scan a session", f"several of {', '.join(twice)}", "keep one of each")
     known = {(s.subject, s.session) for s in found}
     strays = sorted({f"{r.subject}/{r.session}".rstrip("/") for r in rows if (r.subject, r.session) not in known})
     if strays:
-        raise InputError(dataset / ANNOTATIONS, "rows of scans that are there", ", ".join(strays), "add the scans or drop the rows")
+        raise InputError(
+            "annotation-without-scan",
+            dataset / ANNOTATIONS,
+            "rows of scans that are there",
+            ", ".join(strays),
+            "add the scans or drop the rows",
+        )
     return found

@@ -18,7 +18,9 @@ def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: st
     """Refuse when a subject that `what` was made from is among those it is used to judge. Empty sets are apart."""
     both = sorted(set(seen) & set(judged))
     if both:
-        raise InputError(what, "one made without the subjects it is used on", f"one that has seen {_names(both)}", remedy)
+        raise InputError(
+            "leakage", what, "one made without the subjects it is used on", f"one that has seen {_names(both)}", remedy
+        )
 
 
 def file_hashes(scan: dict) -> list[str]:
@@ -33,16 +35,24 @@ def check_split(split: dict, scans: Sequence[dict]) -> None:
     """
     remedy = "run the split stage again; split.json is written by it alone"
     if both := sorted(set(split["folds"]) & set(split["locked"])):
-        raise InputError("split.json", "each subject in a fold or locked", f"{_names(both)} in both", remedy)
+        raise InputError("leakage", "split.json", "each subject in a fold or locked", f"{_names(both)} in both", remedy)
     known, divided = {s["subject"] for s in scans}, {*split["folds"], *split["locked"]}
     if odd := sorted(known ^ divided):
-        raise InputError("split.json", "each subject of the index in one fold or locked", f"{_names(odd)} on one side only", remedy)
+        raise InputError(
+            "split-incomplete",
+            "split.json",
+            "each subject of the index in one fold or locked",
+            f"{_names(odd)} on one side only",
+            remedy,
+        )
     first: dict[str, dict] = {}
     for scan, sha256 in ((s, h) for s in scans for h in file_hashes(s)):
         other = first.setdefault(sha256, scan)
         if other["subject"] != scan["subject"]:
             got = f"one file as {other['key']} and as {scan['key']}"
-            raise InputError("split", "every scan under one subject's name", got, "keep one of them: the other would be tested on")
+            raise InputError(
+                "leakage", "split", "every scan under one subject's name", got, "keep one of them: the other would be tested on"
+            )
 
 
 def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -> None:
@@ -55,7 +65,11 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
     missing = sorted({"training_scans", "calibrated_on"} - set(lineage))
     if missing:
         raise InputError(
-            "lineage.json", "what the bundle was made from", f"no {' and no '.join(missing)}", "export the bundle again"
+            "lineage-incomplete",
+            "lineage.json",
+            "what the bundle was made from",
+            f"no {' and no '.join(missing)}",
+            "export the bundle again",
         )
     locked = set(locked)
     subject_of = {s["key"]: s["subject"] for s in scans}
@@ -66,7 +80,7 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
     mine = [(s, h) for s in scans if s["subject"] in locked for h in file_hashes(s)]
     same = [f"{s['key']}, trained on as {trained[h]}" for s, h in mine if h in trained]
     if same:
-        raise InputError("the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
+        raise InputError("leakage", "the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
 
 
 def calibration_subjects(rows: Path, subjects: Iterable[str], split: dict) -> list[str]:
@@ -77,7 +91,7 @@ def calibration_subjects(rows: Path, subjects: Iterable[str], split: dict) -> li
     subjects = sorted(set(subjects))
     strays = [s for s in subjects if s not in split["folds"] or s in split["locked"]]
     if strays:
-        raise InputError(rows, "training subjects alone", f"scores of {_names(strays)}", "run cross_validate again")
+        raise InputError("leakage", rows, "training subjects alone", f"scores of {_names(strays)}", "run cross_validate again")
     return subjects
 
 

@@ -27,7 +27,11 @@ def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
     unknown = sorted(set(settings.locked_datasets) - known)
     if unknown:
         raise InputError(
-            "split.locked_datasets", f"datasets of {sorted(known)}", f"{unknown}", "correct params.yaml or add the data"
+            "split-unknown-dataset",
+            "split.locked_datasets",
+            f"datasets of {sorted(known)}",
+            f"{unknown}",
+            "correct params.yaml or add the data",
         )
     locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
     rng = np.random.default_rng(settings.seed)
@@ -59,30 +63,50 @@ def _check(scans: list[dict], cmbs: dict[str, int], free: list[str], locked: set
     """Refuse data that gives no honest number, saying which number it would have been."""
     training = sum(scan["subject"] in free for scan in scans)
     if training < min_scans:
-        raise InputError("training data", f"at least {min_scans} scans", f"{training}", "add scans or lower ingest.min_scans")
+        raise InputError(
+            "training-too-few", "training data", f"at least {min_scans} scans", f"{training}", "add scans or lower ingest.min_scans"
+        )
     if len(free) < 2:
         got = f"{len(free)}: no cross-validation is possible, and no threshold could be chosen on scans the networks have not seen"
-        raise InputError("training data", "at least 2 subjects", got, "add scans of other patients")
+        raise InputError("training-too-few", "training data", "at least 2 subjects", got, "add scans of other patients")
     if len(free) < settings.folds:
         raise InputError(
-            "split.folds", f"at most {len(free)}, the number of training subjects", f"{settings.folds}", "use fewer folds"
+            "training-too-few",
+            "split.folds",
+            f"at most {len(free)}, the number of training subjects",
+            f"{settings.folds}",
+            "use fewer folds",
         )
     with_cmbs = sum(cmbs[s] > 0 for s in free)
     if not with_cmbs:
         raise InputError(
-            "training subjects", "marked CMBs", "none in any scan: there is nothing to learn", "annotate scans with CMBs"
+            "training-too-few",
+            "training subjects",
+            "marked CMBs",
+            "none in any scan: there is nothing to learn",
+            "annotate scans with CMBs",
         )
     if with_cmbs == 1:
         got = "all of them in one: while it is held out nothing is left to learn from, and no sensitivity can be measured"
-        raise InputError("training subjects", "CMBs in at least 2", got, "add scans of other patients with CMBs")
+        raise InputError(
+            "training-too-few", "training subjects", "CMBs in at least 2", got, "add scans of other patients with CMBs"
+        )
     if with_cmbs < settings.folds:
         got = f"{with_cmbs} of {len(free)}: a fold without CMBs has no sensitivity"
         raise InputError(
-            "training subjects", f"CMBs in at least {settings.folds}, one a fold", got, "annotate more scans or use fewer folds"
+            "training-too-few",
+            "training subjects",
+            f"CMBs in at least {settings.folds}, one a fold",
+            got,
+            "annotate more scans or use fewer folds",
         )
     if not locked:
         raise InputError(
-            "split", "locked test subjects", "none", "set split.locked_datasets or split.locked_fraction: nothing else is honest"
+            "locked-set-empty",
+            "split",
+            "locked test subjects",
+            "none",
+            "set split.locked_datasets or split.locked_fraction: nothing else is honest",
         )
 
 

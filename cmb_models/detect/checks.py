@@ -34,14 +34,16 @@ def check_scan(volume: Volume, case: str) -> None:
     data = volume.data
     bad = data.size - int(np.isfinite(data).sum())
     if bad:
-        raise InputError(case, "finite voxels", f"{bad} NaN or infinite ones", "set the background to 0 and check the export")
+        raise InputError(
+            "scan-not-finite", case, "finite voxels", f"{bad} NaN or infinite ones", "set the background to 0 and check the export"
+        )
     low, high = float(data.min()), float(data.max())
     if low == high:
-        raise InputError(case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")
+        raise InputError("scan-constant", case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")
     negative = np.count_nonzero(data < 0) / data.size
     if negative > MAX_NEGATIVE_FRACTION:
         got = f"{negative:.0%} negative voxels (a phase or field image?)"
-        raise InputError(case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
+        raise InputError("scan-intensity", case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
     _check_contrast(data, case)
     _check_structure(data, case)
 
@@ -54,10 +56,12 @@ def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float]
     """
     shape = volume.data.shape
     if min(shape) < 2:
-        raise InputError(case, "a 3D volume", f"shape {shape}", "pass the whole stack of slices, not one slice")
+        raise InputError("scan-geometry", case, "a 3D volume", f"shape {shape}", "pass the whole stack of slices, not one slice")
     if volume.data.size > MAX_VOXELS:
         got = f"{volume.data.size / 1e6:.0f} million ({'x'.join(map(str, shape))})"
-        raise InputError(case, f"at most {MAX_VOXELS / 1e6:.0f} million voxels", got, "crop it to the head or resample it")
+        raise InputError(
+            "scan-too-large", case, f"at most {MAX_VOXELS / 1e6:.0f} million voxels", got, "crop it to the head or resample it"
+        )
     _check_spacing(volume, case)
     _check_place(volume, case)
     if working_mm is not None:
@@ -66,7 +70,7 @@ def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float]
         if voxels > MAX_GRID_VOXELS:
             expected = f"at most {MAX_GRID_VOXELS / 1e6:.0f} million voxels of {'x'.join(f'{s:g}' for s in working_mm)} mm"
             got = f"a field of view of {'x'.join(f'{e:.0f}' for e in extent)} mm, {voxels / 1e6:.0f} million"
-            raise InputError(case, expected, got, "crop it to the head, or correct the voxel size in its header")
+            raise InputError("scan-geometry", case, expected, got, "crop it to the head, or correct the voxel size in its header")
 
 
 def _check_place(volume: Volume, case: str) -> None:
@@ -74,24 +78,30 @@ def _check_place(volume: Volume, case: str) -> None:
     skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if skew > MAX_SKEW:
         got = f"axes up to {np.degrees(np.arcsin(min(skew, 1))):.0f} degrees off it"
-        raise InputError(case, "axes at right angles", got, "export it as the scanner made it, or resample it")
+        raise InputError("scan-geometry", case, "axes at right angles", got, "export it as the scanner made it, or resample it")
     farthest = float(np.abs(volume.affine[:3, 3]).max())
     if farthest > MAX_PLACE_MM:
         got = f"one {farthest:.3g} mm away"
-        raise InputError(case, f"a scan within {MAX_PLACE_MM:g} mm of the scanner's centre", got, "correct its header's origin")
+        raise InputError(
+            "scan-geometry", case, f"a scan within {MAX_PLACE_MM:g} mm of the scanner's centre", got, "correct its header's origin"
+        )
 
 
 def _check_spacing(volume: Volume, case: str) -> None:
     extent = np.asarray(volume.spacing_mm) * volume.data.shape
     if min(volume.spacing_mm) < MIN_SPACING_MM:
         got = "x".join(f"{s:.3g}" for s in volume.spacing_mm) + " mm"
-        raise InputError(case, f"voxels of at least {MIN_SPACING_MM:g} mm", got, "correct the voxel size in its header (in mm?)")
+        raise InputError(
+            "scan-geometry", case, f"voxels of at least {MIN_SPACING_MM:g} mm", got, "correct the voxel size in its header (in mm?)"
+        )
     if max(volume.spacing_mm) > MAX_SPACING_MM:
         got = "x".join(f"{s:.2f}" for s in volume.spacing_mm) + " mm"
-        raise InputError(case, f"voxels of at most {MAX_SPACING_MM:g} mm", got, "use an SWI series with thinner slices")
+        raise InputError(
+            "scan-geometry", case, f"voxels of at most {MAX_SPACING_MM:g} mm", got, "use an SWI series with thinner slices"
+        )
     if extent.min() < MIN_EXTENT_MM:
         got = "x".join(f"{e:.0f}" for e in extent) + " mm"
-        raise InputError(case, f"a field of view of at least {MIN_EXTENT_MM:g} mm", got, "pass the whole scan")
+        raise InputError("scan-geometry", case, f"a field of view of at least {MIN_EXTENT_MM:g} mm", got, "pass the whole scan")
 
 
 def _check_contrast(data: np.ndarray, case: str) -> None:
@@ -102,7 +112,7 @@ def _check_contrast(data: np.ndarray, case: str) -> None:
     middle = data[tuple(slice(s // 3, max(s // 3 + 1, 2 * s // 3)) for s in data.shape)]
     if np.median(corners) > 1.5 * np.median(middle) + 1e-6:
         got = "corners brighter than the middle (inverted contrast?)"
-        raise InputError(case, "dark air around a brighter head", got, "pass the SWI as the scanner made it")
+        raise InputError("scan-contrast", case, "dark air around a brighter head", got, "pass the SWI as the scanner made it")
 
 
 def _check_structure(data: np.ndarray, case: str) -> None:
@@ -110,7 +120,7 @@ def _check_structure(data: np.ndarray, case: str) -> None:
     alike = max(_correlation(np.moveaxis(data, axis, 0)) for axis in range(3))
     if not alike >= MIN_ALIKE:
         got = f"noise (neighbouring voxels correlate by {alike:.2f} of {MIN_ALIKE:g})"
-        raise InputError(case, "a head in the picture", got, "check the export")
+        raise InputError("scan-no-head", case, "a head in the picture", got, "check the export")
 
 
 def _correlation(data: np.ndarray) -> float:

@@ -31,19 +31,23 @@ def check_phase(phase: Volume, swi: Volume, case: str) -> None:
     """Raise InputError naming `case` unless `phase` can be the phase image of `swi`, both as stored: one grid, finite, varying."""
     if phase.data.shape != swi.data.shape:
         got = f"one of shape {phase.data.shape} for {swi.data.shape}"
-        raise InputError(case, "a phase image on the grid of its SWI", got, "export both from one series")
+        raise InputError("phase-grid", case, "a phase image on the grid of its SWI", got, "export both from one series")
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(swi.data.shape) - 1)
     off = corners @ (phase.affine - swi.affine)[:3, :3].T + (phase.affine - swi.affine)[:3, 3]
     if (away := float(np.linalg.norm(off, axis=1).max())) > SAME_PLACE_MM:
         got = f"one that lies up to {away:.1f} mm off it"
-        raise InputError(case, "a phase image on the grid of its SWI", got, "export both from one series")
+        raise InputError("phase-grid", case, "a phase image on the grid of its SWI", got, "export both from one series")
     bad = phase.data.size - int(np.isfinite(phase.data).sum())
     if bad:
-        raise InputError(case, "a finite phase image", f"{bad} NaN or infinite voxels", "set the background to 0")
+        raise InputError(
+            "phase-not-finite", case, "a finite phase image", f"{bad} NaN or infinite voxels", "set the background to 0"
+        )
     if phase.data.min() == phase.data.max():
-        raise InputError(case, "a phase image", f"a constant one (every voxel is {phase.data.flat[0]:g})", "check the export")
+        raise InputError(
+            "phase-constant", case, "a phase image", f"a constant one (every voxel is {phase.data.flat[0]:g})", "check the export"
+        )
     if np.array_equal(phase.data, swi.data):
-        raise InputError(case, "a phase image beside the SWI", "the SWI itself twice", "pass the phase series")
+        raise InputError("phase-unusable", case, "a phase image beside the SWI", "the SWI itself twice", "pass the phase series")
 
 
 def turns(numbers: np.ndarray, case: str) -> np.ndarray:
@@ -55,7 +59,7 @@ def turns(numbers: np.ndarray, case: str) -> np.ndarray:
     blank = _background(numbers)
     low, high = np.percentile(numbers[~blank], WHOLE_RANGE) if not blank.all() else (0.0, 0.0)
     if not low < high:
-        raise InputError(case, "a phase image", "one that hardly varies", "pass the phase series, not a mask")
+        raise InputError("phase-unusable", case, "a phase image", "one that hardly varies", "pass the phase series, not a mask")
     scaled = (numbers - np.float32((low + high) / 2)) * np.float32(2 * np.pi / (high - low))
     found = np.exp(1j * scaled).astype(np.complex64)
     found[blank] = 0
@@ -81,13 +85,17 @@ def as_in_veins(vectors: np.ndarray, image: np.ndarray, spacing_mm: tuple[float,
     mean = tissue.mean() if tissue.size else 0
     if abs(mean) < GATHERED:
         got = f"one that points all ways in tissue ({abs(mean):.2f} of {GATHERED:g})"
-        raise InputError(case, "a high-pass filtered phase image", got, "pass the phase that the scanner stores with its SWI")
+        raise InputError(
+            "phase-unusable", case, "a high-pass filtered phase image", got, "pass the phase that the scanner stores with its SWI"
+        )
     phase = np.angle(vectors * np.conj(mean / abs(mean)).astype(np.complex64)).astype(np.float32)
     phase[vectors == 0] = 0
     margin = sign_margin(phase, image, spacing_mm)
     if not abs(margin) >= LEAST_MARGIN:
         got = f"one that does not follow them (margin {margin:.2f} of {LEAST_MARGIN:g})"
-        raise InputError(case, "phase that shows the veins of its SWI", got, "pass the phase image of this very scan")
+        raise InputError(
+            "phase-unusable", case, "phase that shows the veins of its SWI", got, "pass the phase image of this very scan"
+        )
     return phase if margin > 0 else -phase
 
 

@@ -69,7 +69,9 @@ def prepare(volume: Volume, settings: Preprocess, case: str, phase: Volume | Non
 def _phase(phase: Volume | None, stored: Volume, image: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
     """Phase (I, J, K) float32 in radians on the working grid, beside the normalised `image` of the scan as `stored`."""
     if phase is None:
-        raise InputError(case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series")
+        raise InputError(
+            "phase-missing", case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series"
+        )
     check_phase(phase, stored, case)
     vectors = resample_vectors(Volume(turns(phase.data, case), stored.affine).to_ras(), settings.spacing_mm)
     return as_in_veins(vectors.data, image, vectors.spacing_mm, case)
@@ -109,8 +111,10 @@ def normalise(data: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
     """
     foreground = data[data > settings.foreground_fraction * np.percentile(data, 99)]
     if foreground.size < 1000:  # a 1 cm cube at 1 mm: no head is that small
-        raise InputError(case, "a head in the picture", f"{foreground.size} voxels above the background", "check the export")
+        raise InputError(
+            "scan-no-head", case, "a head in the picture", f"{foreground.size} voxels above the background", "check the export"
+        )
     p5, median, p95 = np.percentile(foreground, [5, 50, 95])
     if p95 <= p5:
-        raise InputError(case, "tissue contrast", "a head of one single intensity", "pass the SWI, not a mask")
+        raise InputError("scan-no-head", case, "tissue contrast", "a head of one single intensity", "pass the SWI, not a mask")
     return np.clip((data - median) / (p95 - p5), -settings.clip, settings.clip).astype(np.float32)

@@ -31,11 +31,15 @@ def check_prepared(heatmap: np.ndarray, prepared: Prepared) -> None:
     """Raise InputError unless a heatmap (I, J, K) and a prepared scan are of one grid, which has a place in space."""
     image, extent = prepared.image, prepared.shape
     if heatmap.shape != image.shape:
-        raise InputError("candidates", "a heatmap on the image's grid", f"{heatmap.shape} for {image.shape}", REMEDY)
+        raise InputError(
+            "step-inconsistent", "candidates", "a heatmap on the image's grid", f"{heatmap.shape} for {image.shape}", REMEDY
+        )
     if len(extent) != 3 or not all(1 <= e <= s for e, s in zip(extent, image.shape, strict=True)):
-        raise InputError("candidates", "an extent within the image", f"{extent} of {image.shape}", REMEDY)
+        raise InputError("step-inconsistent", "candidates", "an extent within the image", f"{extent} of {image.shape}", REMEDY)
     if prepared.phase is not None and prepared.phase.shape != image.shape:
-        raise InputError("candidates", "a phase on the image's grid", f"{prepared.phase.shape} for {image.shape}", REMEDY)
+        raise InputError(
+            "step-inconsistent", "candidates", "a phase on the image's grid", f"{prepared.phase.shape} for {image.shape}", REMEDY
+        )
     _check_affine("candidates", image, prepared.affine)
 
 
@@ -47,18 +51,18 @@ def check_found(found: Found, stage2_score: np.ndarray, affine: np.ndarray) -> N
     lengths = [len(a) for a in (found.index_vox, found.centre_mm, found.diameter_mm, found.stage1_score, stage2_score)]
     if len(set(lengths)) > 1:
         expected = "as many indices, centres, diameters and scores of each stage"
-        raise InputError("decision", expected, ", ".join(map(str, lengths)), REMEDY)
+        raise InputError("step-inconsistent", "decision", expected, ", ".join(map(str, lengths)), REMEDY)
     _check_affine("decision", np.zeros((1, 1, 1), dtype=np.float32), affine)
     score = np.asarray(found.stage1_score)
     if not (np.isfinite(found.centre_mm).all() and np.abs(found.centre_mm).max(initial=0) < MOST_MM):
-        raise InputError("decision", f"centres within {MOST_MM:g} mm", "others", REMEDY)
+        raise InputError("step-inconsistent", "decision", f"centres within {MOST_MM:g} mm", "others", REMEDY)
     outside = (np.min(score, initial=0), np.max(score, initial=0), np.min(stage2_score, initial=0), np.max(stage2_score, initial=0))
     if min(outside) < 0 or max(outside) > 1 or not np.isfinite(score).all():
-        raise InputError("decision", "scores from 0 to 1", f"{min(outside):g} to {max(outside):g}", REMEDY)
+        raise InputError("step-inconsistent", "decision", "scores from 0 to 1", f"{min(outside):g} to {max(outside):g}", REMEDY)
 
 
 def _check_affine(step: str, data: np.ndarray, affine: np.ndarray) -> None:
     try:
         Volume(data, affine)
     except ValueError as error:
-        raise InputError(step, "an affine", str(error), REMEDY) from error
+        raise InputError("step-inconsistent", step, "an affine", str(error), REMEDY) from error

@@ -27,7 +27,7 @@ def require_whole(file: Path) -> None:
     fault = first_fault(file)
     if fault:
         remedy = "restore it with `git checkout`, or from a backup: what was looked at cannot be counted without it"
-        raise InputError(file, "an unbroken log of looks at the locked set", fault, remedy)
+        raise InputError("log-damaged", file, "an unbroken log of looks at the locked set", fault, remedy)
 
 
 def count_evaluation(
@@ -43,7 +43,9 @@ def count_evaluation(
     InputError for no scans or a broken log, before anything is written.
     """
     if not scans:
-        raise InputError("locked scans", "at least one that was looked at", "none", "lock some (split.locked_datasets)")
+        raise InputError(
+            "locked-set-empty", "locked scans", "at least one that was looked at", "none", "lock some (split.locked_datasets)"
+        )
     figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
     about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
     with exclusive(file.parent):

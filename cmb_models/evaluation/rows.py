@@ -197,7 +197,7 @@ def read_rows(folder: Path, found: Sequence[dict] | None = None) -> Saved:
     """
     tables = {name: read_table(Path(folder) / name) for name in _COLUMNS if found is None or name != DETECTIONS}
     if not tables[SCANS]:
-        raise InputError(Path(folder) / SCANS, "one row a scan", "none", "run the stage that writes it again")
+        raise InputError("rows-invalid", Path(folder) / SCANS, "one row a scan", "none", "run the stage that writes it again")
     lesions, own = _by_scan(tables[LESIONS]), _by_scan(tables[DETECTIONS] if found is None else found)
     scans = tuple(_scan(row, lesions.get(row["scan"], []), own.get(row["scan"], [])) for row in tables[SCANS])
     folds = {row["subject"]: int(row["fold"]) for row in tables[SCANS] if row["fold"]}
@@ -237,9 +237,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of one file of `write_rows`, as text. Raises InputError when it is missing or has other columns."""
     path, columns = Path(path), _COLUMNS[Path(path).name]
     if not path.is_file():
-        raise InputError(path, "the saved rows of an evaluation", "no such file", "run `dvc repro`")
+        raise InputError("file-not-found", path, "the saved rows of an evaluation", "no such file", "run `dvc repro`")
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise InputError(path, f"columns {', '.join(columns)}", "others", "run `dvc repro`")
+            raise InputError("rows-invalid", path, f"columns {', '.join(columns)}", "others", "run `dvc repro`")
         return list(reader)

@@ -34,13 +34,27 @@ class Annotation:
     def __post_init__(self) -> None:
         if self.label not in ("cmb", "possible") and not (self.label.startswith(MIMIC_PREFIX) and self.label != MIMIC_PREFIX):
             raise InputError(
-                f"annotation of {self.subject}", "label cmb, possible or mimic:<kind>", repr(self.label), "correct the label"
+                "annotations-invalid",
+                f"annotation of {self.subject}",
+                "label cmb, possible or mimic:<kind>",
+                repr(self.label),
+                "correct the label",
             )
         if not all(math.isfinite(v) for v in self.centre_mm):
-            raise InputError(f"annotation of {self.subject}", "finite x_mm, y_mm, z_mm", str(self.centre_mm), "correct the row")
+            raise InputError(
+                "annotations-invalid",
+                f"annotation of {self.subject}",
+                "finite x_mm, y_mm, z_mm",
+                str(self.centre_mm),
+                "correct the row",
+            )
         if not 0 < self.diameter_mm < 100:
             raise InputError(
-                f"annotation of {self.subject}", "diameter_mm above 0 and below 100", str(self.diameter_mm), "correct the row"
+                "annotations-invalid",
+                f"annotation of {self.subject}",
+                "diameter_mm above 0 and below 100",
+                str(self.diameter_mm),
+                "correct the row",
             )
 
     @property
@@ -62,11 +76,11 @@ def read_annotations(path: Path) -> list[Annotation]:
     """Read annotations.csv. Every faulty row is listed in one InputError; a file with only a header gives []."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "a csv file", "no such file", "check the path")
+        raise InputError("file-not-found", path, "a csv file", "no such file", "check the path")
     try:
         return _read_rows(path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
+        raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
 
 
 def _read_rows(path: Path) -> list[Annotation]:
@@ -78,7 +92,11 @@ def _read_rows(path: Path) -> list[Annotation]:
         missing = [c for c in REQUIRED if c not in there]
         if missing:
             raise InputError(
-                path, f"columns {', '.join(REQUIRED)}", f"no {', '.join(missing)}", "add the missing columns to its first line"
+                "annotations-invalid",
+                path,
+                f"columns {', '.join(REQUIRED)}",
+                f"no {', '.join(missing)}",
+                "add the missing columns to its first line",
             )
         columns = [c for c in COLUMNS if c in there]
         for row in reader:
@@ -87,7 +105,7 @@ def _read_rows(path: Path) -> list[Annotation]:
             except (TypeError, ValueError) as error:
                 faults.append(f"line {reader.line_num}: {error}")
     if faults:
-        raise InputError(path, "readable rows", "; ".join(faults), "correct these lines")
+        raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
     return rows
 
 

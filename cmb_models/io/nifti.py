@@ -45,28 +45,30 @@ def read_volume(path: Path) -> Volume:
     except InputError:
         raise
     except PermissionError as error:
-        raise InputError(path, "a file that may be read", "permission denied", "check its permissions") from error
+        raise InputError(
+            "file-not-readable", path, "a file that may be read", "permission denied", "check its permissions"
+        ) from error
     except UNREADABLE as error:
         got = f"one that cannot be read ({_one_line(error)})"
-        raise InputError(path, "a whole NIfTI file", got, "copy or export it again") from error
+        raise InputError("scan-file", path, "a whole NIfTI file", got, "copy or export it again") from error
     try:
         return Volume(data.reshape(data.shape[:3]), image.affine)
     except ValueError as error:
         raise InputError(
-            path, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
+            "scan-geometry", path, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
         ) from error
 
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise InputError(path, "a NIfTI file", "a folder", "name the files in it")
+        raise InputError("scan-file", path, "a NIfTI file", "a folder", "name the files in it")
     if not path.is_file():
-        raise InputError(path, "a NIfTI file", "no such file", "check the path")
+        raise InputError("file-not-found", path, "a NIfTI file", "no such file", "check the path")
     if not path.name.lower().endswith(SUFFIXES):
         got = f"a {path.suffix or 'nameless'} file"
-        raise InputError(path, "a NIfTI file (.nii or .nii.gz)", got, "convert the scan to NIfTI first")
+        raise InputError("scan-file", path, "a NIfTI file (.nii or .nii.gz)", got, "convert the scan to NIfTI first")
     if not path.stat().st_size:
-        raise InputError(path, "a whole NIfTI file", "an empty file", "copy or export it again")
+        raise InputError("scan-file", path, "a whole NIfTI file", "an empty file", "copy or export it again")
 
 
 def _check_voxels(path: Path, image: SpatialImage) -> None:
@@ -74,12 +76,14 @@ def _check_voxels(path: Path, image: SpatialImage) -> None:
     shape, kind = image.shape, image.get_data_dtype().kind
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"
-        raise InputError(path, "one 3D volume", f"an array of shape {shape}", remedy)
+        raise InputError("scan-geometry", path, "one 3D volume", f"an array of shape {shape}", remedy)
     if math.prod(shape) > MOST_VOXELS:
-        raise InputError(path, "the size of a head scan", f"shape {shape} in its header", "copy or export it again")
+        raise InputError(
+            "scan-too-large", path, "the size of a head scan", f"shape {shape} in its header", "copy or export it again"
+        )
     if kind not in "iuf":
         got = "complex voxels" if kind == "c" else "colour voxels (RGB)"
-        raise InputError(path, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")
+        raise InputError("scan-file", path, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")
 
 
 def write_volume(path: Path, volume: Volume, dtype: type = np.float32) -> None:

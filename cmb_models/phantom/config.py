@@ -84,29 +84,50 @@ class PhantomConfig:
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise InputError(f"phantom {name}", f"{low:g} to {high:g}", str(value), "choose a value within")
+                raise InputError("phantom-setting", f"phantom {name}", f"{low:g} to {high:g}", str(value), "choose a value within")
         if self.tr_ms <= self.te_ms:
-            raise InputError("phantom tr_ms", f"more than te_ms, {self.te_ms:g}", f"{self.tr_ms:g}", "lengthen it or shorten te_ms")
+            raise InputError(
+                "phantom-setting",
+                "phantom tr_ms",
+                f"more than te_ms, {self.te_ms:g}",
+                f"{self.tr_ms:g}",
+                "lengthen it or shorten te_ms",
+            )
         for name, known in (("vendor", tuple(VENDORS)), ("orientation", ORIENTATIONS)):
             if getattr(self, name) not in known:
-                raise InputError(f"phantom {name}", " or ".join(known), repr(getattr(self, name)), "choose one of them")
+                raise InputError(
+                    "phantom-setting", f"phantom {name}", " or ".join(known), repr(getattr(self, name)), "choose one of them"
+                )
         check_spacing(self.spacing_mm)
         if not all(0.5 <= r <= 1 for r in self.resolved):
-            raise InputError("phantom resolved", "shares of 0.5 to 1", str(self.resolved), "choose larger shares")
+            raise InputError(
+                "phantom-setting", "phantom resolved", "shares of 0.5 to 1", str(self.resolved), "choose larger shares"
+            )
         if not all(abs(d) <= 45 for d in self.oblique_deg):
-            raise InputError("phantom oblique_deg", "-45 to 45 degrees", str(self.oblique_deg), "turn the slab less")
+            raise InputError(
+                "phantom-setting", "phantom oblique_deg", "-45 to 45 degrees", str(self.oblique_deg), "turn the slab less"
+            )
         self._check_fov()
         if not 8 <= self.highpass_vox <= min(self.shape[:2]):
             got = str(self.highpass_vox)
-            raise InputError("phantom highpass_vox", f"8 to {min(self.shape[:2])}, the image's side", got, "choose another window")
+            raise InputError(
+                "phantom-setting",
+                "phantom highpass_vox",
+                f"8 to {min(self.shape[:2])}, the image's side",
+                got,
+                "choose another window",
+            )
 
     def _check_fov(self) -> None:
         if not all(abs(c) <= 150 for c in self.fov_centre_mm):
             got = str(self.fov_centre_mm)
-            raise InputError("phantom fov_centre_mm", "within 150 mm of the head's middle", got, "move the field of view")
+            raise InputError(
+                "phantom-setting", "phantom fov_centre_mm", "within 150 mm of the head's middle", got, "move the field of view"
+            )
         for fov, guard, step in zip(self.fov_mm, self.guard_mm, self.spacing_mm, strict=True):
             if not 64 <= fov <= 320 or not 0 <= guard <= 40 or abs(fov / step - round(fov / step)) > 1e-6:
                 raise InputError(
+                    "phantom-setting",
                     "phantom fov_mm and guard_mm",
                     "whole voxels, a field of view of 64 to 320 mm, and guards of 0 to 40 mm",
                     f"{self.fov_mm} and {self.guard_mm} at {self.spacing_mm}",
@@ -115,7 +136,13 @@ class PhantomConfig:
         voxels = math.prod(self.shape)
         if voxels > MOST_VOXELS:
             got = f"{voxels / 1e6:.0f} million at {self.spacing_mm}"
-            raise InputError("phantom spacing_mm", f"at most {MOST_VOXELS / 1e6:.0f} million voxels", got, "choose larger ones")
+            raise InputError(
+                "phantom-setting",
+                "phantom spacing_mm",
+                f"at most {MOST_VOXELS / 1e6:.0f} million voxels",
+                got,
+                "choose larger ones",
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -179,7 +206,9 @@ def check_spacing(spacing_mm: tuple[float, float, float]) -> None:
     """Refuse voxel sizes that no scanner makes, NaN among them, by InputError."""
     low, high = SPACING_MM
     if not all(low <= s <= high for s in spacing_mm):
-        raise InputError("phantom spacing_mm", f"{low:g} to {high:g} mm", str(spacing_mm), "choose a usual voxel size")
+        raise InputError(
+            "phantom-setting", "phantom spacing_mm", f"{low:g} to {high:g} mm", str(spacing_mm), "choose a usual voxel size"
+        )
 
 
 def phase_per_ppm(field_t: float, te_ms: float) -> float:

@@ -88,7 +88,7 @@ def write_dataset(
     out = Path(out)
     request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {}, calcifications)
     if workers is not None and workers < 1:
-        raise InputError("phantom workers", "1 or more", str(workers), "give a number of processes")
+        raise InputError("phantom-setting", "phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
     jobs = _jobs(out, request)  # as do impossible settings
     try:
@@ -104,7 +104,7 @@ def write_dataset(
     except OSError as error:
         got = error.strerror or type(error).__name__
         remedy = "put that right and run the same command again, or name another folder"
-        raise InputError(out, "a folder that can be written to", got.lower(), remedy) from error
+        raise InputError("folder-not-writable", out, "a folder that can be written to", got.lower(), remedy) from error
 
 
 def _jobs(out: Path, request: dict) -> list[_Job]:
@@ -160,25 +160,33 @@ def _request(
     """Check the numbers; what was asked for, as JSON gives it back."""
     unknown = sorted(set(presets) - set(PRESETS))
     if unknown or not presets:
-        raise InputError("phantom preset", " or ".join(PRESETS), ", ".join(unknown) or "none", "choose one or more of them")
+        raise InputError(
+            "phantom-setting", "phantom preset", " or ".join(PRESETS), ", ".join(unknown) or "none", "choose one or more of them"
+        )
     if not 1 <= scans <= 999:
-        raise InputError("phantom scans", "1 to 999", str(scans), "ask for another number of scans")
+        raise InputError("phantom-setting", "phantom scans", "1 to 999", str(scans), "ask for another number of scans")
     if not 0 <= cmb_free <= scans:
         raise InputError(
-            "phantom cmb_free", f"0 to {scans}, the number of scans", str(cmb_free), "ask for fewer scans without microbleeds"
+            "phantom-setting",
+            "phantom cmb_free",
+            f"0 to {scans}, the number of scans",
+            str(cmb_free),
+            "ask for fewer scans without microbleeds",
         )
     if seed < 0:
-        raise InputError("phantom seed", "0 or more", str(seed), "give another seed")
+        raise InputError("phantom-setting", "phantom seed", "0 or more", str(seed), "give another seed")
     positive = scans - cmb_free
     if not positive <= cmbs <= positive * MAX_CMBS:
         expected = f"{positive} to {positive * MAX_CMBS} for {positive} scans that have 1 to {MAX_CMBS} each"
-        raise InputError("phantom cmbs", expected, str(cmbs), "change cmbs, scans or cmb_free")
+        raise InputError("phantom-setting", "phantom cmbs", expected, str(cmbs), "change cmbs, scans or cmb_free")
     if new_cmbs is not None and not 0 <= new_cmbs <= scans * MAX_CMBS - cmbs:
         expected = f"0 to {scans * MAX_CMBS - cmbs} for {scans} subjects with at most {MAX_CMBS} each"
-        raise InputError("phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
+        raise InputError("phantom-setting", "phantom new_cmbs", expected, str(new_cmbs), "ask for fewer")
     if not 0 <= calcifications <= MAX_CALCIFICATIONS:
         got = str(calcifications)
-        raise InputError("phantom calcifications", f"0 to {MAX_CALCIFICATIONS} more in each scan", got, "ask for fewer")
+        raise InputError(
+            "phantom-setting", "phantom calcifications", f"0 to {MAX_CALCIFICATIONS} more in each scan", got, "ask for fewer"
+        )
     numbers = {"scans": scans, "cmbs": cmbs, "seed": seed, "cmb_free": cmb_free, "new_cmbs": new_cmbs}
     numbers |= {"calcifications": calcifications} if calcifications else {}  # left out, older datasets are what they were
     return {"version": __version__, **numbers, "presets": list(presets), "changes": plain_json(changes)}
@@ -187,13 +195,13 @@ def _request(
 def _claim(out: Path, request: dict) -> None:
     """Make `out` this request's folder, or find that it is."""
     if out.exists() and not out.is_dir():
-        raise InputError(out, "a folder to write to", "a file", "name another folder")
+        raise InputError("folder-taken", out, "a folder to write to", "a file", "name another folder")
     if (out / REQUEST).is_file():
         if _read_request(out) != request:
             got = f"another request or version in {REQUEST}"
-            raise InputError(out, "an empty folder or the same request", got, "name another folder")
+            raise InputError("folder-taken", out, "an empty folder or the same request", got, "name another folder")
     elif out.is_dir() and any(not p.name.startswith(".partial-") for p in out.iterdir()):
-        raise InputError(out, "an empty folder", "one with other files in it", "name another folder")
+        raise InputError("folder-taken", out, "an empty folder", "one with other files in it", "name another folder")
     else:
         write_json(out / REQUEST, request)
 
@@ -222,7 +230,7 @@ def _write_subject(job: _Job) -> None:
         with threadpool_limits(1):
             scans = simulate_subject(job.seed, job.n_cmbs, job.config, job.subject, job.request.get("calcifications", 0))
     except InputError as error:
-        raise InputError(f"{job.subject} ({job.preset})", error.expected, error.got, error.remedy) from error
+        raise InputError(error.code, f"{job.subject} ({job.preset})", error.expected, error.got, error.remedy) from error
     for session, scan in zip(job.sessions, scans, strict=True):
         _write_scan(job, session, scan)
 

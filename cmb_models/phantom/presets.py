@@ -29,7 +29,7 @@ def draw_config(
     and next pulse stays. Raises InputError for an unknown name and impossible figures.
     """
     if preset not in PRESETS:
-        raise InputError("phantom preset", " or ".join(PRESETS), repr(preset), "choose one of them")
+        raise InputError("phantom-setting", "phantom preset", " or ".join(PRESETS), repr(preset), "choose one of them")
     config = PRESETS[preset](rng)
     if spacing_mm is not None:
         check_spacing(spacing_mm)

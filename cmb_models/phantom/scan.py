@@ -78,7 +78,7 @@ def simulate_subject(
     _check_counts(n_cmbs)
     number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not isinstance(seed, np.random.SeedSequence) and not (number and seed >= 0):
-        raise InputError("phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
+        raise InputError("phantom-setting", "phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
     config = config or PhantomConfig()
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(int(seed))
     person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
@@ -104,9 +104,17 @@ def golden_scan(seed: int = 0) -> tuple[Volume, Volume, np.ndarray]:
 def _check_counts(n_cmbs: Sequence[int]) -> None:
     for n in n_cmbs:
         if not 0 <= n <= MAX_CMBS:
-            raise InputError("phantom scan", f"0 to {MAX_CMBS} microbleeds", str(n), "spread them over more scans")
+            raise InputError(
+                "phantom-setting", "phantom scan", f"0 to {MAX_CMBS} microbleeds", str(n), "spread them over more scans"
+            )
     if not n_cmbs or list(n_cmbs) != sorted(n_cmbs):
-        raise InputError("phantom time points", "one or more, none with fewer microbleeds than before", str(n_cmbs), "sort them")
+        raise InputError(
+            "phantom-setting",
+            "phantom time points",
+            "one or more, none with fewer microbleeds than before",
+            str(n_cmbs),
+            "sort them",
+        )
 
 
 def session_names(visits: int) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = F
         if release.number == before:
             return Move(release.number, before, moved=False)
         if moved := moved_outside(registry, logged):
-            raise InputError("registry", f"aliases as {AUDIT_LOG} ends", moved, "then promote again")
+            raise InputError("registry-disagrees", "registry", f"aliases as {AUDIT_LOG} ends", moved, "then promote again")
         params = _params(registry)
         _require_other_approver(registry, release, params)
         bundle = registry.fetch(release).bundle_dir
@@ -100,7 +100,9 @@ def challenge(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
         if release.number == before:
             return Move(release.number, before, moved=False)
         if release.number == logged.aliases.get(PRODUCTION):
-            raise InputError(f"release {release.number}", "a release that is not production", "production", "choose another")
+            raise InputError(
+                "role-taken", f"release {release.number}", "a release that is not production", "production", "choose another"
+            )
         report = _gate(registry, registry.fetch(release).bundle_dir, logged.aliases.get(PRODUCTION), _params(registry))
         notes = _move(registry, "challenge", release, logged, {**logged.aliases, CHALLENGER: release.number}, reason, report)
         return Move(release.number, before, True, report.checks, notes=notes)
@@ -112,7 +114,7 @@ def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
         logged = _logged(registry)
         before = logged.aliases.get(CHALLENGER)
         if before is None:
-            raise InputError(CHALLENGER, "a challenger to withdraw", "none", "see `cmb release list`")
+            raise InputError("role-empty", CHALLENGER, "a challenger to withdraw", "none", "see `cmb release list`")
         after = {**logged.aliases, CHALLENGER: None}
         notes = _move(registry, "withdraw challenger", registry.resolve(str(before)), logged, after, reason)
         return Move(before, before, True, notes=notes)
@@ -128,7 +130,9 @@ def rollback(reason: str, start: Path = Path(".")) -> Move:
         logged = _logged(registry, offline=True)
         before, target = logged.aliases.get(PRODUCTION), logged.aliases.get(PREVIOUS)
         if before is None or target is None:
-            raise InputError(PREVIOUS, "an earlier production release to go back to", "none", "promote a release instead")
+            raise InputError(
+                "role-empty", PREVIOUS, "an earlier production release to go back to", "none", "promote a release instead"
+            )
         after = {**logged.aliases, PRODUCTION: target, PREVIOUS: before}
         if after.get(CHALLENGER) == target:
             after[CHALLENGER] = None
@@ -154,14 +158,14 @@ def resume(start: Path = Path(".")) -> list[str]:
 
 def _require_reason(reason: str, needed: bool, what: str) -> None:
     if needed and not reason.strip():
-        raise InputError("--reason", f"why, for {what}", "nothing", "say it in a few words: it stays in the log")
+        raise InputError("reason-missing", "--reason", f"why, for {what}", "nothing", "say it in a few words: it stays in the log")
 
 
 def _logged(registry: Registry, offline: bool = False) -> Standing:
     """What the log says, if it is whole and not older than the registry. offline: good enough when that cannot be asked."""
     file = registry.workspace / AUDIT_LOG
     if fault := first_fault(file):
-        raise InputError(file, "an unbroken log", fault, "restore it from git or a backup before promoting")
+        raise InputError("log-damaged", file, "an unbroken log", fault, "restore it from git or a backup before promoting")
     logged = standing(registry.workspace)
     try:
         require_not_behind(logged, registry.head())
@@ -183,7 +187,9 @@ def _require_other_approver(registry: Registry, release: Release, params: Params
     user, trainer = user_name(registry.workspace), release.tags.get("user", "")
     if not trainer or _mail(user) == _mail(trainer):
         expected = "an approver other than who registered it (promotion.approver_differs)"
-        raise InputError(f"release {release.number}", expected, trainer or "nobody named", "let somebody else promote it")
+        raise InputError(
+            "approver-needed", f"release {release.number}", expected, trainer or "nobody named", "let somebody else promote it"
+        )
 
 
 def _mail(user: str) -> str:

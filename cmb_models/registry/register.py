@@ -95,7 +95,13 @@ def _metrics(file: Path) -> dict[str, Any]:
     metrics = read_json(file)
     bad = [k for k, v in flatten(metrics).items() if isinstance(v, float) and not is_number(v)]
     if bad:
-        raise InputError(file, "finite numbers or null", f"not finite: {', '.join(bad)}", "correct the stage that writes it")
+        raise InputError(
+            "metrics-not-finite",
+            file,
+            "finite numbers or null",
+            f"not finite: {', '.join(bad)}",
+            "correct the stage that writes it",
+        )
     return metrics
 
 

@@ -56,18 +56,26 @@ def verify_manifest(folder: Path) -> str:
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
         raise InputError(
-            folder, f"a bundle with a {MANIFEST_FILE}", "none", "pass a bundle folder, as `dvc repro` writes models/bundle"
+            "bundle-incomplete",
+            folder,
+            f"a bundle with a {MANIFEST_FILE}",
+            "none",
+            "pass a bundle folder, as `dvc repro` writes models/bundle",
         )
     try:
         listed = dict(read_json(folder / MANIFEST_FILE)["files"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again") from error
+        raise InputError(
+            "bundle-damaged", folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again"
+        ) from error
     there = _listable(folder)
     faults = [f"{name} is missing" for name in sorted({*REQUIRED, *listed} - there)]
     faults += [f"{name} is not in the manifest" for name in sorted(there - set(listed))]
     faults += [f"{name} was changed" for name in sorted(there & set(listed)) if sha256_of(folder / name) != listed[name]]
     if faults:
-        raise InputError(folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again")
+        raise InputError(
+            "bundle-changed", folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again"
+        )
     return sha256_of(folder / MANIFEST_FILE)
 
 
@@ -85,10 +93,10 @@ def load_bundle(folder: Path) -> Bundle:
         config = PipelineConfig.model_validate(read_json(folder / PIPELINE_FILE))
     except ValidationError as error:
         raise InputError(
-            folder / PIPELINE_FILE, "known keys with possible values", explain(error), "export the bundle again"
+            "bundle-damaged", folder / PIPELINE_FILE, "known keys with possible values", explain(error), "export the bundle again"
         ) from error
     if config.preprocess.phase and not (folder / GOLDEN_PHASE).is_file():
-        raise InputError(folder, f"a {GOLDEN_PHASE}, since it uses phase", "none", "export the bundle again")
+        raise InputError("bundle-incomplete", folder, f"a {GOLDEN_PHASE}, since it uses phase", "none", "export the bundle again")
     return Bundle(folder, config, digest, read_json(folder / LINEAGE_FILE), read_json(folder / METADATA_FILE))
 
 

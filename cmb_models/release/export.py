@@ -115,7 +115,7 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
     worst = max(parity.values())
     if not worst <= settings.parity_tolerance:
         expected = f"scores within {settings.parity_tolerance:g} of torch"
-        raise InputError("ONNX export", expected, f"a difference of {worst:.2g}", "report this as a bug")
+        raise InputError("export-parity", "ONNX export", expected, f"a difference of {worst:.2g}", "report this as a bug")
     return parity
 
 

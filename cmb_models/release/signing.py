@@ -37,11 +37,19 @@ def new_keys(folder: Path) -> tuple[Path, Path]:
     private_file, public_file = Path(folder) / KEY_FILE, Path(folder) / PUBLIC_FILE
     for file in (private_file, public_file):
         if file.exists():
-            raise InputError(file, "a folder without keys", "one that has this file", "name another: old releases need the old key")
+            raise InputError(
+                "folder-taken",
+                file,
+                "a folder without keys",
+                "one that has this file",
+                "name another: old releases need the old key",
+            )
     Path(folder).mkdir(parents=True, exist_ok=True)
     if is_ignored(private_file) is False:
         got = "one that git would take into a commit"
-        raise InputError(private_file, "a place for a secret", got, f"name a folder outside of the clone, or `{KEYS_DIR}`")
+        raise InputError(
+            "key-in-git", private_file, "a place for a secret", got, f"name a folder outside of the clone, or `{KEYS_DIR}`"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     encryption, plain = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     _write_new(private_file, key.private_bytes(serialization.Encoding.PEM, plain, encryption), PRIVATE_MODE)
@@ -67,7 +75,7 @@ def public_pem(private_file: Path) -> bytes:
     except (OSError, ValueError, TypeError) as error:
         got = " ".join(str(error).split())[:120]
         raise InputError(
-            private_file, "a private EC key without a passphrase", got, "make one with `cmb keys create FOLDER`"
+            "key-unusable", private_file, "a private EC key without a passphrase", got, "make one with `cmb keys create FOLDER`"
         ) from error
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -81,11 +89,15 @@ def signing_key(workspace: Path) -> Path | None:
     file = Path(named) if named else Path(workspace) / KEYS_DIR / KEY_FILE
     if not file.is_file():
         if named:
-            raise InputError(file, f"the private key that {KEY_VARIABLE} names", "no such file", "correct or unset the variable")
+            raise InputError(
+                "key-missing", file, f"the private key that {KEY_VARIABLE} names", "no such file", "correct or unset the variable"
+            )
         return None
     mode = file.stat().st_mode & 0o777
     if mode & 0o077:
-        raise InputError(file, "a private key for its owner alone (mode 600)", f"mode {mode:o}", f"run `chmod 600 {file}`")
+        raise InputError(
+            "key-exposed", file, "a private key for its owner alone (mode 600)", f"mode {mode:o}", f"run `chmod 600 {file}`"
+        )
     return file
 
 
@@ -107,7 +119,13 @@ def trusted_keys(start: Path) -> dict[str, bytes]:
     named = os.environ.get(PUBLIC_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise InputError(named, f"the public key that {PUBLIC_VARIABLE} names", "no such file", "correct or unset the variable")
+            raise InputError(
+                "key-missing",
+                named,
+                f"the public key that {PUBLIC_VARIABLE} names",
+                "no such file",
+                "correct or unset the variable",
+            )
         keys[named] = Path(named).read_bytes()
     return keys
 
@@ -120,10 +138,10 @@ def require_key(workspace: Path) -> Path | None:
     keys, key = trusted_keys(workspace), signing_key(workspace)
     if keys and key is None:
         remedy = f"set {KEY_VARIABLE} to the private key's file"
-        raise InputError(workspace, f"a key to sign with, since it has {_names(keys)}", "none", remedy)
+        raise InputError("key-missing", workspace, f"a key to sign with, since it has {_names(keys)}", "none", remedy)
     if keys and _key_hash(public_pem(key)) not in {_key_hash(pem) for pem in keys.values()}:
         remedy = f"commit its public half in {KEYS_DIR}/, or sign with a key that is there"
-        raise InputError(key, f"the private half of {_names(keys)}", "another key", remedy)
+        raise InputError("key-wrong", key, f"the private half of {_names(keys)}", "another key", remedy)
     return key
 
 
@@ -153,12 +171,20 @@ def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
     file = folder / SIGNATURE_FILE
     wanted = f"a signature by {_names(keys)}"
     if not file.is_file():
-        raise InputError(folder, wanted, f"no {SIGNATURE_FILE}", "register it again with the signing key, or use a signed release")
+        raise InputError(
+            "signature-missing",
+            folder,
+            wanted,
+            f"no {SIGNATURE_FILE}",
+            "register it again with the signing key, or use a signed release",
+        )
     signer = _signer(file)
     name = next((n for n, pem in keys.items() if _key_hash(pem) == signer), None)
     if name is None:
         got = f"one by another key ({signer[:12] or 'unreadable'})"
-        raise InputError(folder, wanted, got, "use a release that this site signed, or commit that key if it is trusted")
+        raise InputError(
+            "signature-invalid", folder, wanted, got, "use a release that this site signed, or commit that key if it is trusted"
+        )
     verifying = _library("verifying", folder)
     with tempfile.TemporaryDirectory() as scratch:
         public_file = Path(scratch) / "key.pub"
@@ -167,7 +193,9 @@ def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
             verifying.Config().use_elliptic_key_verifier(public_key=public_file).verify(folder, file)
         except Exception as error:  # the library raises ValueError, cryptography's and protobuf's own; all mean: not as signed
             got = _difference(str(error)) or f"a false signature ({type(error).__name__})"
-            raise InputError(folder, f"the files that {name} signed", got, "fetch the release again, or restore it") from error
+            raise InputError(
+                "bundle-changed", folder, f"the files that {name} signed", got, "fetch the release again, or restore it"
+            ) from error
     return name
 
 
@@ -211,4 +239,6 @@ def _library(part: str, folder: Path):
         return importlib.import_module(f"model_signing.{part}")
     except ModuleNotFoundError as error:
         remedy = "install model-signing and pyopenssl, or open it in the project's own environment"
-        raise InputError(folder, "model-signing, to check its signature", f"no module {error.name}", remedy) from error
+        raise InputError(
+            "package-missing", folder, "model-signing, to check its signature", f"no module {error.name}", remedy
+        ) from error

@@ -85,7 +85,13 @@ def describe_compute(device: torch.device) -> dict[str, str]:
 def _decide(device: torch.device) -> Choice:
     setting = os.environ.get(VARIABLE, "auto") or "auto"
     if setting not in SETTINGS:
-        raise InputError(f"${VARIABLE}", f"one of {', '.join(SETTINGS)}", repr(setting), "unset it to have the faster one chosen")
+        raise InputError(
+            "setting-invalid",
+            f"${VARIABLE}",
+            f"one of {', '.join(SETTINGS)}",
+            repr(setting),
+            "unset it to have the faster one chosen",
+        )
     if device.type == "cuda":
         # CUDA devices before Ampere only emulate it, slower than float32.
         native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -67,7 +67,7 @@ def stage_names(workspace: Path) -> list[str]:
     """The stages of a workspace's dvc.yaml, in its order. Raises InputError without one."""
     file = Path(workspace) / "dvc.yaml"
     if not file.is_file():
-        raise InputError(workspace, "a workspace with dvc.yaml", "none", "create one with `cmb init FOLDER`")
+        raise InputError("workspace-missing", workspace, "a workspace with dvc.yaml", "none", "create one with `cmb init FOLDER`")
     return list(yaml.safe_load(file.read_text(encoding="utf-8"))["stages"])
 
 
@@ -116,7 +116,9 @@ def read_lock(workspace: Path) -> CodeLock:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         return CodeLock(str(content["library"]), dict(content["stages"]), dict(content["modules"]))
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(file, "the hashes of the stages' code", type(error).__name__, "write it with `cmb lock`") from error
+        raise InputError(
+            "code-lock-damaged", file, "the hashes of the stages' code", type(error).__name__, "write it with `cmb lock`"
+        ) from error
 
 
 def write_lock(workspace: Path) -> CodeLock:
@@ -149,7 +151,7 @@ def require_locked(workspace: Path, stage: str) -> None:
     differing = [n for n, sha in modules.items() if lock.modules.get(n) != sha]
     got = f"cmb-models {__version__} with other {', '.join(differing[:5]) or 'modules'}" + (" …" if len(differing) > 5 else "")
     remedy = "install that version, or run `cmb lock` to record the installed code and `dvc repro` again"
-    raise InputError(f"stage {stage}", f"the code of {CODE_LOCK} (cmb-models {lock.library})", got, remedy)
+    raise InputError("code-changed", f"stage {stage}", f"the code of {CODE_LOCK} (cmb-models {lock.library})", got, remedy)
 
 
 def _digest(value: Any) -> str:

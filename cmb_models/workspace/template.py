@@ -82,10 +82,20 @@ def create(folder: Path) -> None:
     folder = Path(folder)
     files = template()
     if (folder / "dvc.yaml").exists():
-        raise InputError(folder, "a folder without dvc.yaml", "a workspace", "bring it up to date with `cmb init --upgrade FOLDER`")
+        raise InputError(
+            "folder-taken",
+            folder,
+            "a folder without dvc.yaml",
+            "a workspace",
+            "bring it up to date with `cmb init --upgrade FOLDER`",
+        )
     if taken := [str(name) for name in files if (folder / name).exists() and name.name != ".gitignore"]:
         raise InputError(
-            folder, "a folder without files of these names", ", ".join(taken), "move them away, or name another folder"
+            "folder-taken",
+            folder,
+            "a folder without files of these names",
+            ", ".join(taken),
+            "move them away, or name another folder",
         )
     (folder / "data/raw").mkdir(parents=True, exist_ok=True)
     if not (folder / ".git").exists():
@@ -129,7 +139,11 @@ def upgrade(folder: Path) -> Upgrade:
     if conflicts:
         remedy = "undo your changes there, upgrade, and make them again"
         raise InputError(
-            folder, "changes that merge with the template's", f"the same lines changed in {', '.join(conflicts)}", remedy
+            "upgrade-conflict",
+            folder,
+            "changes that merge with the template's",
+            f"the same lines changed in {', '.join(conflicts)}",
+            remedy,
         )
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch) / PARAMS
@@ -172,7 +186,7 @@ def _merge(own: str, base: str, new: str, keep_own: bool) -> tuple[str, bool]:
         command = ["git", "merge-file", "-p", *(["--ours"] if keep_own else []), *map(str, sides)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode < 0 or done.returncode > 127:
-        raise InputError("git merge-file", "a merge", done.stderr.strip(), "install git 2.28 or newer")
+        raise InputError("git-failed", "git merge-file", "a merge", done.stderr.strip(), "install git 2.28 or newer")
     return done.stdout, done.returncode != 0
 
 
@@ -185,7 +199,13 @@ def _run(folder: Path, *command: str) -> None:
     try:
         done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
     except OSError as error:
-        raise InputError(command[0], "a program to run", str(error), "install it") from error
+        raise InputError("program-missing", command[0], "a program to run", str(error), "install it") from error
     if done.returncode:
         shown = "dvc " + command[3] if command[0] == sys.executable else " ".join(command[:2])
-        raise InputError(folder, f"`{shown}` to succeed", " ".join((done.stderr or done.stdout).split())[-300:], "see its message")
+        raise InputError(
+            "command-failed",
+            folder,
+            f"`{shown}` to succeed",
+            " ".join((done.stderr or done.stdout).split())[-300:],
+            "see its message",
+        )

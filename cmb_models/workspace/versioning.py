@@ -36,7 +36,11 @@ def find_workspace(start: Path) -> Path:
     done = _run("git", "rev-parse", "--show-toplevel", cwd=start)
     if done.returncode:
         raise InputError(
-            Path(start).resolve(), "a folder of a workspace (a git clone)", "none", "run the command inside a workspace"
+            "workspace-missing",
+            Path(start).resolve(),
+            "a folder of a workspace (a git clone)",
+            "none",
+            "run the command inside a workspace",
         )
     return Path(done.stdout.strip())
 
@@ -52,7 +56,7 @@ def is_export(folder: Path) -> bool:
 def git_commit(workspace: Path) -> str:
     """The commit that is checked out. Raises InputError before the first commit."""
     if not (commit := head_commit(workspace)):
-        raise InputError(workspace, "a git commit", "none yet", "commit the workspace first")
+        raise InputError("git-no-commit", workspace, "a git commit", "none yet", "commit the workspace first")
     return commit
 
 
@@ -90,14 +94,14 @@ def require_clean(workspace: Path) -> None:
     command = ("git", "-c", "core.quotepath=off", "status", "--porcelain", "--untracked-files=all")
     done = _run(*command, "--", ".", f":(exclude){AUDIT_LOG}", cwd=workspace)
     if done.returncode:
-        raise InputError(workspace, "a readable git state", done.stderr.strip(), "repair the clone")
+        raise InputError("git-failed", workspace, "a readable git state", done.stderr.strip(), "repair the clone")
     files = [line[3:] for line in done.stdout.splitlines()]
     if files:
         shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
         remedy = "commit or undo them, then register"
         if EXPOSURE_LOG.name in files:
             remedy = f"commit them, then register; {EXPOSURE_LOG} counts a look at locked scans, which cannot be undone"
-        raise InputError(workspace, "a clean git tree", f"changes in {shown}", remedy)
+        raise InputError("git-dirty", workspace, "a clean git tree", f"changes in {shown}", remedy)
 
 
 def start_dvc_status(workspace: Path) -> subprocess.Popen:
@@ -111,11 +115,13 @@ def require_up_to_date(workspace: Path, status: subprocess.Popen) -> None:
     """Raise InputError naming each stage whose inputs or outputs differ from dvc.lock."""
     out, err = status.communicate()
     if status.returncode:
-        raise InputError(workspace, "a working `dvc status`", " ".join(err.split())[-300:], "repair the DVC setup")
+        raise InputError("dvc-failed", workspace, "a working `dvc status`", " ".join(err.split())[-300:], "repair the DVC setup")
     changed = json.loads(out)
     if changed:
         stages = "; ".join(f"{name} ({_changes(what)})" for name, what in sorted(changed.items()))
-        raise InputError(workspace, f"outputs as {DVC_LOCK} records them", stages, f"run `dvc repro` and commit {DVC_LOCK}")
+        raise InputError(
+            "outputs-outdated", workspace, f"outputs as {DVC_LOCK} records them", stages, f"run `dvc repro` and commit {DVC_LOCK}"
+        )
 
 
 def _changes(what: list) -> str:
@@ -132,6 +138,7 @@ def require_tracked(workspace: Path, paths: tuple[Path | str, ...]) -> None:
     strays = [p for p in paths if not is_tracked(workspace, p)]
     if strays:
         raise InputError(
+            "outputs-outdated",
             workspace / DVC_LOCK,
             "every part of a release among its outputs",
             f"no {', '.join(map(str, strays))}",
@@ -139,7 +146,9 @@ def require_tracked(workspace: Path, paths: tuple[Path | str, ...]) -> None:
         )
     missing = [p for p in paths if not (workspace / p).exists()]
     if missing:
-        raise InputError(workspace, "the outputs of all stages", f"no {', '.join(map(str, missing))}", "run `dvc repro`")
+        raise InputError(
+            "outputs-missing", workspace, "the outputs of all stages", f"no {', '.join(map(str, missing))}", "run `dvc repro`"
+        )
 
 
 def is_tracked(workspace: Path, path: Path | str) -> bool:
@@ -191,7 +200,9 @@ def _lock(workspace: Path) -> dict[str, dict]:
     """The stages of dvc.lock by name."""
     file = workspace / DVC_LOCK
     if not file.is_file():
-        raise InputError(workspace, f"a workspace with {DVC_LOCK}", "none", f"run `dvc repro` and commit {DVC_LOCK}")
+        raise InputError(
+            "workspace-missing", workspace, f"a workspace with {DVC_LOCK}", "none", f"run `dvc repro` and commit {DVC_LOCK}"
+        )
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages", {})
 
 

@@ -54,7 +54,7 @@ def listed(text: str, name: str, allowed: tuple[str, ...] | None = None) -> list
     good = [w in allowed if allowed else w.isdigit() and int(w) > 0 for w in words]
     if not words or not all(good) or len(set(words)) < len(words):
         expected = "a list of " + (", ".join(allowed) if allowed else "whole numbers above 0, as 3,15,30")
-        raise InputError(name, expected, repr(text), "correct the option")
+        raise InputError("options-conflict", name, expected, repr(text), "correct the option")
     return words
 
 
@@ -93,7 +93,13 @@ def finish(todo: list[Task], paths: list[Path], workers: int, pool: Executor) ->
             shutil.rmtree(done_with)
         yield task, seconds
     if faults:
-        raise InputError("trainings", "all to finish", f"{len(faults)} failed:\n" + "\n".join(faults), "mend these and run again")
+        raise InputError(
+            "command-failed",
+            "trainings",
+            "all to finish",
+            f"{len(faults)} failed:\n" + "\n".join(faults),
+            "mend these and run again",
+        )
 
 
 def write_report(

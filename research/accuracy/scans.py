@@ -84,7 +84,9 @@ def prepare(cache: Path, scans: Scans, params: Params) -> Path:
 def draw(subjects: Sequence[str], size: int, number: int, seed: int) -> list[str]:
     """The first `size` subjects of draw `number`'s order: within a draw a smaller set lies in every larger one."""
     if not 1 <= size <= len(subjects):
-        raise InputError("sizes", f"1 to {len(subjects)}, the scans of the pool", str(size), "ask for fewer, or a larger pool")
+        raise InputError(
+            "setting-invalid", "sizes", f"1 to {len(subjects)}, the scans of the pool", str(size), "ask for fewer, or a larger pool"
+        )
     order = np.random.default_rng([seed, number]).permutation(sorted(subjects))
     return sorted(order[:size].tolist())
 

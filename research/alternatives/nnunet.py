@@ -132,7 +132,7 @@ def read_answer(folder: Path, scan: ScanFile) -> ScoredScan:
     """nnU-Net's probabilities of one test scan as findings. InputError when they are missing."""
     file = folder / f"{scan.key}.npz"
     if not file.is_file():
-        raise InputError(file, "nnU-Net's probabilities", "no such file", "read what nnUNetv2_predict printed")
+        raise InputError("file-not-found", file, "nnU-Net's probabilities", "no such file", "read what nnUNetv2_predict printed")
     with np.load(file) as arrays:
         other, cmb = np.asarray(arrays["probabilities"], dtype=np.float64).transpose(0, 3, 2, 1)  # it stores (k, j, i)
     logits = np.log(np.maximum(cmb, SMALLEST)) - np.log(np.maximum(other, SMALLEST))
@@ -157,4 +157,6 @@ def _call(root: Path, python: str, command: str, *arguments: str) -> None:
     if done.returncode:
         last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
         got = f"{done.returncode}: {last}"
-        raise InputError(f"nnUNetv2_{command}", "exit code 0", got, "read its messages and correct the installation")
+        raise InputError(
+            "command-failed", f"nnUNetv2_{command}", "exit code 0", got, "read its messages and correct the installation"
+        )

@@ -120,7 +120,7 @@ def spots(volume: Volume, brain: Volume, preprocess: Preprocess, case: str, grid
     cube = (GRID_MM,) * 3
     scan, mask = resample(volume.to_ras(), cube), resample(brain.to_ras(), cube).data > 0.5
     if not mask.any():
-        raise InputError(case, "a brain mask with a brain", "an empty one", "simulate the scans again")
+        raise InputError("scan-no-head", case, "a brain mask with a brain", "an empty one", "simulate the scans again")
     where = np.nonzero(mask)
     low = [max(0, int(axis.min() - MARGIN_MM)) for axis in where]
     box = tuple(slice(a, int(axis.max() + MARGIN_MM) + 1) for a, axis in zip(low, where, strict=True))

@@ -34,7 +34,9 @@ GIVEN, OWN, TRAINED = "scans of another make", "the release's own locked scans",
 def chosen_bundle(bundle: Path | None, workspace: Path | None, training: bool) -> Path | None:
     """The bundle to measure; None when only the trained one is wanted. Raises InputError unless that is clear."""
     if (bundle and workspace) or not (bundle or workspace or training):
-        raise InputError("research.ood_simulator", "--bundle or --workspace, or --train", "both or none", "name one release")
+        raise InputError(
+            "options-conflict", "research.ood_simulator", "--bundle or --workspace, or --train", "both or none", "name one release"
+        )
     return workspace / "models/bundle" if workspace else bundle
 
 

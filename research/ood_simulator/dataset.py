@@ -25,9 +25,9 @@ def write_scans(out: Path, scans: int, seed: int) -> None:
     """
     out = Path(out)
     if scans < 1:
-        raise InputError("--scans", "1 or more", str(scans), "correct the option")
+        raise InputError("setting-invalid", "--scans", "1 or more", str(scans), "correct the option")
     if out.exists() and any(out.iterdir()):
-        raise InputError(out, "a new or empty folder", "one that holds files", "name another, or remove it")
+        raise InputError("folder-taken", out, "a new or empty folder", "one that holds files", "name another, or remove it")
     rows = []
     for n in track(range(scans), f"draw {out.name}", transient=True):
         subject, sequence = f"sub-{n + 1:03d}", np.random.SeedSequence([seed, n])

@@ -38,7 +38,9 @@ def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
     saved = read_rows(folder)
     if saved.threshold != threshold:
         got = f"rows at {saved.threshold:.6f}"
-        raise InputError(folder, f"an evaluation at the release's threshold, {threshold:.6f}", got, "run `dvc repro`")
+        raise InputError(
+            "rows-missing", folder, f"an evaluation at the release's threshold, {threshold:.6f}", got, "run `dvc repro`"
+        )
     return list(saved.scans)
 
 

@@ -160,7 +160,7 @@ def _planted(rng, head: Head, slab: Slab, clean: np.ndarray, veins: np.ndarray, 
             clean[there[0]] = before
     if wanted:
         got = f"none for {len(wanted)} of them"
-        raise InputError("other SWI", f"room for {n_cmbs} microbleeds that stand off", got, "ask for fewer")
+        raise InputError("phantom-no-room", "other SWI", f"room for {n_cmbs} microbleeds that stand off", got, "ask for fewer")
     return bodies
 
 

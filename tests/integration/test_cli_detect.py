@@ -193,7 +193,7 @@ def test_memory_is_shared_with_a_server_alone(work, cmb, monkeypatch):
 
 def test_an_unreachable_server_is_told_once(work, cmb, monkeypatch):
     def gone(volume, case):
-        raise InputError("gpu:8001", "a server that answers", "no connection", "start one")
+        raise InputError("server-unreachable", "gpu:8001", "a server that answers", "no connection", "start one")
 
     fake_server(monkeypatch, gone)
     code, _, err = cmb("detect", "spots.nii.gz", "clean.nii", "--out", "results", "--server", "gpu:8001")
@@ -209,7 +209,7 @@ def test_a_real_client_without_a_server(work, cmb):
 def test_a_server_that_goes_away_keeps_the_answers_so_far(work, cmb, monkeypatch):
     def once(volume, case):
         if case != "spots.nii.gz":
-            raise InputError("gpu:8001", "a server that answers", "no connection", "start one")
+            raise InputError("server-unreachable", "gpu:8001", "a server that answers", "no connection", "start one")
         return Answer((FOUND,), 0.5, 1)
 
     fake_server(monkeypatch, once)
@@ -224,7 +224,7 @@ def test_a_server_that_goes_away_keeps_the_answers_so_far(work, cmb, monkeypatch
 def test_refusals_and_failures_of_the_server_are_the_scans(work, cmb, monkeypatch):
     def picky(volume, case):
         if case == "spots.nii.gz":
-            raise InputError(case, "a scan", "a cat", "pass a scan")
+            raise InputError("scan-file", case, "a scan", "a cat", "pass a scan")
         raise RuntimeError(f"{case}: the server failed")
 
     fake_server(monkeypatch, picky)

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import InferInput, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from cmb_models.errors import from_status
 from cmb_models.client.connection import channel, connect
 from cmb_models.client.contract import AFFINE as AFFINE_TENSOR
 from cmb_models.client.contract import DETECTOR, UNET, VOLUME
@@ -76,11 +77,12 @@ def inputs(data: np.ndarray, affine: np.ndarray) -> list[InferInput]:
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_table_of_refusals(server, case):
-    data, affine, words = REFUSALS[case]
+    data, affine, code, words = REFUSALS[case]
     with contextlib.closing(connect(server.grpc_url)) as client, pytest.raises(InferenceServerException) as refusal:
         client.infer(DETECTOR, inputs(np.asarray(data), affine), client_timeout=pace.seconds(30))
     assert "INVALID_ARGUMENT" in refusal.value.status()
-    assert words in refusal.value.message()
+    error = from_status(refusal.value.message(), "scan")
+    assert error.code == code and words in str(error)
 
 
 def wrong_type(message):

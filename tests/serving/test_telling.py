@@ -96,7 +96,7 @@ def test_an_answer_is_one_line_with_all_that_was_asked_for(site):
 
 def test_a_refusal_is_one_line_with_its_cause(site):
     (line,) = site.detect(INVERTED)
-    assert (line["outcome"], line["cause"], line["role"]) == ("refused", "contrast", "production")
+    assert (line["outcome"], line["cause"], line["role"]) == ("refused", "scan-contrast", "production")
     assert len(line["input_sha256"]) == 64 and list(line["seconds"]) == ["prepare"]
     assert line["input_sha256"] != site.detect(SCAN)[0]["input_sha256"]
 
@@ -140,7 +140,7 @@ def test_prometheus_counts_what_was_sent(site):
     assert of("cmb_started_total") == 5 and of("cmb_started_total", role="challenger") == 1
     assert of("cmb_requests_total", 'outcome="ok"') == 3 and of("cmb_requests_total", 'outcome="refused"') == 2
     assert of("cmb_requests_total", 'outcome="ok"', "challenger") == 1
-    assert of("cmb_refusals_total", 'cause="contrast"') == of("cmb_refusals_total", 'cause="no_head"') == 1
+    assert of("cmb_refusals_total", 'cause="scan-contrast"') == of("cmb_refusals_total", 'cause="scan-no-head"') == 1
     assert (of("cmb_candidates_count"), of("cmb_candidates_sum")) == (3, 120)
     assert (of("cmb_detections_count"), of("cmb_detections_sum")) == (3, 9)
     assert (of("cmb_score_count"), of("cmb_score_count", role="challenger")) == (120, 40)

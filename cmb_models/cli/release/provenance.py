@@ -47,7 +47,11 @@ def lineage(
     if (ref is None) == (scan is None):
         got = "neither" if ref is None else "both"
         raise InputError(
-            "cmb release lineage", "either a release or --scan", got, "run `cmb release lineage production`, for instance"
+            "options-conflict",
+            "cmb release lineage",
+            "either a release or --scan",
+            got,
+            "run `cmb release lineage production`, for instance",
         )
     if scan is not None:
         _show_scan(scan, as_json)

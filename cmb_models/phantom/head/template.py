@@ -150,10 +150,14 @@ def map_path(kind: str) -> Path:
     """Where nilearn keeps its MNI152 map t1, gm or wm; InputError when it is not installed. nilearn itself is not imported."""
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
-        raise InputError("phantom", "the package nilearn, which carries the MNI152 maps", "none", "pip install nilearn")
+        raise InputError(
+            "package-missing", "phantom", "the package nilearn, which carries the MNI152 maps", "none", "pip install nilearn"
+        )
     path = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
-        raise InputError(path, "the MNI152 map of nilearn", "no such file", "install a nilearn that carries it (0.13 does)")
+        raise InputError(
+            "file-not-found", path, "the MNI152 map of nilearn", "no such file", "install a nilearn that carries it (0.13 does)"
+        )
     return path
 
 

@@ -51,7 +51,7 @@ def draw_cmbs(
                 break
         else:
             wanted, got = f"room for {count} microbleeds in one scan", f"room for {len(found)}"
-            raise InputError("phantom", wanted, got, "ask for fewer, or more scans")
+            raise InputError("phantom-no-room", "phantom", wanted, got, "ask for fewer, or more scans")
     return found
 
 

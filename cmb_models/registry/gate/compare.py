@@ -38,7 +38,11 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
         releases = registry.resolve(first), registry.resolve(second)
         if releases[0].number == releases[1].number:
             raise InputError(
-                f"{first} and {second}", "two releases", f"release {releases[0].number} twice", "see `cmb release list`"
+                "releases-equal",
+                f"{first} and {second}",
+                "two releases",
+                f"release {releases[0].number} twice",
+                "see `cmb release list`",
             )
         bundles = [registry.fetch(r).bundle_dir for r in releases]
         workspace = registry.workspace
@@ -58,7 +62,7 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
 def _rows_of(evidence: Evidence, release: Release) -> Judged:
     if evidence.judged is None:
         got = f"no {EVALUATION_DIR}/ in its bundle"
-        raise InputError(f"release {release.number}", "the rows of its locked evaluation", got, "register it again")
+        raise InputError("rows-missing", f"release {release.number}", "the rows of its locked evaluation", got, "register it again")
     return evidence.judged
 
 
@@ -91,7 +95,13 @@ def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) ->
     bad = [k for k, e in found.items() if e is None or not _is_whole(workspace, e)]
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise InputError(workspace / INDEX_FILE, "the locked scans at hand", f"none or another of {shown}", "run `dvc pull`")
+        raise InputError(
+            "locked-scans-changed",
+            workspace / INDEX_FILE,
+            "the locked scans at hand",
+            f"none or another of {shown}",
+            "run `dvc pull`",
+        )
     return list(found.values())
 
 

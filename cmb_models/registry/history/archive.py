@@ -43,7 +43,11 @@ def keep(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> Pa
     if others:
         got = f"{', '.join(others)} for a release with manifest {manifest_sha256[:8]}"
         raise InputError(
-            store, "one content of a release for ever", got, f"use another store ({STORE_VARIABLE}) for another registry"
+            "release-changed",
+            store,
+            "one content of a release for ever",
+            got,
+            f"use another store ({STORE_VARIABLE}) for another registry",
         )
     if folder.exists():
         require_kept(folder, manifest_sha256)
@@ -65,9 +69,9 @@ def require_kept(folder: Path, manifest_sha256: str) -> None:
     try:
         got = verify_manifest(folder)
     except InputError as error:
-        raise InputError(folder, "the release as it was kept", error.got, remedy) from error
+        raise InputError("release-damaged", folder, "the release as it was kept", error.got, remedy) from error
     if got != manifest_sha256:
-        raise InputError(folder, f"manifest {manifest_sha256[:12]}", f"manifest {got[:12]}", remedy)
+        raise InputError("release-changed", folder, f"manifest {manifest_sha256[:12]}", f"manifest {got[:12]}", remedy)
 
 
 def keep_report(workspace: Path, number: int, manifest_sha256: str, report: dict[str, Any]) -> tuple[Path, str]:
@@ -88,7 +92,9 @@ def read_report(workspace: Path, number: int, manifest_sha256: str, report_sha25
     if not file.is_file():
         return None
     if (got := sha256_of(file)) != report_sha256:
-        raise InputError(file, f"SHA-256 {report_sha256[:12]}, as the audit log says", got[:12], "restore it from a backup")
+        raise InputError(
+            "report-changed", file, f"SHA-256 {report_sha256[:12]}, as the audit log says", got[:12], "restore it from a backup"
+        )
     return read_json(file)
 
 

@@ -35,5 +35,5 @@ def first_only(registry: Registry) -> Iterator[None]:
             last = read_entries(registry.workspace / AUDIT_LOG)[-1]
             got = f"{words(now.aliases)}, by {last['action']} of {last['user']} at {last['time']}"
             remedy = "somebody was faster: look at `cmb release history`, then run the command again if it is still wanted"
-            raise InputError("registry", f"{words(before.aliases)}, as when this command began", got, remedy)
+            raise InputError("registry-moved", "registry", f"{words(before.aliases)}, as when this command began", got, remedy)
         yield

@@ -32,7 +32,9 @@ def reaching(uri: str) -> Iterator[None]:
         if isinstance(error, MlflowException) and error.error_code in ANSWERED:
             raise
         got = " ".join(str(error).split())[:200] or type(error).__name__
-        raise Unreachable(without_password(uri), "a registry that answers", got, f"start it, or correct {URI_VARIABLE}") from error
+        raise Unreachable(
+            "registry-unreachable", without_password(uri), "a registry that answers", got, f"start it, or correct {URI_VARIABLE}"
+        ) from error
 
 
 def without_password(uri: str) -> str:

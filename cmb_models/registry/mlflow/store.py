@@ -166,7 +166,9 @@ class Registry:
             return self._logged(logged, logged.aliases[ref])
         releases = self.releases()
         if not releases:
-            raise InputError(ref, "a registered release", "an empty registry", "run `cmb release register` first")
+            raise InputError(
+                "release-unknown", ref, "a registered release", "an empty registry", "run `cmb release register` first"
+            )
         if ref == "latest":
             return releases[-1]
         for release in releases:
@@ -178,7 +180,7 @@ class Registry:
         known = ", ".join([*(str(r.number) for r in releases[-10:]), *sorted(logged.aliases)])
         stray = any(ref in r.aliases for r in releases)
         got = f"an alias in MLflow that is not in {AUDIT_LOG}" if stray else "none of them"
-        raise InputError(f"release {ref}", f"one of {known} or latest", got, "see `cmb release list`")
+        raise InputError("release-unknown", f"release {ref}", f"one of {known} or latest", got, "see `cmb release list`")
 
     def _logged(self, logged: Standing, number: int) -> Release:
         """A release that the log names, with what MLflow still knows of it."""
@@ -228,7 +230,9 @@ class Registry:
                 bundle = Path(download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=self.uri))
             except (MlflowException, OSError) as error:
                 got = f"none ({' '.join(str(error).split())[:200]})"
-                raise InputError(f"release {release.number}", "its files in the artifact store", got, "restore them") from error
+                raise InputError(
+                    "artifact-missing", f"release {release.number}", "its files in the artifact store", got, "restore them"
+                ) from error
             _require_manifest(bundle, release.number, expected)
             for file in sorted(p for p in bundle.rglob("*") if p.is_file()):
                 copy = target / file.relative_to(bundle)
@@ -242,7 +246,9 @@ def _require_manifest(folder: Path, number: int, expected: str) -> None:
     got = verify_manifest(folder)
     if got != expected:
         remedy = "the files were changed after registration: restore them, or register again"
-        raise InputError(f"release {number} in {folder}", f"manifest {expected or 'recorded in its tags'}", got, remedy)
+        raise InputError(
+            "release-changed", f"release {number} in {folder}", f"manifest {expected or 'recorded in its tags'}", got, remedy
+        )
 
 
 def require_same(release: Release, logged: Standing) -> None:
@@ -250,7 +256,9 @@ def require_same(release: Release, logged: Standing) -> None:
     known, tag = logged.manifests.get(release.number, ""), release.tags.get("manifest_sha256", "")
     if known and tag != known:
         got = f"{tag[:12] or 'none'} in its tags"
-        raise InputError(f"release {release.number}", f"manifest {known[:12]} as {AUDIT_LOG} says", got, "put the tag back")
+        raise InputError(
+            "release-changed", f"release {release.number}", f"manifest {known[:12]} as {AUDIT_LOG} says", got, "put the tag back"
+        )
 
 
 def require_not_behind(logged: Standing, head: str) -> None:
@@ -258,7 +266,7 @@ def require_not_behind(logged: Standing, head: str) -> None:
     n = int(head.split()[0]) if head else 0
     if n > logged.n:
         remedy = f"bring {AUDIT_LOG} up to date (git pull, or restore it from a backup)"
-        raise InputError(AUDIT_LOG, f"the {n} entries that the registry knows of", f"{logged.n}", remedy)
+        raise InputError("log-behind", AUDIT_LOG, f"the {n} entries that the registry knows of", f"{logged.n}", remedy)
 
 
 @contextmanager

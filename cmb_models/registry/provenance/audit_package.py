@@ -32,10 +32,12 @@ def export_evidence(ref: str, out: Path, start: Path = Path(".")) -> list[str]:
     """
     out = Path(out)
     if out.exists():
-        raise InputError(out, "a folder that does not exist yet", "one that does", "name another: evidence is never written over")
+        raise InputError(
+            "folder-taken", out, "a folder that does not exist yet", "one that does", "name another: evidence is never written over"
+        )
     report = audit(start)
     if not report.holds:
-        raise InputError(AUDIT_LOG, "a log that holds", report.faults[0], "see `cmb release verify`")
+        raise InputError("log-damaged", AUDIT_LOG, "a log that holds", report.faults[0], "see `cmb release verify`")
     with open_registry(start) as registry:
         release, workspace = registry.resolve(ref), registry.workspace
         files = registry.fetch(release)
@@ -78,7 +80,9 @@ def _copy_reports(workspace: Path, folder: Path, files: ReleaseFiles, entries: l
             report = read_report(workspace, files.release, files.manifest_sha256, digest)
             if report is None:
                 place = gate_report(workspace, files.release, files.manifest_sha256, digest)
-                raise InputError(place, "the gate report of the audit log", "no file", "export where the release was promoted")
+                raise InputError(
+                    "report-missing", place, "the gate report of the audit log", "no file", "export where the release was promoted"
+                )
             shutil.copyfile(
                 gate_report(workspace, files.release, files.manifest_sha256, digest), folder / f"gate_report-{digest[:8]}.json"
             )

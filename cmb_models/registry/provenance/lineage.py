@@ -95,11 +95,11 @@ def _fetch(registry: Registry, release: Release) -> dict[str, Any] | InputError:
             folder = _local_folder(f"{root}/{BUNDLE_ARTIFACT}") or _download(f"{root}/{BUNDLE_ARTIFACT}", scratch, registry.uri)
             lineage = _verified(folder, expected)
             if lineage is None:
-                return InputError(name, f"its {LINEAGE_FILE} as registered", "a missing or changed one", remedy)
+                return InputError("release-changed", name, f"its {LINEAGE_FILE} as registered", "a missing or changed one", remedy)
             keep_lineage(registry.workspace, release.number, folder, expected)
             return lineage
     except (MlflowException, OSError) as error:
-        return InputError(name, "its files in the artifact store", " ".join(str(error).split())[:200], remedy)
+        return InputError("artifact-missing", name, "its files in the artifact store", " ".join(str(error).split())[:200], remedy)
 
 
 def _local_folder(uri: str) -> Path | None:
@@ -131,7 +131,7 @@ def require_lineage(workspace: Path, bundle_dir: Path, tags: Mapping[str, str] |
     ]
     if faults:
         remedy = "restore the commit or the tag, or train and register again"
-        raise InputError(bundle_dir, "a lineage that git and DVC bear out", "; ".join(faults), remedy)
+        raise InputError("lineage-contradicted", bundle_dir, "a lineage that git and DVC bear out", "; ".join(faults), remedy)
 
 
 def lineage_faults(workspace: Path, lineage: Mapping[str, Any]) -> list[str]:

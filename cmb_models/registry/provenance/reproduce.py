@@ -67,13 +67,19 @@ def reproduce(ref: str, folder: Path | None = None, start: Path = Path("."), qui
     for a lineage that the repository contradicts, data that DVC does not have, and stages that fail.
     """
     if folder is not None and Path(folder).exists():
-        raise InputError(folder, "a folder that is not there yet", "one that is", "name another, or remove it")
+        raise InputError("folder-taken", folder, "a folder that is not there yet", "one that is", "name another, or remove it")
     with open_registry(start) as registry:
         release = registry.resolve(ref)
         lineage, workspace = read_lineage(registry, release), registry.workspace
         registered = read_json(registry.fetch(release).bundle_dir / METADATA_FILE)
     if faults := lineage_faults(workspace, lineage):
-        raise InputError(f"release {release.number}", "a lineage to start from", "; ".join(faults), "restore what is missing")
+        raise InputError(
+            "lineage-contradicted",
+            f"release {release.number}",
+            "a lineage to start from",
+            "; ".join(faults),
+            "restore what is missing",
+        )
     with _place(folder) as clone:
         _check_out(workspace, clone, lineage["git_commit"])
         _pull(workspace, clone, sorted(lineage["data"]), quiet)
@@ -101,7 +107,9 @@ def _check_out(workspace: Path, clone: Path, commit: str) -> None:
         cwd = workspace if command[0] == "clone" else clone
         done = subprocess.run(["git", *command], cwd=cwd, env=_environment(clone), text=True, capture_output=True, check=False)
         if done.returncode:
-            raise InputError(commit, "a commit that can be cloned", " ".join(done.stderr.split())[-300:], "repair the repository")
+            raise InputError(
+                "git-failed", commit, "a commit that can be cloned", " ".join(done.stderr.split())[-300:], "repair the repository"
+            )
 
 
 def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> None:
@@ -124,7 +132,7 @@ def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[s
     sys.stdout.flush()
     done = subprocess.run(command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), check=False)
     if done.returncode:
-        raise InputError(clone, f"`dvc {arguments[0]}` to succeed", f"exit code {done.returncode}", remedy)
+        raise InputError("dvc-failed", clone, f"`dvc {arguments[0]}` to succeed", f"exit code {done.returncode}", remedy)
 
 
 def _stream(out) -> int | None:

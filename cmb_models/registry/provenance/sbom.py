@@ -20,7 +20,9 @@ def locked_environment(workspace: Path, commit: str, expected_sha256: str) -> st
     got = hashlib.sha256(done.stdout).hexdigest() if done.returncode == 0 else "none"
     if not expected_sha256 or got != expected_sha256:
         expected = f"{ENVIRONMENT_LOCK} with SHA-256 {expected_sha256[:12] or '(not recorded)'}"
-        raise InputError(f"commit {commit[:12]}", expected, got[:12], "fetch the commit that the release was made from")
+        raise InputError(
+            "environment-unknown", f"commit {commit[:12]}", expected, got[:12], "fetch the commit that the release was made from"
+        )
     return done.stdout.decode("utf-8")
 
 
@@ -63,5 +65,7 @@ def pins(lock: str) -> list[tuple[str, str]]:
     """Name and version of each pinned package. Raises InputError when there is none."""
     found = [match.groups() for line in lock.splitlines() if (match := PIN.match(line.strip()))]
     if not found:
-        raise InputError(ENVIRONMENT_LOCK, "lines such as numpy==2.4.6", "none", "pin the environment with `make lock`")
+        raise InputError(
+            "environment-unknown", ENVIRONMENT_LOCK, "lines such as numpy==2.4.6", "none", "pin the environment with `make lock`"
+        )
     return found

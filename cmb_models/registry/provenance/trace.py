@@ -77,7 +77,9 @@ def scan_hash(scan: str) -> str:
     wanted = scan.lower().removeprefix("sha256:")
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", wanted):
         expected = f"a file, or {SHORTEST} to 64 hexadecimal digits of its SHA-256"
-        raise InputError(f"--scan {scan}", expected, "neither", "give the NIfTI file as it was trained on, or its hash")
+        raise InputError(
+            "hash-invalid", f"--scan {scan}", expected, "neither", "give the NIfTI file as it was trained on, or its hash"
+        )
     return wanted
 
 

@@ -32,21 +32,23 @@ def check(repository: Path, expected_sha256: str = "") -> str:
     """Compare a repository with its seal; return the seal's SHA-256. Raises InputError with all faults."""
     repository, remedy = Path(repository), "write the repository again with `cmb server deploy`"
     if not (repository / SEAL_FILE).is_file():
-        raise InputError(repository, f"a repository with a {SEAL_FILE}", "none", remedy)
+        raise InputError("repository-incomplete", repository, f"a repository with a {SEAL_FILE}", "none", remedy)
     digest = sha256_of(repository / SEAL_FILE)
     if expected_sha256 and digest != expected_sha256:
-        raise InputError(repository, f"the seal {expected_sha256[:12]}", digest[:12], f"correct {EXPECTED} or the source")
+        raise InputError(
+            "repository-changed", repository, f"the seal {expected_sha256[:12]}", digest[:12], f"correct {EXPECTED} or the source"
+        )
     try:
         listed = read_json(repository / SEAL_FILE)
         files, folders = dict(listed["files"]), set(listed["folders"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(repository / SEAL_FILE, "a readable seal", str(error), remedy) from error
+        raise InputError("repository-damaged", repository / SEAL_FILE, "a readable seal", str(error), remedy) from error
     there = _files(repository)
     faults = [f"{name} is missing" for name in sorted((set(files) - there) | (folders - _folders(repository)))]
     faults += [f"{name} is not in the seal" for name in sorted(there - set(files))]
     faults += [f"{name} was changed" for name in sorted(there & set(files)) if sha256_of(repository / name) != files[name]]
     if faults:
-        raise InputError(repository, "the files its seal lists", "; ".join(faults), remedy)
+        raise InputError("repository-changed", repository, "the files its seal lists", "; ".join(faults), remedy)
     return digest
 
 
@@ -57,7 +59,9 @@ def take(source: Path, target: Path, expected_sha256: str = "") -> str:
     """
     source, target = Path(source), Path(target)
     if not (source / SEAL_FILE).is_file():
-        raise InputError(source, f"a repository with a {SEAL_FILE}", "none", "look at what is mounted or was fetched")
+        raise InputError(
+            "repository-incomplete", source, f"a repository with a {SEAL_FILE}", "none", "look at what is mounted or was fetched"
+        )
     with replacing_folder(target) as copy:
         # File by file, so that read-only folders of the source do not become ones that the next copy could not replace.
         for name in sorted({*_files(source), SEAL_FILE}):

@@ -44,7 +44,7 @@ def verified(bundle_dir: Path, release: int) -> Release:
     """A bundle folder as release `release`. Raises InputError for a damaged one and for a number below 1."""
     bundle = load_bundle(bundle_dir)
     if release < 1:
-        raise InputError(bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")
+        raise InputError("release-number", bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")
     return Release(pin_of(release, bundle), bundle)
 
 

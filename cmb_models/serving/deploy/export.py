@@ -24,11 +24,17 @@ def write_immutable(folder: Path, wanted: Wanted) -> dict[str, str]:
     folder = Path(folder).absolute()
     if folder.exists():
         raise InputError(
-            folder, "a folder that is not there yet", "one that is", "name another: a written repository stays as it is"
+            "folder-taken",
+            folder,
+            "a folder that is not there yet",
+            "one that is",
+            "name another: a written repository stays as it is",
         )
     if wanted.faults:
         got = "; ".join(f"{alias}: {fault}" for alias, fault in wanted.faults.items())
-        raise InputError(folder, "files of every release that an alias names", got, "mend it and run the command again")
+        raise InputError(
+            "artifact-missing", folder, "files of every release that an alias names", got, "mend it and run the command again"
+        )
     pins = {ensemble: release.pin for ensemble, release in wanted.releases.items()}
     told = {alias: pins[ensemble] for alias, ensemble in ROLES.items() if ensemble in pins}
     with replacing_folder(folder) as temporary:

@@ -45,7 +45,9 @@ def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), done:
         results = reconcile(wanted, targets, done)
         if log_head(workspace) == wanted.head:
             return results
-    raise InputError("registry", "aliases that stay for a while", f"moved {MOST_ROUNDS} times", "run `cmb server deploy` again")
+    raise InputError(
+        "registry-moved", "registry", "aliases that stay for a while", f"moved {MOST_ROUNDS} times", "run `cmb server deploy` again"
+    )
 
 
 def deploy_bundle(
@@ -80,7 +82,7 @@ def reconcile(wanted: Wanted, targets: Sequence[Target], done: Done | None = Non
     if faults:
         got = "; ".join(f"{where}: {fault}" for where, fault in faults.items())
         remedy = "mend it and run `cmb server deploy` again"
-        raise InputError(", ".join(faults), f"servers that take release {wanted.release}", got, remedy)
+        raise InputError("server-refused-release", ", ".join(faults), f"servers that take release {wanted.release}", got, remedy)
     return results
 
 

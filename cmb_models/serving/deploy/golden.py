@@ -31,4 +31,6 @@ def check_golden(answer: Answer, bundle: Bundle, release: int) -> None:
         faults.append(fault)
     if faults:
         remedy = "the server keeps its release; compare its environment with the one that exported the bundle"
-        raise InputError(f"golden scan of {bundle.path}", "the bundle's own golden answer", "; ".join(faults), remedy)
+        raise InputError(
+            "golden-answer", f"golden scan of {bundle.path}", "the bundle's own golden answer", "; ".join(faults), remedy
+        )

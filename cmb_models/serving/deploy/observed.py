@@ -82,7 +82,13 @@ class Admin:
         deadline = time.monotonic() + DRAIN_S
         while "UNLOADING" in (states := {s for versions in self._index().values() for s in versions.values()}):
             if time.monotonic() > deadline:
-                raise InputError(self.url, f"versions that go within {DRAIN_S:g} s", f"{sorted(states)}", "read the server's log")
+                raise InputError(
+                    "server-timeout",
+                    self.url,
+                    f"versions that go within {DRAIN_S:g} s",
+                    f"{sorted(states)}",
+                    "read the server's log",
+                )
             time.sleep(0.05)
 
     def _index(self) -> dict[str, dict[int, str]]:
@@ -117,6 +123,10 @@ class Admin:
             remedy = "set CMB_ADMIN_KEY to the server's key"
         elif "UNAVAILABLE" in str(error.status()) and "load" not in got:
             return InputError(
-                self.url, "a server that answers", "no connection", "start one with `cmb server run`, or correct --server"
+                "server-unreachable",
+                self.url,
+                "a server that answers",
+                "no connection",
+                "start one with `cmb server run`, or correct --server",
             )
-        return InputError(case, expected, got, remedy)
+        return InputError("server-refused-release", case, expected, got, remedy)

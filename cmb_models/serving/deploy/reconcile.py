@@ -108,7 +108,7 @@ def _require_same_content(actual: Actual, wanted: Wanted) -> None:
             if pin.release == release.pin.release and pin.manifest_sha256 != release.pin.manifest_sha256:
                 got = f"manifest {release.pin.manifest_sha256[:12]} while the server has {pin.manifest_sha256[:12]}"
                 remedy = "use this server's own registry or another --state"
-                raise InputError(f"release {pin.release}", "one content for ever", got, remedy)
+                raise InputError("release-changed", f"release {pin.release}", "one content for ever", got, remedy)
 
 
 def _bring(admin: Admin, repository: Path, ensemble: str, release: Release, replaced: Pin | None) -> list[str]:
@@ -210,7 +210,11 @@ def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) ->
         if actual.pins.get(ensemble) != release.pin:
             got = str(actual.pins.get(ensemble) or "none")
             raise InputError(
-                admin.url, f"{ensemble} at {release.pin}", got, "is another deployment at work? run `cmb server deploy` again"
+                "server-refused-release",
+                admin.url,
+                f"{ensemble} at {release.pin}",
+                got,
+                "is another deployment at work? run `cmb server deploy` again",
             )
         try:
             try_golden(admin.url, ensemble, release.bundle, release.pin.release)

@@ -70,14 +70,16 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings in a set of environment variables. Raises InputError for what is impossible, missing or not safe."""
     value = {name: environ.get(name) or default for name, (default, _) in VARIABLES.items()}
     if value["CMB_MODE"] not in MODES:
-        raise InputError("CMB_MODE", " or ".join(MODES), value["CMB_MODE"], "correct the variable")
+        raise InputError("setting-invalid", "CMB_MODE", " or ".join(MODES), value["CMB_MODE"], "correct the variable")
     cert, key, client_ca = (_file(name, value[name]) for name in ("CMB_SERVER_CERT", "CMB_SERVER_KEY", "CMB_SERVER_CLIENT_CA"))
     if (cert is None) != (key is None) or (client_ca and not cert):
         given = " and ".join(n for n in ("CMB_SERVER_CERT", "CMB_SERVER_KEY", "CMB_SERVER_CLIENT_CA") if value[n])
-        raise InputError("TLS", "CMB_SERVER_CERT with CMB_SERVER_KEY", f"{given} alone", "set both, or neither")
+        raise InputError("tls-incomplete", "TLS", "CMB_SERVER_CERT with CMB_SERVER_KEY", f"{given} alone", "set both, or neither")
     if not (cert or _loopback(value["CMB_ADDRESS"]) or value["CMB_INSECURE_NETWORK"] == "1"):
         remedy = "set CMB_SERVER_CERT and CMB_SERVER_KEY, or CMB_INSECURE_NETWORK=1 where a mesh or ingress encrypts"
-        raise InputError(f"CMB_ADDRESS {value['CMB_ADDRESS']}", "TLS on an address others can reach", "none", remedy)
+        raise InputError(
+            "tls-required", f"CMB_ADDRESS {value['CMB_ADDRESS']}", "TLS on an address others can reach", "none", remedy
+        )
     return Settings(
         value["CMB_MODE"],
         _folder("CMB_REPOSITORY", value["CMB_REPOSITORY"]),
@@ -135,14 +137,16 @@ def _admin_key(value: Mapping[str, str]) -> str:
     key, source = value["CMB_ADMIN_KEY"], "CMB_ADMIN_KEY"
     if value["CMB_ADMIN_KEY_FILE"]:
         if key:
-            raise InputError(source, "the key, or CMB_ADMIN_KEY_FILE", "both", "unset one of them")
+            raise InputError("options-conflict", source, "the key, or CMB_ADMIN_KEY_FILE", "both", "unset one of them")
         source = "CMB_ADMIN_KEY_FILE"
         key = _file(source, value[source]).read_text(encoding="utf-8").strip()
     elif not key and value["CMB_MODE"] == IMMUTABLE:
         return secrets.token_hex(32)
     if not KEY.fullmatch(key):
         got = f"{len(key)} characters" if key else "none"
-        raise InputError(source, "16 or more letters, digits, - and _", got, "make one with `openssl rand -hex 32`")
+        raise InputError(
+            "admin-key-unusable", source, "16 or more letters, digits, - and _", got, "make one with `openssl rand -hex 32`"
+        )
     return key
 
 
@@ -150,12 +154,14 @@ def _loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError as error:
-        raise InputError("CMB_ADDRESS", "an IP address", address, "set 127.0.0.1, or 0.0.0.0 for all networks") from error
+        raise InputError(
+            "setting-invalid", "CMB_ADDRESS", "an IP address", address, "set 127.0.0.1, or 0.0.0.0 for all networks"
+        ) from error
 
 
 def _number(name: str, text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise InputError(name, f"a whole number from 1 to {most}", text, "correct the variable")
+        raise InputError("setting-invalid", name, f"a whole number from 1 to {most}", text, "correct the variable")
     return int(text)
 
 
@@ -166,12 +172,14 @@ def _file(name: str, text: str) -> Path | None:
         with open(text, "rb"):
             return Path(text)
     except OSError as error:
-        raise InputError(name, "a file that can be read", f"{text}: {error.strerror}", "mount it, readable to this user") from error
+        raise InputError(
+            "file-not-readable", name, "a file that can be read", f"{text}: {error.strerror}", "mount it, readable to this user"
+        ) from error
 
 
 def _folder(name: str, text: str) -> Path:
     if not os.access(text, os.R_OK | os.X_OK) or not Path(text).is_dir():
-        raise InputError(name, "a folder that can be read", text, "mount it, readable to this user")
+        raise InputError("setting-invalid", name, "a folder that can be read", text, "mount it, readable to this user")
     return Path(text)
 
 

@@ -50,23 +50,29 @@ class Security:
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise InputError("server certificate", "a certificate and its key, or neither", "one of them", "name both files")
+            raise InputError(
+                "tls-incomplete", "server certificate", "a certificate and its key, or neither", "one of them", "name both files"
+            )
         if self.client_ca and not self.cert:
             remedy = "name them with --tls-cert and --tls-key"
-            raise InputError("--tls-client-ca", "the server's own certificate and key beside it", "none", remedy)
+            raise InputError("tls-incomplete", "--tls-client-ca", "the server's own certificate and key beside it", "none", remedy)
         if not is_loopback(self.host) and not self.cert:
             remedy = "name --tls-cert and --tls-key, or leave --host out"
-            raise InputError(f"--host {self.host}", "a certificate and key for a server that others can reach", "none", remedy)
+            raise InputError(
+                "tls-required", f"--host {self.host}", "a certificate and key for a server that others can reach", "none", remedy
+            )
         if not is_loopback(self.host) and not self.admin_key:
             remedy = f"set {ADMIN_KEY}"
-            raise InputError(f"--host {self.host}", "an admin key for a server that others can reach", "none", remedy)
+            raise InputError(
+                "admin-key-missing", f"--host {self.host}", "an admin key for a server that others can reach", "none", remedy
+            )
         if self.admin_key is not None and not KEY.fullmatch(self.admin_key):
             expected = f"{LEAST_KEY} or more letters, digits, - and _"
             got = f"{len(self.admin_key)} characters" + (", others among them" if OTHERS.search(self.admin_key) else "")
-            raise InputError(ADMIN_KEY, expected, got, "make one with `openssl rand -hex 32`")
+            raise InputError("admin-key-unusable", ADMIN_KEY, expected, got, "make one with `openssl rand -hex 32`")
         for file in filter(None, (self.cert, self.key, self.client_ca)):
             if not os.access(file, os.R_OK):
-                raise InputError(file, "a PEM file that can be read", "none", "correct its name or its permissions")
+                raise InputError("tls-file", file, "a PEM file that can be read", "none", "correct its name or its permissions")
 
     def arguments(self) -> list[str]:
         """For tritonserver, which takes the admin key no other way: whoever may list this machine's processes reads it there."""
@@ -114,7 +120,9 @@ def resolved(host: str) -> str:
     try:
         return socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0]
     except OSError as error:
-        raise InputError(f"--host {host}", "an IPv4 address or name of this machine", str(error), "correct it") from error
+        raise InputError(
+            "setting-invalid", f"--host {host}", "an IPv4 address or name of this machine", str(error), "correct it"
+        ) from error
 
 
 def state_key(state: Path) -> str:
@@ -143,10 +151,12 @@ def kept_key(state: Path) -> str | None:
     try:
         mode = file.stat().st_mode
         if mode & 0o077:
-            raise InputError(file, "a key that its owner alone may read", f"mode {mode & 0o777:o}", f"run chmod 600 {file}")
+            raise InputError(
+                "key-exposed", file, "a key that its owner alone may read", f"mode {mode & 0o777:o}", f"run chmod 600 {file}"
+            )
         return file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
     except PermissionError as error:
         remedy = f"run this as the user who started the server, or set {ADMIN_KEY}"
-        raise InputError(file, "the server's admin key", "a file of another user's", remedy) from error
+        raise InputError("key-exposed", file, "the server's admin key", "a file of another user's", remedy) from error

@@ -31,7 +31,13 @@ def running_url(state: Path) -> str:
     """The gRPC address of the server of a state folder. Raises InputError when none runs."""
     file = Path(state) / SERVER_FILE
     if not file.is_file():
-        raise InputError(file, "a running server", "none", "start one with `cmb server run`, or name one with --server HOST:PORT")
+        raise InputError(
+            "server-not-running",
+            file,
+            "a running server",
+            "none",
+            "start one with `cmb server run`, or name one with --server HOST:PORT",
+        )
     return read_json(file)["grpc_url"]
 
 
@@ -44,6 +50,6 @@ def only_one(state: Path) -> Iterator[None]:
             stack.enter_context(exclusive(state / ".serve.lock", wait=False))
         except BlockingIOError as error:
             raise InputError(
-                state, "a folder no other server uses", "a running `cmb server run`", "stop it or pass --state"
+                "folder-in-use", state, "a folder no other server uses", "a running `cmb server run`", "stop it or pass --state"
             ) from error
         yield

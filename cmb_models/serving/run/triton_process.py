@@ -112,7 +112,9 @@ def running_server(
             except PortTaken as error:
                 if grpc_port and _taken(grpc_port):
                     got = "one in use"
-                    raise InputError(f"port {grpc_port}", "a free port", got, "stop what uses it or pass --port 0") from error
+                    raise InputError(
+                        "port-in-use", f"port {grpc_port}", "a free port", got, "stop what uses it or pass --port 0"
+                    ) from error
                 if attempt == TRIES - 1:
                     raise RuntimeError(f"no free ports for the server after {TRIES} tries; see {log}") from error
         yield server
@@ -166,11 +168,11 @@ def _environment_facts(server_env: Path) -> dict:
     python = server_env / "bin" / "python"
     remedy = "run `make setup`, or set CMB_SERVER_ENV to an environment made from serving/requirements.txt"
     if not python.exists():
-        raise InputError(server_env, "the server's Python environment", "none", remedy)
+        raise InputError("server-environment", server_env, "the server's Python environment", "none", remedy)
     facts = json.loads(subprocess.run([python, "-I", "-c", ASK_PYTHON], capture_output=True, text=True, check=True).stdout)
     facts["triton"] = str(Path(facts["site"]) / "pytriton" / "tritonserver")
     if not Path(facts["triton"]).is_dir():
-        raise InputError(server_env, "an environment with the bundled tritonserver", "one without it", remedy)
+        raise InputError("server-environment", server_env, "an environment with the bundled tritonserver", "one without it", remedy)
     return facts
 
 

@@ -58,10 +58,7 @@ ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
 PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = serving_files() / "model_repository"
 # The steps' code that is not their own model.py.
-SHARED = tuple(
-    Path(__file__).with_name(f"{name}.py")
-    for name in ("refusal_causes", "request_metrics", "request_reporter", "request_trace", "step")
-)
+SHARED = tuple(Path(__file__).with_name(f"{name}.py") for name in ("request_metrics", "request_reporter", "request_trace", "step"))
 TYPES = {
     np.float32: "TYPE_FP32",
     np.float64: "TYPE_FP64",

@@ -12,7 +12,6 @@ import numpy as np
 from cmb_models.client.log_lines import LineLog
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
-from cmb_models.serving.triton.refusal_causes import cause_of
 from cmb_models.serving.triton.request_metrics import Metrics
 from cmb_models.serving.triton.request_trace import Trace
 from cmb_models.serving.triton.step import RELEASE_FILE, version_folder
@@ -48,10 +47,9 @@ class Teller:
             yield
         except InputError as error:
             trace.passed(name)
-            cause = cause_of(error)
-            self._told(trace, "refused", cause=cause)
+            self._told(trace, "refused", cause=error.code)
             if trace.role != "probe":
-                self.metrics.add("cmb_refusals_total", role=trace.role, cause=cause)
+                self.metrics.add("cmb_refusals_total", role=trace.role, cause=error.code)
             raise
         except Exception as error:
             trace.passed(name)

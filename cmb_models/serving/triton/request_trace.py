@@ -46,11 +46,11 @@ class Trace:
         """The trace that the step before handed on, a tensor (1,) of bytes. Raises InputError for any other, and for none."""
         expected, remedy = "what the step before handed on", "send scans to the detector, not to its steps"
         if tensor is None:
-            raise InputError("trace", expected, "nothing", remedy)
+            raise InputError("step-inconsistent", "trace", expected, "nothing", remedy)
         try:
             return cls(**json.loads(tensor[0]))
         except (ValueError, TypeError, IndexError) as error:
-            raise InputError("trace", expected, str(error), remedy) from error
+            raise InputError("step-inconsistent", "trace", expected, str(error), remedy) from error
 
     def packed(self) -> np.ndarray:
         """Itself as a tensor (1,) of bytes."""

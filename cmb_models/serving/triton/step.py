@@ -29,7 +29,7 @@ from cmb_models.client.contract import (
     inputs_of,
 )
 from cmb_models.config.params import PipelineConfig
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, to_status
 from cmb_models.files import read_json
 from cmb_models.release.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
 
@@ -111,7 +111,7 @@ def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dic
         try:
             arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
         except InputError as error:
-            return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INVALID_ARG))
+            return pb.InferenceResponse(error=pb.TritonError(to_status(error), pb.TritonError.INVALID_ARG))
         except Exception as error:  # the server must outlive any one scan
             return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL))
         tensors = [pb.Tensor(t.name, np.ascontiguousarray(a, dtype=t.dtype)) for t, a in zip(outputs, arrays, strict=True)]

@@ -78,7 +78,13 @@ def load_examples(folder: Path) -> list[Example]:
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
         if not file.with_suffix(BRAIN_ENDING).is_file():
-            raise InputError(file, f"{file.stem}{BRAIN_ENDING} beside it", "none", "remove data/prepared and run `dvc repro`")
+            raise InputError(
+                "prepared-outdated",
+                file,
+                f"{file.stem}{BRAIN_ENDING} beside it",
+                "none",
+                "remove data/prepared and run `dvc repro`",
+            )
         image, bits = (np.load(file.with_suffix(ending), mmap_mode="r") for ending in (".npy", BRAIN_ENDING))
         phase = np.load(file.with_suffix(PHASE_ENDING), mmap_mode="r") if "phase_sha256" in about else None
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]), phase)
@@ -102,15 +108,21 @@ def load_training(folder: Path, split: dict) -> list[Example]:
     keep_apart("training data", (e.subject for e in examples), split["locked"], remedy)
     locked = set(split["locked_sha256"])
     if same := [e.key for e in examples if locked & {e.sha256, e.phase_sha256}]:
-        raise InputError("training data", "no scan of the locked set", f"{', '.join(same)}, the same file as a locked one", remedy)
+        raise InputError(
+            "leakage", "training data", "no scan of the locked set", f"{', '.join(same)}, the same file as a locked one", remedy
+        )
     known = {*split["folds"], *split.get("held_out", ())}
     if strays := sorted({e.subject for e in examples} - known):
-        raise InputError("training data", "subjects that split.json puts in a fold", f"{', '.join(strays)}", remedy)
+        raise InputError(
+            "split-incomplete", "training data", "subjects that split.json puts in a fold", f"{', '.join(strays)}", remedy
+        )
     training = [e for e in examples if e.subject in split["folds"]]
     if not training:
-        raise InputError(folder, "prepared training scans", "none", "run `dvc repro`")
+        raise InputError("prepared-missing", folder, "prepared training scans", "none", "run `dvc repro`")
     with_cmbs = {split["folds"][e.subject] for e in training if len(e.centres_mm("cmb"))}
     if bare := sorted(set(split["folds"].values()) - with_cmbs):
         got = f"none in fold {bare[0] + 1}: it has no sensitivity, and tuning nothing to go by"
-        raise InputError("split.json", "a marked CMB in every fold", got, "run the split stage again, with fewer folds")
+        raise InputError(
+            "training-too-few", "split.json", "a marked CMB in every fold", got, "run the split stage again, with fewer folds"
+        )
     return training

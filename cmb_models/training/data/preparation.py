@@ -40,7 +40,7 @@ def prepare_training(
     known = {e["key"]: e for e in index if e["subject"] in split["folds"]}
     found = {s.key: s for d in sorted({e["dataset"] for e in known.values()}) for s in find_scans(raw_dir / d)}
     if missing := sorted(set(known) - set(found)):
-        raise InputError(raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
+        raise InputError("scan-not-found", raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
     scans = [found[key] for key in sorted(known)]
     sizes = set()
     for scan in track(scans, "preprocess scans"):
@@ -59,7 +59,9 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Exampl
         files[phase_beside(scan.path)] = entry.get("phase_sha256", "")
     for path, sha256 in files.items():
         if sha256_of(path) != sha256:
-            raise InputError(path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest")
+            raise InputError(
+                "scan-changed", path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest"
+            )
     volume = read_volume(scan.path)
     prepared = prepare(volume, settings, str(scan.path), phase)
     sha256, *phase_sha256 = files.values()
@@ -77,4 +79,6 @@ def _check_alone(scan: ScanFile, settings: Preprocess, entry: dict, folder: Path
     pictures = {f"{scan.key}.npy": again.image} | ({} if again.phase is None else {f"{scan.key}{PHASE_ENDING}": again.phase})
     if not all(np.array_equal(np.load(folder / name, mmap_mode="r"), picture) for name, picture in pictures.items()):
         got = f"{scan.key} is another picture after the other scans"
-        raise InputError("preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans")
+        raise InputError(
+            "leakage", "preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans"
+        )

@@ -50,7 +50,11 @@ class UnetSampler:
         self._lesions = [(n, centre) for n, marked in enumerate(self._marked) for centre in np.rint(marked["cmb"]).astype(int)]
         if not self._lesions:
             raise InputError(
-                "training scans", "at least one marked CMB", "none in any of them", "annotate some, or use fewer folds"
+                "training-too-few",
+                "training scans",
+                "at least one marked CMB",
+                "none in any of them",
+                "annotate some, or use fewer folds",
             )
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,7 +154,7 @@ def cut(
 def _plants_of(example: Example) -> Plants:
     if example.plants is None or (example.prepared.phase is not None and example.plants.phase is None):
         remedy = "remove data/prepared and run `dvc repro`, or set all planted_ settings to 0"
-        raise InputError(f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
+        raise InputError("prepared-missing", f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
     return example.plants
 
 
@@ -230,6 +234,7 @@ class CnnSampler:
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
         if not self._positive or not self._negative:
             raise InputError(
+                "training-too-few",
                 "stage-2 training candidates",
                 "both microbleeds and mimics",
                 f"{len(self._positive)} and {len(self._negative)}",

@@ -31,7 +31,7 @@ def full_disk_told(storage: object) -> Iterator[None]:
     except Exception as error:  # Optuna's or SQLAlchemy's: which of them comes first to see SQLite's words varies
         if "database or disk is full" not in f"{error} {error.__cause__}":
             raise
-        raise InputError(storage, "room on the disk", "none left", "free some and run the command again") from error
+        raise InputError("disk-full", storage, "room on the disk", "none left", "free some and run the command again") from error
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,11 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     if not complete:
         got = f"{len(study.get_trials(states=FINISHED))} that all diverged"
         raise InputError(
-            f"study {study.study_name}", "a trial that trains", got, "lower the search's learning rates, look at the scans"
+            "study-without-trial",
+            f"study {study.study_name}",
+            "a trial that trains",
+            got,
+            "lower the search's learning rates, look at the scans",
         )
     kept = [t for t in complete if all(over <= 0 for over in t.constraints.values())]
     if not kept:

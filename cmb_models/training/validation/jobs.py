@@ -155,7 +155,7 @@ def out_of_fold(example: Example, mined: dict[str, Mined], unseen: frozenset[str
     """
     case, remedy = f"stage 1 behind the candidates of {example.key}", "remove data/candidates and run `dvc repro`"
     if example.key not in mined:
-        raise InputError(case, "mined candidates", "none", remedy)
+        raise InputError("candidates-missing", case, "mined candidates", "none", remedy)
     keep_apart(case, mined[example.key].trained_on, {example.subject, *unseen}, remedy)
     return mined[example.key]
 
@@ -180,7 +180,13 @@ def fold_of(split: dict) -> list[frozenset[str]]:
     folds = [frozenset(s for s, f in split["folds"].items() if f == n) for n in range(max(numbers, default=-1) + 1)]
     if len(folds) < 2 or not all(folds):
         got = f"folds of {', '.join(str(len(f)) for f in folds) or 'no'} subjects"
-        raise InputError("split.json", "at least two folds, each with subjects", got, "run the split stage again, or add scans")
+        raise InputError(
+            "split-incomplete",
+            "split.json",
+            "at least two folds, each with subjects",
+            got,
+            "run the split stage again, or add scans",
+        )
     return folds
 
 

@@ -58,7 +58,13 @@ def nested_cross_validate(
     """
     folds = fold_of(split)
     if len(folds) < 3:
-        raise InputError("cross_validate.nested", "split.folds of 3 or more", f"{len(folds)}", "use more folds, or switch it off")
+        raise InputError(
+            "params-invalid",
+            "cross_validate.nested",
+            "split.folds of 3 or more",
+            f"{len(folds)}",
+            "use more folds, or switch it off",
+        )
     examples = {e.key: e for e in load_training(prepared_dir, split)}
     found = [_inside(params, prepared_dir, split, n, work / f"outer-{n}", checkpoints) for n in range(len(folds))]
     return _judge(params, prepared_dir, examples, folds, found, checkpoints)

@@ -91,7 +91,7 @@ def recomputed_nested(folder: Path, params: Params) -> dict | None:
     """
     file = Path(folder) / NESTED
     if not file.is_file():
-        raise InputError(file, "the saved rows of a nested evaluation", "no such file", "run `dvc repro`")
+        raise InputError("file-not-found", file, "the saved rows of a nested evaluation", "no such file", "run `dvc repro`")
     with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows:
@@ -100,7 +100,9 @@ def recomputed_nested(folder: Path, params: Params) -> dict | None:
     thresholds = {int(row["fold"]): float(row["threshold"]) for row in rows}
     if missing := sorted(set(saved.folds.values()) - set(thresholds)):
         got = f"none of fold {missing[0] + 1}"
-        raise InputError(file, "candidates of every fold", got, "lower mine_candidates.candidates.floor or train longer")
+        raise InputError(
+            "rows-invalid", file, "candidates of every fold", got, "lower mine_candidates.candidates.floor or train longer"
+        )
     parts = [([s for s in saved.scans if saved.folds[s.subject] == fold], t) for fold, t in sorted(thresholds.items())]
     return _figures(parts, params, np.random.default_rng(params.evaluate.seed))
 

@@ -57,7 +57,7 @@ class TritonPythonModel:
         try:
             volume, *phase = (Volume(inputs[t.name], inputs[AFFINE.name]) for t in (VOLUME, PHASE) if t.name in inputs)
         except ValueError as error:
-            raise InputError(CASE, "a volume and its affine", str(error), "check the scan's header") from error
+            raise InputError("scan-geometry", CASE, "a volume and its affine", str(error), "check the scan's header") from error
         trace.spacing_mm = [round(s, 4) for s in volume.spacing_mm]
         hashed = self.beside.submit(scan_sha256, volume)
         try:

@@ -32,7 +32,7 @@ def test_json_has_every_digit_the_release_and_the_refused(tmp_path):
     write_summary(tmp_path / "d.json", [ScanResult("a", "x/a.nii", ANSWER), ScanResult("r", "x/r.nii", error="why")])
     summary = read_json(tmp_path / "d.json")
     assert "not a medical device" in summary["note"]
-    assert summary["refused"] == [{"scan": "r", "file": "x/r.nii", "error": "why"}]
+    assert summary["refused"] == [{"scan": "r", "file": "x/r.nii", "code": "", "error": "why"}]
     (scan,) = summary["scans"]
     assert {k: scan[k] for k in ("scan", "file", "release", "manifest_sha256", "threshold", "release_threshold")} == {
         "scan": "a",

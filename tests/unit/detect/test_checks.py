@@ -74,9 +74,11 @@ def test_inverted_contrast_is_seen_in_any_storage_order(order):
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_table_of_refusals(case):
-    data, affine, words = REFUSALS[case]
-    with pytest.raises(ValueError, match=re.escape(words)):  # InputError, or Volume's own where there is no affine to speak of
+    data, affine, code, words = REFUSALS[case]
+    # InputError, or Volume's own where there is no affine to speak of
+    with pytest.raises(ValueError, match=re.escape(words)) as refusal:
         prepare(Volume(np.asarray(data, dtype=np.float32), affine), settings().preprocess, "scan")
+    assert getattr(refusal.value, "code", "scan-geometry") == code
 
 
 def test_grid_is_refused_before_its_voxels_are_looked_at():

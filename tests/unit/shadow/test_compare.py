@@ -135,7 +135,7 @@ def test_the_challenger_waits_while_production_is_asked(tmp_path):
 
 def test_a_refused_scan_is_not_sent_on_and_an_unwritable_file_costs_nothing(tmp_path):
     def refuses(*_):
-        raise InputError("file", "SWI", "a rabbit", "look again")
+        raise InputError("scan-file", "file", "SWI", "a rabbit", "look again")
 
     with ShadowedClient(refuses, lambda *_: answer(2, 0.5), tmp_path / "s.jsonl") as client, pytest.raises(InputError):
         client.detect(SCAN, "file")
