@@ -70,7 +70,7 @@ def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float]
         if voxels > MAX_GRID_VOXELS:
             expected = f"at most {MAX_GRID_VOXELS / 1e6:.0f} million voxels of {'x'.join(f'{s:g}' for s in working_mm)} mm"
             got = f"a field of view of {'x'.join(f'{e:.0f}' for e in extent)} mm, {voxels / 1e6:.0f} million"
-            raise InputError("scan-geometry", case, expected, got, "crop it to the head, or correct the voxel size in its header")
+            raise InputError("scan-too-large", case, expected, got, "crop it to the head, or correct the voxel size in its header")
 
 
 def _check_place(volume: Volume, case: str) -> None:

@@ -15,11 +15,11 @@ import pytest
 from tritonclient.grpc import InferInput, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from cmb_models.errors import from_status
 from cmb_models.client.connection import channel, connect
 from cmb_models.client.contract import AFFINE as AFFINE_TENSOR
 from cmb_models.client.contract import DETECTOR, UNET, VOLUME
 from cmb_models.client.grpc import Client
+from cmb_models.errors import from_status
 from cmb_models.release.bundle import UNET_INPUT
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.security import Security
