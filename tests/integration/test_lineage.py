@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmb_models.errors import InputError
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.files import read_json, write_json
 from cmb_models.registry.mlflow.store import fetch_release, open_registry
@@ -22,6 +21,7 @@ from cmb_models.release.bundle import EVALUATION_DIR
 from cmb_models.release.signing import new_keys
 from tests.integration.registry_workspace import GOOD, LINEAGE, git, retrain, start
 from tests.support.command_line import cmb
+from tests.support.refused import refused
 
 TRAINED, LOCKED = LINEAGE["training_scans"]["site_sub-00"], LINEAGE["locked_scans"]["locked_sub-03"]
 
@@ -160,7 +160,7 @@ def test_a_tag_edited_in_mlflow_is_refused(two):
     with open_registry(two) as registry:
         tags = registry.resolve("2").tags
     require_lineage(two, bundle, tags)
-    with pytest.raises(InputError, match="the registry's tag git_commit says 1111, its lineage"):
+    with refused("lineage-contradicted", got="the registry's tag git_commit says 1111, its lineage"):
         require_lineage(two, bundle, tags | {"git_commit": "1111"})
 
 
@@ -174,7 +174,7 @@ def test_a_release_comes_out_again_from_its_commit_and_data(two, tmp_path):
     assert rows["exported manifest"]["registered"] == of(two, "1")["export_sha256"][:16]
     assert (tmp_path / "again/data/raw/phantom/annotations.csv").is_file()
     assert before == (git(two, "status", "--porcelain"), git(two, "rev-parse", "HEAD"), sorted((two / ".dvc/cache").rglob("*")))
-    with pytest.raises(InputError, match="a folder that is not there yet"):
+    with refused("folder-taken"):
         raise cmb("release", "reproduce", "1", "--folder", str(tmp_path / "again")).exception
     metrics = tmp_path / "again/reports/evaluate/metrics.json"
     write_json(metrics, read_json(metrics) | {"sensitivity": 0.94})
@@ -194,17 +194,17 @@ def test_a_workspace_that_commits_a_key_takes_and_gives_signed_releases_only(two
     key, _ = new_keys(site / "keys")
     git(site, "add", "-A")
     git(site, "commit", "-qm", "Releases are signed")
-    for refused in (
+    for attempt in (
         lambda: fetch_release("2", site),
         lambda: deploy_bundle(unsigned, 2, tmp_path / "repository", "localhost:1", site),
         lambda: open_detector(None, unsigned),
     ):
-        with pytest.raises(InputError, match=r"a signature by keys/release\.pub, got no model\.sig"):
-            refused()
+        with refused("signature-missing"):
+            attempt()
     assert git(site, "status", "--porcelain") == ""  # the private key is ignored
     retrain(site, GOOD | {"sensitivity": 0.92})
     key.rename(tmp_path / "release.key")
-    with pytest.raises(InputError, match="a key to sign with"):
+    with refused("key-missing"):
         register(site)
     monkeypatch.setenv("CMB_SIGNING_KEY", str(tmp_path / "release.key"))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))
@@ -214,7 +214,7 @@ def test_a_workspace_that_commits_a_key_takes_and_gives_signed_releases_only(two
     with open_registry(site) as registry:
         assert registry.resolve(number).tags["signed_by"] == "keys/release.pub"
     (signed / "model.sig").unlink()
-    with pytest.raises(InputError, match=r"no model\.sig"):
+    with refused("signature-missing"):
         open_detector(None, signed)
 
 
@@ -228,5 +228,5 @@ def test_registering_without_the_evaluation_s_rows_is_refused(two, tmp_path):
         (site / name).write_text(yaml.safe_dump(content))
     git(site, "add", "-A")
     git(site, "commit", "-qm", "an older pipeline")
-    with pytest.raises(InputError, match=r"every part of a release among its outputs, got no reports/evaluate/lesions\.csv"):
+    with refused("outputs-outdated"):
         register(site)

@@ -18,6 +18,7 @@ from cmb_models.registry.promote import challenge, promote, resume, rollback, wi
 from tests.integration.registry_site import aliases, set_alias
 from tests.integration.registry_workspace import PARAMS, git
 from tests.support.command_line import cmb
+from tests.support.refused import refused
 
 
 def log(folder):
@@ -44,9 +45,9 @@ def test_a_challenger_need_not_pass_and_can_be_withdrawn(site):
     assert [c.passed for c in challenge("3", start=site).failed] == [False]
     assert withdraw_challenger("no", site).release == 3
     assert aliases(site) == {"production": 1}
-    with pytest.raises(InputError, match="a challenger to withdraw, got none"):
+    with refused("role-empty"):
         withdraw_challenger("no", site)
-    with pytest.raises(InputError, match="a release that is not production"):
+    with refused("role-taken"):
         challenge("1", start=site)
 
 
@@ -61,7 +62,7 @@ def test_a_rollback_to_the_challenger_ends_its_challenge(site):
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_force_and_rollback_need_a_reason(site, reason):
     for move in (lambda: promote("3", reason, site, force=True), lambda: rollback(reason, site)):
-        with pytest.raises(InputError, match="--reason: expected why"):
+        with refused("reason-missing"):
             move()
     assert not (site / "audit.jsonl").exists()
 
@@ -85,10 +86,10 @@ def test_force_on_a_release_that_passes_is_no_forced_promotion(site):
 
 def test_who_registered_may_not_promote_where_the_site_says_so(site):
     (site / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"promotion": {"approver_differs": True}}))
-    with pytest.raises(InputError, match="approver other than who registered it.*Site Engineer"):
+    with refused("approver-needed"):
         promote("1", start=site)
     git(site, "config", "user.name", "S. Engineer")  # another spelling is not another person
-    with pytest.raises(InputError, match="approver other"):
+    with refused("approver-needed"):
         promote("1", "forced", site, force=True)
     git(site, "config", "user.email", "head@site.example")
     promote("1", start=site)
@@ -123,7 +124,7 @@ def test_a_store_elsewhere_needs_no_gitignore(site, tmp_path, monkeypatch):
 
 def test_another_content_under_a_kept_number_is_refused(site, tmp_path):
     (site / "releases/1-00000000").mkdir(parents=True)
-    with pytest.raises(InputError, match="one content of a release for ever, got 1-00000000"):
+    with refused("release-changed"):
         promote("1", start=site)
     assert aliases(site) == {} and not (site / "audit.jsonl").exists()
 
@@ -157,7 +158,7 @@ def test_an_alias_moved_in_mlflow_is_noticed_not_followed_and_put_back(site):
         "the aliases are production 3, previous 1 but audit.jsonl ends with production 2, previous 1"
     )
     assert fetch_release("production", site).release == 2
-    with pytest.raises(InputError, match="cmb release repair"):
+    with refused("registry-disagrees", got="cmb release repair"):
         promote("3", "forced", site, force=True)
     assert resume(site) == ["the aliases were production 3, previous 1 and are production 2, previous 1"]
     assert resume(site) == []
@@ -170,7 +171,7 @@ def test_an_alias_moved_in_mlflow_is_noticed_not_followed_and_put_back(site):
 
 def test_an_alias_set_without_any_promotion_is_no_production(site):
     set_alias(site, "production", 3)
-    with pytest.raises(InputError, match="got an alias in MLflow that is not in audit.jsonl"):
+    with refused("release-unknown"):
         fetch_release("production", site)
     assert audit_fault(site).startswith("the aliases are production 3 but audit.jsonl ends with unset")
 
@@ -181,9 +182,9 @@ def test_a_log_cut_off_or_written_anew_is_noticed(site):
     promote("2", start=site)
     longer = (site / "audit.jsonl").read_text()
     (site / "audit.jsonl").write_text(whole)
-    for refused in (lambda: promote("2", start=site), lambda: resume(site), lambda: fetch_release("production", site)):
-        with pytest.raises(InputError, match="the 2 entries that the registry knows of, got 1; bring audit.jsonl up to date"):
-            refused()
+    for attempt in (lambda: promote("2", start=site), lambda: resume(site), lambda: fetch_release("production", site)):
+        with refused("log-behind"):
+            attempt()
     assert "the 2 entries that the registry knows of" in audit_fault(site)
     (site / "audit.jsonl").unlink()
     assert "got 0" in audit_fault(site)
@@ -212,7 +213,7 @@ def test_changed_kept_files_and_reports_are_named(site):
     assert fetch_release("production", site).bundle_dir.parent == site / "serving-state/releases"  # survived: fetched anew
     shutil.rmtree(site / "mlartifacts", ignore_errors=True)
     shutil.rmtree(site / "serving-state")
-    with pytest.raises(InputError, match="its files in the artifact store"):
+    with refused("artifact-missing"):
         fetch_release("production", site)
 
 
@@ -220,7 +221,7 @@ def test_a_changed_tag_cannot_pass_off_another_bundle_as_production(site):
     promote("1", start=site)
     with open_registry(site) as registry:
         registry.client.set_model_version_tag(MODEL, "1", "manifest_sha256", "f" * 64)
-    with pytest.raises(InputError, match="as audit.jsonl says, got ffffffffffff in its tags"):
+    with refused("release-changed"):
         fetch_release("production", site)
     assert "got ffffffffffff in its tags" in audit_fault(site)
 

@@ -15,6 +15,7 @@ from cmb_models.registry.mlflow.store import fetch_release
 from cmb_models.registry.promote import promote, resume, rollback
 from tests.integration.registry_site import aliases
 from tests.support.command_line import cmb
+from tests.support.refused import refused
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
@@ -81,9 +82,9 @@ def test_without_mlflow_nothing_is_promoted_and_what_runs_goes_on(site, monkeypa
     before = (site / "audit.jsonl").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for refused in (lambda: promote("1", start=site), lambda: resume(site), lambda: audit(site)):
-        with pytest.raises(InputError, match=r"127.0.0.1:9: expected a registry that answers, got .*; start it, or correct"):
-            refused()
+    for attempt in (lambda: promote("1", start=site), lambda: resume(site), lambda: audit(site)):
+        with refused("registry-unreachable"):
+            attempt()
     assert (site / "audit.jsonl").read_text() == before
     assert fetch_release("production", site).release == 2
     result = cmb("release", "rollback", "--reason", "2 is bad and the server is down")
@@ -99,7 +100,7 @@ def test_without_mlflow_nothing_is_promoted_and_what_runs_goes_on(site, monkeypa
 def test_a_password_in_the_address_is_not_shown(site, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(InputError, match="registry that answers") as caught:
+    with refused("registry-unreachable") as caught:
         audit(site)
     assert "someone:secret" not in caught.value.case
 
@@ -117,7 +118,7 @@ def test_a_full_disk_stops_a_promotion_before_it_happened(site, monkeypatch, ful
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(InputError, match="expected room on the disk, got none left; free some and run the command again"):
+        with refused("disk-full"):
             promote("2", start=site)
     assert aliases(site) == {"production": 1}
     assert audit_fault(site) == ""
@@ -166,6 +167,6 @@ def test_moves_over_a_run_that_was_deleted_are_told(site):
 
 
 def rollback_is_refused(folder) -> bool:
-    with pytest.raises(InputError, match="an earlier production release to go back to"):
+    with refused("role-empty"):
         rollback("no", folder)
     return True

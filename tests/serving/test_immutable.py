@@ -8,7 +8,6 @@ import pytest
 
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
-from cmb_models.errors import InputError
 from cmb_models.files import read_json
 from cmb_models.release.bundle import BundleDetector
 from cmb_models.serving.deploy.desired import Wanted, verified
@@ -20,6 +19,7 @@ from cmb_models.serving.deploy.status import Named, server_status
 from cmb_models.serving.run.triton_process import running_server
 from cmb_models.serving.triton.repository import CHALLENGER, PREVIOUS, ROLES, ensemble_config
 from tests.support.bundles import altered, candidates, find_nothing, head, make_bundle
+from tests.support.refused import refused
 
 pytestmark = pytest.mark.serving
 MANY = 100
@@ -56,13 +56,13 @@ def test_folder_is_read_only_and_tells_what_it_holds(folder, wanted):
     assert not [p for p in paths if p.stat().st_mode & 0o222]
     assert not [p for p in paths if p.is_dir() and not any(p.iterdir())]  # object stores keep no empty folder
     assert read_json(folder / DEPLOYMENT_FILE)["challenger"]["release"] == 7
-    with pytest.raises(InputError, match="expected a folder that is not there yet"):
+    with refused("folder-taken"):
         write_immutable(folder, wanted)
     assert os.listdir(folder.parent) == [folder.name]
 
 
 def test_release_without_files_is_not_left_out_silently(tmp_path, wanted):
-    with pytest.raises(InputError, match="challenger: gone"):
+    with refused("artifact-missing"):
         write_immutable(tmp_path / "new", Wanted(wanted.releases, faults={"challenger": "gone"}))
     assert not (tmp_path / "new").exists()
 
@@ -82,19 +82,19 @@ def test_every_ensemble_answers_as_its_bundle(url, wanted, ensemble, fewest, mos
 def test_golden_answers_are_those_of_the_bundles(url, wanted):
     for ensemble, release in wanted.releases.items():
         try_golden(url, ensemble, release.bundle, release.pin.release)
-    with pytest.raises(InputError, match="an answer of release 7"):
+    with refused("golden-answer", got="an answer of release 7"):
         try_golden(url, CHALLENGER, wanted.releases[CHALLENGER].bundle, 8)
 
 
 def test_nothing_can_be_loaded_or_unloaded(url, wanted, tmp_path):
     with Admin(url) as admin:
         before = admin.actual()
-        with pytest.raises(InputError, match="got one whose repository is read-only"):
+        with refused("server-refused-release"):
             admin.load(ensemble_config(DETECTOR, 4, wanted.releases[PREVIOUS].bundle))
-        with pytest.raises(InputError, match="got one whose repository is read-only"):
+        with refused("server-refused-release"):
             admin.unload(DETECTOR)
         other = Wanted({DETECTOR: verified(wanted.releases[PREVIOUS].bundle.path, 4)})
-        with pytest.raises(InputError, match="cmb server export"):
+        with refused("server-refused-release"):
             reconcile(other, [Target(url, tmp_path / "other")])
         assert admin.actual() == before
 

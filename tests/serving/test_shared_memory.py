@@ -13,9 +13,9 @@ from cmb_models.client.connection import connect
 from cmb_models.client.contract import AFFINE, DETECTOR, VOLUME
 from cmb_models.client.grpc import Client
 from cmb_models.client.shared_memory import _register, shared_inputs
-from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from tests.support.bundles import head
+from tests.support.refused import refused
 
 pytestmark = pytest.mark.serving
 
@@ -41,7 +41,7 @@ def test_answers_are_those_of_a_message(served, neighbour):
 
 def test_a_refused_scan_leaves_nothing_and_the_next_is_answered(served, neighbour):
     scan = head()
-    with pytest.raises(InputError, match="NaN"):
+    with refused("scan-not-finite"):
         neighbour.detect(Volume(np.full_like(scan.data, np.nan), scan.affine), "bad")
     assert neighbour.detect(scan, "scan") == served.client.detect(scan, "scan")
 
@@ -69,5 +69,5 @@ def test_memory_of_a_request_that_was_given_up_is_not_taken_from_the_server(serv
 
 
 def test_a_server_that_cannot_open_the_memory_is_told_of(served):
-    with connect(served.server.grpc_url) as client, pytest.raises(InputError, match="shares this machine's memory.*/dev/shm"):
+    with connect(served.server.grpc_url) as client, refused("shared-memory-unavailable"):
         _register(client, "cmb-of-another-machine", 64, served.server.grpc_url, 10)

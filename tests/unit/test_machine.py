@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from cmb_models.errors import InputError
 from cmb_models.machine import VARIABLE, cores, memory_bytes, worker_count
+from tests.support.refused import refused
 
 GB = 10**9
 MACHINE_CORES, MACHINE_GB = 32, 64
@@ -106,7 +106,7 @@ def test_the_override_lowers_the_count_and_never_raises_it(tmp_path, monkeypatch
 @pytest.mark.parametrize("setting", ["0", "-2", "1.5", "all", "²"])
 def test_an_impossible_override_is_refused_by_name(tmp_path, monkeypatch, setting):
     monkeypatch.setenv(VARIABLE, setting)
-    with pytest.raises(InputError, match="CMB_CORES.*1 or more"):
+    with refused("setting-invalid"):
         cores(tmp_path)
 
 

@@ -16,6 +16,7 @@ from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume
 from tests.support.bundles import BLOBS_MM, head, head_phase
 from tests.support.imports import ROOT
+from tests.support.refused import refused
 
 ON = load_params(ROOT / "params.yaml").preprocess.model_copy(update={"phase": True})
 
@@ -46,12 +47,12 @@ def test_all_faults_are_told_at_once(tmp_path):
 def test_the_same_file_under_two_names_is_refused(tmp_path):
     dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [])
     dataset(tmp_path / "locked", {"sub-9": head(seed=1)}, [])
-    with pytest.raises(InputError, match="expected a scan of its own, got the same file as"):
+    with refused("dataset-faults"):
         index_datasets(tmp_path)
 
 
 def test_no_datasets(tmp_path):
-    with pytest.raises(InputError, match="a folder of datasets"):
+    with refused("dataset-layout"):
         index_datasets(tmp_path / "raw")
 
 

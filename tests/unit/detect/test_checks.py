@@ -12,6 +12,7 @@ from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, head, settings
 from tests.support.refusals import REFUSALS
+from tests.support.refused import refused
 
 
 def changed(change) -> Volume:
@@ -68,7 +69,7 @@ def test_heads_pass(volume):
 def test_inverted_contrast_is_seen_in_any_storage_order(order):
     inverted = REFUSED["inverted"][0]
     stored = Volume(inverted.data.transpose(order), inverted.affine[:, [*order, 3]])
-    with pytest.raises(InputError, match="inverted contrast"):
+    with refused("scan-contrast"):
         prepare(stored, settings().preprocess, "scan")
 
 
@@ -84,7 +85,7 @@ def test_table_of_refusals(case):
 def test_grid_is_refused_before_its_voxels_are_looked_at():
     """A view of one number, 4 TB if it were copied."""
     endless = Volume(np.broadcast_to(np.float32(1), (10_000, 10_000, 10_000)), np.eye(4))
-    with pytest.raises(InputError, match=r"at most 134 million voxels, got 1000000 million \(10000x10000x10000\)"):
+    with refused("scan-too-large"):
         prepare(endless, settings().preprocess, "scan")
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from cmb_models.config.params import Preprocess
 from cmb_models.detect.preprocess import normalise, prepare, resample
-from cmb_models.errors import InputError
 from cmb_models.volume import Volume, world_from_index
 from tests.support.bundles import head
+from tests.support.refused import refused
 
 SETTINGS = Preprocess(spacing_mm=(1, 1, 2), multiple_vox=(16, 8, 4), foreground_fraction=0.15, clip=4)
 OBLIQUE = np.array([[0.8, -0.6, 0, -31], [0.6, 0.8, 0, 12], [0, 0, 1.0, 5], [0, 0, 0, 1]])
@@ -92,7 +92,7 @@ def test_outliers_are_clipped():
     ids=["too small a head", "a mask"],
 )
 def test_what_cannot_be_normalised(data, words):
-    with pytest.raises(InputError, match=words) as raised:
+    with refused("scan-no-head", got=words) as raised:
         normalise(data, SETTINGS, "scan 7")
     assert raised.value.case == "scan 7"
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import Decision, Joint
-from cmb_models.errors import InputError
 from cmb_models.evaluation import rows
 from cmb_models.evaluation.matching import all_judged
 from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows, scan_rows, write_rows
+from tests.support.refused import refused
 from tests.unit.evaluation.test_matching import lesion, scan
 
 
@@ -119,11 +119,11 @@ def test_round_trip(tmp_path):
 
 
 def test_rows_that_are_not_there_or_of_another_make(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
+    with refused("file-not-found"):
         read_rows(tmp_path)
     write_rows(tmp_path, [scan([], [])], 0.5, 3.0, Joint())
-    with pytest.raises(InputError, match="scored candidates"):
+    with refused("candidates-missing"):
         all_judged(read_rows(tmp_path).scans, 3.0)
     (tmp_path / rows.LESIONS).write_text("scan,x_mm\n")
-    with pytest.raises(InputError, match="columns scan, subject"):
+    with refused("rows-invalid"):
         read_rows(tmp_path)

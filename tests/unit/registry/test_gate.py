@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import Gate, load_params
-from cmb_models.errors import InputError
 from cmb_models.evaluation.statistics.paired import Judged
 from cmb_models.evaluation.statistics.strata import SIZES_MM
 from cmb_models.registry.gate.check import check_gate
@@ -18,6 +17,7 @@ from cmb_models.release.bundle import write_manifest
 from tests.support.bundles import make_bundle
 from tests.support.gates import only_asking
 from tests.support.imports import ROOT
+from tests.support.refused import refused
 from tests.support.scored import hashes, scored, write_evidence
 
 SHIPPED = load_params(ROOT / "params.yaml").gate
@@ -150,7 +150,7 @@ def test_rows_of_another_evaluation_are_noticed(tmp_path):
 def test_rows_with_a_part_missing_are_refused(tmp_path):
     folder = write_evidence(tmp_path, locked())
     (folder / "evaluation/lesions.csv").unlink()
-    with pytest.raises(InputError, match=r"lesions\.csv"):
+    with refused("file-not-found", case=r"lesions\.csv"):
         check_gate(folder, gate())
 
 
