@@ -24,7 +24,7 @@ from research.ood_simulator.dataset import write_scans
 from research.ood_simulator.evaluate import own_locked, score, table, told
 from research.ood_simulator.pictures import froc_picture, scans_picture
 from research.ood_simulator.scan import PROTOCOLS, STAND_OFF
-from research.stages import ROOT, folder_for, run_stages, write_params
+from research.stages import ROOT, create_workspace, folder_for, run_stages
 
 TEST, SITE = "other", "other_site"
 SITE_SEED = 1_000_000  # added to the seed of the training scans, so that no test scan is among them
@@ -65,7 +65,7 @@ def main(
             evaluated[GIVEN] = (score(detector, raw, TEST), decision)
         if training:
             write_scans(raw / SITE, site_scans, SITE_SEED + seed)
-            write_params(folder, params, TEST)
+            create_workspace(folder, params, TEST)
             list(run_stages(folder))
             trained = BundleDetector(folder / "models/bundle")
             evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision)
