@@ -5,8 +5,8 @@ vein is not along its own course: the least filling over all directions is high 
 dark regions (after Zana and Klein 2001, IEEE TIP 10:1010, who separate vessels from lesions by the same idea). A network can
 learn such a filter, but spends most of its steps on it, and with few steps it may not begin to.
 
-Here in NumPy, for running a release on a CPU; networks/line_filters.py is the same in torch, for training and inside the release's graph.
-Both take maxima and minima of the same numbers, so they agree to the last bit, which a test holds.
+Here in NumPy, for running a release on a CPU; networks/line_filters.py is the same in torch, for training and inside the release's
+graph. Both take maxima and minima of the same numbers, so they agree to the last bit, which a test holds.
 """
 
 from __future__ import annotations
