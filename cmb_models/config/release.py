@@ -66,7 +66,7 @@ class PipelineConfig(Section):
 
 
 class SizeFloors(Section):
-    """Lowest sensitivity for microbleeds by class of size (evaluation/statistics/strata.py), from the diameter in mm it begins at."""
+    """Lowest sensitivity by class of size (evaluation/statistics/strata.py), from the diameter in mm that the class begins at."""
 
     below_2_mm: Probability | None
     from_2_mm: Probability | None
