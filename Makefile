@@ -52,7 +52,7 @@ full-demo: setup
 test: setup lint
 	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
 
-# The experiments' own tests; nothing in the product depends on research/.
+# The experiments' own tests, without the long ones unless CMB_EVERY_STEP=1; nothing in the product depends on research/.
 test-research: setup
 	@$(BIN)/python -m pytest research -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile
 
