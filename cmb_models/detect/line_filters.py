@@ -33,9 +33,9 @@ SLAB_VOXELS = 2**18  # of the image at a time: its handful of buffers then stays
 
 
 def dark_spots(images: np.ndarray, threads: int = 0) -> np.ndarray:
-    """(N, C, I, J, K) float32 to (N, C + 2, I, J, K): channel 0, how far lines within slices fill it, lines in all directions,
-    and then the other channels as they are.
+    """Images with their filter responses as further channels, (N, C, I, J, K) float32 to (N, C + 2, I, J, K).
 
+    The channels are channel 0, how far lines within slices fill it, lines in all directions, then the other channels unchanged.
     Beyond the edge an image goes on with its outermost voxels. threads: 0 for one a core. N may be 0.
     """
     image = images[:, 0]

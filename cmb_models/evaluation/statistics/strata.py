@@ -38,8 +38,10 @@ def voxel_class(voxel_mm: Sequence[float] | None) -> str:
 
 
 def class_names(bounds: Sequence[float], first: str, between: str, last: str) -> list[str]:
-    """Names of the classes that ascending bounds divide numbers into, one more than there are bounds. The texts take one, two and
-    one of the bounds."""
+    """Names of the classes that ascending bounds divide numbers into, one more than there are bounds.
+
+    The texts take one, two and one of the bounds.
+    """
     middle = [between.format(a, b) for a, b in pairwise(bounds)]
     return [first.format(bounds[0]), *middle, last.format(bounds[-1])]
 
