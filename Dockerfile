@@ -38,8 +38,8 @@ ENV PYTHONPATH=/opt/cmb/app:/opt/cmb/site \
     CMB_ADDRESS=0.0.0.0
 RUN ["python3", "-m", "cmb_models.serving.run.image_check"]
 
-# Written by `cmb server deploy`, mounted read-only. With --read-only give it --tmpfs /tmp and --shm-size 4g: volumes pass between the steps
-# through /dev/shm.
+# Written by `cmb server export` or `cmb server deploy`, mounted read-only. With --read-only give it --tmpfs /tmp and --shm-size 4g:
+# volumes pass between the steps through /dev/shm.
 VOLUME /models
 USER 1000:1000
 WORKDIR /tmp

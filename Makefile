@@ -1,5 +1,6 @@
-# make setup | demo | full-demo | test | test-research | lint | gallery | bench-accuracy | bench-ood | bench-serving | bench-training | soak. Everything is
-# installed from the two pinned locks into .venv and .venv-server, and nowhere else.
+# make setup | demo | full-demo | test | test-research | lint | lock | gallery | bench-serving | bench-training | soak | bench-accuracy | bench-ood.
+# Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else. Of a site's workspace nothing is made
+# here but demo/ and demo-full/: `cmb init` creates others.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # The first Python of these versions that is there and can make environments.
@@ -13,7 +14,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup python demo full-demo test test-research lint lock gallery environments bench-accuracy bench-ood bench-serving bench-training soak
+.PHONY: setup environments python demo full-demo test test-research lint lock gallery bench-serving bench-training soak bench-accuracy bench-ood
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -51,7 +52,7 @@ full-demo: setup
 test: setup lint
 	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
 
-# The experiments' own tests; nothing in the product depends on research/.
+# The experiments' own tests, without the long ones unless CMB_EVERY_STEP=1; nothing in the product depends on research/.
 test-research: setup
 	@$(BIN)/python -m pytest research -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile
 
@@ -62,11 +63,11 @@ lint: setup
 gallery: setup
 	@$(BIN)/python -m scripts.gallery
 
-# How many scans it takes, ours beside the alternatives: a night on two cores; for less, ARGS="--draws 1 --steps-scale 0.25".
+# Research: how many scans it takes, compared with other methods: a night on two cores; for less, ARGS="--draws 1 --steps-scale 0.25".
 bench-accuracy: setup
 	@$(BIN)/python -m research.accuracy $(ARGS)
 
-# A release on scans of the out-of-distribution simulator: make bench-ood ARGS="--workspace demo"
+# Research: a release on scans of the out-of-distribution simulator: make bench-ood ARGS="--workspace demo"
 bench-ood: setup
 	@$(BIN)/python -m research.ood_simulator $(ARGS)
 

@@ -1,7 +1,7 @@
 """How fast stage 1 trains and what it needs: steps/s by precision and instruction set, by processes and kept memory, its parts, how
 fast batches are drawn ahead, memory with many scans.
 
-    python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out reports/benchmarks/training_speed.json] [--precision-only]
+    python -m benchmarks.training_speed [--steps 40] [--scans 100] [--out benchmarks/results/training_speed.json] [--precision-only]
 
 --precision-only measures the first of these and keeps the rest of the file as it is.
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--scans", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training_speed.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/training_speed.json")
     parser.add_argument("--precision-only", action="store_true")
     args = parser.parse_args()
     if args.precision_only and CUDA:

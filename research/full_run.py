@@ -26,7 +26,7 @@ from cmb_models.files import read_json, write_json
 from cmb_models.machine import cores
 from cmb_models.release.bundle import BundleDetector
 from research.looks import LOOKS, count_look
-from research.stages import ROOT, folder_for, run_stages, write_params
+from research.stages import ROOT, create_workspace, folder_for, run_stages
 from scripts.demo import LOCKED_FULL, SETTINGS_FULL, SITE_FULL
 
 SITE, LOCKED = "site", "locked"
@@ -89,7 +89,7 @@ def main(
     with folder_for(keep) as workspace:
         for name, options, seed in ((SITE, SITE_FULL, None), (LOCKED, LOCKED_FULL, locked_seed)):
             simulate(workspace / "data/raw" / name, options, n_cores, seed)
-        write_params(workspace, params, LOCKED)
+        create_workspace(workspace, params, LOCKED)
         for stage, seconds in run_stages(workspace):
             report["seconds"][stage] = seconds
             write_json(out, report)

@@ -1,4 +1,4 @@
-"""Benchmarks look at the full demo's locked scans, too: each look is an entry of the project's own ledger."""
+"""Benchmarks look at the full demo's locked scans, too: each look is an entry of the project's own exposure log."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def count_look(
 ) -> str:
     """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
 
-    index: entries of io.index of the scans. Raises InputError for no scans or a broken ledger; ask ledger.require_whole before
-    the scans are read.
+    index: entries of the scans in data/index.json. Raises InputError for no scans or a broken log; call exposure_log.require_whole
+    before the scans are read.
     """
     figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
     return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures))

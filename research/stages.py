@@ -1,4 +1,4 @@
-"""The stages of the pipeline one after the other, as `dvc repro` runs them, in a workspace that no git keeps."""
+"""The stages of the pipeline one after the other, as `dvc repro` runs them, in a new workspace."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from cmb_models.config.params import Params
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
+from cmb_models.workspace.template import create
 
 ROOT = Path(__file__).resolve().parents[1]
 TO_BUNDLE = (
@@ -42,21 +43,21 @@ def folder_for(keep: Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def write_params(workspace: Path, params: Params, locked: str) -> None:
-    """params.yaml for a workspace that holds data/raw, with the dataset `locked` kept apart."""
+def create_workspace(folder: Path, params: Params, locked: str) -> None:
+    """Make a folder, which may hold data/raw already, a workspace with these settings and the dataset `locked` kept apart."""
+    create(folder)
     settings = params.model_dump(mode="json")
     settings["ingest"]["raw_dir"] = "data/raw"
     settings["split"] |= {"locked_datasets": [locked], "locked_fraction": 0.0}
-    write_text(workspace / "params.yaml", yaml.safe_dump(settings, sort_keys=False))
+    write_text(folder / "params.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 
 def run_stages(workspace: Path, stages: Iterable[str] = TO_BUNDLE) -> Iterator[tuple[str, float]]:
-    """Run stages in a workspace with params.yaml and data/raw; each one's name and seconds as it is done.
+    """Run stages in a workspace that holds data/raw; each one's name and seconds as it is done.
 
     Raises InputError for a stage that fails; its own words then stand above.
     """
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "CMB_LOG": "ERROR"}
+    environment = os.environ | {"CMB_LOG": "ERROR"}
     environment.pop("MLFLOW_TRACKING_URI", None)  # such models do not belong in a site's own registry
     for stage in stages:
         print(f"stage {stage}", flush=True)

@@ -16,7 +16,7 @@ SHARE = max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(min(SHARE, int(os.environ.get(variable) or SHARE)))
 
-OF_BENCHMARKS = ("test_benchmark_", "test_other_swi_", "test_training_speed")
+OF_BENCHMARKS = ("test_training_speed",)
 
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
 # and then stop that way: an ignored signal is inherited, a handler is not.

@@ -47,6 +47,9 @@ ONLY_IN = {
 LIBRARY = sorted((ROOT / "cmb_models").rglob("*.py"))
 SCRIPTS = [*sorted((ROOT / "pipelines").rglob("*.py")), *sorted((ROOT / "serving").rglob("*.py"))]
 ALL = [*LIBRARY, *SCRIPTS]
+# What must work without research/: the product, its tests and its benchmarks.
+PRODUCT = [*ALL, *(f for folder in ("tests", "benchmarks", "scripts") for f in sorted((ROOT / folder).rglob("*.py")))]
+MOST_LINES_OF_BENCHMARKS = 1500
 MOST_MODULES, MOST_LINES = 9, 400
 
 
@@ -83,6 +86,16 @@ def test_scripts_use_the_library_alone():
     for file in SCRIPTS:
         strays = [relative(f) for f in project_imports(file) if not relative(f).startswith("cmb_models/")]
         assert not strays, f"{relative(file)} imports {strays}"
+
+
+def test_nothing_depends_on_research():
+    strays = [relative(f) for f in PRODUCT if any(n.split(".")[0] == "research" for n in imports_of(f))]
+    assert not strays, f"research is imported by {strays}"
+
+
+def test_benchmarks_stay_few():
+    lines = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in (ROOT / "benchmarks").rglob("*.py"))
+    assert lines <= MOST_LINES_OF_BENCHMARKS, f"benchmarks/ has {lines} lines: experiments belong in research/"
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

@@ -1,6 +1,6 @@
 """How fast a release is, on this machine: `make bench-serving`, or with a workspace's own, ARGS="--workspace ../site".
 
-Everything that is compared takes turns in one run. Prints one table and writes reports/benchmarks/serving.json. A busy machine
+Everything that is compared takes turns in one run. Prints one table and writes benchmarks/results/serving.json. A busy machine
 makes absolute times longer; the ratios hold.
 """
 
@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 def main(
     workspace: Annotated[Path, typer.Option(help="Workspace with a bundle, its weights and locked scans.")] = Path("demo"),
     rounds: Annotated[int, typer.Option(min=1, help="Times that everything takes its turn.")] = 5,
-    out: Annotated[Path, typer.Option(help="Where serving.json goes.")] = ROOT / "reports/benchmarks",
+    out: Annotated[Path, typer.Option(help="Where serving.json goes.")] = ROOT / "benchmarks/results",
 ) -> None:
     """Time the release of a workspace, served and in process."""
     with tempfile.TemporaryDirectory() as folder:

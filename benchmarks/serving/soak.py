@@ -187,7 +187,7 @@ def _remember(life: Life, done: threading.Event, server: Server, every_s: float)
 def main(
     minutes: Annotated[float, typer.Option(min=0.5)] = 30,
     every_s: Annotated[float, typer.Option(min=1, help="Seconds between a promotion and a rollback.")] = 20,
-    out: Annotated[Path, typer.Option(help="Where soak.json goes.")] = ROOT / "reports/benchmarks",
+    out: Annotated[Path, typer.Option(help="Where soak.json goes.")] = ROOT / "benchmarks/results",
 ) -> None:
     """Send scans for a while as releases change; exit 1 when anything went wrong."""
     with tempfile.TemporaryDirectory() as folder:

@@ -75,7 +75,7 @@ class LineLog:
 
     def _is_full(self, more: int) -> bool:
         try:
-            status = os.stat(self.file)
+            status = self.file.stat()
         except FileNotFoundError:
             return False
         if not stat.S_ISREG(status.st_mode) or not status.st_size:

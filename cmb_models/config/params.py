@@ -173,7 +173,7 @@ class MineCandidates(Section):
 
 class CrossValidate(Section):
     seed: Seed
-    nested: bool  # also tune, mine and calibrate anew inside each fold (training/nested.py)
+    nested: bool  # also tune, mine and calibrate anew inside each fold (training/validation/nested.py)
 
 
 class Train(Section):

@@ -34,7 +34,7 @@ class Candidates(Section):
 
 
 class Joint(Section):
-    """How both stages' scores are joined (detect/joint.py): a weighted mean of their log odds, or a geometric one of themselves.
+    """How both stages' scores are joined (detect/fusion.py): a weighted mean of their log odds, or a geometric one of themselves.
 
     stage2_weight: stage 2's part. What is left out is as in releases made before there was the choice: geometric, of one half each.
     """
@@ -66,7 +66,7 @@ class PipelineConfig(Section):
 
 
 class SizeFloors(Section):
-    """Lowest sensitivity for microbleeds of each class of size (evaluation/strata.py), by the diameter in mm it begins at."""
+    """Lowest sensitivity by class of size (evaluation/statistics/strata.py), from the diameter in mm that the class begins at."""
 
     below_2_mm: Probability | None
     from_2_mm: Probability | None

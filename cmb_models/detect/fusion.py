@@ -10,7 +10,7 @@ EPSILON = 1e-6  # keeps the log odds of a score finite; below any score differen
 
 
 def odds(scores: np.ndarray) -> np.ndarray:
-    """p / (1 - p) of scores p in [0, 1], which are kept EPSILON away from both ends."""
+    """Odds, p / (1 - p), of scores p in [0, 1], which are kept EPSILON away from both ends."""
     p = np.clip(np.asarray(scores, dtype=np.float64), EPSILON, 1 - EPSILON)
     return p / (1 - p)
 

@@ -5,8 +5,8 @@ vein is not along its own course: the least filling over all directions is high 
 dark regions (after Zana and Klein 2001, IEEE TIP 10:1010, who separate vessels from lesions by the same idea). A network can
 learn such a filter, but spends most of its steps on it, and with few steps it may not begin to.
 
-Here in NumPy, for running a release on a CPU; networks/spots.py is the same in torch, for training and inside the release's graph.
-Both take maxima and minima of the same numbers, so they agree to the last bit, which a test holds.
+Here in NumPy, for running a release on a CPU; networks/line_filters.py is the same in torch, for training and inside the release's
+graph. Both take maxima and minima of the same numbers, so they agree to the last bit, which a test holds.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SLAB_VOXELS = 2**18  # of the image at a time: its handful of buffers then stays
 
 
 def dark_spots(images: np.ndarray, threads: int = 0) -> np.ndarray:
-    """(N, C, I, J, K) float32 to (N, C + 2, I, J, K): channel 0, how far lines within slices fill it, lines in all directions,
-    and then the other channels as they are.
+    """Images with their filter responses as further channels, (N, C, I, J, K) float32 to (N, C + 2, I, J, K).
 
+    The channels are channel 0, how far lines within slices fill it, lines in all directions, then the other channels unchanged.
     Beyond the edge an image goes on with its outermost voxels. threads: 0 for one a core. N may be 0.
     """
     image = images[:, 0]

@@ -117,10 +117,10 @@ def froc_table(
     draws: np.ndarray | None = None,
     rates: Sequence[float] = STANDARD_FP,
 ) -> list[dict[str, float | None]]:
-    """Sensitivity and its threshold at rates of false positives per scan; with draws (B, S) also its 95 % interval, low and high
-    (no narrower than Wilson's, as in bootstrap.share_interval).
+    """Sensitivity and its threshold at rates of false positives per scan.
 
-    Without lesions sensitivity is None.
+    With draws (B, S) also its 95 % interval, low and high, no narrower than Wilson's, as in bootstrap.share_interval. Without
+    lesions sensitivity is None.
     """
     curve, rows = froc(scans, tolerance_mm), []
     resampled = None if draws is None else froc_draws(scans, tolerance_mm, rates, draws)

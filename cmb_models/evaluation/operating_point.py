@@ -1,5 +1,7 @@
-"""What is decided on scores out of fold: threshold, calibration and how both scores are joined, of a release and, in a nested
-cross-validation, inside each outer fold alike."""
+"""What is decided on out-of-fold scores: threshold, calibration and the weights of the score fusion.
+
+The same for a release and, in a nested cross-validation, inside each outer fold.
+"""
 
 from __future__ import annotations
 

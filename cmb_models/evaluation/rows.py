@@ -138,8 +138,10 @@ def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int
 
 
 def detection_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[dict]:
-    """One row a candidate. outcome: hit, false_positive or ignored (at a `possible` place) when all candidates count;
-    at_threshold: the same at the operating point, "" below it.
+    """One row per candidate.
+
+    `outcome` is hit, false_positive or ignored (at a `possible` place) when all candidates count, `at_threshold` the same at the
+    operating point, "" below it.
 
     `label` and `diameter_mm` are those of the annotation that the row is about or lies nearest to within the tolerance, so that
     false positives on annotated mimics show their kind; `lesion` numbers the CMBs of a scan, -1 for none.

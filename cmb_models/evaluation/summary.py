@@ -33,9 +33,11 @@ LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the
 def cross_validation_metrics(
     scans: Sequence[ScoredScan], folds: Mapping[str, int], params: Params, rng: np.random.Generator
 ) -> tuple[dict, list[dict]]:
-    """Figures at the threshold chosen on all out-of-fold scores, the same with each fold's threshold chosen on the other
-    folds (`cross_fitted`, free of the optimism of choosing and counting on the same scans), stage 2's weight in the joint score
-    (`stage2_weight`), and the FROC table."""
+    """Figures at the threshold chosen on all out-of-fold scores, and the FROC table.
+
+    Among the figures are those with each fold's threshold chosen on the other folds (`cross_fitted`, free of the optimism of
+    choosing and counting on the same scans) and the classifier's weight in the fused score (`stage2_weight`).
+    """
     tolerance, most = params.evaluate.tolerance_mm, params.calibrate.max_fp_per_scan
     metrics, table = figures(scans, choose_threshold(froc(scans, tolerance), most), params, rng)
     metrics["stage2_weight"] = joint_of(scans).stage2_weight

@@ -1,4 +1,4 @@
-"""The filters of detect/spots.py in torch, in front of both networks in training; spots_graph.py writes them into a release."""
+"""The filters of detect/line_filters.py in torch, in front of both networks; line_filters_onnx.py writes them into a release."""
 
 from __future__ import annotations
 

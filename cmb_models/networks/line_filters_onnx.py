@@ -1,4 +1,4 @@
-"""The filters of detect/spots.py as nodes of an ONNX graph, in front of a network."""
+"""The filters of detect/line_filters.py as nodes of an ONNX graph, in front of a network."""
 
 from __future__ import annotations
 

@@ -120,8 +120,10 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
 
 
 def lineage(inputs: dict[str, Path]) -> dict:
-    """What went into the networks: hash of every scan (and phase image, where phase is used) as training recorded it, the device
-    and precision of the training, whose scores calibrated them, the chosen trials, and what the gate asked for when training began.
+    """What went into the networks.
+
+    Hash of every scan (and phase image, where phase is used) as training recorded it, the device and precision of the training,
+    whose scores calibrated them, the chosen trials, and what the gate asked for when training began.
 
     `cmb release register` adds what is known only then: the commit, dvc.lock and params.yaml.
     """

@@ -44,8 +44,11 @@ def model_card(
     froc: Sequence[dict] = (),
     picture: bool = False,
 ) -> str:
-    """The whole card. froc: rows {fp_per_scan, sensitivity, low, high} of the locked evaluation, () before there was one.
-    picture: the bundle has evaluation/froc.png."""
+    """The whole card.
+
+    froc: rows {fp_per_scan, sensitivity, low, high} of the locked evaluation, () before there was one. picture: the bundle has
+    evaluation/froc.png.
+    """
     metrics = metadata.get("metrics", {})
     parts = [
         _head(config, metadata, lineage),

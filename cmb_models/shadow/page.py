@@ -15,7 +15,7 @@ TEMPLATE = "shadow.html.j2"
 
 
 def render(summary: Mapping) -> str:
-    """The page as HTML. summary: as client/shadow_report.py makes it."""
+    """The page as HTML. summary: as shadow/summary.py makes it."""
     charts = [weeks_chart(pair["weeks"]) for pair in summary["pairs"]]
     return environment().get_template(TEMPLATE).render(summary=summary, charts=charts)
 

@@ -61,7 +61,7 @@ class Task:
     prepared: Path
     extra: Path
     params: Params
-    nnunet: nnunet.How = nnunet.How()
+    nnunet: nnunet.How = nnunet.How()  # noqa: RUF009 - frozen
 
     @property
     def work(self) -> Path:

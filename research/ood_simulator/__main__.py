@@ -4,7 +4,7 @@
     python -m research.ood_simulator --workspace FOLDER    # its models/bundle, and its reports/evaluate beside it
     python -m research.ood_simulator --train    # the recipe of params.yaml on 15 scans of the other make, tested on others
 
-Writes other_swi.json, other_swi.png (curves) and other_swi_scans.png to research/results.
+Writes ood_simulator.json, ood_simulator.png (curves) and ood_simulator_scans.png to research/results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from research.ood_simulator.dataset import write_scans
 from research.ood_simulator.evaluate import own_locked, score, table, told
 from research.ood_simulator.pictures import froc_picture, scans_picture
 from research.ood_simulator.scan import PROTOCOLS, STAND_OFF
-from research.stages import ROOT, folder_for, run_stages, write_params
+from research.stages import ROOT, create_workspace, folder_for, run_stages
 
 TEST, SITE = "other", "other_site"
 SITE_SEED = 1_000_000  # added to the seed of the training scans, so that no test scan is among them
@@ -60,12 +60,12 @@ def main(
         write_scans(raw / TEST, scans, seed)
         files = find_scans(raw / TEST)
         shown = [f for f in files if any(a.is_cmb for a in f.annotations)] or files
-        scans_picture(shown[: len(PROTOCOLS)], out / "other_swi_scans.png")
+        scans_picture(shown[: len(PROTOCOLS)], out / "ood_simulator_scans.png")
         if detector:
             evaluated[GIVEN] = (score(detector, raw, TEST), decision)
         if training:
             write_scans(raw / SITE, site_scans, SITE_SEED + seed)
-            write_params(folder, params, TEST)
+            create_workspace(folder, params, TEST)
             list(run_stages(folder))
             trained = BundleDetector(folder / "models/bundle")
             evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision)
@@ -74,9 +74,9 @@ def main(
     release_sha256 = detector.bundle.manifest_sha256 if detector else None
     site = {"scans": site_scans, "seed": SITE_SEED + seed} if training else None
     write_json(
-        out / "other_swi.json", {"generator": about, "manifest_sha256": release_sha256, "trained_on": site, "figures": figures}
+        out / "ood_simulator.json", {"generator": about, "manifest_sha256": release_sha256, "trained_on": site, "figures": figures}
     )
-    froc_picture(evaluated, params.evaluate.tolerance_mm, out / "other_swi.png")
+    froc_picture(evaluated, params.evaluate.tolerance_mm, out / "ood_simulator.png")
     print(table(figures))
 
 

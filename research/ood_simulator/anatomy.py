@@ -230,7 +230,7 @@ def _outside(rng: np.random.Generator, p: np.ndarray, inside: np.ndarray, traits
 def _paint_brain(rng, bright, region, parts, folds, ventricle, traits: Traits) -> None:
     """Grey and white matter of cerebrum, cerebellum and stem, in place."""
     hull, cerebrum, cerebellum, stem = parts
-    pial, opened = folds
+    pial, _ = folds
     thick = 2.6 + 0.5 * smooth_noise(rng, bright.shape, 8 / STEP_MM)
     matter = traits.grey + (1 - traits.grey) * soft(pial - thick, 0.9)
     folia = zero_set(smooth_noise(rng, bright.shape, 1.8, 3.0), STEP_MM)

@@ -65,7 +65,7 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, run):
     assert report["budget"] | {"steps": 3 * 4 + 4, "unet_steps": 4, "folds": 2} == report["budget"]
     points = {m["name"]: m["points"] for m in report["methods"]}
     names = [OURS, STAGE1, UNPLANTED, SEGMENTATION, STAGE1_LONG, RADIAL]
-    assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == dict.fromkeys(names, [2, 3])
+    assert {name: [p["scans"] for p in own] for name, own in points.items() if own} == {name: [2, 3] for name in names}
     assert points[STAGE1_LONG][0]["steps"] == points[OURS][0]["steps"] == 4 * points[STAGE1][0]["steps"]
     assert report["methods"][-1]["name"] == "nnU-Net v2" and report["methods"][-1]["not_run"].startswith("not run: ")
     assert all(0 <= p["sensitivity"] <= 1 and len(p["froc"]) == 7 for own in points.values() for p in own)

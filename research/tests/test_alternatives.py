@@ -186,6 +186,7 @@ def test_patches_and_masks_stay_together(warped):
     assert sizes == {9} if not warped else len(sizes) > 2  # radius 1.5 mm: 3 x 3 voxels of one slice, but turned and scaled
 
 
+@pytest.mark.ci
 def test_segmentation_learns_dark_spots_and_its_answer_is_in_mm():
     model = train([example([(10, 12, 16), (22, 8, 20)])], UNET.model_copy(update={"steps": 150}), seed=0)
     unseen, network = example([(20, 8, 12)]), as_callable(model, torch.device("cpu"))

@@ -10,7 +10,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.hash_chain import read_entries
 from research import full_run, looks
-from research.stages import ROOT, TO_BUNDLE, run_stages, write_params
+from research.stages import ROOT, TO_BUNDLE, create_workspace, run_stages
 from tests.support.bundles import make_bundle
 from tests.test_dvc_graph import STAGES
 
@@ -36,7 +36,7 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full_run")
     full_run.simulate(folder / "data/raw/site", SMALL, 1)
     full_run.simulate(folder / "data/raw/locked", SMALL, 1, seed=2)
-    write_params(folder, PARAMS.model_copy(update={"split": PARAMS.split.model_copy(update={"folds": 2})}), "locked")
+    create_workspace(folder, PARAMS.model_copy(update={"split": PARAMS.split.model_copy(update={"folds": 2})}), "locked")
     return folder
 
 
@@ -56,7 +56,7 @@ def test_each_stage_is_told_of_when_it_is_done(workspace):
 
 
 def test_a_stage_that_fails_is_named(tmp_path):
-    write_params(tmp_path, PARAMS, "locked")
+    create_workspace(tmp_path, PARAMS, "locked")
     with pytest.raises(InputError, match="stage ingest: expected exit code 0, got 2"):
         list(run_stages(tmp_path, ("ingest",)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def tiny_params():
 class Inline:
     """Workers in this very process, which keep a list of what they were asked to do."""
 
-    jobs: list = []
+    jobs: ClassVar[list] = []
 
     def __init__(self, most, unet=True):
         pass

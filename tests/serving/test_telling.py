@@ -120,7 +120,7 @@ def test_nothing_of_the_client_but_its_scans_content_gets_into_the_log(site):
 
 def test_deployments_own_requests_are_told_apart(site):
     """The golden scan went through cmb_probe and cmb_detector before anything else was sent; a client cannot call itself one."""
-    assert [line["role"] for line in site.lines()][0] == "probe"
+    assert next(line["role"] for line in site.lines()) == "probe"
     assert site.metrics()['cmb_probe_requests_total{outcome="ok",release="1"}'] == 2
     (line,) = site.detect(SCAN, CHALLENGER)
     assert (line["role"], line["outcome"], line["detections"]) == ("challenger", "ok", 3)

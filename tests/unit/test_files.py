@@ -68,7 +68,7 @@ def test_json_round_trip_is_sorted_and_refuses_nan(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1, 0.1], "a": None})
     assert read_json(tmp_path / "a.json") == {"a": None, "b": [1, 0.1]}
     assert (tmp_path / "a.json").read_text().index('"a"') < (tmp_path / "a.json").read_text().index('"b"')
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text())["b"] == [1, 0.1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,9 +38,11 @@ def voxel_class(voxel_mm: Sequence[float] | None) -> str:
 
 
 def class_names(bounds: Sequence[float], first: str, between: str, last: str) -> list[str]:
-    """Names of the classes that ascending bounds divide numbers into, one more than there are bounds. The texts take one, two and
-    one of the bounds."""
-    middle = [between.format(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    """Names of the classes that ascending bounds divide numbers into, one more than there are bounds.
+
+    The texts take one, two and one of the bounds.
+    """
+    middle = [between.format(a, b) for a, b in pairwise(bounds)]
     return [first.format(bounds[0]), *middle, last.format(bounds[-1])]
 
 

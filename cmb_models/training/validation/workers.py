@@ -86,7 +86,7 @@ def count_step(_step: int) -> None:
             _counter.value += 1
 
 
-class _follow:
+class _follow:  # noqa: N801 - used as a function, in `with`
     """Copies the shared count into the bar twice a second until left."""
 
     def __init__(self, bar: Progress, task: Any, counter: Any) -> None:

@@ -93,7 +93,7 @@ def test_a_full_disk_is_an_error_and_the_next_line_that_fits_is_whole(tmp_path):
 
 
 def test_a_folder_in_its_place_is_an_error(tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         LineLog(tmp_path).append({"n": 0})
 
 

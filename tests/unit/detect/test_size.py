@@ -49,7 +49,7 @@ def test_a_vessel_is_cut_at_the_largest_microbleed():
 
 def test_at_the_corner_of_the_image():
     image, centre = spot(3, (1, 1, 1), centre_mm=(0, 0, 0))
-    full, middle = spot(3, (1, 1, 1))
+    full, _ = spot(3, (1, 1, 1))
     expected = (6 / np.pi * np.count_nonzero(image)) ** (1 / 3)
     assert diameter_mm(image, centre, (1, 1, 1)) == pytest.approx(expected)
     assert np.count_nonzero(image) < np.count_nonzero(full) / 2

@@ -29,7 +29,7 @@ def half_dark(slab) -> Surroundings:
     return Surroundings(swi, np.ones(grid.shape, bool), slab)
 
 
-@pytest.mark.parametrize("x_mm, share", [(-15.0, 0.0), (0.0, 0.5), (15.0, 1.0)])
+@pytest.mark.parametrize(("x_mm", "share"), [(-15.0, 0.0), (0.0, 0.5), (15.0, 1.0)])
 def test_the_share_is_that_of_the_ring_that_shows_as_brain(slab, x_mm, share):
     got = half_dark(slab).share(slab.to_head.apply([[x_mm, 0.0, 0.0]]), 3.0)
     assert got == pytest.approx([share], abs=0.1)

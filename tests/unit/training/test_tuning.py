@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
             run(storage, trials=4, evaluate=long)
     finally:
         sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
-    study, _, asked = run(storage, trials=4)
+    _, _, asked = run(storage, trials=4)
     assert {n for _, numbers in asked for n in numbers} == {2, 3}
     with pytest.raises(ValueError, match="another"), full_disk_told("optuna.db"):
         raise ValueError("another fault")
