@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.serving.live import resident_gb
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import write_json
 from cmb_models.registry.mlflow.store import open_registry
@@ -154,7 +154,7 @@ def amiss(outcome: str) -> bool:
     return (":" in outcome or outcome.startswith("wordless")) and "not at ready state" not in outcome
 
 
-def fault_of(answer: Answer, own: Answer) -> str:
+def fault_of(answer: DetectionResult, own: DetectionResult) -> str:
     """How an answer differs from the bundle's own, "" where it does not."""
     if answer.manifest_sha256 != own.manifest_sha256 or answer.threshold != own.threshold:
         return "another manifest or threshold"

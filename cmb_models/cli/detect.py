@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.client.outputs import ScanResult
-    from cmb_models.detection import Answer
+    from cmb_models.detection import DetectionResult
     from cmb_models.shadow.compare import Answered
     from cmb_models.volume import Volume
 
@@ -37,7 +37,7 @@ class Detector:
     """What answers scans. answer: of a volume, its name and its phase image (None where it is not used). uses_phase: asked anew for
     each scan, since a server may have been given another release."""
 
-    answer: Callable[[Volume, str, Volume | None], Answer]
+    answer: Callable[[Volume, str, Volume | None], DetectionResult]
     uses_phase: Callable[[], bool]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmb_models.client.outputs import RESEARCH_USE
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.files import replacing
 from cmb_models.views import (
     BACKGROUND,
@@ -38,7 +38,7 @@ SLAB_WIDTH = (WIDTH - 2 * EDGE - 2 * GAP) / 3
 SMALL_WIDTH = ((WIDTH - 3 * EDGE) / 2 - 2 * GAP) / 3
 
 
-def scan_figure(volume: Volume, answer: Answer, path: Path, title: str, threshold: float | None = None) -> None:
+def scan_figure(volume: Volume, answer: DetectionResult, path: Path, title: str, threshold: float | None = None) -> None:
     """Write a PNG of one scan: three axial slabs with every finding in them ringed, then the best findings enlarged.
 
     volume: the scan in any orientation; shown along its axes nearest to RAS, in radiological convention. threshold: on the
@@ -48,7 +48,7 @@ def scan_figure(volume: Volume, answer: Answer, path: Path, title: str, threshol
     from matplotlib.figure import Figure
 
     threshold = answer.threshold if threshold is None else threshold
-    found = answer.at(threshold)
+    found = answer.above(threshold)
     view = View(volume.to_ras())
     rows = -(-len(found[:ENLARGED]) // 2)
     slab_height = SLAB_WIDTH * min(1.4, view.height_over_width())
@@ -82,7 +82,7 @@ def slabs(view: View, found: tuple[Detection, ...]) -> list[int]:
     """First slices of the slabs to show, from low to high: where most findings lie, the rest spread over the head."""
     slices = slab_slices(view)
     low, high = view.box[2]
-    left = [view.voxel(d.world_mm)[2] for d in found]
+    left = [view.voxel(d.position_mm)[2] for d in found]
     centres: list[float] = []
     while left and len(centres) < SLABS:
         best = max(left, key=lambda c: sum(abs(c - other) < slices / 2 for other in left))
@@ -101,7 +101,7 @@ def _draw_slab(axes: Axes, view: View, first: int, found: tuple[Detection, ...])
     axes.set_xlim(*view.limits_mm(0)[::-1])
     axes.set_ylim(*view.limits_mm(1))
     for number, detection in enumerate(found, start=1):
-        at = view.voxel(detection.world_mm)
+        at = view.voxel(detection.position_mm)
         if first - 0.5 <= at[2] < end - 0.5:
             draw_ring(axes, at[:2] * view.spacing_mm[:2], max(4.0, detection.diameter_mm / 2 + MARGIN_MM), str(number))
     middle = [(view.data.shape[0] - 1) / 2, (view.data.shape[1] - 1) / 2, (first + end - 1) / 2, 1]
@@ -112,14 +112,14 @@ def _draw_slab(axes: Axes, view: View, first: int, found: tuple[Detection, ...])
 
 def _draw_enlarged(panels: list[Axes], view: View, detection: Detection, number: int) -> None:
     """Axial, coronal and sagittal views through one finding, ringed, with its score, size and place."""
-    draw_planes(panels, view, detection.world_mm, detection.diameter_mm)
-    x, y, z = detection.world_mm
+    draw_planes(panels, view, detection.position_mm, detection.diameter_mm)
+    x, y, z = detection.position_mm
     head = f"{number}   score {detection.score:.3f}   {detection.diameter_mm:.1f} mm"
     panels[0].set_title(head, color=RING, fontsize=10, loc="left", pad=4)
     panels[2].set_title(f"({x:.1f}, {y:.1f}, {z:.1f}) mm", color=FAINT, fontsize=9, loc="right", pad=4)
 
 
-def _summary(answer: Answer, count: int, threshold: float) -> str:
+def _summary(answer: DetectionResult, count: int, threshold: float) -> str:
     findings = {0: "no findings", 1: "1 finding"}.get(count, f"{count} findings")
     enlarged = f", best {ENLARGED} enlarged" if count > ENLARGED else ""
     by = f"release {answer.release}" if answer.release else "unregistered bundle"

@@ -15,7 +15,7 @@ from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unr
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
@@ -56,7 +56,7 @@ class Client:
         """Close the connection."""
         self._client.close()
 
-    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult:
         """Detect in one scan. phase: its phase image, sent to a release that uses it and left aside otherwise.
 
         Raises InputError naming `case` when the scan is refused or its phase is missing, naming the server when it cannot be
@@ -71,7 +71,7 @@ class Client:
                 raise self._explained(error, case) from error
         return self.detect(volume, case, phase)
 
-    def _answer(self, volume: Volume, case: str, phase: Volume | None, uses_phase: bool) -> Answer:
+    def _answer(self, volume: Volume, case: str, phase: Volume | None, uses_phase: bool) -> DetectionResult:
         arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
         if uses_phase:
             if phase is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cmb_models.dataset.layout import find_scans, read_phase
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume
@@ -21,7 +21,7 @@ class Detector(Protocol):
 
     uses_phase: bool
 
-    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer: ...
+    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult: ...
 
 
 def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
@@ -33,7 +33,7 @@ def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[Sc
         volume = read_volume(scan.path)
         phase = read_phase(scan.path) if detector.uses_phase else None
         found = detector(volume, str(scan.path), phase).candidates
-        centres = np.array([c.world_mm for c in found]).reshape(-1, 3)
+        centres = np.array([c.position_mm for c in found]).reshape(-1, 3)
         scores = (np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score"))
         voxel = voxel_sides_mm(volume.spacing_mm)
         scored.append(ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, *scores, voxel))

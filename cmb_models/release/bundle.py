@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cmb_models.config.params import PipelineConfig, explain
 from cmb_models.detect.detector import Network, detect
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json
 from cmb_models.runtime.cpu import open_onnx
@@ -112,8 +112,8 @@ class BundleDetector:
         self._networks = open_networks(self.bundle, threads)
         self.uses_phase = self.bundle.config.preprocess.phase
 
-    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult:
         """Detect in one scan; raises InputError naming `case`. phase: left aside unless it is used (preprocess.prepare)."""
         unet, cnn = self._networks
         answer = detect(volume, self.bundle.config, unet, cnn, case, phase)
-        return Answer(answer.candidates, answer.threshold, 0, self.bundle.manifest_sha256)
+        return DetectionResult(answer.candidates, answer.threshold, 0, self.bundle.manifest_sha256)

@@ -44,7 +44,7 @@ def test_served_answer_is_the_bundles_own(served, signs):
     for attribute in ("score", "stage1_score", "stage2_score", "diameter_mm"):
         difference = [getattr(a, attribute) - getattr(b, attribute) for a, b in pairs]
         assert np.abs(difference).max() < 1e-4, attribute
-    places = [np.subtract(a.world_mm, b.world_mm) for a, b in pairs]
+    places = [np.subtract(a.position_mm, b.position_mm) for a, b in pairs]
     assert np.abs(places).max() < 1e-6
     assert (got.threshold, got.release, got.manifest_sha256) == (0.99, 1, expected.manifest_sha256)
 

@@ -13,7 +13,7 @@ import tritonclient.grpc as grpc
 
 from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
 from cmb_models.client.grpc import Client, Serving
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.release.bundle import (
@@ -93,7 +93,7 @@ def break_unet(folder: Path) -> None:
     (folder / UNET_FILE).write_bytes(b"not a network")
 
 
-def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+def send_until(done: threading.Event, url: str, answers: list[DetectionResult], faults: list[Exception]) -> None:
     scan = head()
     with Client(url) as client:
         while not done.is_set():
@@ -257,7 +257,7 @@ def test_golden_check_names_what_differs(bundles, change, words):
 
 def test_golden_scan_without_candidates_can_agree(bundles, tmp_path):
     bundle = load_bundle(altered(bundles[0], tmp_path / "silent", find_nothing))
-    check_golden(Answer((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
+    check_golden(DetectionResult((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
 
 
 def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path, monkeypatch):

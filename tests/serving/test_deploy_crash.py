@@ -14,7 +14,7 @@ import pytest
 
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.release.bundle import load_bundle
 from cmb_models.serving.deploy.desired import Release, Wanted
 from cmb_models.serving.deploy.fleet import Target, reconcile
@@ -61,7 +61,7 @@ class Sender(threading.Thread):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url, self.done = url, threading.Event()
-        self.answers: list[Answer] = []
+        self.answers: list[DetectionResult] = []
         self.faults: list[Exception] = []
 
     def run(self) -> None:

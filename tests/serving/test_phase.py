@@ -12,7 +12,7 @@ import tritonclient.grpc as grpc
 
 from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, PREPARE, UNET, inputs_of
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.release.bundle import GOLDEN_SCAN, BundleDetector, verify_manifest
 from cmb_models.serving.check import checks
@@ -73,14 +73,14 @@ def models(swi: set[int], phase: set[int]) -> dict[str, set[int]]:
     return found | (dict.fromkeys((f"{PREPARE}_phase", f"{CANDIDATES}_phase", f"{CNN}_phase"), phase) if phase else {})
 
 
-def agree(got: Answer, expected: Answer) -> None:
+def agree(got: DetectionResult, expected: DetectionResult) -> None:
     assert [d.index for d in got.candidates] == [d.index for d in expected.candidates]
     for one, other in zip(got.candidates, expected.candidates, strict=True):
         assert abs(one.score - other.score) < 1e-4 and abs(one.stage2_score - other.stage2_score) < 1e-4
     assert got.manifest_sha256 == expected.manifest_sha256
 
 
-def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+def send_until(done: threading.Event, url: str, answers: list[DetectionResult], faults: list[Exception]) -> None:
     with Client(url) as client:
         while not done.is_set():
             try:

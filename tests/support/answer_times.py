@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         "avx512": torch.backends.cpu.get_cpu_capability() == "AVX512",
         "heatmap": run_unet(image)[0, 0, ::4, ::4, ::4].ravel().tolist(),
         "scores": run_cnn(patches).tolist(),
-        "detections": [[*d.world_mm, d.score] for d in detector(scan, "scan").candidates],
+        "detections": [[*d.position_mm, d.score] for d in detector(scan, "scan").candidates],
     }
     sys.stdout.write(json.dumps(found))
 

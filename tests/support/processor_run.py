@@ -36,7 +36,7 @@ def main() -> None:
         "precision": choose_precision(CPU).precision,
         "weights": torch.cat([p.flatten() for p in model.parameters()]).tolist(),
         "heatmap": as_callable(Heatmap(model), CPU)(image)[0, 0, ::4, ::4, ::2].ravel().tolist(),
-        "detections": [[*d.world_mm, d.stage1_score, d.score] for d in answer.candidates],
+        "detections": [[*d.position_mm, d.stage1_score, d.score] for d in answer.candidates],
     }
     sys.stdout.write(json.dumps(found))
 

@@ -39,7 +39,8 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
             answer = self._detector(read_volume(Path(path)), str(path), phase)
             said = self._release, answer.manifest_sha256
             rows += [
-                (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said) for d in answer.detections
+                (scan_name(path), *d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said)
+                for d in answer.detections
             ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 

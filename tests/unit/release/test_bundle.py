@@ -47,7 +47,7 @@ def test_loads_what_was_written(folder):
 def test_its_known_answer_comes_out(folder):
     answer = BundleDetector(folder, threads=1)(read_volume(folder / GOLDEN_SCAN), "golden")
     known = read_json(folder / GOLDEN_ANSWER)
-    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known["candidates"], atol=1e-5)
+    np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known["candidates"], atol=1e-5)
     assert answer.threshold == known["threshold"] and answer.release == 0
     assert answer.manifest_sha256 == sha256_of(folder / MANIFEST_FILE)
 
@@ -139,7 +139,7 @@ def test_its_known_answer_comes_out_with_phase(with_phase):
     golden = [read_volume(with_phase / name) for name in (GOLDEN_SCAN, GOLDEN_PHASE)]
     answer = BundleDetector(with_phase, threads=1)(golden[0], "golden", golden[1])
     known = read_json(with_phase / GOLDEN_ANSWER)["candidates"]
-    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+    np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known, atol=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cmb_models.client.log_lines import read_lines
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.shadow.compare import Answered, ShadowedClient, compared, observe
 from cmb_models.shadow.page import render
@@ -19,10 +19,10 @@ from cmb_models.volume import Volume
 SCAN = Volume(np.ones((4, 4, 4), dtype=np.float32), np.eye(4))
 
 
-def answer(release: int, threshold: float, *rows: tuple) -> Answer:
+def answer(release: int, threshold: float, *rows: tuple) -> DetectionResult:
     """rows: (x_mm, diameter_mm, score), on a line."""
     found = [Detection((x, 0.0, 0.0), (0, 0, 0), diameter, score, score, score) for x, diameter, score in rows]
-    return Answer(tuple(sorted(found, key=lambda d: -d.score)), threshold, release, f"{release:064d}")
+    return DetectionResult(tuple(sorted(found, key=lambda d: -d.score)), threshold, release, f"{release:064d}")
 
 
 def places(entry: dict, kind: str) -> list:
