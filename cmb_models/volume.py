@@ -6,6 +6,7 @@ scanner's RAS+ frame (x to the right, y to the front, z to the top); voxel (0, 0
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -122,3 +123,6 @@ def index_from_world(world_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """RAS mm (N, 3) to voxel indices (N, 3) with fractions. Empty in, empty out."""
     world_mm = np.asarray(world_mm, dtype=np.float64).reshape(-1, 3)
     return (world_mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+
+
+ScanLike = Volume | SpatialImage | str | os.PathLike[str]  # what a detector takes: an image, or the path of one

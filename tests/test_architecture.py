@@ -19,7 +19,7 @@ LAYERS = (
         "cmb_models/hash_chain.py",
         "cmb_models/volume.py",
         "cmb_models/detection.py",
-        "cmb_models/views.py",
+        "cmb_models/figures",
         "cmb_models/records.py",
     ),
     ("cmb_models/config",),

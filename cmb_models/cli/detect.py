@@ -189,9 +189,9 @@ def answer_scan(
     answer = detector.answer(volume, str(path), read_phase(path, phase) if uses_phase else None)
     result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
     if figures:
-        from cmb_models.client.figures import scan_figure
+        from cmb_models.figures.findings import save_figure
 
-        scan_figure(volume, result.answer, figures / f"{result.scan}.png", result.scan, threshold)
+        save_figure(answer.plot(volume, threshold=threshold, title=result.scan), figures / f"{result.scan}.png")
     return result
 
 

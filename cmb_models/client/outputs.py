@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models import __version__
-from cmb_models.detection import Detection, DetectionResult
+from cmb_models.detection import RESEARCH_USE, Detection, DetectionResult
 from cmb_models.files import replacing, write_json
 
 CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
-RESEARCH_USE = "research software, not a medical device"
 COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
 
 

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from cmb_models.client.figures import scan_figure, slabs
 from cmb_models.detection import Detection, DetectionResult
-from cmb_models.views import RING, View
+from cmb_models.figures.findings import save_figure, slabs
+from cmb_models.figures.views import RING, View
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head
 
 
 def finding(world_mm, score=0.9) -> Detection:
     return Detection(tuple(world_mm), (0, 0, 0), 5.0, score, 0.9, 0.9)
+
+
+def scan_figure(volume, result, path, title, threshold=None) -> None:
+    save_figure(result.plot(volume, threshold=threshold, title=title), path)
 
 
 def picture(path) -> np.ndarray:
@@ -83,8 +87,8 @@ def test_no_pyplot():
     """Its global state keeps every figure alive, which a folder of scans would feel."""
     code = (
         "import sys, tempfile, pathlib; from tests.support.bundles import head; from cmb_models.detection import DetectionResult;"
-        "from cmb_models.client.figures import scan_figure;"
-        "scan_figure(head(), DetectionResult((), .5), pathlib.Path(tempfile.mkdtemp()) / 'a.png', 'a');"
+        "from cmb_models.figures.findings import save_figure;"
+        "save_figure(DetectionResult((), .5).plot(head()), pathlib.Path(tempfile.mkdtemp()) / 'a.png');"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=__file__.split("/tests/")[0]).returncode == 0
