@@ -91,7 +91,7 @@ def soak(folder: Path, seconds: float, every_s: float = 20, clients: int = 3, se
     with open_registry(site) as registry:
         for release in (FIRST, SECOND):
             detector = BundleDetector(registry.fetch(registry.resolve(str(release))).bundle_dir)
-            expected[release] = [detector(scan, "scan") for scan in scans]
+            expected[release] = [detector.detect(scan) for scan in scans]
     repository, life, done = folder / "repository", Life(), threading.Event()
     with running_server(repository) as server:
         deploy_aliases([Target(server.grpc_url, repository)], site)
@@ -135,7 +135,7 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
                     life.faults += [f"malformed: {what}" for what in outcomes if amiss(what)]
                 continue
             try:
-                answer = client.detect(scans[n], f"scan {n}")
+                answer = client.detect(scans[n], case=f"scan {n}")
             except (InputError, RuntimeError) as error:
                 life.faults.append(str(error))
                 continue

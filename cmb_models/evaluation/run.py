@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from cmb_models.dataset.layout import find_scans, read_phase
-from cmb_models.detection import DetectionResult
+from cmb_models.detection import Detector
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.io.nifti import read_volume
-from cmb_models.volume import Volume
-
-
-class Detector(Protocol):
-    """What a scan is answered by (bundle.BundleDetector)."""
-
-    uses_phase: bool
-
-    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult: ...
 
 
 def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
@@ -31,8 +21,8 @@ def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[Sc
     for entry in track(index, description="evaluate the bundle", console=Console(stderr=True)):  # stdout may be someone's JSON
         scan = truth[entry["key"]]
         volume = read_volume(scan.path)
-        phase = read_phase(scan.path) if detector.uses_phase else None
-        found = detector(volume, str(scan.path), phase).candidates
+        phase = read_phase(scan.path) if detector.requires_phase else None
+        found = detector.detect(volume, phase, case=str(scan.path)).candidates
         centres = np.array([c.position_mm for c in found]).reshape(-1, 3)
         scores = (np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score"))
         voxel = voxel_sides_mm(volume.spacing_mm)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE_MM = 3.0  # as everywhere: one place within max(3 mm, its radius)
 WIDEST_MM = 99.0  # a finding that covers all of the head is still a place
-Ask = Callable[[Volume, str, Volume | None], DetectionResult]
+Detect = Callable[..., DetectionResult]  # a detector's detect(scan, phase, *, case)
 
 
 def shadow_log(file: Path) -> LineLog:
@@ -49,10 +49,10 @@ class Answered:
     phase: Volume | None = None
 
 
-def observe(asked: Answered, challenger: Ask) -> dict[str, Any]:
+def observe(asked: Answered, challenger: Detect) -> dict[str, Any]:
     """Ask the challenger too: the line to write. Whatever goes wrong is in the line, nothing is raised."""
     try:
-        told = compared(asked.answer, challenger(asked.volume, asked.scan, asked.phase))
+        told = compared(asked.answer, challenger(asked.volume, asked.phase, case=asked.scan))
     except Exception as error:
         return noted(asked, "failed", str(error))
     return _head(asked) | told
@@ -125,7 +125,7 @@ class ShadowedClient:
     At most `waiting` scans wait, in memory; one more is noted as dropped. The scan's array must not be changed after `detect`.
     """
 
-    def __init__(self, production: Ask, challenger: Ask, file: Path, waiting: int = 4) -> None:
+    def __init__(self, production: Detect, challenger: Detect, file: Path, waiting: int = 4) -> None:
         self._production, self._challenger, self._log = production, challenger, shadow_log(file)
         self._waiting: queue.Queue[Answered | None] = queue.Queue(waiting)
         self._idle, self._asking = threading.Condition(), 0
@@ -139,10 +139,10 @@ class ShadowedClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def detect(self, volume: Volume, case: str, phase: Volume | None = None, name: str = "") -> DetectionResult:
-        """Production's answer, as `Client.detect`. name: what the comparison goes by; without, the scan's hash alone tells."""
+    def detect(self, volume: Volume, phase: Volume | None = None, *, case: str | None = None, name: str = "") -> DetectionResult:
+        """Production's answer, as `Client.detect`, to a Volume. name: what the comparison goes by; else the hash alone."""
         with self._in_flight():
-            answer = self._production(volume, case, phase)
+            answer = self._production(volume, phase, case=case)
         asked = Answered(name, volume, answer, phase)
         try:
             self._waiting.put_nowait(asked)

@@ -37,7 +37,7 @@ def rows(answer: DetectionResult) -> list[list[float]]:
 def detect() -> DetectionResult:
     """What the code says now."""
     with tempfile.TemporaryDirectory() as folder:
-        return BundleDetector(make_bundle(Path(folder) / "bundle"), threads=1)(scan(), "golden head")
+        return BundleDetector(make_bundle(Path(folder) / "bundle"), threads=1).detect(scan())
 
 
 if __name__ == "__main__":

@@ -62,11 +62,10 @@ def fake_server(monkeypatch, answer):
         def __init__(self, url, shared_memory):
             addresses.append((url, "shared memory") if shared_memory else url)
 
-        def detect(self, volume, case, phase):
-            return answer(volume, case)
+        requires_phase = False
 
-        def uses_phase(self):
-            return False
+        def detect(self, scan, phase=None, *, case=None):
+            return answer(scan, case)
 
     monkeypatch.setitem(sys.modules, "cmb_models.client.grpc", types.SimpleNamespace(Client=Client))
     return addresses

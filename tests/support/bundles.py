@@ -14,7 +14,7 @@ from scipy import ndimage
 from cmb_models.config.params import PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.files import read_json, write_json, write_text
-from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.nifti import write_volume
 from cmb_models.release.bundle import (
     CARD_FILE,
     CNN_FILE,
@@ -131,7 +131,7 @@ def candidates(**settings) -> Callable[[Path], None]:
         pipeline["candidates"] |= settings
         write_json(folder / PIPELINE_FILE, pipeline)
         write_manifest(folder)
-        answer = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden scan")
+        answer = BundleDetector(folder).detect(folder / GOLDEN_SCAN)
         rows = [[*d.position_mm, d.score] for d in answer.candidates]
         write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
 

@@ -30,7 +30,7 @@ def main() -> None:
     model = train_unet(unet_sampler(steps=STEPS, batch=2, mine_at=()), 3)
     scan = head(seed=4)
     with tempfile.TemporaryDirectory() as folder:
-        answer = BundleDetector(make_bundle(Path(folder) / "bundle"))(scan, "scan")
+        answer = BundleDetector(make_bundle(Path(folder) / "bundle")).detect(scan)
     image = prepare(scan, settings().preprocess, "scan").image[None, None]
     found = {
         "precision": choose_precision(CPU).precision,

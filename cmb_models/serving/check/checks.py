@@ -57,7 +57,7 @@ class Server:
     def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult:
         """One answer on a connection of its own, signed by the release that is served. Raises InputError as the client does."""
         with Client(self.url, model=self.model) as client:
-            answer, serving = client.detect(volume, case, phase), client.serving()
+            answer, serving = client.detect(volume, phase, case=case), client.serving()
         if serving is None or (answer.release, answer.manifest_sha256) != (serving.release, serving.manifest_sha256):
             raise Failed(f"answer of release {answer.release}, while {self.model} is of {serving}")
         return answer
@@ -68,7 +68,7 @@ def contract(server: Server) -> str:
     with Client(server.url, model=server.model) as client:
         if client.serving() is None:
             raise Failed(f"{server.model} is not deployed; run `cmb server deploy`")
-        wanted = inputs_of(client.uses_phase())
+        wanted = inputs_of(client.requires_phase)
     with connect(server.url) as raw:
         metadata = raw.get_model_metadata(server.model, client_timeout=30)
     for kind, tensors, served in (("inputs", wanted, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):

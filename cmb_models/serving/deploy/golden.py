@@ -17,7 +17,7 @@ def try_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> 
     """Send a bundle's golden scan through an ensemble. Raises InputError or RuntimeError unless its answer is the bundle's own."""
     with Client(server_url, model=ensemble) as client:
         phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
-        answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}", phase)
+        answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), phase, case=f"{bundle.path / GOLDEN_SCAN}")
     check_golden(answer, bundle, release)
 
 
