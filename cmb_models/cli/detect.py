@@ -129,21 +129,17 @@ def open_detector(
         raise InputError("cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("cmb detect", "either --server or --bundle", "both", "drop one")
+    from cmb_models.api import connect, load
+
     if bundle:
-        from cmb_models.release.bundle import BundleDetector
-        from cmb_models.release.signing import require_signature
+        from cmb_models.release.signing import trusted_keys
         from cmb_models.workspace.versioning import is_export
 
-        if not is_export(bundle):  # what the stages have just made is no release yet, and DVC vouches for it
-            require_signature(bundle)
-        return BundleDetector(bundle), f"bundle {bundle}"
+        # What the stages have just made is not a release yet; DVC verifies it.
+        keys = {} if is_export(bundle) else trusted_keys(Path("."))
+        return load(bundle, trusted_keys=keys or None), f"bundle {bundle}"
     address = server or started_server()
-    try:
-        from cmb_models.client.grpc import Client
-    except ModuleNotFoundError as error:
-        remedy = "run pip install 'cmb-models[client]', or pass --bundle"
-        raise InputError(address, "the gRPC client's packages", f"no {error.name}", remedy) from error
-    return Client(address, shared_memory=shared_memory), f"server {address}"
+    return connect(address, shared_memory=shared_memory), f"server {address}"
 
 
 def started_server() -> str:

@@ -59,7 +59,7 @@ def fake_server(monkeypatch, answer):
     addresses = []
 
     class Client:
-        def __init__(self, url, shared_memory):
+        def __init__(self, url, *, timeout_s, tls, shared_memory):
             addresses.append((url, "shared memory") if shared_memory else url)
 
         requires_phase = False
