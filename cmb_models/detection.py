@@ -1,20 +1,35 @@
-"""What the detector says of places in a scan."""
+"""What a detector is and what it returns for a scan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+
+from cmb_models.errors import InputError
+from cmb_models.volume import ScanLike, Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+RESEARCH_USE = "research software, not a medical device"
+TABLE = ("x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "stage2_score")
 
 
 @dataclass(frozen=True)
 class Detection:
     """One place that may be a microbleed, in the space of the scan that was given.
 
-    world_mm: centre in scanner RAS mm. index: nearest voxel (i, j, k) of the scan as stored.
-    diameter_mm: equivalent-sphere diameter as seen, blooming included. All scores in [0, 1]: `score` is the calibrated one
-    that thresholds apply to, `stage1_score` the U-Net's and `stage2_score` the CNN's.
+    Attributes:
+        position_mm: Centre (x, y, z) in scanner RAS mm.
+        index: Nearest voxel (i, j, k) of the scan as stored.
+        diameter_mm: Equivalent-sphere diameter as seen, blooming included.
+        score: Calibrated score in [0, 1], which thresholds apply to.
+        stage1_score: The candidate network's score in [0, 1].
+        stage2_score: The classifier's score in [0, 1].
     """
 
-    world_mm: tuple[float, float, float]
+    position_mm: tuple[float, float, float]
     index: tuple[int, int, int]
     diameter_mm: float
     score: float
@@ -23,22 +38,101 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """All scored candidates of one scan, best first, the release's threshold, and which release answered.
+class DetectionResult:
+    """What a release found in one scan.
 
-    release and manifest_sha256 are 0 and "" for a bundle that was never registered.
+    Attributes:
+        candidates: All scored candidates, best first; () if there are none.
+        threshold: The release's operating point on the calibrated score, in [0, 1].
+        release: Number of the release; 0 for a bundle that was not registered.
+        manifest_sha256: SHA-256 of the bundle's manifest; "" if not known.
+        volume: The scan as stored, for `plot`; None where it was not kept. It takes no part in comparisons.
     """
 
     candidates: tuple[Detection, ...]
     threshold: float
     release: int = 0
     manifest_sha256: str = ""
+    volume: Volume | None = field(default=None, compare=False, repr=False)
 
     @property
     def detections(self) -> tuple[Detection, ...]:
         """The candidates that reach the release's threshold; () when none does."""
-        return self.at(self.threshold)
+        return self.above(self.threshold)
 
-    def at(self, threshold: float) -> tuple[Detection, ...]:
-        """The candidates that reach another operating point's threshold."""
+    def above(self, threshold: float) -> tuple[Detection, ...]:
+        """The candidates with a score of at least `threshold`, best first."""
         return tuple(c for c in self.candidates if c.score >= threshold)
+
+    def to_dataframe(self, threshold: float | None = None) -> DataFrame:
+        """The detections as a table. Needs pandas.
+
+        Args:
+            threshold: Lowest score to list, in [0, 1]; the release's threshold if None.
+
+        Returns:
+            One row per detection, best first, with the columns of TABLE; no rows if there are no detections.
+        """
+        from pandas import DataFrame
+
+        found = self.above(self.threshold if threshold is None else threshold)
+        rows = [(*d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, d.stage2_score) for d in found]
+        return DataFrame(rows, columns=list(TABLE))
+
+    def plot(self, volume: Volume | None = None, *, threshold: float | None = None, title: str = "") -> Figure:
+        """The scan with its detections ringed, as axial minimum-intensity slabs, and the best ones enlarged. Needs matplotlib.
+
+        Args:
+            volume: The scan to draw on; the one the result was made from if None.
+            threshold: Lowest score to show, in [0, 1]; the release's threshold if None.
+            title: Text at the top left, such as the scan's name.
+
+        Returns:
+            A matplotlib figure outside of pyplot.
+
+        Raises:
+            InputError: If the result does not hold its volume and none is passed.
+        """
+        from cmb_models.figures.findings import findings_figure
+
+        volume = self.volume if volume is None else volume
+        if volume is None:
+            raise InputError("plot", "a volume to draw on", "a result without one", "pass the scan's volume")
+        threshold = self.threshold if threshold is None else threshold
+        found = self.above(threshold)
+        findings = {0: "no findings", 1: "1 finding"}.get(len(found), f"{len(found)} findings")
+        release = f"release {self.release}" if self.release else "unregistered bundle"
+        return findings_figure(volume, found, title, f"{findings} at threshold {threshold:.3f}   |   {release}", RESEARCH_USE)
+
+
+class Detector(Protocol):
+    """Detects microbleeds, in this process (release.bundle.BundleDetector) or on a server (client.grpc.Client).
+
+    A context manager: leaving it closes the detector.
+    """
+
+    @property
+    def requires_phase(self) -> bool:
+        """Whether the release needs each scan's phase image. A server is asked each time, since its release may change."""
+        ...
+
+    def detect(self, scan: ScanLike, phase: ScanLike | None = None, *, case: str | None = None) -> DetectionResult:
+        """Detect microbleeds in one scan.
+
+        Args:
+            scan: Path of a NIfTI file, a nibabel image, or a Volume (I, J, K) in any orientation.
+            phase: The scan's phase image, on the same grid. Not opened unless the release requires phase. If None, the phase image
+                is read from the file next to `scan` where that is a path.
+            case: Name of the scan in error messages; the file's name if None, or "scan" where there is no file.
+
+        Returns:
+            Detections in the scan's own space, with the volume they were found in.
+
+        Raises:
+            InputError: If the scan is not a usable SWI scan, or its phase image is missing or does not belong to it.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...

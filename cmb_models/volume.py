@@ -6,26 +6,41 @@ scanner's RAS+ frame (x to the right, y to the front, z to the top); voxel (0, 0
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+REAL = "biuf"  # numpy's kinds of real numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A 3D image in its scanner's space.
 
-    data: (I, J, K) float32. affine: (4, 4) float64, voxel index to RAS mm. Any orientation, oblique and
-    left-handed affines included; `to_ras` gives the canonical one.
+    Two volumes are equal when their affines and all their voxels are; NaN equals NaN. Volumes cannot be hashed.
+
+    Args:
+        data: Voxels, (I, J, K), any orientation. Booleans, integers and other floats are converted to float32; float32 data are
+            kept without a copy.
+        affine: (4, 4), voxel index to scanner RAS mm, converted to float64. Oblique and left-handed ones included; `to_ras` gives
+            the canonical order of axes.
+
+    Raises:
+        ValueError: If data are not three-dimensional or not real numbers, or the affine is not finite and invertible.
     """
 
     data: np.ndarray
     affine: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 3:
-            raise ValueError(f"expected a volume (I, J, K), got an array of shape {self.data.shape}")
+        data = np.asarray(self.data)
+        if data.ndim != 3:
+            raise ValueError(f"expected a volume (I, J, K), got an array of shape {data.shape}")
+        if data.dtype.kind not in REAL:
+            raise ValueError(f"expected one real number per voxel, got {data.dtype}")
         affine = np.asarray(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise ValueError(f"expected a finite (4, 4) affine, got {affine.tolist()}")
@@ -35,13 +50,60 @@ class Volume:
             determinant = np.linalg.det(affine[:3, :3])
         if not 1e-9 <= abs(determinant) < np.inf:
             raise ValueError(f"expected an invertible affine, got {affine.tolist()}")
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks rejects
+            object.__setattr__(self, "data", np.asarray(data, dtype=np.float32))
         object.__setattr__(self, "affine", affine)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Volume):
+            return NotImplemented
+        return np.array_equal(self.affine, other.affine) and np.array_equal(self.data, other.data, equal_nan=True)
+
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{s:.3g}" for s in self.spacing_mm)
+        return f"Volume(shape={self.data.shape}, spacing={spacing} mm, orientation={self.orientation})"
+
+    @classmethod
+    def from_nibabel(cls, image: SpatialImage) -> Volume:
+        """A volume with the voxels and the affine of a nibabel image.
+
+        Args:
+            image: One 3D image; trailing axes of length 1 are dropped. Its scaling is applied.
+
+        Raises:
+            ValueError: If the image has several volumes, or the volume is not valid.
+        """
+        if any(size != 1 for size in image.shape[3:]):
+            raise ValueError(f"expected one 3D volume, got an image of shape {image.shape}")
+        if image.get_data_dtype().kind not in REAL:
+            raise ValueError(f"expected one real number per voxel, got {image.get_data_dtype()}")
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks rejects
+            data = np.asarray(image.dataobj, dtype=np.float32)
+        return cls(data.reshape(data.shape[:3]), image.affine)
+
+    def to_nibabel(self, dtype: type = np.float32) -> nib.Nifti1Image:
+        """A NIfTI image with the same voxels and affine, in mm and scanner space (sform and qform).
+
+        Args:
+            dtype: Type of the stored voxels; values are converted, not scaled.
+        """
+        image = nib.Nifti1Image(np.asarray(self.data, dtype=dtype), self.affine)
+        image.header.set_xyzt_units("mm")
+        # The image keeps its affine in float64; the header rounds it to float32.
+        image.set_sform(self.affine, code="scanner", update_affine=False)
+        image.set_qform(self.affine, code="scanner", update_affine=False)
+        return image
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along i, j and k, in mm."""
         di, dj, dk = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(di), float(dj), float(dk)
+
+    @property
+    def orientation(self) -> str:
+        """The nearest patient direction that each index increases towards, such as "RAS" or "LPS"."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
 
     def to_ras(self) -> Volume:
         """The same voxels with the axes permuted and flipped to the nearest RAS+ order; nothing is resampled."""
@@ -61,3 +123,6 @@ def index_from_world(world_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """RAS mm (N, 3) to voxel indices (N, 3) with fractions. Empty in, empty out."""
     world_mm = np.asarray(world_mm, dtype=np.float64).reshape(-1, 3)
     return (world_mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+
+
+ScanLike = Volume | SpatialImage | str | os.PathLike[str]  # what a detector takes: an image, or the path of one

@@ -28,11 +28,11 @@ from cmb_models.evaluation.matching import ScoredScan, match
 from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.statistics.bootstrap import wilson
 from cmb_models.evaluation.statistics.strata import class_names
+from cmb_models.figures.views import RING, View, bare, draw_image
 from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
 from cmb_models.release.bundle import BundleDetector
-from cmb_models.views import RING, View, bare, draw_image
 from cmb_models.volume import Volume, index_from_world, world_from_index
 from research.full_run import simulate
 from research.looks import LOOKS, count_look

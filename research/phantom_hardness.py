@@ -39,8 +39,8 @@ def stage1(bundle: Path, scans: list[ScanFile]) -> list[ScoredScan]:
     """Every candidate with the first network's score alone."""
     detector, found = BundleDetector(bundle), []
     for scan in track(scans, "stage 1"):
-        candidates = detector(read_volume(scan.path), scan.key).candidates
-        centres = np.array([c.world_mm for c in candidates]).reshape(-1, 3)
+        candidates = detector.detect(scan.path, case=scan.key).candidates
+        centres = np.array([c.position_mm for c in candidates]).reshape(-1, 3)
         scores = np.array([c.stage1_score for c in candidates])
         found.append(ScoredScan(scan.key, scan.subject_key, scan.annotations, centres, scores))
     return found

@@ -77,9 +77,9 @@ def measure(workspace: Path, rounds: int, folder: Path) -> dict:
             for name, shape in (("small", SMALL), ("large", LARGE)):
                 volume = volumes[shape]
                 ways = {
-                    "gRPC": lambda v=volume: client.detect(v, "scan"),
-                    "gRPC, shared memory": lambda v=volume: neighbour.detect(v, "scan"),
-                    "in process": lambda v=volume: own(v, "scan"),
+                    "gRPC": lambda v=volume: client.detect(v),
+                    "gRPC, shared memory": lambda v=volume: neighbour.detect(v),
+                    "in process": lambda v=volume: own.detect(v),
                 }
                 if name == "small":
                     ways["plain"] = lambda v=volume: plain(v)

@@ -76,7 +76,7 @@ def throughput(url: str, volume: Volume, clients: Sequence[int], scans: int) -> 
             with Client(url, timeout_s=600) as client:
                 for _ in range(each):
                     start = time.perf_counter()
-                    client.detect(volume, "scan")
+                    client.detect(volume)
                     latency.append(time.perf_counter() - start)
 
         start = time.perf_counter()

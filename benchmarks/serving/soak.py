@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.serving.live import resident_gb
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import write_json
 from cmb_models.registry.mlflow.store import open_registry
@@ -91,7 +91,7 @@ def soak(folder: Path, seconds: float, every_s: float = 20, clients: int = 3, se
     with open_registry(site) as registry:
         for release in (FIRST, SECOND):
             detector = BundleDetector(registry.fetch(registry.resolve(str(release))).bundle_dir)
-            expected[release] = [detector(scan, "scan") for scan in scans]
+            expected[release] = [detector.detect(scan) for scan in scans]
     repository, life, done = folder / "repository", Life(), threading.Event()
     with running_server(repository) as server:
         deploy_aliases([Target(server.grpc_url, repository)], site)
@@ -135,7 +135,7 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
                     life.faults += [f"malformed: {what}" for what in outcomes if amiss(what)]
                 continue
             try:
-                answer = client.detect(scans[n], f"scan {n}")
+                answer = client.detect(scans[n], case=f"scan {n}")
             except (InputError, RuntimeError) as error:
                 life.faults.append(str(error))
                 continue
@@ -154,7 +154,7 @@ def amiss(outcome: str) -> bool:
     return (":" in outcome or outcome.startswith("wordless")) and "not at ready state" not in outcome
 
 
-def fault_of(answer: Answer, own: Answer) -> str:
+def fault_of(answer: DetectionResult, own: DetectionResult) -> str:
     """How an answer differs from the bundle's own, "" where it does not."""
     if answer.manifest_sha256 != own.manifest_sha256 or answer.threshold != own.threshold:
         return "another manifest or threshold"

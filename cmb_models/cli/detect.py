@@ -7,7 +7,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.client.outputs import ScanResult
-    from cmb_models.detection import Answer
+    from cmb_models.detection import Detector
     from cmb_models.shadow.compare import Answered
-    from cmb_models.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +34,6 @@ OF_THE_SERVER = (
 EPILOG = (
     "Exit code: 0 every scan was answered, 1 some were refused, 2 nothing could start. Research software, not a medical device."
 )
-
-
-@dataclass(frozen=True)
-class Detector:
-    """What answers scans. answer: of a volume, its name and its phase image (None where it is not used). uses_phase: asked anew for
-    each scan, since a server may have been given another release."""
-
-    answer: Callable[[Volume, str, Volume | None], Answer]
-    uses_phase: Callable[[], bool]
 
 
 def detect(
@@ -149,30 +139,24 @@ def check_plotting(figures: bool) -> None:
 def open_detector(
     server: str | None, bundle: Path | None, shadow: Path | None = None, shared_memory: bool = False
 ) -> tuple[Detector, str]:
-    """The callable that answers a scan, and where it runs in words. Raises InputError unless one place is clear."""
+    """The detector, and where it runs in words. Raises InputError unless one place is clear."""
     if shared_memory and bundle:
         raise InputError("options-conflict", "cmb detect", "a server to share memory with", "--bundle", "drop one")
     if shadow and bundle:
         raise InputError("options-conflict", "cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("options-conflict", "cmb detect", "either --server or --bundle", "both", "drop one")
+    from cmb_models.api import connect, load
+
     if bundle:
-        from cmb_models.release.bundle import BundleDetector
-        from cmb_models.release.signing import require_signature
+        from cmb_models.release.signing import trusted_keys
         from cmb_models.workspace.versioning import is_export
 
-        if not is_export(bundle):  # what the stages have just made is no release yet, and DVC vouches for it
-            require_signature(bundle)
-        own = BundleDetector(bundle)
-        return Detector(own, lambda: own.uses_phase), f"bundle {bundle}"
+        # What the stages have just made is not a release yet; DVC verifies it.
+        keys = {} if is_export(bundle) else trusted_keys(Path("."))
+        return load(bundle, trusted_keys=keys or None), f"bundle {bundle}"
     address = server or started_server()
-    try:
-        from cmb_models.client.grpc import Client
-    except ModuleNotFoundError as error:
-        remedy = "run pip install 'cmb-models[client]', or pass --bundle"
-        raise InputError("package-missing", address, "the gRPC client's packages", f"no {error.name}", remedy) from error
-    client = Client(address, shared_memory=shared_memory)
-    return Detector(client.detect, client.uses_phase), f"server {address}"
+    return connect(address, shared_memory=shared_memory), f"server {address}"
 
 
 def started_server() -> str:
@@ -202,15 +186,16 @@ def answer_scan(
     from cmb_models.dataset.layout import read_phase
     from cmb_models.io.nifti import read_volume, scan_name
 
-    volume, uses_phase = read_volume(path), detector.uses_phase()
-    if phase and not uses_phase:
+    volume, requires_phase = read_volume(path), detector.requires_phase
+    if phase and not requires_phase:
         log.warning("%s: the release does not use phase, %s is left aside", path, phase)
-    answer = detector.answer(volume, str(path), read_phase(path, phase) if uses_phase else None)
+    answer = detector.detect(volume, read_phase(path, phase) if requires_phase else None, case=str(path))
+    answer = replace(answer, volume=None)  # a folder of scans would not fit into memory
     result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
     if figures:
-        from cmb_models.client.figures import scan_figure
+        from cmb_models.figures.findings import save_figure
 
-        scan_figure(volume, result.answer, figures / f"{result.scan}.png", result.scan, threshold)
+        save_figure(answer.plot(volume, threshold=threshold, title=result.scan), figures / f"{result.scan}.png")
     return result
 
 

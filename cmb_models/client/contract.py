@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 
 DETECTOR = "cmb_detector"
 CHALLENGER = "cmb_challenger"  # the same of the release that runs in its shadow
@@ -49,11 +49,11 @@ def inputs_of(uses_phase: bool) -> tuple[Tensor, ...]:
     return (*INPUTS, PHASE) if uses_phase else INPUTS
 
 
-def pack(answer: Answer) -> dict[str, np.ndarray]:
-    """An Answer as the output tensors by name."""
+def pack(answer: DetectionResult) -> dict[str, np.ndarray]:
+    """A DetectionResult as the output tensors by name."""
     rows = answer.candidates
     columns = {
-        CENTRE_MM: [r.world_mm for r in rows],
+        CENTRE_MM: [r.position_mm for r in rows],
         INDEX: [r.index for r in rows],
         DIAMETER_MM: [r.diameter_mm for r in rows],
         SCORE: [r.score for r in rows],
@@ -66,12 +66,12 @@ def pack(answer: Answer) -> dict[str, np.ndarray]:
     return {t.name: np.asarray(values, dtype=t.dtype).reshape(t.shape) for t, values in columns.items()}
 
 
-def unpack(tensors: dict[str, np.ndarray]) -> Answer:
-    """The output tensors by name as an Answer: the inverse of `pack`, up to float32."""
+def unpack(tensors: dict[str, np.ndarray]) -> DetectionResult:
+    """The output tensors by name as a DetectionResult: the inverse of `pack`, up to float32."""
     candidates = tuple(
         Detection(tuple(c.tolist()), tuple(i.tolist()), float(d), float(s), float(s1), float(s2))
         for c, i, d, s, s1, s2 in zip(*(tensors[t.name] for t in OUTPUTS[:6]), strict=True)
     )
     manifest = tensors[MANIFEST.name][0]
     manifest = manifest.decode() if isinstance(manifest, bytes) else str(manifest)
-    return Answer(candidates, float(tensors[THRESHOLD.name][0]), int(tensors[RELEASE.name][0]), manifest)
+    return DetectionResult(candidates, float(tensors[THRESHOLD.name][0]), int(tensors[RELEASE.name][0]), manifest)

@@ -1,10 +1,11 @@
-"""Send a scan to a server, get its answer: one class over gRPC. Needs the `client` extra."""
+"""A detector on a server, over gRPC. Needs the `client` extra."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import tritonclient.grpc as grpc
@@ -12,11 +13,12 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
+from cmb_models.dataset.scans import open_phase, open_scan
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError, from_status
-from cmb_models.volume import Volume
+from cmb_models.volume import ScanLike, Volume
 
 FRAMING_BYTES = 2**20  # of a message: the small tensors and names
 
@@ -30,7 +32,7 @@ class Serving:
 
 
 class Client:
-    """A connection to one server, to be used for many scans and from many threads.
+    """A Detector: a connection to one server, to be used for many scans and from many threads.
 
     url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: how, where neither the address nor the
     environment (connection.py) says it. shared_memory: hand scans over in this machine's memory, to a server on it that opens
@@ -44,7 +46,7 @@ class Client:
         (self.url, self._tls), self.timeout_s, self.model = endpoint(url, tls), timeout_s, model
         self._inputs = self._shared if shared_memory else self._sent
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,24 +56,37 @@ class Client:
         """Close the connection."""
         self._client.close()
 
-    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
-        """Detect in one scan. phase: its phase image, sent to a release that uses it and left aside otherwise.
+    def detect(self, scan: ScanLike, phase: ScanLike | None = None, *, case: str | None = None) -> DetectionResult:
+        """Detect microbleeds in one scan, as `detection.Detector` describes.
 
-        Raises InputError naming `case` when the scan is refused or its phase is missing, naming the server when it cannot be
-        reached or has no release, and RuntimeError when the server itself fails.
+        Args:
+            scan: Path of a NIfTI file, a nibabel image, or a Volume (I, J, K) in any orientation.
+            phase: The scan's phase image; not opened unless the release requires it. If None, it is read from the file next to
+                `scan` where that is a path.
+            case: Name of the scan in error messages; the file's name if None.
+
+        Returns:
+            Detections in the scan's own space, with the volume they were found in.
+
+        Raises:
+            InputError: Naming `case` if the scan is rejected or its phase image is missing, naming the server if it cannot be
+                reached or has no release.
+            RuntimeError: If the server itself fails.
         """
-        uses_phase = self.uses_phase()
+        volume, case = open_scan(scan, case)
+        requires_phase = self.requires_phase
+        image = open_phase(phase, scan, case, requires_phase)
         try:
-            return self._answer(volume, case, phase, uses_phase)
+            return replace(self._infer(volume, case, image, requires_phase), volume=volume)
         except InferenceServerException as error:
             # Between asking and sending, the server may have been switched to a release of the other kind.
-            if "INVALID_ARGUMENT" not in str(error.status()) or self.uses_phase() == uses_phase:
+            if "INVALID_ARGUMENT" not in str(error.status()) or self.requires_phase == requires_phase:
                 raise self._explained(error, case) from error
-        return self.detect(volume, case, phase)
+        return self.detect(scan, phase, case=case)
 
-    def _answer(self, volume: Volume, case: str, phase: Volume | None, uses_phase: bool) -> Answer:
+    def _infer(self, volume: Volume, case: str, phase: Volume | None, requires_phase: bool) -> DetectionResult:
         arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
-        if uses_phase:
+        if requires_phase:
             if phase is None:
                 expected = f"a phase image beside the SWI, which the release at {self.url} uses"
                 raise InputError("phase-missing", case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
@@ -83,7 +98,7 @@ class Client:
                 "scan-too-large", case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it"
             )
         outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
-        with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(uses_phase)}) as inputs:
+        with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(requires_phase)}) as inputs:
             # No compression: it makes a volume ten times slower over loopback.
             result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
         return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
@@ -100,8 +115,13 @@ class Client:
 
         return shared_inputs(self._client, arrays, self.url, self.timeout_s)
 
-    def uses_phase(self) -> bool:
-        """Whether the release that answers now needs each scan's phase image. Raises InputError as `detect`, naming the server."""
+    @property
+    def requires_phase(self) -> bool:
+        """Whether the release that answers now needs each scan's phase image; the server is asked.
+
+        Raises:
+            InputError: As `detect`, naming the server.
+        """
         try:
             metadata = self._client.get_model_metadata(self.model, client_timeout=self.timeout_s)
         except InferenceServerException as error:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models import __version__
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import RESEARCH_USE, Detection, DetectionResult
 from cmb_models.files import replacing, write_json
 
 CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
-RESEARCH_USE = "research software, not a medical device"
 COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
 
 
@@ -27,7 +26,7 @@ class ScanResult:
 
     scan: str
     file: str
-    answer: Answer | None = None
+    answer: DetectionResult | None = None
     error: str = ""
     code: str = ""
     threshold: float | None = None
@@ -41,7 +40,7 @@ class ScanResult:
     @property
     def detections(self) -> tuple[Detection, ...]:
         """The candidates at or above the threshold, best first; () for a refused scan."""
-        return self.answer.at(self.threshold_used) if self.answer else ()
+        return self.answer.above(self.threshold_used) if self.answer else ()
 
 
 def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
@@ -53,9 +52,9 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
             writer.writerows(_csv_row(result.scan, d, result.answer) for d in result.detections)
 
 
-def _csv_row(scan: str, d: Detection, answer: Answer) -> list:
+def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
     """Micrometres and millionths: finer than any scanner and any score that matters. The JSON has every digit."""
-    millimetres = [f"{v:.3f}" for v in d.world_mm]
+    millimetres = [f"{v:.3f}" for v in d.position_mm]
     numbers = [*millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
     return [scan, *numbers, answer.release, answer.manifest_sha256]
 
@@ -89,7 +88,7 @@ def _scan_entry(result: ScanResult) -> dict:
 
 def _detection_entry(d: Detection) -> dict:
     return {
-        "world_mm": list(d.world_mm),
+        "world_mm": list(d.position_mm),
         "index": list(d.index),
         "diameter_mm": d.diameter_mm,
         "score": d.score,

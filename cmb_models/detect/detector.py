@@ -12,7 +12,7 @@ from cmb_models.detect.fusion import calibrated, joint_score
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
 from cmb_models.detect.validation import Found, check_found, check_prepared
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.volume import Volume, index_from_world, world_from_index
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -66,7 +66,7 @@ def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision:
 
 def detect(
     volume: Volume, config: PipelineConfig, unet: Network, cnn: Network, case: str = "scan", phase: Volume | None = None
-) -> Answer:
+) -> DetectionResult:
     """Find microbleeds in one scan.
 
     unet: (1, 1, I, J, K) float32 to a heatmap of the same shape in [0, 1]. cnn: (N, config.patch_channels, *patch_vox) to (N,) in
@@ -77,4 +77,4 @@ def detect(
     heatmap = unet(prepared.image[None, None])[0, 0]
     found, patches = propose(heatmap, prepared, config)
     stage2 = cnn(patches) if len(patches) else np.zeros(0)
-    return Answer(decide(found, stage2, volume.affine, config.decision), config.decision.threshold)
+    return DetectionResult(decide(found, stage2, volume.affine, config.decision), config.decision.threshold)

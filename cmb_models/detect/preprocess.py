@@ -63,18 +63,22 @@ def prepare(volume: Volume, settings: Preprocess, case: str, phase: Volume | Non
         if phase is not None:
             log.info("%s: its phase image is left aside, since it is not used here", case)
         return Prepared(padded, grid.affine, image.shape)
-    return Prepared(padded, grid.affine, image.shape, np.pad(_phase(phase, stored, image, settings, case), padding))
+    return Prepared(
+        padded, grid.affine, image.shape, np.pad(_phase(phase, stored, Volume(image, grid.affine), settings, case), padding)
+    )
 
 
-def _phase(phase: Volume | None, stored: Volume, image: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
-    """Phase (I, J, K) float32 in radians on the working grid, beside the normalised `image` of the scan as `stored`."""
+def _phase(phase: Volume | None, stored: Volume, grid: Volume, settings: Preprocess, case: str) -> np.ndarray:
+    """Phase (I, J, K) float32 in radians on the working grid; `grid` is the normalised SWI there, `stored` the SWI as stored."""
     if phase is None:
         raise InputError(
             "phase-missing", case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series"
         )
     check_phase(phase, stored, case)
-    vectors = resample_vectors(Volume(turns(phase.data, case), stored.affine).to_ras(), settings.spacing_mm)
-    return as_in_veins(vectors.data, image, vectors.spacing_mm, case)
+    vectors = turns(phase.data, case)
+    real, imaginary = (Volume(part, stored.affine).to_ras() for part in (vectors.real, vectors.imag))
+    vectors = resample_vectors(real, imaginary, settings.spacing_mm)
+    return as_in_veins(vectors, grid.data, grid.spacing_mm, case)
 
 
 def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
@@ -98,10 +102,13 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     return Volume(data, volume.affine @ to_old)
 
 
-def resample_vectors(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
-    """`resample` of vectors exp(i phase), (I, J, K) complex64, part by part: phase itself jumps at its wraps."""
-    real, imaginary = (resample(Volume(part, volume.affine), spacing_mm) for part in (volume.data.real, volume.data.imag))
-    return Volume(real.data + np.complex64(1j) * imaginary.data, real.affine)
+def resample_vectors(real: Volume, imaginary: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """`resample` of vectors exp(i phase), given as their two parts on one grid: phase itself jumps at its wraps.
+
+    Returns:
+        The vectors on the grid that `resample` gives, (I, J, K) complex64.
+    """
+    return resample(real, spacing_mm).data + np.complex64(1j) * resample(imaginary, spacing_mm).data
 
 
 def normalise(data: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:

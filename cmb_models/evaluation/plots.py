@@ -15,6 +15,7 @@ from cmb_models.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BAND_FP = (0.0, *np.geomspace(1 / 16, STANDARD_FP[-1], 43).tolist())  # where the band is computed: close enough for a smooth edge
 
@@ -22,7 +23,16 @@ BAND_FP = (0.0, *np.geomspace(1 / 16, STANDARD_FP[-1], 43).tolist())  # where th
 def froc_figure(
     scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, title: str, path: Path, draws: np.ndarray | None = None
 ) -> None:
-    """Write `draw_froc` as a PNG with a title that counts lesions and scans."""
+    """Write `make_froc_figure` as a PNG."""
+    figure = make_froc_figure(scans, operating, tolerance_mm, title, draws)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def make_froc_figure(
+    scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, title: str, draws: np.ndarray | None = None
+) -> Figure:
+    """`draw_froc` as a figure with a title that counts lesions and scans."""
     from matplotlib.figure import Figure  # imported here: evaluation also runs where nothing is drawn
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -30,8 +40,7 @@ def froc_figure(
     draw_froc(axes, scans, operating, tolerance_mm, draws)
     lesions = sum(len(s.cmbs) for s in scans)
     axes.set_title(f"{title}: {lesions} microbleeds in {len(scans)} scans", loc="left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    return figure
 
 
 def draw_froc(

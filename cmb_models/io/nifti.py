@@ -39,9 +39,6 @@ def read_volume(path: Path) -> Volume:
     try:
         _check_file(path)
         image = nib.load(path, mmap=False)
-        _check_voxels(path, image)
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks refuses
-            data = np.asarray(image.dataobj, dtype=np.float32)
     except InputError:
         raise
     except PermissionError as error:
@@ -49,14 +46,31 @@ def read_volume(path: Path) -> Volume:
             "file-not-readable", path, "a file that may be read", "permission denied", "check its permissions"
         ) from error
     except UNREADABLE as error:
-        got = f"one that cannot be read ({_one_line(error)})"
-        raise InputError("scan-file", path, "a whole NIfTI file", got, "copy or export it again") from error
+        raise _unreadable(path, error) from error
+    return volume_of(image, path)
+
+
+def volume_of(image: SpatialImage, case: object) -> Volume:
+    """A nibabel image as a Volume, as `read_volume` reads its file. Raises InputError naming `case`."""
+    try:
+        _check_voxels(case, image)
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks refuses
+            data = np.asarray(image.dataobj, dtype=np.float32)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable(case, error) from error
     try:
         return Volume(data.reshape(data.shape[:3]), image.affine)
     except ValueError as error:
         raise InputError(
-            "scan-geometry", path, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
+            "scan-geometry", case, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
         ) from error
+
+
+def _unreadable(case: object, error: BaseException) -> InputError:
+    got = f"one that cannot be read ({_one_line(error)})"
+    return InputError("scan-file", case, "a whole NIfTI file", got, "copy or export it again")
 
 
 def _check_file(path: Path) -> None:
@@ -71,29 +85,25 @@ def _check_file(path: Path) -> None:
         raise InputError("scan-file", path, "a whole NIfTI file", "an empty file", "copy or export it again")
 
 
-def _check_voxels(path: Path, image: SpatialImage) -> None:
+def _check_voxels(case: object, image: SpatialImage) -> None:
     """From the header alone, so that a long 4D series is not read only to be refused."""
     shape, kind = image.shape, image.get_data_dtype().kind
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"
-        raise InputError("scan-geometry", path, "one 3D volume", f"an array of shape {shape}", remedy)
+        raise InputError("scan-geometry", case, "one 3D volume", f"an array of shape {shape}", remedy)
     if math.prod(shape) > MOST_VOXELS:
         raise InputError(
-            "scan-too-large", path, "the size of a head scan", f"shape {shape} in its header", "copy or export it again"
+            "scan-too-large", case, "the size of a head scan", f"shape {shape} in its header", "copy or export it again"
         )
     if kind not in "iuf":
         got = "complex voxels" if kind == "c" else "colour voxels (RGB)"
-        raise InputError("scan-file", path, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")
+        raise InputError("scan-file", case, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")
 
 
 def write_volume(path: Path, volume: Volume, dtype: type = np.float32) -> None:
     """Write a Volume as NIfTI (millimetres, scanner space) atomically; integers are stored as they are, unscaled."""
-    image = nib.Nifti1Image(np.asarray(volume.data, dtype=dtype), volume.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(volume.affine, code="scanner")
-    image.set_qform(volume.affine, code="scanner")
     with replacing(Path(path)) as temporary:
-        nib.save(image, temporary)
+        nib.save(volume.to_nibabel(dtype), temporary)
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from pydantic import ValidationError
 
 from cmb_models.config.params import PipelineConfig, explain
+from cmb_models.dataset.scans import open_phase, open_scan
 from cmb_models.detect.detector import Network, detect
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json
 from cmb_models.runtime.cpu import open_onnx
-from cmb_models.volume import Volume
+from cmb_models.volume import ScanLike
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
@@ -113,15 +115,54 @@ def open_networks(bundle: Bundle, threads: int = 0) -> tuple[Network, Network]:
 
 
 class BundleDetector:
-    """A bundle ready to run in this process: the networks stay open between scans. uses_phase: each scan needs its phase image."""
+    """A Detector that runs a bundle in this process; its networks stay open between scans.
+
+    Args:
+        folder: The bundle. It is verified against its manifest; signatures are not checked (signing.verify_signature).
+        threads: Threads of each network; 0 for all cores.
+
+    Raises:
+        InputError: If the bundle is incomplete, changed or has impossible settings.
+    """
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.bundle = load_bundle(folder)
-        self._networks = open_networks(self.bundle, threads)
-        self.uses_phase = self.bundle.config.preprocess.phase
+        self._networks: tuple[Network, Network] | None = open_networks(self.bundle, threads)
 
-    def __call__(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
-        """Detect in one scan; raises InputError naming `case`. phase: left aside unless it is used (preprocess.prepare)."""
-        unet, cnn = self._networks
-        answer = detect(volume, self.bundle.config, unet, cnn, case, phase)
-        return Answer(answer.candidates, answer.threshold, 0, self.bundle.manifest_sha256)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the networks' memory; nothing can be detected afterwards."""
+        self._networks = None
+
+    @property
+    def requires_phase(self) -> bool:
+        """Whether each scan needs its phase image."""
+        return self.bundle.config.preprocess.phase
+
+    def detect(self, scan: ScanLike, phase: ScanLike | None = None, *, case: str | None = None) -> DetectionResult:
+        """Detect microbleeds in one scan, as `detection.Detector` describes.
+
+        Args:
+            scan: Path of a NIfTI file, a nibabel image, or a Volume (I, J, K) in any orientation.
+            phase: The scan's phase image; not opened unless it is required. If None, it is read from the file next to `scan` where
+                that is a path.
+            case: Name of the scan in error messages; the file's name if None.
+
+        Returns:
+            Detections in the scan's own space, with the volume they were found in.
+
+        Raises:
+            InputError: If the scan is not usable, or its phase image is missing or does not belong to it.
+            ValueError: If the detector was closed.
+        """
+        if self._networks is None:
+            raise ValueError(f"the detector of {self.bundle.path} is closed; load the bundle again")
+        volume, case = open_scan(scan, case)
+        image = open_phase(phase, scan, case, self.requires_phase)
+        result = detect(volume, self.bundle.config, *self._networks, case, image)
+        return replace(result, manifest_sha256=self.bundle.manifest_sha256, volume=volume)

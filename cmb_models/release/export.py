@@ -102,7 +102,7 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
     onnx_unet = open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
     onnx_cnn = open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
     answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan", phase)
-    rows = [[*d.world_mm, d.score] for d in answer.candidates]
+    rows = [[*d.position_mm, d.score] for d in answer.candidates]
     write_json(folder / bundle.GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     device = torch.device("cpu")
     image = prepare(scan, config.preprocess, "golden scan", phase).image[None, None]

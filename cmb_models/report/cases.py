@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cmb_models.detect.candidates import LARGEST_MM, diameter_mm
+from cmb_models.figures.views import View
 from cmb_models.report import wording
 from cmb_models.report.data import Evaluation, Material
-from cmb_models.views import View
 
 EXTREMES = 2  # how many of each: best found, largest missed, most certain false positives
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_models.figures.views import CROP_MM, View, bare, draw_planes
 from cmb_models.io.nifti import read_volume
 from cmb_models.report.cases import Case, measured
-from cmb_models.views import CROP_MM, View, bare, draw_planes
 
 CROP_INCH, WIDE_INCH, GAP_INCH, DPI = 1.75, 8.6, 0.04, 110
 QUALITY = 86  # of JPEG: below, blocks begin to show around 3 mm lesions

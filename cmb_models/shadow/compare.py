@@ -20,7 +20,7 @@ import numpy as np
 
 from cmb_models.client.log_lines import LineLog
 from cmb_models.client.scan_id import scan_sha256
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.evaluation.matching import ScoredScan, match
 from cmb_models.evaluation.statistics.disagreement import Disagreement, disagreements
 from cmb_models.evaluation.statistics.paired import Pair
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE_MM = 3.0  # as everywhere: one place within max(3 mm, its radius)
 WIDEST_MM = 99.0  # a finding that covers all of the head is still a place
-Ask = Callable[[Volume, str, Volume | None], Answer]
+Detect = Callable[..., DetectionResult]  # a detector's detect(scan, phase, *, case)
 
 
 def shadow_log(file: Path) -> LineLog:
@@ -45,14 +45,14 @@ class Answered:
 
     scan: str
     volume: Volume
-    answer: Answer
+    answer: DetectionResult
     phase: Volume | None = None
 
 
-def observe(asked: Answered, challenger: Ask) -> dict[str, Any]:
+def observe(asked: Answered, challenger: Detect) -> dict[str, Any]:
     """Ask the challenger too: the line to write. Whatever goes wrong is in the line, nothing is raised."""
     try:
-        told = compared(asked.answer, challenger(asked.volume, asked.scan, asked.phase))
+        told = compared(asked.answer, challenger(asked.volume, asked.phase, case=asked.scan))
     except Exception as error:
         return noted(asked, "failed", str(error))
     return _head(asked) | told
@@ -67,7 +67,7 @@ def _head(asked: Answered) -> dict[str, Any]:
     return {"scan": asked.scan, "input_sha256": scan_sha256(asked.volume)}
 
 
-def compared(production: Answer, challenger: Answer, tolerance_mm: float = TOLERANCE_MM) -> dict[str, Any]:
+def compared(production: DetectionResult, challenger: DetectionResult, tolerance_mm: float = TOLERANCE_MM) -> dict[str, Any]:
     """Where two releases agree on one scan, each at its own threshold.
 
     Production's findings take the part of marks, so places are paired as detections and marks are everywhere (matching.py). `both`
@@ -91,25 +91,25 @@ def compared(production: Answer, challenger: Answer, tolerance_mm: float = TOLER
 
 def _mark(d: Detection) -> Annotation:
     diameter_mm = min(max(d.diameter_mm, 1e-3), WIDEST_MM)
-    return Annotation("scan", "", *d.world_mm, diameter_mm=diameter_mm, label="cmb", rater="production")
+    return Annotation("scan", "", *d.position_mm, diameter_mm=diameter_mm, label="cmb", rater="production")
 
 
-def _scored(answer: Answer, marks: tuple[Annotation, ...]) -> ScoredScan:
+def _scored(answer: DetectionResult, marks: tuple[Annotation, ...]) -> ScoredScan:
     rows = answer.candidates
-    centres = np.array([d.world_mm for d in rows], dtype=np.float64).reshape(-1, 3)
+    centres = np.array([d.position_mm for d in rows], dtype=np.float64).reshape(-1, 3)
     scores, stage1, stage2 = (np.array([getattr(d, s) for d in rows]) for s in ("score", "stage1_score", "stage2_score"))
     return ScoredScan("scan", "scan", marks, centres, scores, stage1, stage2)
 
 
-def _side(answer: Answer) -> dict[str, Any]:
+def _side(answer: DetectionResult) -> dict[str, Any]:
     identity = {"release": answer.release, "manifest_sha256": answer.manifest_sha256, "threshold": answer.threshold}
     return identity | {"candidates": len(answer.candidates), "detections": len(answer.detections)}
 
 
 def _both(a: Detection, b: Detection) -> dict[str, Any]:
     return {
-        "world_mm": [round(v, 2) for v in a.world_mm],
-        "apart_mm": round(math.dist(a.world_mm, b.world_mm), 2),
+        "world_mm": [round(v, 2) for v in a.position_mm],
+        "apart_mm": round(math.dist(a.position_mm, b.position_mm), 2),
         "scores": [round(a.score, 6), round(b.score, 6)],
     }
 
@@ -125,7 +125,7 @@ class ShadowedClient:
     At most `waiting` scans wait, in memory; one more is noted as dropped. The scan's array must not be changed after `detect`.
     """
 
-    def __init__(self, production: Ask, challenger: Ask, file: Path, waiting: int = 4) -> None:
+    def __init__(self, production: Detect, challenger: Detect, file: Path, waiting: int = 4) -> None:
         self._production, self._challenger, self._log = production, challenger, shadow_log(file)
         self._waiting: queue.Queue[Answered | None] = queue.Queue(waiting)
         self._idle, self._asking = threading.Condition(), 0
@@ -139,10 +139,10 @@ class ShadowedClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def detect(self, volume: Volume, case: str, phase: Volume | None = None, name: str = "") -> Answer:
-        """Production's answer, as `Client.detect`. name: what the comparison goes by; without, the scan's hash alone tells."""
+    def detect(self, volume: Volume, phase: Volume | None = None, *, case: str | None = None, name: str = "") -> DetectionResult:
+        """Production's answer, as `Client.detect`, to a Volume. name: what the comparison goes by; else the hash alone."""
         with self._in_flight():
-            answer = self._production(volume, case, phase)
+            answer = self._production(volume, phase, case=case)
         asked = Answered(name, volume, answer, phase)
         try:
             self._waiting.put_nowait(asked)

@@ -107,7 +107,7 @@ def two_stage(task: Task) -> list[Outcome]:
     joint, first = [], []
     for scan in task.test:
         found = detect(read_volume(scan.path), config, *networks, scan.key).candidates
-        centres = np.array([c.world_mm for c in found]).reshape(-1, 3)
+        centres = np.array([c.position_mm for c in found]).reshape(-1, 3)
         joint.append(_scored(scan, centres, [c.score for c in found]))
         first.append(_scored(scan, centres, [c.stage1_score for c in found]))
     return [Outcome(OURS, joint, total_steps(params)), Outcome(STAGE1, first, params.unet.steps)]

@@ -12,9 +12,9 @@ from cmb_models.config.params import Decision
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
+from cmb_models.figures.views import MARGIN_MM, View, bare, draw_image, draw_ring
 from cmb_models.files import replacing
 from cmb_models.io.nifti import read_volume
-from cmb_models.views import MARGIN_MM, View, bare, draw_image, draw_ring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.files import write_json
 from cmb_models.release.bundle import BundleDetector
 from cmb_models.volume import Volume
@@ -29,15 +29,15 @@ def scan() -> Volume:
     return head(affine=affine, shape=(32, 100, 100), seed=11)
 
 
-def rows(answer: Answer) -> list[list[float]]:
+def rows(answer: DetectionResult) -> list[list[float]]:
     """Every candidate as a flat row."""
-    return [[*c.world_mm, *c.index, c.diameter_mm, c.score, c.stage1_score, c.stage2_score] for c in answer.candidates]
+    return [[*c.position_mm, *c.index, c.diameter_mm, c.score, c.stage1_score, c.stage2_score] for c in answer.candidates]
 
 
-def detect() -> Answer:
+def detect() -> DetectionResult:
     """What the code says now."""
     with tempfile.TemporaryDirectory() as folder:
-        return BundleDetector(make_bundle(Path(folder) / "bundle"), threads=1)(scan(), "golden head")
+        return BundleDetector(make_bundle(Path(folder) / "bundle"), threads=1).detect(scan())
 
 
 if __name__ == "__main__":

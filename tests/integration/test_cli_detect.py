@@ -11,7 +11,7 @@ import pytest
 from cmb_models import cli
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.client.scan_id import scan_sha256
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
@@ -59,14 +59,13 @@ def fake_server(monkeypatch, answer):
     addresses = []
 
     class Client:
-        def __init__(self, url, shared_memory):
+        def __init__(self, url, *, timeout_s, tls, shared_memory):
             addresses.append((url, "shared memory") if shared_memory else url)
 
-        def detect(self, volume, case, phase):
-            return answer(volume, case)
+        requires_phase = False
 
-        def uses_phase(self):
-            return False
+        def detect(self, scan, phase=None, *, case=None):
+            return answer(scan, case)
 
     monkeypatch.setitem(sys.modules, "cmb_models.client.grpc", types.SimpleNamespace(Client=Client))
     return addresses
@@ -169,7 +168,7 @@ def test_an_earlier_calls_results_are_replaced(work, cmb, bundle):
 
 
 def test_a_named_server_answers(work, cmb, monkeypatch):
-    addresses = fake_server(monkeypatch, lambda volume, case: Answer((FOUND,), 0.5, 12, "ab" * 32))
+    addresses = fake_server(monkeypatch, lambda volume, case: DetectionResult((FOUND,), 0.5, 12, "ab" * 32))
     code, out, _ = cmb("detect", "spots.nii.gz", "--out", "results", "--server", "gpu:8001", "--no-figures")
     assert code == 0 and addresses == ["gpu:8001"] and "12" in out
     assert rows(work / "results/detections.csv")[0]["release"] == "12"
@@ -177,13 +176,13 @@ def test_a_named_server_answers(work, cmb, monkeypatch):
 
 def test_the_server_started_here_is_the_default(work, cmb, monkeypatch):
     write_json(work / "serving-state/server.json", {"grpc_url": "localhost:9001"})
-    addresses = fake_server(monkeypatch, lambda volume, case: Answer((), 0.5, 1))
+    addresses = fake_server(monkeypatch, lambda volume, case: DetectionResult((), 0.5, 1))
     assert cmb("detect", "spots.nii.gz", "--out", "results", "--no-figures")[0] == 0
     assert addresses == ["localhost:9001"]
 
 
 def test_memory_is_shared_with_a_server_alone(work, cmb, monkeypatch):
-    addresses = fake_server(monkeypatch, lambda volume, case: Answer((), 0.5, 1))
+    addresses = fake_server(monkeypatch, lambda volume, case: DetectionResult((), 0.5, 1))
     call = ("detect", "spots.nii.gz", "--out", "results", "--no-figures", "--shared-memory")
     assert cmb(*call, "--server", "localhost:9001")[0] == 0
     assert addresses == [("localhost:9001", "shared memory")]
@@ -210,7 +209,7 @@ def test_a_server_that_goes_away_keeps_the_answers_so_far(work, cmb, monkeypatch
     def once(volume, case):
         if case != "spots.nii.gz":
             raise InputError("server-unreachable", "gpu:8001", "a server that answers", "no connection", "start one")
-        return Answer((FOUND,), 0.5, 1)
+        return DetectionResult((FOUND,), 0.5, 1)
 
     fake_server(monkeypatch, once)
     names = ["spots.nii.gz", "clean.nii", "third.nii"]

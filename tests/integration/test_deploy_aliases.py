@@ -73,7 +73,7 @@ def test_servers_follow_the_aliases(site, servers):
     assert told(servers).exit_code == 0
     for url in servers:
         with Client(url) as client:
-            assert client.detect(head(), "scan").release == 1
+            assert client.detect(head()).release == 1
         assert runs(url) == {DETECTOR: 1, PREVIOUS: 2}
 
 

@@ -36,8 +36,8 @@ def stored_as(signs) -> Volume:
 @pytest.mark.parametrize("signs", ORIENTATIONS.values(), ids=ORIENTATIONS)
 def test_served_answer_is_the_bundles_own(served, signs):
     scan = stored_as(signs)
-    expected = BundleDetector(served.bundle)(scan, "scan")
-    got = served.client.detect(scan, "scan")
+    expected = BundleDetector(served.bundle).detect(scan)
+    got = served.client.detect(scan)
     assert spots_found(got) == 3
     assert [d.index for d in got.candidates] == [d.index for d in expected.candidates]
     assert all(in_bounds(d, scan) for d in got.detections)
@@ -45,7 +45,7 @@ def test_served_answer_is_the_bundles_own(served, signs):
     for attribute in ("score", "stage1_score", "stage2_score", "diameter_mm"):
         difference = [getattr(a, attribute) - getattr(b, attribute) for a, b in pairs]
         assert np.abs(difference).max() < 1e-4, attribute
-    places = [np.subtract(a.world_mm, b.world_mm) for a, b in pairs]
+    places = [np.subtract(a.position_mm, b.position_mm) for a, b in pairs]
     assert np.abs(places).max() < 1e-6
     assert (got.threshold, got.release, got.manifest_sha256) == (0.99, 1, expected.manifest_sha256)
 
@@ -53,7 +53,7 @@ def test_served_answer_is_the_bundles_own(served, signs):
 def test_scan_is_left_as_it_was_and_a_second_answer_is_the_same(served):
     scan = head()
     before = scan.data.copy()
-    assert served.client.detect(scan, "scan") == served.client.detect(scan, "scan")
+    assert served.client.detect(scan) == served.client.detect(scan)
     np.testing.assert_array_equal(scan.data, before)
 
 
@@ -82,18 +82,18 @@ def faulty(kind: str) -> Volume:
 )
 def test_refused_scan_is_told_why_and_the_server_lives_on(served, kind, words):
     with pytest.raises(InputError) as refusal:
-        served.client.detect(faulty(kind), "sub-01_swi.nii.gz")
+        served.client.detect(faulty(kind), case="sub-01_swi.nii.gz")
     assert str(refusal.value).startswith("sub-01_swi.nii.gz: expected ")
     assert words in str(refusal.value)
     assert "scan:" not in str(refusal.value)
-    assert served.client.detect(head(), "scan").release == 1
+    assert served.client.detect(head()).release == 1
 
 
 def test_unreachable_server_and_missing_release_name_the_remedy(served):
-    with refused("server-unreachable"):
-        Client("127.0.0.1:9", timeout_s=5).detect(head(), "scan")
+    with refused("server-unreachable", case="127.0.0.1:9"):
+        Client("127.0.0.1:9", timeout_s=5).detect(head())
     with refused("server-without-release"):
-        Client(served.server.grpc_url, model="no_such_model").detect(head(), "scan")
+        Client(served.server.grpc_url, model="no_such_model").detect(head())
     assert Client(served.server.grpc_url, model="no_such_model").serving() is None
 
 

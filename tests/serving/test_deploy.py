@@ -13,7 +13,7 @@ import tritonclient.grpc as grpc
 
 from cmb_models.client.contract import DETECTOR, INPUTS, OUTPUTS, STEPS, UNET
 from cmb_models.client.grpc import Client, Serving
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.release.bundle import (
@@ -94,12 +94,12 @@ def break_unet(folder: Path) -> None:
     (folder / UNET_FILE).write_bytes(b"not a network")
 
 
-def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+def send_until(done: threading.Event, url: str, answers: list[DetectionResult], faults: list[Exception]) -> None:
     scan = head()
     with Client(url) as client:
         while not done.is_set():
             try:
-                answers.append(client.detect(scan, "scan"))
+                answers.append(client.detect(scan))
             except Exception as error:  # any loss is what the test looks for
                 faults.append(error)
 
@@ -114,16 +114,16 @@ def test_releases_switch_and_roll_back_without_losing_or_mixing_a_request(site, 
         first = site.deploy(bundles[1], old.release + 1)
         assert (first.release, first.previous, first.changed) == (old.release + 1, old.release, True)
         assert site.resident() == site.on_disk() == {old.release, old.release + 1}
-        assert site.client.detect(head(), "scan").release == old.release + 1
+        assert site.client.detect(head()).release == old.release + 1
 
         site.deploy(bundles[0], old.release + 2)
         assert site.resident() == site.on_disk() == {old.release + 1, old.release + 2}
-        assert site.client.detect(head(), "scan").release == old.release + 2
+        assert site.client.detect(head()).release == old.release + 2
 
         back = site.deploy(bundles[1], old.release + 1)
         assert back.previous == old.release + 2
         assert site.resident() == site.on_disk() == {old.release + 1, old.release + 2}
-        answer = site.client.detect(head(), "scan")
+        answer = site.client.detect(head())
         assert (answer.release, answer.threshold, answer.manifest_sha256) == (old.release + 1, 0.8, verify_manifest(bundles[1]))
     finally:
         done.set()
@@ -165,7 +165,7 @@ def test_bundle_with_a_flipped_byte_is_refused_before_anything_is_written(site, 
         site.deploy(damaged, site.next())
     assert site.now() == before
     assert site.on_disk() == files
-    assert site.client.detect(head(), "scan").release == before.release
+    assert site.client.detect(head()).release == before.release
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_release_that_fails_is_taken_out_and_the_old_one_goes_on(site, bundles, 
     with pytest.raises(InputError, match=words):
         site.deploy(bad, site.next())
     assert site.now() == before
-    assert site.client.detect(head(), "scan").release == before.release
+    assert site.client.detect(head()).release == before.release
     assert site.resident() == site.on_disk() == loaded
 
 
@@ -192,7 +192,7 @@ def test_deployment_killed_halfway_is_finished_by_the_next(site, bundles):
     (site.repository / UNET / str(release) / "model.onnx").unlink()
     assert site.now() == before
     site.deploy(bundles[1], release)
-    assert site.client.detect(head(), "scan").manifest_sha256 == verify_manifest(bundles[1])
+    assert site.client.detect(head()).manifest_sha256 == verify_manifest(bundles[1])
     assert site.resident() == site.on_disk() == {before.release, release}
 
 
@@ -214,7 +214,7 @@ def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site
     release = site.next()
     site.deploy(altered(bundles[0], tmp_path / "silent", find_nothing), release)
     scan = head(blobs_mm=())
-    answer = site.client.detect(scan, "scan")
+    answer = site.client.detect(scan)
     assert (answer.candidates, answer.threshold, answer.release) == ((), 0.9, release)
 
     client = grpc.InferenceServerClient(site.url)
@@ -232,7 +232,7 @@ def test_scan_without_candidates_gives_empty_arrays_of_the_contracts_shapes(site
 def test_one_candidate_and_hundreds_are_the_bundles_own(site, bundles, tmp_path, most):
     bundle = altered(bundles[0], tmp_path / "many", candidates(floor=1e-6, min_distance_mm=2.0, max_per_scan=most))
     site.deploy(bundle, site.next())
-    got, own = site.client.detect(head(), "scan"), BundleDetector(bundle)(head(), "scan")
+    got, own = site.client.detect(head()), BundleDetector(bundle).detect(head())
     assert len(own.candidates) == most
     assert difference(rows_of(own), rows_of(got)) == ""
 
@@ -249,7 +249,7 @@ def test_one_candidate_and_hundreds_are_the_bundles_own(site, bundles, tmp_path,
 )
 def test_golden_check_names_what_differs(bundles, change, words):
     bundle = load_bundle(bundles[0])
-    answer = replace(BundleDetector(bundles[0])(head(seed=1), "golden"), release=3)
+    answer = replace(BundleDetector(bundles[0]).detect(head(seed=1)), release=3)
     check_golden(answer, bundle, 3)
     check_golden(replace(answer, candidates=answer.candidates[::-1]), bundle, 3)
     with refused("golden-answer", got=words):
@@ -258,7 +258,7 @@ def test_golden_check_names_what_differs(bundles, change, words):
 
 def test_golden_scan_without_candidates_can_agree(bundles, tmp_path):
     bundle = load_bundle(altered(bundles[0], tmp_path / "silent", find_nothing))
-    check_golden(Answer((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
+    check_golden(DetectionResult((), 0.9, 3, bundle.manifest_sha256), bundle, 3)
 
 
 def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path,
         assert client.serving() is None
         monkeypatch.setenv("CMB_ADMIN_KEY", "a-key")
         deploy_bundle(bundles[0], 1, tmp_path / "repository", server.grpc_url)
-        assert client.detect(head(), "scan").release == 1
+        assert client.detect(head()).release == 1
 
 
 def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles):
@@ -280,4 +280,4 @@ def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles)
     with pytest.raises(InputError, match=f"127.0.0.1:9: expected servers that take release {release}"):
         reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], done=told.append)
     assert [d.release for d in told] == [release]
-    assert np.isclose(site.client.detect(head(), "scan").threshold, 0.8)
+    assert np.isclose(site.client.detect(head()).threshold, 0.8)

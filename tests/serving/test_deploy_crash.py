@@ -14,7 +14,7 @@ import pytest
 
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.release.bundle import load_bundle
 from cmb_models.serving.deploy.desired import Release, Wanted
 from cmb_models.serving.deploy.fleet import Target, reconcile
@@ -61,7 +61,7 @@ class Sender(threading.Thread):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url, self.done = url, threading.Event()
-        self.answers: list[Answer] = []
+        self.answers: list[DetectionResult] = []
         self.faults: list[Exception] = []
 
     def run(self) -> None:
@@ -69,7 +69,7 @@ class Sender(threading.Thread):
         with Client(self.url) as client:
             while not self.done.wait(PAUSE_S):
                 try:
-                    self.answers.append(client.detect(scan, "scan"))
+                    self.answers.append(client.detect(scan))
                 except Exception as error:  # any loss is what the test looks for
                     self.faults.append(error)
 
@@ -88,7 +88,7 @@ def require_right(target: Target, goal: Wanted) -> None:
         own = {str(goal.releases[model.name].pin.release)} if model.name in ENSEMBLES else numbers
         assert {p.name for p in model.iterdir()} - {"config.pbtxt"} == own, model
     with Client(target.url) as client:
-        answer = client.detect(head(), "scan")
+        answer = client.detect(head())
     pin = goal.releases[DETECTOR].pin
     assert (answer.release, answer.manifest_sha256) == (pin.release, pin.manifest_sha256)
 

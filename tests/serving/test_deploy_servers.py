@@ -52,7 +52,7 @@ def test_servers_of_one_repository(tmp_path):
                 assert not any(d.changed for d in reconcile(second, both))
                 assert PROBE not in admin.actual().pins
             with Client(empty.grpc_url) as client:
-                assert client.detect(head(), "scan").release == 2
+                assert client.detect(head()).release == 2
             third = Wanted({DETECTOR: verified(bundles[1], 2)})
             assert [d.did for d in reconcile(third, both)] == [
                 ("previous 1 unloaded", "challenger 3 unloaded", "release 1, 3 removed")

@@ -54,7 +54,7 @@ def lives_on(server):
     yield
     assert server.alive()
     with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
-        assert spots_found(client.detect(head(), "scan")) == 3
+        assert spots_found(client.detect(head())) == 3
 
 
 def memory_mb(group: int) -> float:
@@ -195,7 +195,7 @@ def test_idle_connections(server):
                 line.sendall(start)
         with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
             began = time.monotonic()
-            assert client.detect(head(), "scan").release == 1
+            assert client.detect(head()).release == 1
             assert time.monotonic() - began < pace.seconds(10)
 
 
@@ -239,7 +239,7 @@ def test_reader_that_stops_reading_keeps_nobody_waiting(server):
         time.sleep(pace.seconds(3))
         assert not told.is_set()
         with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
-            assert client.detect(head(), "scan").release == 1
+            assert client.detect(head()).release == 1
         assert told.wait(pace.seconds(20))
     assert "DEADLINE_EXCEEDED" in faults[0].status()
 

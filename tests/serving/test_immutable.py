@@ -71,8 +71,8 @@ def test_release_without_files_is_not_left_out_silently(tmp_path, wanted):
 def test_every_ensemble_answers_as_its_bundle(url, wanted, ensemble, fewest, most):
     release = wanted.releases[ensemble]
     with Client(url, model=ensemble) as client:
-        got = client.detect(head(seed=3), "scan")
-    expected = BundleDetector(release.bundle.path)(head(seed=3), "scan")
+        got = client.detect(head(seed=3))
+    expected = BundleDetector(release.bundle.path).detect(head(seed=3))
     assert fewest <= len(expected.candidates) <= most
     assert (got.release, got.manifest_sha256) == (release.pin.release, release.pin.manifest_sha256)
     assert [d.index for d in got.candidates] == [d.index for d in expected.candidates]

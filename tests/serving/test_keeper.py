@@ -48,7 +48,7 @@ class Kept:
 
     def answer(self) -> None:
         with Client(self.url, timeout_s=pace.seconds(CLEAN_S)) as client:
-            answer = client.detect(head(), "scan")
+            answer = client.detect(head())
         assert (answer.release, answer.manifest_sha256) == (1, self.manifest_sha256)
 
     def until_right(self) -> None:

@@ -12,7 +12,7 @@ import tritonclient.grpc as grpc
 
 from cmb_models.client.contract import CANDIDATES, CNN, DECIDE, DETECTOR, PREPARE, UNET, inputs_of
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.release.bundle import GOLDEN_SCAN, BundleDetector, verify_manifest
 from cmb_models.serving.check import checks
@@ -73,18 +73,18 @@ def models(swi: set[int], phase: set[int]) -> dict[str, set[int]]:
     return found | (dict.fromkeys((f"{PREPARE}_phase", f"{CANDIDATES}_phase", f"{CNN}_phase"), phase) if phase else {})
 
 
-def agree(got: Answer, expected: Answer) -> None:
+def agree(got: DetectionResult, expected: DetectionResult) -> None:
     assert [d.index for d in got.candidates] == [d.index for d in expected.candidates]
     for one, other in zip(got.candidates, expected.candidates, strict=True):
         assert abs(one.score - other.score) < 1e-4 and abs(one.stage2_score - other.stage2_score) < 1e-4
     assert got.manifest_sha256 == expected.manifest_sha256
 
 
-def send_until(done: threading.Event, url: str, answers: list[Answer], faults: list[Exception]) -> None:
+def send_until(done: threading.Event, url: str, answers: list[DetectionResult], faults: list[Exception]) -> None:
     with Client(url) as client:
         while not done.is_set():
             try:
-                answers.append(client.detect(SCAN, "scan", PHASE))
+                answers.append(client.detect(SCAN, PHASE))
             except Exception as error:  # any loss is what the test looks for
                 faults.append(error)
 
@@ -92,25 +92,25 @@ def send_until(done: threading.Event, url: str, answers: list[Answer], faults: l
 def test_promotion_to_phase_and_back_loses_no_request_of_who_sends_both(site):
     """A release without phase, one with, one more with, and back to the first kind; answers are each release's own throughout."""
     site.deploy(False, 1)
-    assert site.resident() == site.on_disk() == models({1}, set()) and not site.client.uses_phase()
+    assert site.resident() == site.on_disk() == models({1}, set()) and not site.client.requires_phase
     answers, faults, done = [], [], threading.Event()
     sender = threading.Thread(target=send_until, args=(done, site.url, answers, faults))
     sender.start()
     try:
         site.deploy(True, 2)
-        assert site.resident() == site.on_disk() == models({1}, {2}) and site.client.uses_phase()
-        assert site.client.detect(SCAN, "scan", PHASE).release == 2
+        assert site.resident() == site.on_disk() == models({1}, {2}) and site.client.requires_phase
+        assert site.client.detect(SCAN, PHASE).release == 2
         site.deploy(True, 3)
         assert site.resident() == site.on_disk() == models(set(), {2, 3})
-        assert site.client.detect(SCAN, "scan", PHASE).release == 3
+        assert site.client.detect(SCAN, PHASE).release == 3
         site.deploy(False, 4)
-        assert site.resident() == site.on_disk() == models({4}, {3}) and not site.client.uses_phase()
-        assert site.client.detect(SCAN, "scan", PHASE).release == 4
+        assert site.resident() == site.on_disk() == models({4}, {3}) and not site.client.requires_phase
+        assert site.client.detect(SCAN, PHASE).release == 4
     finally:
         done.set()
         sender.join()
     assert not faults and {a.release for a in answers} == {1, 2, 3, 4}
-    expected = {phase: BundleDetector(bundle)(SCAN, "scan", PHASE) for phase, bundle in site.bundles.items()}
+    expected = {phase: BundleDetector(bundle).detect(SCAN, PHASE) for phase, bundle in site.bundles.items()}
     assert spots_found(expected[False], MORE_MM) == 5 and spots_found(expected[True], MORE_MM) == 4
     for answer in answers:
         agree(answer, expected[answer.release in (2, 3)])
@@ -136,12 +136,12 @@ def test_inputs_are_those_of_the_release(site, served, capsys, monkeypatch):
 
 def test_a_scan_without_phase_is_refused_by_a_release_that_uses_it(site, served):
     if not served:
-        assert site.client.detect(SCAN, "sub-1").release
+        assert site.client.detect(SCAN, case="sub-1").release
         return
     with pytest.raises(
         InputError, match=f"sub-1: expected a phase image beside the SWI, which the release at {site.url} uses, got none"
     ):
-        site.client.detect(SCAN, "sub-1")
+        site.client.detect(SCAN, case="sub-1")
 
 
 REFUSED = {
@@ -158,24 +158,24 @@ def test_a_phase_image_that_is_not_the_scans_own(site, served, kind):
     """Refused, by client or server, in the scan's name; left aside by a release that does not use it."""
     phase, words = REFUSED[kind]
     if not served:
-        assert spots_found(site.client.detect(SCAN, "sub-1", phase), MORE_MM) == 5
+        assert spots_found(site.client.detect(SCAN, phase, case="sub-1"), MORE_MM) == 5
         return
     with pytest.raises(InputError, match=words) as refusal:
-        site.client.detect(SCAN, "sub-1", phase)
+        site.client.detect(SCAN, phase, case="sub-1")
     assert refusal.value.case == "sub-1"
-    assert spots_found(site.client.detect(SCAN, "sub-1", PHASE), MORE_MM) == 4
+    assert spots_found(site.client.detect(SCAN, PHASE, case="sub-1"), MORE_MM) == 4
 
 
 def test_a_switch_between_asking_and_sending_costs_no_request(site, served, monkeypatch):
     """The client's first question is answered as before the switch, every later one by the server itself."""
-    ask, stale = site.client.uses_phase, [not served]
+    ask, stale = Client.requires_phase.fget, [not served]
     with Client(site.url) as client:
-        monkeypatch.setattr(Client, "uses_phase", lambda self: stale.pop() if stale else ask())
-        answer = client.detect(SCAN, "scan", PHASE)
+        monkeypatch.setattr(Client, "requires_phase", property(lambda self: stale.pop() if stale else ask(self)))
+        answer = client.detect(SCAN, PHASE)
     assert not stale and spots_found(answer, MORE_MM) == (4 if served else 5)
 
 
 def test_no_candidates_with_phase(site, tmp_path):
     """Stage 2 is then given one blank patch of two channels."""
     site.deploy_next(altered(site.bundles[True], tmp_path / "silent", find_nothing))
-    assert site.client.uses_phase() and site.client.detect(SCAN, "scan", PHASE).candidates == ()
+    assert site.client.requires_phase and site.client.detect(SCAN, PHASE).candidates == ()

@@ -169,7 +169,7 @@ def test_serve_command_restricts_and_deploys_with_its_own_key(tmp_path, monkeypa
             assert "switched to release 1" in "".join(lines), lines
             url = json.loads((tmp_path / "serving-state" / "server.json").read_text())["grpc_url"]
             with Client(url) as client:
-                assert client.detect(head(), "scan").release == 1
+                assert client.detect(head()).release == 1
             with refused("server-refused-release"):
                 deploy_bundle(make_bundle(tmp_path / "two", threshold=0.5), 2, tmp_path / "serving-state" / "repository", url)
             monkeypatch.setenv("CMB_ADMIN_KEY", kept_key(tmp_path / "serving-state"))

@@ -68,7 +68,7 @@ def test_serve_command_ends_without_a_trace(bundle, tmp_path, how):
         names = {n.split("-")[1] for n in os.listdir("/dev/shm") if n.startswith("cmb-")}
         prefix = next(f"cmb-{n}-" for n in names if n.encode() in Path(f"/proc/{state['pid']}/cmdline").read_bytes())
         with Client(running_url(tmp_path / "serving-state")) as client:
-            assert client.detect(head(), "scan").release == 1
+            assert client.detect(head()).release == 1
         assert len(in_group(state["pid"])) == 6  # tritonserver and the stubs of five steps
         assert in_shared_memory(prefix)
         process.send_signal(how)

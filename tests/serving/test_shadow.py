@@ -82,7 +82,7 @@ def test_detect_then_report(url, work, folder, cmb):
     for name in ("detections.csv", "detections.json"):
         assert (work / "plain" / name).read_bytes() == (work / "mirrored" / name).read_bytes()
     first, second = read_lines(work / "shadow.jsonl")
-    answers = {model: Client(url, model=model).detect(head(seed=0), "scan") for model in (DETECTOR, CHALLENGER)}
+    answers = {model: Client(url, model=model).detect(head(seed=0)) for model in (DETECTOR, CHALLENGER)}
     counts = {model: len(answer.detections) for model, answer in answers.items()}
     assert counts[DETECTOR] == 3 < counts[CHALLENGER]
     assert (first["scan"], second["scan"]) == ("scan-0", "scan-1")
@@ -114,7 +114,7 @@ def test_a_long_running_client(url, work):
         Client(url, model=CHALLENGER) as challenger,
         ShadowedClient(client.detect, challenger.detect, work / "s.jsonl") as both,
     ):
-        assert [both.detect(head(seed=n), "scan").release for n in range(3)] == [2, 2, 2]
+        assert [both.detect(head(seed=n)).release for n in range(3)] == [2, 2, 2]
         both.close(60)
     entries = list(read_lines(work / "s.jsonl"))
     assert [(e["outcome"], e["scan"], e["challenger"]["release"]) for e in entries] == [("compared", "", 1)] * 3

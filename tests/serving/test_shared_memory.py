@@ -36,21 +36,21 @@ def test_answers_are_those_of_a_message(served, neighbour):
     scans = [head(), head(seed=5, shape=(60, 90, 40))]
     scans.append(Volume(np.asfortranarray(scans[0].data[::-1]), scans[0].affine))
     for scan in scans:
-        assert neighbour.detect(scan, "scan") == served.client.detect(scan, "scan")
+        assert neighbour.detect(scan) == served.client.detect(scan)
 
 
 def test_a_refused_scan_leaves_nothing_and_the_next_is_answered(served, neighbour):
     scan = head()
-    with refused("scan-not-finite"):
-        neighbour.detect(Volume(np.full_like(scan.data, np.nan), scan.affine), "bad")
-    assert neighbour.detect(scan, "scan") == served.client.detect(scan, "scan")
+    with refused("scan-not-finite", got="NaN"):
+        neighbour.detect(Volume(np.full_like(scan.data, np.nan), scan.affine), case="bad")
+    assert neighbour.detect(scan) == served.client.detect(scan)
 
 
 def test_many_at_once_do_not_mix(served, neighbour):
     scans = [head(blobs_mm=[(5.0 * n - 10, 0, 0)], seed=n) for n in range(4)]
-    alone = [served.client.detect(scan, "scan") for scan in scans]
+    alone = [served.client.detect(scan) for scan in scans]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda n: neighbour.detect(scans[n % 4], "scan"), range(12))) == [alone[n % 4] for n in range(12)]
+        assert list(pool.map(lambda n: neighbour.detect(scans[n % 4]), range(12))) == [alone[n % 4] for n in range(12)]
 
 
 def test_memory_of_a_request_that_was_given_up_is_not_taken_from_the_server(served):
@@ -65,7 +65,7 @@ def test_memory_of_a_request_that_was_given_up_is_not_taken_from_the_server(serv
             client.infer(DETECTOR, inputs, client_timeout=0.02)
         (kept,) = set(client.get_system_shared_memory_status().regions) - before
         assert kept not in regions(), "its name is gone, so that it ends with the server"
-        assert served.client.detect(head(), "scan").candidates
+        assert served.client.detect(head()).candidates
 
 
 def test_a_server_that_cannot_open_the_memory_is_told_of(served):

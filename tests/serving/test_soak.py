@@ -37,8 +37,8 @@ def test_turned_scans_show_the_same_places():
 
 def test_a_wrong_answer_would_be_noticed(tmp_path):
     own = BundleDetector(make_bundle(tmp_path / "a"))
-    first, moved = own(head(), "scan"), own(head(seed=4), "scan")
-    other = BundleDetector(make_bundle(tmp_path / "b", threshold=0.5))(head(), "scan")
+    first, moved = own.detect(head()), own.detect(head(seed=4))
+    other = BundleDetector(make_bundle(tmp_path / "b", threshold=0.5)).detect(head())
     assert fault_of(first, first) == ""
     assert fault_of(first, other) == "another manifest or threshold"
     assert re.match("[0-9]+ candidates for|places up to|scores up to", fault_of(first, moved))

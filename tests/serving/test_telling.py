@@ -56,7 +56,7 @@ class Site:
         """Send a scan; the lines that are told of it."""
         before = len(self.lines())
         with Client(self.server.grpc_url, model=model) as client, contextlib.suppress(InputError):
-            client.detect(scan, NAME)
+            client.detect(scan, case=NAME)
         return self.lines()[before:]
 
     def metrics(self) -> Counter:
@@ -207,7 +207,7 @@ def test_an_unwritable_log_costs_no_answer_and_is_told_once(site):
     lost = site.metrics()
     try:
         with Client(site.server.grpc_url) as client:
-            assert [len(client.detect(SCAN, "scan").detections) > 0 for _ in range(3)] == [True] * 3
+            assert [len(client.detect(SCAN).detections) > 0 for _ in range(3)] == [True] * 3
         told = [row for row in site.server.log.read_text()[written:].splitlines() if "request log" in row]
         assert len(told) == 1 and "requests.jsonl cannot be written" in told[0]
         assert sum(n for name, n in (site.metrics() - lost).items() if name.startswith("cmb_request_log_lost_total")) == 3

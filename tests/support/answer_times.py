@@ -53,13 +53,13 @@ def main(folder: Path) -> None:
     run_unet = open_onnx(folder / UNET_FILE, UNET_INPUT, UNET_OUTPUT, 1)
     run_cnn = open_onnx(folder / CNN_FILE, CNN_INPUT, CNN_OUTPUT, 1)
     found = {
-        "bundle_s": fastest(lambda: detector(scan, "scan")),
+        "bundle_s": fastest(lambda: detector.detect(scan)),
         "unet_s": fastest(lambda: run_unet(image)),
         "cnn_s": fastest(lambda: run_cnn(patches)),
         "avx512": torch.backends.cpu.get_cpu_capability() == "AVX512",
         "heatmap": run_unet(image)[0, 0, ::4, ::4, ::4].ravel().tolist(),
         "scores": run_cnn(patches).tolist(),
-        "detections": [[*d.world_mm, d.score] for d in detector(scan, "scan").candidates],
+        "detections": [[*d.position_mm, d.score] for d in detector.detect(scan).candidates],
     }
     sys.stdout.write(json.dumps(found))
 

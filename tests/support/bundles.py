@@ -14,7 +14,7 @@ from scipy import ndimage
 from cmb_models.config.params import PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.files import read_json, write_json, write_text
-from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.nifti import write_volume
 from cmb_models.release.bundle import (
     CARD_FILE,
     CNN_FILE,
@@ -102,7 +102,7 @@ def make_bundle(folder: Path, threshold: float = 0.99, phase: bool = False) -> P
     if phase:
         write_volume(folder / GOLDEN_PHASE, scan_phase)
     answer = detect(scan, config, unet, cnn, "golden scan", scan_phase)
-    rows = [[*d.world_mm, d.score] for d in answer.candidates]
+    rows = [[*d.position_mm, d.score] for d in answer.candidates]
     write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     write_manifest(folder)
     return folder
@@ -131,8 +131,8 @@ def candidates(**settings) -> Callable[[Path], None]:
         pipeline["candidates"] |= settings
         write_json(folder / PIPELINE_FILE, pipeline)
         write_manifest(folder)
-        answer = BundleDetector(folder)(read_volume(folder / GOLDEN_SCAN), "golden scan")
-        rows = [[*d.world_mm, d.score] for d in answer.candidates]
+        answer = BundleDetector(folder).detect(folder / GOLDEN_SCAN)
+        rows = [[*d.position_mm, d.score] for d in answer.candidates]
         write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
 
     return change
@@ -140,13 +140,13 @@ def candidates(**settings) -> Callable[[Path], None]:
 
 def spots_found(answer, blobs_mm=BLOBS_MM, within_mm: float = 3.0) -> int:
     """How many of `blobs_mm` have a detection near."""
-    found = np.array([d.world_mm for d in answer.detections]).reshape(-1, 3)
+    found = np.array([d.position_mm for d in answer.detections]).reshape(-1, 3)
     return sum(bool(len(found) and np.linalg.norm(found - b, axis=1).min() < within_mm) for b in blobs_mm)
 
 
 def in_bounds(detection, volume: Volume) -> bool:
     """Whether the detection's voxel index is the one nearest to its world position, inside the volume."""
-    index = np.rint(index_from_world(np.array([detection.world_mm]), volume.affine))[0]
+    index = np.rint(index_from_world(np.array([detection.position_mm]), volume.affine))[0]
     return bool((index == detection.index).all() and (index >= 0).all() and (index < volume.data.shape).all())
 
 

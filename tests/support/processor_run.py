@@ -30,13 +30,13 @@ def main() -> None:
     model = train_unet(unet_sampler(steps=STEPS, batch=2, mine_at=()), 3)
     scan = head(seed=4)
     with tempfile.TemporaryDirectory() as folder:
-        answer = BundleDetector(make_bundle(Path(folder) / "bundle"))(scan, "scan")
+        answer = BundleDetector(make_bundle(Path(folder) / "bundle")).detect(scan)
     image = prepare(scan, settings().preprocess, "scan").image[None, None]
     found = {
         "precision": choose_precision(CPU).precision,
         "weights": torch.cat([p.flatten() for p in model.parameters()]).tolist(),
         "heatmap": as_callable(Heatmap(model), CPU)(image)[0, 0, ::4, ::4, ::2].ravel().tolist(),
-        "detections": [[*d.world_mm, d.stage1_score, d.score] for d in answer.candidates],
+        "detections": [[*d.position_mm, d.stage1_score, d.score] for d in answer.candidates],
     }
     sys.stdout.write(json.dumps(found))
 

@@ -153,9 +153,9 @@ def _seconds(evidence: Evidence) -> float:
 
     detector = BundleDetector(evidence.bundle)
     scan = read_volume(evidence.bundle / GOLDEN_SCAN)
-    phase = read_volume(evidence.bundle / GOLDEN_PHASE) if detector.uses_phase else None
+    phase = read_volume(evidence.bundle / GOLDEN_PHASE) if detector.requires_phase else None
     start = time.perf_counter()
-    detector(scan, "the golden scan", phase)
+    detector.detect(scan, phase, case="the golden scan")
     return time.perf_counter() - start
 
 

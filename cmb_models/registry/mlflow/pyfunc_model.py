@@ -12,8 +12,7 @@ import pandas as pd
 import yaml
 
 from cmb_models.client.outputs import COLUMNS
-from cmb_models.dataset.layout import read_phase
-from cmb_models.io.nifti import read_volume, scan_name
+from cmb_models.io.nifti import scan_name
 from cmb_models.release.bundle import BundleDetector
 from cmb_models.release.signing import require_signature
 
@@ -35,11 +34,11 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
         """Detect in each file of column `path`; scans without detections have no row. Raises InputError naming the file."""
         rows = []
         for path in model_input["path"]:
-            phase = read_phase(Path(path)) if self._detector.uses_phase else None
-            answer = self._detector(read_volume(Path(path)), str(path), phase)
+            answer = self._detector.detect(path, case=str(path))
             said = self._release, answer.manifest_sha256
             rows += [
-                (scan_name(path), *d.world_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said) for d in answer.detections
+                (scan_name(path), *d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said)
+                for d in answer.detections
             ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 

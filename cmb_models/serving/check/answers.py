@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 
 SCORE_TOLERANCE = 1e-4  # between ONNX runtimes and builds: scores pass two networks that agree to 1e-6 each
 PLACE_TOLERANCE_MM = 0.1  # well below a voxel: a candidate is the same voxel or another one
 
 
-def rows_of(answer: Answer) -> np.ndarray:
+def rows_of(answer: DetectionResult) -> np.ndarray:
     """[x_mm, y_mm, z_mm, score] of each candidate, (N, 4) float64; (0, 4) without any."""
-    return np.asarray([[*c.world_mm, c.score] for c in answer.candidates], dtype=np.float64).reshape(-1, 4)
+    return np.asarray([[*c.position_mm, c.score] for c in answer.candidates], dtype=np.float64).reshape(-1, 4)
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> str:

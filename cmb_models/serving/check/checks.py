@@ -15,7 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 from cmb_models.client.connection import connect
 from cmb_models.client.contract import DETECTOR, OUTPUTS, Tensor, inputs_of
 from cmb_models.client.grpc import Client
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.release.bundle import GOLDEN_PHASE, GOLDEN_SCAN, load_bundle
@@ -54,10 +54,10 @@ class Server:
     bundle: Path | None = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> Answer:
+    def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult:
         """One answer on a connection of its own, signed by the release that is served. Raises InputError as the client does."""
         with Client(self.url, model=self.model) as client:
-            answer, serving = client.detect(volume, case, phase), client.serving()
+            answer, serving = client.detect(volume, phase, case=case), client.serving()
         if serving is None or (answer.release, answer.manifest_sha256) != (serving.release, serving.manifest_sha256):
             raise Failed(f"answer of release {answer.release}, while {self.model} is of {serving}")
         return answer
@@ -68,7 +68,7 @@ def contract(server: Server) -> str:
     with Client(server.url, model=server.model) as client:
         if client.serving() is None:
             raise Failed(f"{server.model} is not deployed; run `cmb server deploy`")
-        wanted = inputs_of(client.uses_phase())
+        wanted = inputs_of(client.requires_phase)
     with connect(server.url) as raw:
         metadata = raw.get_model_metadata(server.model, client_timeout=30)
     for kind, tensors, served in (("inputs", wanted, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
@@ -113,7 +113,7 @@ def spots(server: Server) -> str:
     """Dark spots in a plain head are among the candidates, where they lie: a release that finds nothing must not look well."""
     scan = head(*SIZES["odd"])
     answer = _timed(server, scan.volume, "odd", scan.phase)
-    places = np.asarray([c.world_mm for c in answer.candidates]).reshape(-1, 3)
+    places = np.asarray([c.position_mm for c in answer.candidates]).reshape(-1, 3)
     near = [len(places) and np.linalg.norm(places - spot, axis=1).min() < NEAR_MM for spot in scan.spots_mm]
     if sum(near) < 0.5 * len(near):
         raise Failed(f"{sum(near)} of {len(near)} plain dark spots among {len(places)} candidates")
@@ -213,21 +213,21 @@ def _described(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
     return tensor.name, np_to_triton_dtype(tensor.dtype), tensor.shape
 
 
-def _timed(server: Server, volume: Volume, size: str, phase: Volume) -> Answer:
+def _timed(server: Server, volume: Volume, size: str, phase: Volume) -> DetectionResult:
     began = time.perf_counter()
     answer = server.detect(volume, size, phase)
     server.seconds.setdefault(size, []).append(time.perf_counter() - began)
     return answer
 
 
-def _same(expected: Answer, got: Answer, case: str) -> None:
+def _same(expected: DetectionResult, got: DetectionResult, case: str) -> None:
     if fault := difference(rows_of(expected), rows_of(got)):
         raise Failed(f"{case}: {fault}")
 
 
-def _on_voxels(answer: Answer, volume: Volume, case: str) -> None:
+def _on_voxels(answer: DetectionResult, volume: Volume, case: str) -> None:
     for one in answer.candidates:
         centre = volume.affine[:3, :3] @ one.index + volume.affine[:3, 3]
         within = all(0 <= i < n for i, n in zip(one.index, volume.data.shape, strict=True))
-        if not within or np.abs(centre - one.world_mm).max() > 0.51 * max(volume.spacing_mm) + PLACE_TOLERANCE_MM:
-            raise Failed(f"{case}: voxel {one.index} of {volume.data.shape} for {np.round(one.world_mm, 1).tolist()} mm")
+        if not within or np.abs(centre - one.position_mm).max() > 0.51 * max(volume.spacing_mm) + PLACE_TOLERANCE_MM:
+            raise Failed(f"{case}: voxel {one.index} of {volume.data.shape} for {np.round(one.position_mm, 1).tolist()} mm")

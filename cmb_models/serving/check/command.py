@@ -98,7 +98,7 @@ def _send(server: Server, file: Path) -> Result:
 
     def check() -> str:
         with Client(server.url, model=server.model) as client:
-            phase = read_phase(file) if client.uses_phase() else None
+            phase = read_phase(file) if client.requires_phase else None
         answer = server.detect(read_volume(file), str(file), phase)
         return f"{len(answer.detections)} of {len(answer.candidates)} candidates reach the threshold"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cmb_models.client.grpc import Client, Serving
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
 from cmb_models.io.nifti import read_volume
@@ -17,11 +17,11 @@ def try_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> 
     """Send a bundle's golden scan through an ensemble. Raises InputError or RuntimeError unless its answer is the bundle's own."""
     with Client(server_url, model=ensemble) as client:
         phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
-        answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), f"{bundle.path / GOLDEN_SCAN}", phase)
+        answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), phase, case=f"{bundle.path / GOLDEN_SCAN}")
     check_golden(answer, bundle, release)
 
 
-def check_golden(answer: Answer, bundle: Bundle, release: int) -> None:
+def check_golden(answer: DetectionResult, bundle: Bundle, release: int) -> None:
     """Raise InputError unless an answer to the golden scan is the bundle's own, and signed by this release."""
     expected = np.asarray(read_json(bundle.path / GOLDEN_ANSWER)["candidates"], dtype=np.float64).reshape(-1, 4)
     faults = []

@@ -96,8 +96,9 @@ def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> Plants:
     diameters = np.array([lesions[n].diameter_mm for n in whole], dtype=np.float32)
     phases = None
     if preprocess.phase:
-        vectors = resample_vectors(Volume(np.exp(1j * phase.data).astype(np.complex64), phase.affine), preprocess.spacing_mm)
-        radians = Volume(np.angle(vectors.data), vectors.affine)
+        vectors = np.exp(1j * phase.data).astype(np.complex64)
+        real, imaginary = (Volume(part, phase.affine) for part in (vectors.real, vectors.imag))
+        radians = Volume(np.angle(resample_vectors(real, imaginary, preprocess.spacing_mm)), seen.affine)
         phases = np.stack([_window(radians, index[n], 0.0) for n in whole])
     return Plants(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters, phases)
 

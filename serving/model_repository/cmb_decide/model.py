@@ -4,7 +4,7 @@ import numpy as np
 
 from cmb_models.client.contract import AFFINE, OUTPUTS, pack
 from cmb_models.detect.detector import Found, decide
-from cmb_models.detection import Answer
+from cmb_models.detection import DetectionResult
 from cmb_models.serving.triton.request_reporter import Teller
 from cmb_models.serving.triton.request_trace import Trace
 from cmb_models.serving.triton.step import (
@@ -36,7 +36,7 @@ class TritonPythonModel:
         trace.passed("cnn")
         with self.teller.step(trace, "decide"):
             rows = self.rows(inputs)
-            tensors = pack(Answer(rows, self.decision.threshold, self.teller.release, self.teller.manifest_sha256))
+            tensors = pack(DetectionResult(rows, self.decision.threshold, self.teller.release, self.teller.manifest_sha256))
         self.teller.answered(trace, np.array([row.score for row in rows]), self.decision.threshold)
         return [tensors[t.name] for t in OUTPUTS]
 

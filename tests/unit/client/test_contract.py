@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cmb_models.client.contract import OUTPUTS, pack, unpack
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 
-FULL = Answer(
+FULL = DetectionResult(
     (
         Detection((1.25, -2.0, 3.1), (4, 5, 6), 2.5, 0.123456789012, 0.5, 0.25),
         Detection((0.0, 0.0, -9.9), (0, 700, 2), 10.0, 0.1, 0.75, 1.0),
@@ -15,7 +15,7 @@ FULL = Answer(
     12,
     "ab" * 32,
 )
-EMPTY = Answer((), 0.5)
+EMPTY = DetectionResult((), 0.5)
 
 
 @pytest.mark.parametrize("answer", [FULL, EMPTY], ids=["two", "none"])

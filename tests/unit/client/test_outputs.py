@@ -1,12 +1,12 @@
 """detections.csv and detections.json, to the letter."""
 
 from cmb_models.client.outputs import ScanResult, write_csv, write_summary
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.files import read_json
 
 HIGH = Detection((1.0, -20.12345, 3.5), (4, 5, 6), 2.345, 0.9, 0.8, 0.95)
 LOW = Detection((0.0, 0.0, 0.0), (1, 2, 3), 5.0, 0.4, 0.30000001, 0.6)
-ANSWER = Answer((HIGH, LOW), 0.5, 7, "ab" * 32)
+ANSWER = DetectionResult((HIGH, LOW), 0.5, 7, "ab" * 32)
 HEADER = "scan,x_mm,y_mm,z_mm,i,j,k,diameter_mm,score,stage1_score,release,manifest_sha256\n"
 HIGH_ROW = "1.000,-20.123,3.500,4,5,6,2.35,0.900000,0.800000,7," + "ab" * 32 + "\n"
 LOW_ROW = "0.000,0.000,0.000,1,2,3,5.00,0.400000,0.300000,7," + "ab" * 32 + "\n"

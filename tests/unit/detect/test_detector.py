@@ -54,11 +54,11 @@ def test_scores_and_places_by_hand():
     # head() is RAS on the working grid already: voxel (30, 40, 16) lies at (30 - 40, 40 - 40, 2 * 16 - 32) mm.
     answer = detect(head(), CONFIG, marking({(30, 40, 16): 0.64, (50, 20, 10): 0.36}), answering(0.36, 1.0))
     best, second = answer.candidates
-    assert best.world_mm == (10, -20, -12) and best.index == (50, 20, 10)
+    assert best.position_mm == (10, -20, -12) and best.index == (50, 20, 10)
     assert best.score == pytest.approx(0.6) and best.stage1_score == pytest.approx(0.36) and best.stage2_score == 1
-    assert second.world_mm == (-10, 0, 0) and second.index == (30, 40, 16)
+    assert second.position_mm == (-10, 0, 0) and second.index == (30, 40, 16)
     assert second.score == pytest.approx(0.48)  # sqrt(0.64 * 0.36)
-    assert answer.detections == (best,) and answer.at(0.4) == (best, second) and answer.threshold == 0.5
+    assert answer.detections == (best,) and answer.above(0.4) == (best, second) and answer.threshold == 0.5
     assert answer.release == 0 and answer.manifest_sha256 == ""
 
 
@@ -132,7 +132,7 @@ def test_storage_order_does_not_matter(flip, order):
     answer = detect(stored, CONFIG, dark_spots, lambda p: np.full(len(p), 0.9))
     assert len(answer.candidates) == len(reference.candidates) >= len(BLOBS_MM)
     for one, other in zip(answer.candidates, reference.candidates, strict=True):
-        np.testing.assert_allclose(one.world_mm, other.world_mm, atol=1e-6)
+        np.testing.assert_allclose(one.position_mm, other.position_mm, atol=1e-6)
         np.testing.assert_allclose(to_first[:3, :3] @ one.index + to_first[:3, 3], other.index)
         assert one.score == pytest.approx(other.score, abs=1e-9) and one.diameter_mm == pytest.approx(other.diameter_mm)
         assert in_bounds(one, stored)
@@ -185,7 +185,7 @@ def test_a_decision_joins_with_its_own_weight():
     """Found by both stages alike at .5; where stage 2 doubts it, by how much it counts."""
     found = Found(np.zeros((2, 3), dtype=int), np.array([[0.0, 0, 0], [5, 0, 0]]), np.ones(2), np.array([0.5, 0.8]))
     first, even = (Decision(slope=1, intercept=0, threshold=0, stage2_weight=w) for w in (0.1, 0.5))
-    order = {w.stage2_weight: decide(found, np.array([0.5, 0.1]), np.eye(4), w)[0].world_mm[0] for w in (first, even)}
+    order = {w.stage2_weight: decide(found, np.array([0.5, 0.1]), np.eye(4), w)[0].position_mm[0] for w in (first, even)}
     assert order == {0.1: 5.0, 0.5: 0.0}
 
 

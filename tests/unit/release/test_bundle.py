@@ -46,15 +46,15 @@ def test_loads_what_was_written(folder):
 
 
 def test_its_known_answer_comes_out(folder):
-    answer = BundleDetector(folder, threads=1)(read_volume(folder / GOLDEN_SCAN), "golden")
+    answer = BundleDetector(folder, threads=1).detect(read_volume(folder / GOLDEN_SCAN))
     known = read_json(folder / GOLDEN_ANSWER)
-    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known["candidates"], atol=1e-5)
+    np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known["candidates"], atol=1e-5)
     assert answer.threshold == known["threshold"] and answer.release == 0
     assert answer.manifest_sha256 == sha256_of(folder / MANIFEST_FILE)
 
 
 def test_finds_the_spots_of_another_head(folder):
-    answer = BundleDetector(folder, threads=1)(head(seed=5), "head")
+    answer = BundleDetector(folder, threads=1).detect(head(seed=5))
     assert spots_found(answer) == len(answer.detections) == 3
 
 
@@ -131,30 +131,30 @@ def with_phase(tmp_path_factory):
 
 
 def test_a_bundle_says_whether_it_uses_phase(original, with_phase):
-    assert not BundleDetector(original, threads=1).uses_phase and BundleDetector(with_phase, threads=1).uses_phase
+    assert not BundleDetector(original, threads=1).requires_phase and BundleDetector(with_phase, threads=1).requires_phase
     assert not load_bundle(original).config.preprocess.phase and load_bundle(with_phase).config.preprocess.phase
     assert phase_beside(with_phase / GOLDEN_SCAN) == with_phase / GOLDEN_PHASE
 
 
 def test_its_known_answer_comes_out_with_phase(with_phase):
     golden = [read_volume(with_phase / name) for name in (GOLDEN_SCAN, GOLDEN_PHASE)]
-    answer = BundleDetector(with_phase, threads=1)(golden[0], "golden", golden[1])
+    answer = BundleDetector(with_phase, threads=1).detect(*golden)
     known = read_json(with_phase / GOLDEN_ANSWER)["candidates"]
-    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+    np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known, atol=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_phase_tells_a_calcification_that_the_swi_cannot(original, with_phase, sign):
     scan, phase = head(MORE_MM, seed=5), head_phase(MORE_MM, seed=5, sign=sign, calcified=1)
-    alone = BundleDetector(original, threads=1)(scan, "head", phase)  # left aside
-    both = BundleDetector(with_phase, threads=1)(scan, "head", phase)
-    assert alone == BundleDetector(original, threads=1)(scan, "head")
+    alone = BundleDetector(original, threads=1).detect(scan, phase)  # left aside
+    both = BundleDetector(with_phase, threads=1).detect(scan, phase)
+    assert alone == BundleDetector(original, threads=1).detect(scan)
     assert spots_found(alone, MORE_MM) == 5 and spots_found(both, MORE_MM) == 4 and spots_found(both, BLOBS_MM[:1]) == 0
 
 
 def test_a_release_with_phase_refuses_a_scan_without(with_phase):
-    with refused("phase-missing"):
-        BundleDetector(with_phase, threads=1)(head(), "sub-3")
+    with refused("phase-missing", case="sub-3"):
+        BundleDetector(with_phase, threads=1).detect(head(), case="sub-3")
 
 
 def test_a_bundle_with_phase_needs_its_golden_phase(with_phase, tmp_path):

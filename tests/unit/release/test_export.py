@@ -68,10 +68,10 @@ def test_onnx_answers_as_torch_and_the_golden_scan_has_its_phase(exported):
     folder, parity = exported
     assert max(parity.values()) < 1e-4
     detector = BundleDetector(folder, threads=1)
-    answer = detector(read_volume(folder / GOLDEN_SCAN), "golden", read_phase(folder / GOLDEN_SCAN))
-    assert detector.uses_phase and len(answer.candidates) > 3
+    answer = detector.detect(read_volume(folder / GOLDEN_SCAN), read_phase(folder / GOLDEN_SCAN))
+    assert detector.requires_phase and len(answer.candidates) > 3
     known = read_json(folder / GOLDEN_ANSWER)["candidates"]
-    np.testing.assert_allclose([[*d.world_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+    np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known, atol=1e-5)
 
 
 def test_stage_2_with_phase_answers_the_same_by_every_runtime(exported):

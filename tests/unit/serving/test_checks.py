@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.serving.check.answers import difference, rows_of
 from cmb_models.serving.check.checks import Failed, _on_voxels, _same, latencies
 from cmb_models.volume import Volume
@@ -16,11 +16,13 @@ AFFINE = np.array([[1.0, 0, 0, -5], [0, 1, 0, -5], [0, 0, 2, -5], [0, 0, 0, 1]])
 SCAN = Volume(np.zeros((10, 10, 6), np.float32), AFFINE)
 ONE = Detection((0.0, 0.0, 1.0), (5, 5, 3), 3.0, 0.9, 0.8, 0.7)
 TWO = Detection((3.0, -2.0, -1.0), (8, 3, 2), 2.0, 0.9, 0.6, 0.5)
-ANSWER = Answer((ONE, TWO), 0.5, 1, "m")
+ANSWER = DetectionResult((ONE, TWO), 0.5, 1, "m")
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(ANSWER, replace(ANSWER, candidates=(TWO, ONE))), (Answer((), 0.5), Answer((), 0.5))], ids=["order", "none"]
+    ("one", "other"),
+    [(ANSWER, replace(ANSWER, candidates=(TWO, ONE))), (DetectionResult((), 0.5), DetectionResult((), 0.5))],
+    ids=["order", "none"],
 )
 def test_answers_that_agree(one, other):
     assert difference(rows_of(one), rows_of(other)) == ""
@@ -30,7 +32,7 @@ def test_answers_that_agree(one, other):
     ("candidates", "words"),
     [
         ((ONE,), "1 candidates for 2"),
-        ((ONE, replace(TWO, world_mm=(-3.0, -2.0, -1.0))), "places up to 4.12 mm"),  # sides exchanged: sqrt(9 + 4 + 4)
+        ((ONE, replace(TWO, position_mm=(-3.0, -2.0, -1.0))), "places up to 4.12 mm"),  # sides exchanged: sqrt(9 + 4 + 4)
         ((ONE, replace(TWO, score=0.85)), "scores up to 0.05"),
         ((ONE, ONE), "places"),
         ((), "0 candidates for 2"),
@@ -44,7 +46,7 @@ def test_another_answer_is_not(candidates, words):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"index": (1, 5, 3)}, {"index": (5, 5, 6)}, {"index": (-1, 5, 3)}, {"world_mm": (0.0, 0.0, 3.5)}],
+    [{"index": (1, 5, 3)}, {"index": (5, 5, 6)}, {"index": (-1, 5, 3)}, {"position_mm": (0.0, 0.0, 3.5)}],
     ids=["mirrored index", "beyond the last slice", "below 0", "a slice off"],
 )
 def test_places_must_be_voxels_of_the_scan(wrong):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cmb_models.client.log_lines import read_lines
-from cmb_models.detection import Answer, Detection
+from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.shadow.compare import Answered, ShadowedClient, compared, observe
 from cmb_models.shadow.page import render
@@ -19,10 +19,10 @@ from cmb_models.volume import Volume
 SCAN = Volume(np.ones((4, 4, 4), dtype=np.float32), np.eye(4))
 
 
-def answer(release: int, threshold: float, *rows: tuple) -> Answer:
+def answer(release: int, threshold: float, *rows: tuple) -> DetectionResult:
     """rows: (x_mm, diameter_mm, score), on a line."""
     found = [Detection((x, 0.0, 0.0), (0, 0, 0), diameter, score, score, score) for x, diameter, score in rows]
-    return Answer(tuple(sorted(found, key=lambda d: -d.score)), threshold, release, f"{release:064d}")
+    return DetectionResult(tuple(sorted(found, key=lambda d: -d.score)), threshold, release, f"{release:064d}")
 
 
 def places(entry: dict, kind: str) -> list:
@@ -56,7 +56,7 @@ def test_each_place_at_each_ones_threshold(production, challenger, both, only_pr
 
 
 def test_a_challenger_that_fails_is_only_noted():
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("the server failed")
 
     entry = observe(Answered("a", SCAN, answer(1, 0.5, (0, 4, 0.9))), fails)
@@ -76,8 +76,8 @@ def lines(file) -> list[dict]:
 
 def test_the_client_gets_productions_answer_and_the_file_both(tmp_path):
     own = answer(1, 0.5, (0, 4, 0.9))
-    with ShadowedClient(lambda *_: own, lambda *_: answer(2, 0.5, (0, 4, 0.8)), tmp_path / "s.jsonl") as client:
-        assert client.detect(SCAN, "file", name="scan 7") is own
+    with ShadowedClient(lambda *_, **__: own, lambda *_, **__: answer(2, 0.5, (0, 4, 0.8)), tmp_path / "s.jsonl") as client:
+        assert client.detect(SCAN, name="scan 7") is own
         assert until(lambda: len(lines(tmp_path / "s.jsonl")) == 1)
     (entry,) = lines(tmp_path / "s.jsonl")
     assert (entry["scan"], entry["outcome"], places(entry, "both")) == ("scan 7", "compared", [(0, 0.9, 0.8)])
@@ -86,16 +86,16 @@ def test_the_client_gets_productions_answer_and_the_file_both(tmp_path):
 def test_a_challenger_that_hangs_delays_nothing_and_what_is_left_is_noted_once(tmp_path):
     hang, asked = threading.Event(), []
 
-    def hanging(*_):
+    def hanging(*_, **__):
         asked.append(1)
         hang.wait()
         return answer(2, 0.5)
 
-    with ShadowedClient(lambda *_: answer(1, 0.5), hanging, tmp_path / "s.jsonl", waiting=2) as client:
-        client.detect(SCAN, "file", name="0")
+    with ShadowedClient(lambda *_, **__: answer(1, 0.5), hanging, tmp_path / "s.jsonl", waiting=2) as client:
+        client.detect(SCAN, name="0")
         assert until(lambda: len(asked) == 1)
         for n in range(1, 6):
-            client.detect(SCAN, "file", name=str(n))  # returns while the challenger hangs
+            client.detect(SCAN, name=str(n))  # returns while the challenger hangs
         assert not hang.is_set()
         assert [(e["scan"], e["outcome"]) for e in lines(tmp_path / "s.jsonl")] == [(n, "dropped") for n in "345"]
     hang.set()
@@ -108,22 +108,22 @@ def test_the_challenger_waits_while_production_is_asked(tmp_path):
     """Two share a server's cores; production's answers come first."""
     going, order = threading.Event(), []
 
-    def production(volume, case, phase):
+    def production(scan, phase, *, case):
         if case == "slow":
             order.append("slow begins")
             going.wait()
             order.append("slow ends")
         return answer(1, 0.5)
 
-    def challenger(*_):
+    def challenger(*_, **__):
         order.append("challenger")
         return answer(2, 0.5)
 
     with ShadowedClient(production, challenger, tmp_path / "s.jsonl") as client:
-        slow = threading.Thread(target=client.detect, args=(SCAN, "slow"))
+        slow = threading.Thread(target=client.detect, args=(SCAN,), kwargs={"case": "slow"})
         slow.start()
         assert until(lambda: order == ["slow begins"])
-        client.detect(SCAN, "quick")
+        client.detect(SCAN, case="quick")
         time.sleep(0.1)
         assert order == ["slow begins"]
         going.set()
@@ -134,14 +134,14 @@ def test_the_challenger_waits_while_production_is_asked(tmp_path):
 
 
 def test_a_refused_scan_is_not_sent_on_and_an_unwritable_file_costs_nothing(tmp_path):
-    def refuses(*_):
+    def refuses(*_, **__):
         raise InputError("scan-file", "file", "SWI", "a rabbit", "look again")
 
-    with ShadowedClient(refuses, lambda *_: answer(2, 0.5), tmp_path / "s.jsonl") as client, pytest.raises(InputError):
-        client.detect(SCAN, "file")
+    with ShadowedClient(refuses, lambda *_, **__: answer(2, 0.5), tmp_path / "s.jsonl") as client, pytest.raises(InputError):
+        client.detect(SCAN)
     assert not (tmp_path / "s.jsonl").exists()
-    with ShadowedClient(lambda *_: answer(1, 0.5), lambda *_: answer(2, 0.5), tmp_path) as client:
-        assert client.detect(SCAN, "file").release == 1
+    with ShadowedClient(lambda *_, **__: answer(1, 0.5), lambda *_, **__: answer(2, 0.5), tmp_path) as client:
+        assert client.detect(SCAN).release == 1
         client.close(5)
 
 

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from cmb_models.client.figures import scan_figure, slabs
-from cmb_models.detection import Answer, Detection
-from cmb_models.views import RING, View
+from cmb_models.detection import Detection, DetectionResult
+from cmb_models.figures.findings import save_figure, slabs
+from cmb_models.figures.views import RING, View
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head
 
 
 def finding(world_mm, score=0.9) -> Detection:
     return Detection(tuple(world_mm), (0, 0, 0), 5.0, score, 0.9, 0.9)
+
+
+def scan_figure(volume, result, path, title, threshold=None) -> None:
+    save_figure(result.plot(volume, threshold=threshold, title=title), path)
 
 
 def picture(path) -> np.ndarray:
@@ -29,7 +33,7 @@ def ring_pixels(image: np.ndarray) -> np.ndarray:
 
 
 def test_findings_are_ringed_and_enlarged(tmp_path):
-    answer = Answer(tuple(finding(b) for b in BLOBS_MM), 0.5, 3)
+    answer = DetectionResult(tuple(finding(b) for b in BLOBS_MM), 0.5, 3)
     scan_figure(head(), answer, tmp_path / "with.png", "sub-01")
     scan_figure(head(), answer, tmp_path / "without.png", "sub-01", threshold=0.95)
     assert len(ring_pixels(picture(tmp_path / "with.png"))) > 1000
@@ -38,7 +42,7 @@ def test_findings_are_ringed_and_enlarged(tmp_path):
 
 
 def test_the_patients_right_is_on_the_pictures_left(tmp_path):
-    scan_figure(head(blobs_mm=()), Answer((finding((25, 0, 0)),), 0.5), tmp_path / "a.png", "a")
+    scan_figure(head(blobs_mm=()), DetectionResult((finding((25, 0, 0)),), 0.5), tmp_path / "a.png", "a")
     image = picture(tmp_path / "a.png")
     slabs = ring_pixels(image[: image.shape[0] // 2])  # three panels side by side; the finding is in one of them
     panel = image.shape[1] / 3
@@ -50,7 +54,7 @@ def test_storage_order_gives_the_same_picture(tmp_path):
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = stored.data.shape[0] - 1
     flipped = Volume(stored.data[::-1].copy(), stored.affine @ flip)
-    answer = Answer((finding(BLOBS_MM[0]),), 0.5)
+    answer = DetectionResult((finding(BLOBS_MM[0]),), 0.5)
     scan_figure(stored, answer, tmp_path / "a.png", "a")
     scan_figure(flipped, answer, tmp_path / "b.png", "a")
     np.testing.assert_array_equal(picture(tmp_path / "a.png"), picture(tmp_path / "b.png"))
@@ -75,16 +79,16 @@ def test_slabs_are_where_most_findings_are():
 )
 def test_odd_volumes_still_make_a_picture(tmp_path, volume):
     far = finding((500, 500, 500))  # outside everything
-    scan_figure(volume, Answer((far,), 0.5), tmp_path / "a.png", "a $\\mathbf title")
+    scan_figure(volume, DetectionResult((far,), 0.5), tmp_path / "a.png", "a $\\mathbf title")
     assert picture(tmp_path / "a.png").size > 0
 
 
 def test_no_pyplot():
     """Its global state keeps every figure alive, which a folder of scans would feel."""
     code = (
-        "import sys, tempfile, pathlib; from tests.support.bundles import head; from cmb_models.detection import Answer;"
-        "from cmb_models.client.figures import scan_figure;"
-        "scan_figure(head(), Answer((), .5), pathlib.Path(tempfile.mkdtemp()) / 'a.png', 'a');"
+        "import sys, tempfile, pathlib; from tests.support.bundles import head; from cmb_models.detection import DetectionResult;"
+        "from cmb_models.figures.findings import save_figure;"
+        "save_figure(DetectionResult((), .5).plot(head()), pathlib.Path(tempfile.mkdtemp()) / 'a.png');"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=__file__.split("/tests/")[0]).returncode == 0

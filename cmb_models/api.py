@@ -1,0 +1,133 @@
+"""The Python interface: load or connect to a detector, detect, evaluate, simulate. Re-exported by `cmb_models`.
+
+Heavy libraries are imported when a function needs them, so that importing this module stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmb_models.detection import Detection, DetectionResult, Detector
+from cmb_models.errors import InputError
+from cmb_models.volume import Volume
+
+if TYPE_CHECKING:
+    from cmb_models.client.connection import Tls
+    from cmb_models.client.grpc import Client
+    from cmb_models.evaluation.run import Evaluation
+    from cmb_models.io.annotations import Annotation
+    from cmb_models.phantom import SimulatedScan
+    from cmb_models.release.bundle import BundleDetector
+
+__all__ = ["Detection", "DetectionResult", "Detector", "Volume", "connect", "evaluate", "load", "simulate"]
+
+
+def load(bundle: str | os.PathLike[str], *, trusted_keys: Mapping[str, bytes] | None = None, threads: int = 0) -> BundleDetector:
+    """Load a release from its bundle, to detect in this process. Needs the `detect` extra.
+
+    Args:
+        bundle: The bundle's folder. Every file is verified against its manifest.
+        trusted_keys: Public keys (PEM) by name. The bundle must be signed with one of them; without any, it is rejected. If None,
+            no signature is asked for. Nothing is read from the current directory or its git repository.
+        threads: Threads of each network; 0 for all cores.
+
+    Returns:
+        A detector whose networks stay open until it is closed or leaves its `with` block.
+
+    Raises:
+        InputError: If the bundle is incomplete, changed, not signed as required, or has impossible settings.
+    """
+    from cmb_models.release.bundle import BundleDetector
+    from cmb_models.release.signing import verify_signature
+
+    if trusted_keys is not None:
+        if not trusted_keys:
+            raise InputError(
+                "key-missing", bundle, "a trusted key to check its signature with", "none", "pass a key, or None to ask for none"
+            )
+        verify_signature(Path(bundle), trusted_keys)
+    return BundleDetector(Path(bundle), threads)
+
+
+def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, shared_memory: bool = False) -> Client:
+    """Connect to a server, to detect there. Needs the `client` extra; nothing is sent yet.
+
+    Args:
+        address: HOST:PORT of the server's gRPC service, or with grpc:// or grpcs:// before it.
+        timeout_s: Seconds to wait for each response.
+        tls: Certificates; if None, the environment decides (client.connection).
+        shared_memory: Pass scans in this machine's memory to a server on it; needs CMB_ADMIN_KEY.
+
+    Returns:
+        A detector that may be used from several threads, until it is closed or leaves its `with` block.
+
+    Raises:
+        InputError: If gRPC is not installed or a certificate file is not usable.
+    """
+    try:
+        from cmb_models.client.grpc import Client
+    except ModuleNotFoundError as error:
+        remedy = "run pip install 'cmb-models[client]'"
+        raise InputError("package-missing", address, "the gRPC client's packages", f"no {error.name}", remedy) from error
+    return Client(address, timeout_s=timeout_s, tls=tls, shared_memory=shared_memory)
+
+
+def evaluate(
+    results: Mapping[str, DetectionResult],
+    annotations: str | os.PathLike[str] | Sequence[Annotation],
+    *,
+    threshold: float | None = None,
+    tolerance_mm: float = 3.0,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare results with annotated microbleeds.
+
+    Args:
+        results: Result of each scan by its name: SUBJECT or SUBJECT_SESSION as in the annotations, which may have a dataset's name
+            before it and `_swi` or a file's suffix after it. Scans without annotations count as free of microbleeds.
+        annotations: Path of an annotations.csv, or its rows.
+        threshold: Operating point on the calibrated score, in [0, 1]; the release's if None.
+        tolerance_mm: A detection within the larger of this and the lesion's radius finds the lesion.
+        resamples: Bootstrap resamples of subjects for the 95 % intervals.
+        seed: Seed of the resampling.
+
+    Returns:
+        Sensitivity and FP/scan at the threshold and the FROC table, with 95 % intervals over subjects.
+
+    Raises:
+        InputError: If there are no results, two of one scan, annotations of a scan without a result, or results of releases with
+            different thresholds and none is given.
+    """
+    from cmb_models.evaluation.run import evaluate_results
+    from cmb_models.io.annotations import read_annotations
+
+    rows = read_annotations(Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations
+    return evaluate_results(results, rows, threshold, tolerance_mm, resamples, seed)
+
+
+def simulate(*, seed: int = 0, n_microbleeds: int = 4, protocol: str = "ukb") -> SimulatedScan:
+    """Simulate an SWI scan of one subject. Needs the `phantom` extra; takes seconds to a minute.
+
+    Args:
+        seed: Same seed, same scan, up to rounding on other processors; 0 or more.
+        n_microbleeds: Exact number of microbleeds, 0 to 60. Mimics are added as they occur.
+        protocol: Name in phantom.PRESETS: ukb, aibl, clinical, 7t, random, plain or small.
+
+    Returns:
+        The scan with its images as Volumes (`swi`, `phase` and others) and its `annotations`, mimics included.
+
+    Raises:
+        InputError: If the seed, the number or the protocol's name is not valid.
+    """
+    import numpy as np
+
+    from cmb_models.phantom import draw_config, simulate_scan
+
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError("phantom-setting", "phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
+    settings, subject = np.random.SeedSequence(seed).spawn(2)
+    return simulate_scan(subject, n_microbleeds, draw_config(protocol, np.random.default_rng(settings)))
