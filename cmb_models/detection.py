@@ -97,7 +97,7 @@ class DetectionResult:
 
         volume = self.volume if volume is None else volume
         if volume is None:
-            raise InputError("plot", "a volume to draw on", "a result without one", "pass the scan's volume")
+            raise InputError("results-incomplete", "plot", "a volume to draw on", "a result without one", "pass the scan's volume")
         threshold = self.threshold if threshold is None else threshold
         found = self.above(threshold)
         findings = {0: "no findings", 1: "1 finding"}.get(len(found), f"{len(found)} findings")

@@ -59,6 +59,8 @@ CODES = {
     "prepared-outdated": "Prepared scans are those of an earlier version.",
     "candidates-missing": "There are no out-of-fold candidates.",
     "study-without-trial": "No trial of a tuning study trained.",
+    "results-incomplete": "Results or what they were made from are missing.",
+    "results-mixed": "Results of different releases or of one scan twice.",
     "rows-invalid": "Saved evaluation rows have other columns or contradict themselves.",
     "rows-missing": "A release lacks the rows of its evaluation.",
     "export-parity": "The exported networks differ from the trained ones.",

@@ -110,7 +110,7 @@ def evaluate_results(
 ) -> Evaluation:
     """Results by scan name compared with annotations; arguments and errors as `api.evaluate` describes them."""
     if not results:
-        raise InputError("evaluate", "a result for each scan", "none", "pass the results by scan name")
+        raise InputError("results-incomplete", "evaluate", "a result for each scan", "none", "pass the results by scan name")
     scans = _with_annotations(results, annotations)
     if threshold is None:
         threshold = _common_threshold(results)
@@ -135,7 +135,9 @@ def _common_threshold(results: Mapping[str, DetectionResult]) -> float:
     thresholds = sorted({r.threshold for r in results.values()})
     if len(thresholds) > 1:
         got = ", ".join(f"{t:g}" for t in thresholds)
-        raise InputError("evaluate", "results with one threshold", got, "use results of one release, or pass a threshold")
+        raise InputError(
+            "results-mixed", "evaluate", "results with one threshold", got, "use results of one release, or pass a threshold"
+        )
     return thresholds[0]
 
 
@@ -147,12 +149,18 @@ def _with_annotations(results: Mapping[str, DetectionResult], annotations: Seque
     subjects = {name: _subject_session(name, rows) for name in results}
     if len(set(subjects.values())) < len(subjects):
         raise InputError(
-            "evaluate", "one result per scan", f"several in {', '.join(results)}", "pass one of each subject and session"
+            "results-mixed",
+            "evaluate",
+            "one result per scan",
+            f"several in {', '.join(results)}",
+            "pass one of each subject and session",
         )
     strays = sorted("_".join(filter(None, key)) for key in set(rows) - set(subjects.values()))
     if strays:
         remedy = "pass these scans' results too, or drop their annotations"
-        raise InputError("evaluate", "a result for each annotated scan", f"none for {', '.join(strays)}", remedy)
+        raise InputError(
+            "results-incomplete", "evaluate", "a result for each annotated scan", f"none for {', '.join(strays)}", remedy
+        )
     return tuple(scored_scan(n, subjects[n][0], rows.get(subjects[n], ()), result) for n, result in results.items())
 
 
