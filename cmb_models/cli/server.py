@@ -68,10 +68,12 @@ class _Wants:
 
     def __call__(self):
         from cmb_models.errors import InputError
+        from cmb_models.release.keys import trusted_keys
         from cmb_models.serving.deploy.desired import wanted_aliases, wanted_bundle
 
+        here = Path(".")
         try:
-            self._last = wanted_bundle(self.bundle, 1, Path(".")) if self.bundle else wanted_aliases(Path("."))
+            self._last = wanted_bundle(self.bundle, 1, trusted_keys(here)) if self.bundle else wanted_aliases(here)
         except InputError as error:
             if self._last is None:
                 raise

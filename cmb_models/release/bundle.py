@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -17,12 +19,12 @@ from cmb_models.detect.detector import Network, detect
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.release.signing import SIGNATURE_FILE, require_signature
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.volume import Volume
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
-SIGNATURE_FILE = "model.sig"  # over all other files, the manifest too, which therefore cannot list it
 EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
 GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
@@ -31,6 +33,8 @@ REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CAR
 # Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, C, i, j, k) patches to stage2_score (N,).
 UNET_INPUT, UNET_OUTPUT = "image", "heatmap"
 CNN_INPUT, CNN_OUTPUT = "patches", "stage2_score"
+
+NO_KEYS: Mapping[str, bytes] = MappingProxyType({})  # no signature is required
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,19 @@ def _listable(folder: Path) -> set[str]:
     return files - {MANIFEST_FILE, SIGNATURE_FILE}
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Verify a bundle folder and read its settings. Raises InputError for anything missing, changed or impossible."""
+def load_bundle(folder: Path, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> Bundle:
+    """Verify a bundle folder and read its settings.
+
+    Args:
+        folder: The bundle.
+        trusted_keys: Public keys (PEM by name), one of which must have signed it; whoever opens a bundle for use finds them with
+            `release.keys.trusted_keys`. Without any no signature is required.
+
+    Raises:
+        InputError: For anything missing, changed or impossible, and for a bundle that none of the keys signed.
+    """
     folder = Path(folder)
+    require_signature(folder, trusted_keys)
     digest = verify_manifest(folder)
     try:
         config = PipelineConfig.model_validate(read_json(folder / PIPELINE_FILE))
@@ -107,8 +121,8 @@ def open_networks(bundle: Bundle, threads: int = 0) -> tuple[Network, Network]:
 class BundleDetector:
     """A bundle ready to run in this process: the networks stay open between scans. uses_phase: each scan needs its phase image."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
-        self.bundle = load_bundle(folder)
+    def __init__(self, folder: Path, threads: int = 0, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> None:
+        self.bundle = load_bundle(folder, trusted_keys)
         self._networks = open_networks(self.bundle, threads)
         self.uses_phase = self.bundle.config.preprocess.phase
 

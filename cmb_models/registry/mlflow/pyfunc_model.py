@@ -15,7 +15,7 @@ from cmb_models.client.outputs import COLUMNS
 from cmb_models.dataset.layout import read_phase
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.release.bundle import BundleDetector
-from cmb_models.release.signing import require_signature
+from cmb_models.release.keys import trusted_keys
 
 
 class CmbDetector(mlflow.pyfunc.PythonModel):
@@ -25,10 +25,12 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context) -> None:
-        """Open the bundle, verified against its manifest, and its signature where keys are trusted here."""
+        """Open the bundle, verified against its manifest, and its signature by the keys that the folder of the caller requires.
+
+        MLflow passes no argument of the caller on, so that the keys are resolved here; CMB_PUBLIC_KEY names one explicitly.
+        """
         folder = Path(context.artifacts["bundle"])
-        require_signature(folder)
-        self._detector = BundleDetector(folder)
+        self._detector = BundleDetector(folder, trusted_keys=trusted_keys(Path(".")))
         self._release = _release_number(folder)
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:

@@ -196,11 +196,12 @@ class Registry:
 
     def fetch(self, release: Release) -> ReleaseFiles:
         """A release's bundle, files and signature verified: as kept at its promotion, from the local cache, or downloaded."""
+        from cmb_models.release.keys import trusted_keys
         from cmb_models.release.signing import require_signature
 
         expected = release.tags.get("manifest_sha256", "")
         folder = self._verified(release, expected)
-        require_signature(folder, self.workspace)
+        require_signature(folder, trusted_keys(self.workspace))
         return ReleaseFiles(release.number, folder, expected)
 
     def _verified(self, release: Release, expected: str) -> Path:
