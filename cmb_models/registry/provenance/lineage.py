@@ -21,14 +21,13 @@ from cmb_models.errors import InputError
 from cmb_models.files import replacing_folder, sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.registry.history.archive import kept_bundle
+from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE
 from cmb_models.workspace.paths import DVC_LOCK, PARAMS, SPLIT
 from cmb_models.workspace.versioning import LOCKS, cached_out, file_at, files_at, git_lines, has_commit
 
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
 
-# As in bundle.py, whose imports a question about lineage does without.
-LINEAGE_FILE, MANIFEST_FILE = "lineage.json", "manifest.json"
 FILES_AT_COMMIT = {"dvc_lock_sha256": DVC_LOCK, "params_sha256": PARAMS, **LOCKS}
 KEPT, FETCHED = "serving-state/lineage", "serving-state/releases"  # below the workspace; the first is written here
 DOWNLOADS = 8  # at once, from a store reached by URL
