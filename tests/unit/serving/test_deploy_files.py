@@ -16,8 +16,8 @@ import yaml
 
 from cmb_models import __version__
 from cmb_models.serving.deploy.checksums import EXPECTED
-from cmb_models.serving.run.entrypoint import VARIABLES, read_settings
 from cmb_models.serving.run.image_check import faults
+from cmb_models.serving.run.settings import VARIABLES, read_settings
 from tests.support.kustomize import apply, build
 
 ROOT = Path(__file__).parents[3]
