@@ -18,7 +18,8 @@ from cmb_models.config.params import PipelineConfig, explain
 from cmb_models.detect.detector import Network, detect
 from cmb_models.detection import Answer
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.files import read_json, sha256_of
+from cmb_models.release.checksums import differences, read_checksums, write_checksums
 from cmb_models.release.signing import SIGNATURE_FILE, require_signature
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.volume import Volume
@@ -51,8 +52,7 @@ class Bundle:
 def write_manifest(folder: Path) -> str:
     """Write manifest.json over all files of a bundle folder and return its SHA-256. Call it last."""
     folder = Path(folder)
-    write_json(folder / MANIFEST_FILE, {"files": {name: sha256_of(folder / name) for name in sorted(_listable(folder))}})
-    return sha256_of(folder / MANIFEST_FILE)
+    return write_checksums(folder / MANIFEST_FILE, _listable(folder))
 
 
 def verify_manifest(folder: Path) -> str:
@@ -62,15 +62,8 @@ def verify_manifest(folder: Path) -> str:
         raise InputError(
             folder, f"a bundle with a {MANIFEST_FILE}", "none", "pass a bundle folder, as `dvc repro` writes models/bundle"
         )
-    try:
-        listed = dict(read_json(folder / MANIFEST_FILE)["files"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again") from error
-    there = _listable(folder)
-    faults = [f"{name} is missing" for name in sorted({*REQUIRED, *listed} - there)]
-    faults += [f"{name} is not in the manifest" for name in sorted(there - set(listed))]
-    faults += [f"{name} was changed" for name in sorted(there & set(listed)) if sha256_of(folder / name) != listed[name]]
-    if faults:
+    listed, _ = read_checksums(folder / MANIFEST_FILE, "fetch the bundle again")
+    if faults := differences(folder, listed, _listable(folder), "manifest", REQUIRED):
         raise InputError(folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again")
     return sha256_of(folder / MANIFEST_FILE)
 
