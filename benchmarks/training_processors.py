@@ -20,7 +20,6 @@ import torch
 from cmb_models.config.params import Unet, load_params
 from cmb_models.networks import convolution
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.allocator import keep_freed_memory
 from cmb_models.training.data.examples import load_examples
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import MAX_GRADIENT, draw_batches, to_device
@@ -105,7 +104,6 @@ def markdown(found: dict) -> str:
 def _seconds_per_step(folder: Path, run: Run, steps: int) -> float:
     """Mean over some steps on one thread: drawing, forward, backward, optimizer."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     if not run.sliced:
         convolution.lacks_avx512 = lambda: False
     torch.manual_seed(0)

@@ -29,7 +29,6 @@ from cmb_models.files import read_json, replacing, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.machine import cores
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.allocator import keep_freed_memory
 from cmb_models.training.data.examples import Example, load_examples, save_example
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import MAX_GRADIENT, best_device, draw_batches, to_device, train_unet
@@ -49,18 +48,16 @@ WARM_UP = 4  # steps; the first ones allocate
 
 
 class Case(NamedTuple):
-    """Trainings side by side. threads: of each. memory_kept: freed memory, as in training. ahead: threads that draw batches."""
+    """Trainings side by side. threads: of each. ahead: threads that draw batches."""
 
     processes: int
     threads: int
     precision: str
-    memory_kept: bool = True
     ahead: int = 0
 
 
 CASES = (
     *(Case(*cores, precision) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS),
-    Case(2, 1, "bf16", memory_kept=False),
     *(Case(1, 1, "bf16", ahead=n) for _ in range(3) for n in (0, 1)),  # in turn: what drawing beside it costs the training itself
 )
 CUDA_CASES = (  # on a CUDA device, which they share
@@ -97,13 +94,8 @@ def write_scans(folder: Path, scans: int) -> None:
 
 
 def steps_apart(folder: Path, case: Case, steps: int, seed: int) -> dict[str, float]:
-    """Seconds of each part of a step, over `steps` of them: the loop's own step, with the clock read between its parts.
-
-    Where freed memory is kept it is for as long as the process lives.
-    """
+    """Seconds of each part of a step, over `steps` of them: the loop's own step, with the clock read between its parts."""
     settings, device = recipe(steps), best_device()
-    if case.memory_kept and device.type == "cpu":
-        keep_freed_memory()
     torch.set_num_threads(case.threads)
     torch.manual_seed(seed)
     first = WARM_UP + EACH * case.ahead  # the batches that lie ready when the clock starts are not counted
@@ -201,12 +193,12 @@ def main() -> None:
             earlier = read_json(args.out) if args.out.is_file() else {}
             write_json(args.out, earlier | {"processors": report["processors"]})
             return
-        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'memory':>8} {'ahead':>5} {'steps/s':>8}   share of the time")
+        print(f"{'processes':>9} {'threads':>7} {'precision':>9} {'ahead':>5} {'steps/s':>8}   share of the time")
         for case in CUDA_CASES if CUDA else CASES:
             row = speed(folder, case, args.steps)
             report["speed"].append(row)
             shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
-            facts = f"{case.processes:9} {case.threads:7} {case.precision:>9} {'kept' if case.memory_kept else 'returned':>8}"
+            facts = f"{case.processes:9} {case.threads:7} {case.precision:>9}"
             print(f"{facts} {case.ahead:5} {row['steps_per_s']:8.1f}   {shares}", flush=True)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # each with a peak of its own
             report["drawing"] = [pool.apply(drawing_alone, (folder, n, 4 * args.steps)) for n in DRAWING_THREADS]

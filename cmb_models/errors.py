@@ -112,7 +112,6 @@ CODES = {
     "key-in-git": "A secret would lie in a git repository.",
     "signature-missing": "The release is not signed.",
     "signature-invalid": "The signature is no valid one of a trusted key.",
-    "trust-unknown": "Which keys are trusted cannot be found out.",
     "tls-incomplete": "Certificate and key must be given together.",
     "tls-required": "A server that others can reach needs TLS.",
     "tls-refused": "The TLS connection was refused.",

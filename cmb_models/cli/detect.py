@@ -149,12 +149,9 @@ def open_detector(
     from cmb_models.api import connect, load
 
     if bundle:
-        from cmb_models.release.signing import trusted_keys
-        from cmb_models.workspace.versioning import is_export
+        from cmb_models.release.keys import bundle_keys
 
-        # What the stages have just made is not a release yet; DVC verifies it.
-        keys = {} if is_export(bundle) else trusted_keys(Path("."))
-        return load(bundle, trusted_keys=keys or None), f"bundle {bundle}"
+        return load(bundle, trusted_keys=bundle_keys(bundle, Path(".")) or None), f"bundle {bundle}"
     address = server or started_server()
     return connect(address, shared_memory=shared_memory), f"server {address}"
 

@@ -14,7 +14,7 @@ def create(
     folder: Annotated[Path, typer.Argument(help="Folder for release.key and release.pub; best on a medium kept offline.")],
 ) -> None:
     """Make a key pair. A workspace that commits the public key then requires every release to be signed."""
-    from cmb_models.release.signing import KEY_VARIABLE, KEYS_DIR, new_keys
+    from cmb_models.release.keys import KEY_VARIABLE, KEYS_DIR, new_keys
 
     private_file, public_file = new_keys(folder)
     out = console()

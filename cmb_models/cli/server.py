@@ -34,8 +34,9 @@ def run(
     """
     import signal
 
-    from cmb_models.serving.run.security import ADMIN_KEY, Security, state_key
-    from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one
+    from cmb_models.client.contract import ADMIN_KEY
+    from cmb_models.serving.run.settings import Security
+    from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one, state_key
     from cmb_models.serving.run.triton_process import running_server
     from cmb_models.serving.run.watchdog import Keeper
 
@@ -68,10 +69,12 @@ class _Wants:
 
     def __call__(self):
         from cmb_models.errors import InputError
+        from cmb_models.release.keys import trusted_keys
         from cmb_models.serving.deploy.desired import wanted_aliases, wanted_bundle
 
+        here = Path(".")
         try:
-            self._last = wanted_bundle(self.bundle, 1, Path(".")) if self.bundle else wanted_aliases(Path("."))
+            self._last = wanted_bundle(self.bundle, 1, trusted_keys(here)) if self.bundle else wanted_aliases(here)
         except InputError as error:
             if self._last is None:
                 raise
@@ -118,8 +121,8 @@ def deploy(
 
 def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, str]]:
     """The servers named, or the one that was started here, with its administrator's key."""
-    from cmb_models.serving.run.security import ADMIN_KEY, kept_key
-    from cmb_models.serving.run.state_dir import running_url
+    from cmb_models.client.contract import ADMIN_KEY
+    from cmb_models.serving.run.state_dir import kept_key, running_url
 
     if not server and (key := kept_key(state)):  # another machine's server has its own
         os.environ.setdefault(ADMIN_KEY, key)

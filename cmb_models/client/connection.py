@@ -18,12 +18,11 @@ import grpc as grpc_core
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
 
 CA, CERT, KEY, NAME = "CMB_TLS_CA", "CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_NAME"
-ADMIN_KEY = "CMB_ADMIN_KEY"
 ADMIN_HEADER = "triton-grpc-protocol-admin-key"  # Triton's prefix and the name given to --grpc-restricted-protocol
-PLAIN, SECURE = "grpc://", "grpcs://"
 MOST_BYTES = 2**31 - 1  # gRPC's own limit for a message
 KEEP_ALIVE_MS = 60_000  # a dead line is noticed within a request; often enough for firewalls, too seldom for a server to mind
 

@@ -15,6 +15,8 @@ DETECTOR = "cmb_detector"
 CHALLENGER = "cmb_challenger"  # the same of the release that runs in its shadow
 PREPARE, UNET, CANDIDATES, CNN, DECIDE = "cmb_prepare", "cmb_unet", "cmb_candidates", "cmb_cnn", "cmb_decide"
 STEPS = (PREPARE, UNET, CANDIDATES, CNN, DECIDE)
+PLAIN, SECURE = "grpc://", "grpcs://"  # before an address: without TLS, with TLS
+ADMIN_KEY = "CMB_ADMIN_KEY"  # variable with what opens the calls that a server restricts
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Logs of one JSON object a line that several processes write at once. What an audit must not lose is chained instead: chain.py."""
+"""Logs of one JSON object a line that several processes write at once. What an audit must not lose is chained: hash_chain.py.
+
+No handler of the standard library does this: RotatingFileHandler and TimedRotatingFileHandler are for one process ("logging to a
+single file from multiple processes is not supported", Logging Cookbook), a process that did not rotate goes on writing to the
+renamed file, and both block on a pipe that nobody reads.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, shared_memory
 
-from cmb_models.client.connection import ADMIN_KEY, admin_headers
-from cmb_models.client.contract import Tensor
+from cmb_models.client.connection import admin_headers
+from cmb_models.client.contract import ADMIN_KEY, Tensor
 from cmb_models.errors import InputError
 
 ALIGNED = 64  # bytes; where an array begins

@@ -121,7 +121,9 @@ def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
 
 
 def rollback(reason: str, start: Path = Path(".")) -> Move:
-    """Swap production and previous by the log, wherever the aliases point. Needs a reason, and no MLflow but its store.
+    """Swap production and previous by the log, wherever the aliases point. Needs a reason.
+
+    MLflow need not answer: the aliases then wait for `resume`.
 
     Raises InputError when there is no previous release or its files were changed.
     """

@@ -23,7 +23,8 @@ from cmb_models.registry.promote import PRODUCTION, registry_lock
 from cmb_models.registry.provenance.lineage import keep_lineage, require_lineage
 from cmb_models.release.bundle import verify_manifest
 from cmb_models.release.finalize import EVALUATION_FILES, complete_bundle
-from cmb_models.release.signing import public_pem, require_key, sign_bundle, trusted_keys, verify_signature
+from cmb_models.release.keys import public_pem, require_key, trusted_keys
+from cmb_models.release.signing import sign_bundle, verify_signature
 from cmb_models.workspace.paths import BUNDLE, CROSS_VALIDATE_METRICS, EVALUATE_METRICS, PARAMS, SPLIT
 from cmb_models.workspace.versioning import (
     find_workspace,

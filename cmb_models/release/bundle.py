@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from pydantic import ValidationError
@@ -18,13 +20,14 @@ from cmb_models.dataset.scans import open_phase, open_scan
 from cmb_models.detect.detector import Network, detect
 from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, sha256_of, write_json
+from cmb_models.files import read_json, sha256_of
+from cmb_models.release.checksums import differences, read_checksums, write_checksums
+from cmb_models.release.signing import SIGNATURE_FILE, require_signature
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.volume import ScanLike
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
-SIGNATURE_FILE = "model.sig"  # over all other files, the manifest too, which therefore cannot list it
 EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
 GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
@@ -33,6 +36,8 @@ REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CAR
 # Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, C, i, j, k) patches to stage2_score (N,).
 UNET_INPUT, UNET_OUTPUT = "image", "heatmap"
 CNN_INPUT, CNN_OUTPUT = "patches", "stage2_score"
+
+NO_KEYS: Mapping[str, bytes] = MappingProxyType({})  # no signature is required
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,7 @@ class Bundle:
 def write_manifest(folder: Path) -> str:
     """Write manifest.json over all files of a bundle folder and return its SHA-256. Call it last."""
     folder = Path(folder)
-    write_json(folder / MANIFEST_FILE, {"files": {name: sha256_of(folder / name) for name in sorted(_listable(folder))}})
-    return sha256_of(folder / MANIFEST_FILE)
+    return write_checksums(folder / MANIFEST_FILE, _listable(folder))
 
 
 def verify_manifest(folder: Path) -> str:
@@ -64,17 +68,8 @@ def verify_manifest(folder: Path) -> str:
             "none",
             "pass a bundle folder, as `dvc repro` writes models/bundle",
         )
-    try:
-        listed = dict(read_json(folder / MANIFEST_FILE)["files"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            "bundle-damaged", folder / MANIFEST_FILE, "a readable manifest", str(error), "fetch the bundle again"
-        ) from error
-    there = _listable(folder)
-    faults = [f"{name} is missing" for name in sorted({*REQUIRED, *listed} - there)]
-    faults += [f"{name} is not in the manifest" for name in sorted(there - set(listed))]
-    faults += [f"{name} was changed" for name in sorted(there & set(listed)) if sha256_of(folder / name) != listed[name]]
-    if faults:
+    listed, _ = read_checksums(folder / MANIFEST_FILE, "bundle-damaged", "fetch the bundle again")
+    if faults := differences(folder, listed, _listable(folder), "manifest", REQUIRED):
         raise InputError(
             "bundle-changed", folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again"
         )
@@ -87,9 +82,19 @@ def _listable(folder: Path) -> set[str]:
     return files - {MANIFEST_FILE, SIGNATURE_FILE}
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Verify a bundle folder and read its settings. Raises InputError for anything missing, changed or impossible."""
+def load_bundle(folder: Path, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> Bundle:
+    """Verify a bundle folder and read its settings.
+
+    Args:
+        folder: The bundle.
+        trusted_keys: Public keys (PEM by name), one of which must have signed it; whoever opens a bundle for use finds them with
+            `release.keys.trusted_keys`. Without any no signature is required.
+
+    Raises:
+        InputError: For anything missing, changed or impossible, and for a bundle that none of the keys signed.
+    """
     folder = Path(folder)
+    require_signature(folder, trusted_keys)
     digest = verify_manifest(folder)
     try:
         config = PipelineConfig.model_validate(read_json(folder / PIPELINE_FILE))
@@ -118,15 +123,16 @@ class BundleDetector:
     """A Detector that runs a bundle in this process; its networks stay open between scans.
 
     Args:
-        folder: The bundle. It is verified against its manifest; signatures are not checked (signing.verify_signature).
+        folder: The bundle. It is verified against its manifest.
         threads: Threads of each network; 0 for all cores.
+        trusted_keys: Public keys (PEM by name), one of which must have signed it; without any no signature is required.
 
     Raises:
-        InputError: If the bundle is incomplete, changed or has impossible settings.
+        InputError: If the bundle is incomplete, changed, not signed by a trusted key or has impossible settings.
     """
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
-        self.bundle = load_bundle(folder)
+    def __init__(self, folder: Path, threads: int = 0, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> None:
+        self.bundle = load_bundle(folder, trusted_keys)
         self._networks: tuple[Network, Network] | None = open_networks(self.bundle, threads)
 
     def __enter__(self) -> Self:

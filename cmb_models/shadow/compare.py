@@ -5,13 +5,8 @@ Nothing here can alter or fail an answer. Scans go by the name they are given un
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +21,6 @@ from cmb_models.evaluation.statistics.disagreement import Disagreement, disagree
 from cmb_models.evaluation.statistics.paired import Pair
 from cmb_models.io.annotations import Annotation
 from cmb_models.volume import Volume
-
-log = logging.getLogger(__name__)
 
 TOLERANCE_MM = 3.0  # as everywhere: one place within max(3 mm, its radius)
 WIDEST_MM = 99.0  # a finding that covers all of the head is still a place
@@ -117,91 +110,3 @@ def _both(a: Detection, b: Detection) -> dict[str, Any]:
 def _alone(d: Disagreement) -> dict[str, Any]:
     scores = [None if f is None else round(f.score, 6) for f in (d.first, d.second)]
     return {"world_mm": [round(v, 2) for v in d.world_mm], "scores": scores}
-
-
-class ShadowedClient:
-    """A client whose scans go to a challenger too, one at a time and only while no answer of production's is waited for.
-
-    At most `waiting` scans wait, in memory; one more is noted as dropped. The scan's array must not be changed after `detect`.
-    """
-
-    def __init__(self, production: Detect, challenger: Detect, file: Path, waiting: int = 4) -> None:
-        self._production, self._challenger, self._log = production, challenger, shadow_log(file)
-        self._waiting: queue.Queue[Answered | None] = queue.Queue(waiting)
-        self._idle, self._asking = threading.Condition(), 0
-        self._claim, self._current = threading.Lock(), None
-        self._worker = threading.Thread(target=self._work, name="shadow", daemon=True)
-        self._worker.start()
-
-    def __enter__(self) -> ShadowedClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def detect(self, volume: Volume, phase: Volume | None = None, *, case: str | None = None, name: str = "") -> DetectionResult:
-        """Production's answer, as `Client.detect`, to a Volume. name: what the comparison goes by; else the hash alone."""
-        with self._in_flight():
-            answer = self._production(volume, phase, case=case)
-        asked = Answered(name, volume, answer, phase)
-        try:
-            self._waiting.put_nowait(asked)
-        except queue.Full:
-            # Its hash would cost the caller time, and tells nothing that matters here.
-            self._write(
-                {
-                    "scan": name,
-                    "input_sha256": None,
-                    "outcome": "dropped",
-                    "reason": "too many scans waited",
-                    "production": _side(answer),
-                }
-            )
-        return answer
-
-    def close(self, wait_s: float = 0.0) -> None:
-        """End, at the latest after `wait_s` seconds for what waits; what is left then is noted as dropped."""
-        deadline = time.monotonic() + wait_s
-        with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=max(wait_s, 0.001))
-        self._worker.join(max(0.0, deadline - time.monotonic()))
-        left = [self._claimed()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left.append(self._waiting.get_nowait())
-        for asked in filter(None, left):
-            self._write(noted(asked, "dropped", "the client ended before the challenger answered"))
-        self._waiting.put_nowait(None)  # the worker, if it is still being kept waiting, ends after that
-
-    @contextlib.contextmanager
-    def _in_flight(self) -> Iterator[None]:
-        with self._idle:
-            self._asking += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._asking -= 1
-                self._idle.notify_all()
-
-    def _work(self) -> None:
-        while (asked := self._waiting.get()) is not None:
-            with self._claim:
-                self._current = asked
-            with self._idle:
-                self._idle.wait_for(lambda: not self._asking)
-            entry = observe(asked, self._challenger)
-            if self._claimed() is asked:  # else it was noted already
-                self._write(entry)
-
-    def _claimed(self) -> Answered | None:
-        """What the challenger is asked of now, for the caller alone to write of."""
-        with self._claim:
-            asked, self._current = self._current, None
-        return asked
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        try:
-            self._log.append(entry)
-        except OSError as error:
-            log.warning("%s cannot be written, a comparison is lost: %s", self._log.file, error)

@@ -14,7 +14,6 @@ from torch.optim import swa_utils
 from cmb_models.config.params import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
-from cmb_models.training.allocator import keep_freed_memory
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.data.hard_negatives import look_alikes
 from cmb_models.training.data.samplers import CnnSampler, UnetSampler
@@ -103,8 +102,6 @@ def _fit(
     """
     s: Unet | Cnn = sampler.settings
     device = best_device()
-    if device.type == "cpu":
-        keep_freed_memory()
     model.to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.

@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ from cmb_models.files import sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.workspace.paths import (
     AUDIT_LOG,
-    BUNDLE,
     CODE_LOCK,
     DVC_LOCK,
     ENVIRONMENT_LOCK,
@@ -31,10 +31,53 @@ from cmb_models.workspace.paths import (
 LOCKS = {"environment_sha256": ENVIRONMENT_LOCK, "code_lock_sha256": CODE_LOCK}
 
 
+def workspace_around(start: Path) -> Path | None:
+    """The top folder of the git working tree that holds a folder.
+
+    Args:
+        start: A folder.
+
+    Returns:
+        The top folder; None where `start` is in no git repository at all.
+
+    Raises:
+        InputError: Where git cannot be consulted: no git program, a repository that git refuses to read, or a damaged one.
+    """
+    start = Path(start).resolve()
+    if not start.is_dir():
+        raise InputError("file-not-found", start, "a folder", "none", "name a folder that exists")
+    marks = _repository_marks(start)
+    if shutil.which("git") is None and not marks:
+        return None
+    done = _git(start, "rev-parse", "--show-toplevel")
+    if done.returncode == 0:
+        return Path(_text(done.stdout).strip())
+    if not marks:
+        return None
+    raise _refusal(start, done)
+
+
+def _repository_marks(start: Path) -> list[Path]:
+    """What marks a git repository in a folder or above it.
+
+    Found without git, whose own words are the same for no repository and for a damaged one.
+    """
+    if os.environ.get("GIT_DIR"):
+        return [Path(os.environ["GIT_DIR"])]
+    folders = (start, *start.parents)
+    try:
+        marks = [folder / ".git" for folder in folders if os.path.lexists(folder / ".git")]
+        return marks + [folder for folder in folders if (folder / "HEAD").is_file() and (folder / "objects").is_dir()]
+    except OSError as error:
+        raise InputError(
+            "git-failed", start, "folders that can be searched for .git", str(error), "correct their permissions"
+        ) from error
+
+
 def find_workspace(start: Path) -> Path:
-    """The top folder of the git working tree that holds `start`. Raises InputError outside of one."""
-    done = _run("git", "rev-parse", "--show-toplevel", cwd=start)
-    if done.returncode:
+    """The top folder of the git working tree that holds `start`. Raises InputError outside of one, and as `workspace_around`."""
+    workspace = workspace_around(start)
+    if workspace is None:
         raise InputError(
             "workspace-missing",
             Path(start).resolve(),
@@ -42,15 +85,7 @@ def find_workspace(start: Path) -> Path:
             "none",
             "run the command inside a workspace",
         )
-    return Path(done.stdout.strip())
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder is the bundle that the stages of the workspace around the current folder write."""
-    try:
-        return Path(folder).resolve() == (find_workspace(Path(".")) / BUNDLE).resolve()
-    except (InputError, OSError):  # no workspace, or no git on this host
-        return False
+    return workspace
 
 
 def git_commit(workspace: Path) -> str:
@@ -61,41 +96,74 @@ def git_commit(workspace: Path) -> str:
 
 
 def head_commit(workspace: Path) -> str:
-    """The commit that is checked out; "" before the first one and outside of git."""
-    return "".join(git_lines(workspace, "rev-parse", "--verify", "HEAD"))
+    """The commit that is checked out.
+
+    Args:
+        workspace: A folder.
+
+    Returns:
+        Its full hash; "" before the first commit and outside of git.
+
+    Raises:
+        InputError: Where git cannot be consulted, and where HEAD names no commit although the repository holds some.
+    """
+    if workspace_around(workspace) is None:
+        return ""
+    done = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD", absent=1)
+    if done.returncode == 0:
+        return _text(done.stdout).strip()
+    if git_lines(workspace, "rev-list", "--all", "--reflog", "--max-count=1"):
+        remedy = "check out a branch, or restore the clone from a backup"
+        raise InputError(
+            "git-failed", workspace, "a HEAD that names a commit", "none, although the repository holds commits", remedy
+        )
+    return ""
+
+
+def has_commit(workspace: Path, commit: str) -> bool:
+    """Whether a commit is in the repository. Raises InputError where git cannot be consulted."""
+    return _git(workspace, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", absent=1).returncode == 0
 
 
 def git_lines(workspace: Path, *arguments: str) -> list[str]:
-    """The lines that a git command prints; [] when it fails."""
-    done = _run("git", "-c", "core.quotepath=off", *arguments, cwd=workspace)
-    return [] if done.returncode else done.stdout.splitlines()
+    """The lines that a git command prints. Raises InputError with git's own words when it fails."""
+    return _text(_checked(workspace, *arguments)).splitlines()
 
 
-def git_bytes(workspace: Path, *arguments: str) -> bytes | None:
-    """What a git command prints, as it is; None when it fails."""
-    done = subprocess.run(("git", *arguments), cwd=workspace, capture_output=True, check=False)
-    return None if done.returncode else done.stdout
+def files_at(workspace: Path, commit: str, folder: str) -> list[str]:
+    """Paths of the files directly in a folder at a commit; [] where it is not there. Raises InputError when git fails."""
+    names = _checked(workspace, "ls-tree", "-z", "--name-only", commit, f"{folder}/")
+    return [name for name in _text(names).split("\0") if name]
+
+
+def file_at(workspace: Path, commit: str, file: Path | str) -> bytes | None:
+    """A file's content at a commit; None where the commit has no such file. Raises InputError when git fails."""
+    path = Path(file).as_posix()
+    return _checked(workspace, "show", f"{commit}:{path}") if _checked(workspace, "ls-tree", "-z", commit, path) else None
 
 
 def is_ignored(file: Path) -> bool | None:
-    """Whether git leaves a file alone; None outside of a working tree. Its folder must be there."""
-    done = _run("git", "check-ignore", "-q", file.name, cwd=file.parent)
-    return {0: True, 1: False}.get(done.returncode)
+    """Whether git leaves a file alone; None in no repository. Its folder must exist.
+
+    Raises InputError where git cannot be consulted.
+    """
+    if workspace_around(file.parent) is None:
+        return None
+    return _git(file.parent, "check-ignore", "-q", file.name, absent=1).returncode == 0
 
 
 def user_name(workspace: Path) -> str:
-    """Who is working here: git's user name and e-mail, else the login name."""
-    parts = [_run("git", "config", key, cwd=workspace).stdout.strip() for key in ("user.name", "user.email")]
+    """Who is working here: git's user name and e-mail, else the login name. Raises InputError where git cannot be consulted."""
+    # `git config` alone would leave the settings of a repository that git refuses aside.
+    workspace_around(workspace)
+    parts = [_text(_git(workspace, "config", key, absent=1).stdout).strip() for key in ("user.name", "user.email")]
     return " ".join(p for p in (parts[0], f"<{parts[1]}>" if parts[1] else "") if p) or getpass.getuser()
 
 
 def require_clean(workspace: Path) -> None:
     """Raise InputError with the list of files that differ from the commit; the audit log and ignored files do not count."""
-    command = ("git", "-c", "core.quotepath=off", "status", "--porcelain", "--untracked-files=all")
-    done = _run(*command, "--", ".", f":(exclude){AUDIT_LOG}", cwd=workspace)
-    if done.returncode:
-        raise InputError("git-failed", workspace, "a readable git state", done.stderr.strip(), "repair the clone")
-    files = [line[3:] for line in done.stdout.splitlines()]
+    status = ("status", "--porcelain", "--untracked-files=all", "--", ".", f":(exclude){AUDIT_LOG}")
+    files = [line[3:] for line in git_lines(workspace, *status)]
     if files:
         shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
         remedy = "commit or undo them, then register"
@@ -206,5 +274,32 @@ def _lock(workspace: Path) -> dict[str, dict]:
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages", {})
 
 
-def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=cwd, text=True, capture_output=True, check=False)
+def _checked(workspace: Path, *arguments: str) -> bytes:
+    """What a git command prints. Raises InputError when it fails."""
+    return _git(workspace, *arguments, absent=0).stdout
+
+
+def _git(folder: Path, *arguments: str, absent: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run a git command in a folder. absent: the one exit code beside 0 that is an answer; any other is refused. None: all are."""
+    command = ("git", "-c", "core.quotepath=off", *arguments)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        remedy = "install git, or correct PATH: which keys, files and commits count cannot be told without it"
+        raise InputError(
+            "program-missing", folder, "the git program, to consult the repository", f"none ({error.strerror})", remedy
+        ) from error
+    if absent is not None and done.returncode not in (0, absent):
+        raise _refusal(folder, done)
+    return done
+
+
+def _refusal(folder: Path, done: subprocess.CompletedProcess[bytes]) -> InputError:
+    """The error for a repository that git does not read, in git's own words, which name the remedy for another owner's."""
+    got = " ".join(_text(done.stderr).split()) or f"exit code {done.returncode} of `{' '.join(done.args)}`"
+    remedy = f"do as git says, or repair the clone, until `git -C {folder} log` works"
+    return InputError("git-failed", folder, "a repository that git can read", got, remedy)
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")

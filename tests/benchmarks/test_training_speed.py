@@ -32,7 +32,7 @@ def test_scans_are_as_the_preprocess_stage_writes_them(small):
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("precision", training_speed.PRECISIONS)
 def test_the_parts_of_a_step_are_its_whole_time(small, precision, ahead):
-    start, case = time.perf_counter(), training_speed.Case(1, 1, precision, memory_kept=False, ahead=ahead)
+    start, case = time.perf_counter(), training_speed.Case(1, 1, precision, ahead=ahead)
     parts = training_speed.steps_apart(small, case, steps=3, seed=0)
     assert set(parts) == {"sampler", "forward", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in parts.values()) and sum(parts.values()) < time.perf_counter() - start

@@ -18,7 +18,7 @@ from cmb_models.registry.provenance.lineage import lineage_faults, read_lineage,
 from cmb_models.registry.provenance.reproduce import compare
 from cmb_models.registry.register import register
 from cmb_models.release.bundle import EVALUATION_DIR
-from cmb_models.release.signing import new_keys
+from cmb_models.release.keys import new_keys, trusted_keys
 from tests.integration.registry_workspace import GOOD, LINEAGE, git, retrain, start
 from tests.support.command_line import cmb
 from tests.support.refused import refused
@@ -196,7 +196,7 @@ def test_a_workspace_that_commits_a_key_takes_and_gives_signed_releases_only(two
     git(site, "commit", "-qm", "Releases are signed")
     for attempt in (
         lambda: fetch_release("2", site),
-        lambda: deploy_bundle(unsigned, 2, tmp_path / "repository", "localhost:1", site),
+        lambda: deploy_bundle(unsigned, 2, tmp_path / "repository", "localhost:1", trusted_keys(site)),
         lambda: open_detector(None, unsigned),
     ):
         with refused("signature-missing"):

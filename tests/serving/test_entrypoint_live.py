@@ -37,7 +37,7 @@ def running(tmp_path_factory):
     """Environment variables of a server that the entry point became, its process, and the bundle it serves as release 4."""
     folder = tmp_path_factory.mktemp("image")
     bundle = load_bundle(make_bundle(folder / "bundle"))
-    write_immutable(folder / "written", wanted_bundle(bundle.path, 4, folder))
+    write_immutable(folder / "written", wanted_bundle(bundle.path, 4, {}))
     digest = check(folder / "written")
     take(folder / "written", folder / "models", digest)
     for path in sorted((folder / "models").rglob("*"), reverse=True):

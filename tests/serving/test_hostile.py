@@ -22,7 +22,7 @@ from cmb_models.client.grpc import Client
 from cmb_models.errors import from_status
 from cmb_models.release.bundle import UNET_INPUT
 from cmb_models.serving.deploy.fleet import deploy_bundle
-from cmb_models.serving.run.security import Security
+from cmb_models.serving.run.settings import Security
 from cmb_models.serving.run.triton_process import running_server
 from tests.support import pace
 from tests.support.bundles import AFFINE, head, make_bundle, spots_found

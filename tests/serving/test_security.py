@@ -18,8 +18,10 @@ from cmb_models.client.connection import Tls, admin_headers, connect
 from cmb_models.client.contract import AFFINE
 from cmb_models.client.grpc import Client
 from cmb_models.client.shared_memory import shared_inputs
+from cmb_models.errors import InputError
 from cmb_models.serving.deploy.fleet import deploy_bundle
-from cmb_models.serving.run.security import KEY_FILE, Security, is_loopback, kept_key, state_key
+from cmb_models.serving.run.settings import Security, is_loopback
+from cmb_models.serving.run.state_dir import KEY_FILE, kept_key, state_key
 from cmb_models.serving.run.triton_process import running_server
 from tests.support.bundles import head, make_bundle
 from tests.support.certificates import make_certificate, make_root
@@ -102,15 +104,15 @@ def test_key_is_not_in_the_log(keyed):
 
 def test_server_on_a_network_needs_tls_and_a_key(pki, tmp_path):
     root, own = pki
-    with refused("tls-required"):
+    with pytest.raises(InputError, match=r"--host 0.0.0.0: expected TLS on an address .*; set --tls-cert and --tls-key"):
         Security("0.0.0.0", KEY)
     with refused("admin-key-missing"):
         Security("0.0.0.0", None, own.cert, own.key)
-    with refused("tls-incomplete"):
+    with pytest.raises(InputError, match="got --tls-cert alone; set both"):
         Security(cert=own.cert)
-    with refused("tls-incomplete"):
+    with pytest.raises(InputError, match="--tls-client-ca alone"):
         Security(client_ca=root.cert)
-    with refused("tls-file"):
+    with pytest.raises(InputError, match="--tls-key: expected a file that can be read, got .*none.pem"):
         Security("0.0.0.0", KEY, own.cert, tmp_path / "none.pem")
     for weak in ("short", "sixteen letters, and a space"):
         with refused("admin-key-unusable"):

@@ -19,7 +19,6 @@ from cmb_models.release.bundle import load_bundle
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
 from cmb_models.serving.triton.repository import ensemble_config
-from cmb_models.shadow.compare import ShadowedClient
 from tests.support.bundles import head, make_bundle
 
 pytestmark = pytest.mark.serving
@@ -106,18 +105,6 @@ def test_answers_stand_without_a_challenger(url, work, folder, cmb):
     assert code == 0 and "a server with a release deployed" in told and "challenger: 0 of 1 scan compared" in told
     assert [e["outcome"] for e in read_lines(work / "s.jsonl")] == ["failed"]
     assert "no scan has been compared" in cmb("server", "shadow-report", "s.jsonl")[1]
-
-
-def test_a_long_running_client(url, work):
-    with (
-        Client(url) as client,
-        Client(url, model=CHALLENGER) as challenger,
-        ShadowedClient(client.detect, challenger.detect, work / "s.jsonl") as both,
-    ):
-        assert [both.detect(head(seed=n)).release for n in range(3)] == [2, 2, 2]
-        both.close(60)
-    entries = list(read_lines(work / "s.jsonl"))
-    assert [(e["outcome"], e["scan"], e["challenger"]["release"]) for e in entries] == [("compared", "", 1)] * 3
 
 
 def test_what_cannot_be_is_refused_in_words(work, cmb):

@@ -51,4 +51,4 @@ def codes_in_use() -> dict[str, str]:
 def test_every_code_is_listed_and_used():
     found = codes_in_use()
     assert not {code: place for code, place in found.items() if code not in CODES}
-    assert set(CODES) - set(found) <= {"trust-unknown"}
+    assert set(CODES) == set(found)

@@ -14,7 +14,7 @@ import yaml
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.io.nifti import scan_name
 from cmb_models.release.bundle import BundleDetector
-from cmb_models.release.signing import require_signature
+from cmb_models.release.keys import trusted_keys
 
 
 class CmbDetector(mlflow.pyfunc.PythonModel):
@@ -24,10 +24,12 @@ class CmbDetector(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context) -> None:
-        """Open the bundle, verified against its manifest, and its signature where keys are trusted here."""
+        """Open the bundle, verified against its manifest, and its signature by the keys that the folder of the caller requires.
+
+        MLflow passes no argument of the caller on, so that the keys are resolved here; CMB_PUBLIC_KEY names one explicitly.
+        """
         folder = Path(context.artifacts["bundle"])
-        require_signature(folder)
-        self._detector = BundleDetector(folder)
+        self._detector = BundleDetector(folder, trusted_keys=trusted_keys(Path(".")))
         self._release = _release_number(folder)
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ from cmb_models.files import replacing_folder
 from cmb_models.registry.history.archive import kept_bundle, require_kept
 from cmb_models.registry.history.state import STAGES, Standing, standing
 from cmb_models.registry.mlflow.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
-from cmb_models.registry.mlflow.tables import Tables, TablesError, Version
 from cmb_models.workspace.paths import AUDIT_LOG
 from cmb_models.workspace.versioning import find_workspace
 
@@ -69,11 +68,6 @@ class Registry:
         with reaching(self.uri):
             return mlflow.MlflowClient(self.uri, self.uri)
 
-    @cached_property
-    def _tables(self) -> Tables | None:
-        """The store's own rows where it is an SQLite file, which are read without mlflow."""
-        return Tables(Path(self.uri.removeprefix(SQLITE)), MODEL) if self.uri.startswith(SQLITE) else None
-
     def experiment_id(self) -> str:
         """The experiment that holds the stages' and releases' runs, made when missing."""
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -94,38 +88,35 @@ class Registry:
 
     def aliases(self) -> dict[str, int]:
         """Release numbers by alias as MLflow has them, whoever moved them; {} before the first registration."""
-        with suppress(TablesError):
-            if self._tables:
-                return self._tables.aliases()
         model = self._model()
         return {alias: int(n) for alias, n in model.aliases.items()} if model else {}
 
     def head(self) -> str:
         """The last entry of the audit log that moved the aliases here, as `Standing.head`; "" before the first."""
-        with suppress(TablesError):
-            if self._tables:
-                return self._tables.tag(HEAD_TAG)
         model = self._model()
         return model.tags.get(HEAD_TAG, "") if model else ""
 
     def releases(self) -> list[Release]:
         """All releases, oldest first; [] before the first registration."""
         aliases = self.aliases()
-        return [
-            Release(v.number, v.run_id, v.tags, tuple(sorted(a for a, n in aliases.items() if n == v.number)))
-            for v in self._versions()
+        with reaching(self.uri):
+            versions = self.client.search_model_versions(f"name='{MODEL}'", max_results=10_000)
+        found = [
+            Release(
+                int(v.version), v.run_id or "", dict(v.tags), tuple(sorted(a for a, n in aliases.items() if n == int(v.version)))
+            )
+            for v in versions
         ]
+        return sorted(found, key=lambda release: release.number)
 
     def move(self, goal: Mapping[str, int | None], head: str) -> None:
         """Point each alias of `goal` to its release (None or a deleted release: remove it) and note the log's last entry.
 
-        An SQLite store takes all of it or nothing. A server is asked alias by alias, production last: the move that counts.
+        MLflow is asked alias by alias, production last: the move that counts. The entry is noted after all of them, so that a move
+        that was killed midway is found and finished by `cmb release repair`.
         """
-        there = {v.number for v in self._versions()}
-        goal = {alias: n if n in there else None for alias, n in goal.items()}
-        with suppress(TablesError):
-            if self._tables:
-                return self._tables.move(goal, {HEAD_TAG: head})
+        registered = {release.number for release in self.releases()}
+        goal = {alias: n if n in registered else None for alias, n in goal.items()}
         now = self.aliases()
         with reaching(self.uri):
             for alias in sorted(goal, key=lambda a: a == "production"):
@@ -146,14 +137,6 @@ class Registry:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
-
-    def _versions(self) -> list[Version]:
-        with suppress(TablesError):
-            if self._tables:
-                return self._tables.versions()
-        with reaching(self.uri):
-            found = self.client.search_model_versions(f"name='{MODEL}'", max_results=10_000)
-        return sorted(Version(int(v.version), v.run_id or "", dict(v.tags)) for v in found)
 
     def resolve(self, ref: str) -> Release:
         """The release that a number, `latest` or an alias names. Raises InputError when there is none.
@@ -198,11 +181,12 @@ class Registry:
 
     def fetch(self, release: Release) -> ReleaseFiles:
         """A release's bundle, files and signature verified: as kept at its promotion, from the local cache, or downloaded."""
+        from cmb_models.release.keys import trusted_keys
         from cmb_models.release.signing import require_signature
 
         expected = release.tags.get("manifest_sha256", "")
         folder = self._verified(release, expected)
-        require_signature(folder, self.workspace)
+        require_signature(folder, trusted_keys(self.workspace))
         return ReleaseFiles(release.number, folder, expected)
 
     def _verified(self, release: Release, expected: str) -> Path:

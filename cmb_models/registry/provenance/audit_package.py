@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, sha256_of, write_json, write_text
+from cmb_models.files import read_json, replacing_folder, write_json, write_text
 from cmb_models.hash_chain import read_entries, utc_now
 from cmb_models.registry.history.archive import gate_report, read_report
 from cmb_models.registry.history.audit import audit
@@ -16,6 +16,7 @@ from cmb_models.registry.history.state import standing_of
 from cmb_models.registry.mlflow.store import ReleaseFiles, open_registry
 from cmb_models.registry.provenance.sbom import bill_of_materials, locked_environment
 from cmb_models.release.bundle import CARD_FILE, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE
+from cmb_models.release.checksums import write_checksums
 from cmb_models.workspace.paths import AUDIT_LOG
 from cmb_models.workspace.versioning import user_name
 
@@ -90,7 +91,6 @@ def _copy_reports(workspace: Path, folder: Path, files: ReleaseFiles, entries: l
 
 def _write_index(folder: Path, files: ReleaseFiles, user: str) -> list[str]:
     names = sorted(p.name for p in folder.iterdir())
-    hashes = {name: sha256_of(folder / name) for name in names}
     told = {"release": files.release, "manifest_sha256": files.manifest_sha256, "exported": utc_now(), "exported_by": user}
-    write_json(folder / INDEX_FILE, {**told, "files": hashes})
+    write_checksums(folder / INDEX_FILE, names, told)
     return [INDEX_FILE, *names]

@@ -21,14 +21,13 @@ from cmb_models.errors import InputError
 from cmb_models.files import replacing_folder, sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.registry.history.archive import kept_bundle
+from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE
 from cmb_models.workspace.paths import DVC_LOCK, PARAMS, SPLIT
-from cmb_models.workspace.versioning import LOCKS, cached_out, git_bytes, git_lines
+from cmb_models.workspace.versioning import LOCKS, cached_out, file_at, files_at, git_lines, has_commit
 
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
 
-# As in bundle.py, whose imports a question about lineage does without.
-LINEAGE_FILE, MANIFEST_FILE = "lineage.json", "manifest.json"
 FILES_AT_COMMIT = {"dvc_lock_sha256": DVC_LOCK, "params_sha256": PARAMS, **LOCKS}
 KEPT, FETCHED = "serving-state/lineage", "serving-state/releases"  # below the workspace; the first is written here
 DOWNLOADS = 8  # at once, from a store reached by URL
@@ -135,15 +134,15 @@ def require_lineage(workspace: Path, bundle_dir: Path, tags: Mapping[str, str] |
 
 
 def lineage_faults(workspace: Path, lineage: Mapping[str, Any]) -> list[str]:
-    """Everything in a lineage that the repository contradicts, in words; [] when it holds."""
+    """Everything in a lineage that the repository contradicts, in words; [] when it holds. Raises InputError when git fails."""
     commit = str(lineage.get("git_commit", ""))
-    if not commit or not git_lines(workspace, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+    if not commit or not has_commit(workspace, commit):
         return [f"commit {commit or '(none)'} is not in this repository"]
     faults = []
     if not git_lines(workspace, "for-each-ref", "--contains", commit, "--count=1") and not _in_head(workspace, commit):
         faults.append(f"commit {commit[:12]} is on no branch and would be lost")
     for key, file in FILES_AT_COMMIT.items():
-        content = git_bytes(workspace, "show", f"{commit}:{file}")
+        content = file_at(workspace, commit, file)
         got = "" if content is None else hashlib.sha256(content).hexdigest()
         if got != lineage.get(key, ""):
             faults.append(f"{file} at {commit[:12]} is not the one of its lineage")
@@ -158,9 +157,9 @@ def _in_head(workspace: Path, commit: str) -> bool:
 
 def _data_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> list[str]:
     recorded, data = lineage.get("data", {}), {}
-    for file in git_lines(workspace, "ls-tree", "--name-only", commit, "data/raw/"):
+    for file in files_at(workspace, commit, "data/raw"):
         if file.endswith(".dvc"):
-            outs = yaml.safe_load(git_bytes(workspace, "show", f"{commit}:{file}") or b"").get("outs", [])
+            outs = yaml.safe_load(file_at(workspace, commit, file) or b"").get("outs", [])
             data |= {(Path(file).parent / out["path"]).as_posix(): out.get("md5", "") for out in outs}
     differing = sorted(path for path in {*data, *recorded} if data.get(path) != recorded.get(path))
     faults = [f"dataset {path} is not as its .dvc file at {commit[:12]} says" for path in differing]
@@ -171,7 +170,7 @@ def _data_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> li
 
 def _split_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> list[str]:
     """The split is DVC's, so git knows its MD5 only: the file itself is sought in DVC's cache, then in the workspace."""
-    lock = yaml.safe_load(git_bytes(workspace, "show", f"{commit}:{DVC_LOCK}") or b"") or {}
+    lock = yaml.safe_load(file_at(workspace, commit, DVC_LOCK) or b"") or {}
     outs = {out["path"]: out.get("md5", "") for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])}
     if SPLIT.as_posix() not in outs:
         return [f"{DVC_LOCK} at {commit[:12]} has no {SPLIT}"]

@@ -21,7 +21,7 @@ from cmb_models.records import flatten
 from cmb_models.registry.mlflow.store import URI_VARIABLE, open_registry
 from cmb_models.registry.provenance.lineage import lineage_faults, read_lineage
 from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, verify_manifest
-from cmb_models.release.signing import KEY_VARIABLE
+from cmb_models.release.keys import KEY_VARIABLE
 from cmb_models.workspace.paths import BUNDLE, ENVIRONMENT_LOCK
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.workspace.paths import ENVIRONMENT_LOCK
+from cmb_models.workspace.versioning import file_at, has_commit
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)")
 
 
 def locked_environment(workspace: Path, commit: str, expected_sha256: str) -> str:
     """requirements.lock as it was at a release's commit. Raises InputError when that is not the one the release names."""
-    command = ["git", "show", f"{commit}:{ENVIRONMENT_LOCK}"]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, check=False)
-    got = hashlib.sha256(done.stdout).hexdigest() if done.returncode == 0 else "none"
-    if not expected_sha256 or got != expected_sha256:
+    content = file_at(workspace, commit, ENVIRONMENT_LOCK) if has_commit(workspace, commit) else None
+    got = "none" if content is None else hashlib.sha256(content).hexdigest()
+    if content is None or not expected_sha256 or got != expected_sha256:
         expected = f"{ENVIRONMENT_LOCK} with SHA-256 {expected_sha256[:12] or '(not recorded)'}"
         raise InputError(
             "environment-unknown", f"commit {commit[:12]}", expected, got[:12], "fetch the commit that the release was made from"
         )
-    return done.stdout.decode("utf-8")
+    return content.decode("utf-8")
 
 
 def bill_of_materials(lock: str, release: int, manifest_sha256: str, created: str) -> str:

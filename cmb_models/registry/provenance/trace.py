@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.registry.provenance.lineage import read_lineage, read_lineages
-from cmb_models.workspace.versioning import git_lines
+from cmb_models.workspace.versioning import git_lines, has_commit
 
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
@@ -56,8 +56,10 @@ def trace(registry: Registry, ref: str) -> dict[str, Any]:
 
 def _commit(workspace: Path, commit: str) -> dict[str, str]:
     """Who committed what when; {} for a commit that is not in this clone."""
-    said = git_lines(workspace, "log", "-1", "--format=%an <%ae>%n%aI%n%s", commit) if commit else []
-    return dict(zip(("author", "date", "subject"), said, strict=False))
+    if not commit or not has_commit(workspace, commit):
+        return {}
+    lines = git_lines(workspace, "log", "-1", "--format=%an <%ae>%n%aI%n%s", commit)
+    return dict(zip(("author", "date", "subject"), lines, strict=False))
 
 
 def _parents(release: Release, by_number: Mapping[int, Release]) -> list[Release]:

@@ -6,7 +6,6 @@ container runs `python3 -m cmb_models.serving.deploy.checksums SOURCE TARGET`: w
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, sha256_of, write_json
+from cmb_models.files import read_json, replacing_folder, sha256_of
+from cmb_models.release.checksums import differences, read_checksums, write_checksums
 
 SEAL_FILE = "seal.json"
 EXPECTED = "CMB_SEAL_SHA256"  # what the seal's own hash must be; without it a folder that was replaced as a whole goes unnoticed
@@ -23,9 +23,7 @@ EXPECTED = "CMB_SEAL_SHA256"  # what the seal's own hash must be; without it a f
 def seal(repository: Path) -> str:
     """Write seal.json over all files of a repository, folders without files included; return its SHA-256. Call it last."""
     repository = Path(repository)
-    files = {name: sha256_of(repository / name) for name in sorted(_files(repository))}
-    write_json(repository / SEAL_FILE, {"files": files, "folders": sorted(_folders(repository))})
-    return sha256_of(repository / SEAL_FILE)
+    return write_checksums(repository / SEAL_FILE, _files(repository), {"folders": sorted(_folders(repository))})
 
 
 def check(repository: Path, expected_sha256: str = "") -> str:
@@ -38,16 +36,11 @@ def check(repository: Path, expected_sha256: str = "") -> str:
         raise InputError(
             "repository-changed", repository, f"the seal {expected_sha256[:12]}", digest[:12], f"correct {EXPECTED} or the source"
         )
-    try:
-        listed = read_json(repository / SEAL_FILE)
-        files, folders = dict(listed["files"]), set(listed["folders"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError("repository-damaged", repository / SEAL_FILE, "a readable seal", str(error), remedy) from error
-    there = _files(repository)
-    faults = [f"{name} is missing" for name in sorted((set(files) - there) | (folders - _folders(repository)))]
-    faults += [f"{name} is not in the seal" for name in sorted(there - set(files))]
-    faults += [f"{name} was changed" for name in sorted(there & set(files)) if sha256_of(repository / name) != files[name]]
-    if faults:
+    files, content = read_checksums(repository / SEAL_FILE, "repository-damaged", remedy)
+    folders = content.get("folders")
+    if not isinstance(folders, list):
+        raise InputError("repository-damaged", repository / SEAL_FILE, "readable checksums", "no list of folders", remedy)
+    if faults := differences(repository, files, _files(repository), "seal", set(folders) - _folders(repository)):
         raise InputError("repository-changed", repository, "the files its seal lists", "; ".join(faults), remedy)
     return digest
 

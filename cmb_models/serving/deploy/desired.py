@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cmb_models.client.contract import DETECTOR
 from cmb_models.errors import InputError
-from cmb_models.release.bundle import Bundle, load_bundle
+from cmb_models.release.bundle import NO_KEYS, Bundle, load_bundle
 from cmb_models.serving.triton.repository import ROLES, Pin, pin_of
 
 
@@ -40,24 +40,27 @@ class Wanted:
         return self.releases[DETECTOR].pin.release
 
 
-def verified(bundle_dir: Path, release: int) -> Release:
-    """A bundle folder as release `release`. Raises InputError for a damaged one and for a number below 1."""
-    bundle = load_bundle(bundle_dir)
+def verified(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> Release:
+    """A bundle folder as release `release`. Raises InputError for a damaged one, an unsigned one and for a number below 1."""
+    bundle = load_bundle(bundle_dir, trusted_keys)
     if release < 1:
         raise InputError("release-number", bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")
     return Release(pin_of(release, bundle), bundle)
 
 
-def wanted_bundle(bundle_dir: Path, release: int, workspace: Path) -> Wanted:
+def wanted_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes]) -> Wanted:
     """One bundle as the release that answers; the challenger stays what it is.
 
-    Where the workspace's commit holds public keys, the bundle must be signed by one of them (registry/signing.py).
-    """
-    from cmb_models.release.signing import require_signature
+    Args:
+        bundle_dir: The bundle.
+        release: The number that clients see.
+        trusted_keys: Public keys (PEM by name), one of which must have signed it; {} requires no signature.
 
-    require_signature(bundle_dir, workspace)
+    Raises:
+        InputError: As `load_bundle`, and for a number below 1.
+    """
     untouched = frozenset(ROLES.values()) - {DETECTOR}
-    return Wanted({DETECTOR: verified(bundle_dir, release)}, untouched, keeps_replaced=True)
+    return Wanted({DETECTOR: verified(bundle_dir, release, trusted_keys)}, untouched, keeps_replaced=True)
 
 
 def wanted_aliases(workspace: Path) -> Wanted:

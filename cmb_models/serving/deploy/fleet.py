@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
+from cmb_models.release.bundle import NO_KEYS
 from cmb_models.serving.deploy.desired import Wanted, log_head, wanted_aliases, wanted_bundle
 from cmb_models.serving.deploy.observed import Actual, Admin
 from cmb_models.serving.deploy.reconcile import Deployed, reconcile_server
@@ -51,16 +52,21 @@ def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), done:
 
 
 def deploy_bundle(
-    bundle_dir: Path, release: int, repository: Path, server_url: str, workspace: Path = Path("."), done: Done | None = None
+    bundle_dir: Path,
+    release: int,
+    repository: Path,
+    server_url: str,
+    trusted_keys: Mapping[str, bytes] = NO_KEYS,
+    done: Done | None = None,
 ) -> Deployed:
     """Make one server serve a bundle as `release`, the number that clients see.
 
     repository: the model repository's folder, which the server reads too. The release that answered before stays loaded, older
-    ones are removed. Raises InputError, with the old release still serving, for a bundle that is damaged, unsigned where the
-    workspace asks for it, cannot be loaded or does not give its golden answer, and for a release number that is served already
-    with another content.
+    ones are removed. trusted_keys: public keys (PEM by name), one of which must have signed the bundle; {} requires no signature.
+    Raises InputError, with the old release still serving, for a bundle that is damaged, not signed as required, cannot be loaded or
+    does not give its golden answer, and for a release number that is served already with another content.
     """
-    wanted = wanted_bundle(bundle_dir, release, workspace)
+    wanted = wanted_bundle(bundle_dir, release, trusted_keys)
     return reconcile(wanted, [Target(server_url, Path(repository))], done)[0]
 
 

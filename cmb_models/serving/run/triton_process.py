@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
 from cmb_models.machine import cores, require_linux
-from cmb_models.serving.run.security import ADMIN_KEY, LOOPBACK, PLAIN, SECURE, Security, own_address
+from cmb_models.serving.run.settings import LOOPBACK, Security, own_address
 from cmb_models.serving.triton.files import serving_files
 
 BACKENDS = serving_files() / "backends"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import runpy
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,33 +17,40 @@ import yaml
 
 from cmb_models import __version__
 from cmb_models.serving.deploy.checksums import EXPECTED
-from cmb_models.serving.run.entrypoint import VARIABLES, read_settings
 from cmb_models.serving.run.image_check import faults
-from tests.support.kustomize import apply, build
+from cmb_models.serving.run.settings import VARIABLES, read_settings
 
 ROOT = Path(__file__).parents[3]
 DEPLOY, KUBERNETES = ROOT / "deploy", ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 KUBERNETES_VERSION = "1.33"  # the oldest that is meant to work; preStop.sleep is not for older ones
 IMAGE = f"cmb-models-server:{__version__}"
+OVERLAYS = ("gpu", "cpu", "gpu-s3")
 
 
-def with_s3() -> list[dict]:
-    objects = build(KUBERNETES / "overlays" / "gpu")
-    apply(KUBERNETES / "components" / "s3", objects)
-    return objects
+def build(folder: Path) -> list[dict]:
+    """All objects of a kustomization, as `kubectl apply -k` would send them."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl (Kubernetes' own apt repository)")
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
 
 
-BUILT = {
-    "gpu": lambda: build(KUBERNETES / "overlays/gpu"),
-    "cpu": lambda: build(KUBERNETES / "overlays/cpu"),
-    "gpu from S3": with_s3,
-}
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> dict[str, list[dict]]:
+    """The objects of each overlay, and of the GPU's with the component for S3, as a site would add it."""
+    folder = tmp_path_factory.mktemp("site") / "kubernetes"
+    shutil.copytree(KUBERNETES, folder)
+    with_s3 = folder / "overlays/gpu-s3"
+    with_s3.mkdir()
+    (with_s3 / "kustomization.yaml").write_text("resources: [../gpu]\ncomponents: [../../components/s3]\n")
+    return {name: build(folder / "overlays" / name) for name in OVERLAYS}
 
 
-@pytest.fixture(scope="module", params=BUILT)
-def objects(request) -> list[dict]:
-    return BUILT[request.param]()
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request, built) -> list[dict]:
+    return built[request.param]
 
 
 def only(objects: list[dict], kind: str, name: str = "cmb-server") -> dict:
@@ -140,9 +148,9 @@ def test_pods_are_locked_and_a_rollout_keeps_all_that_serve(objects):
     assert models["readOnly"]
 
 
-def test_only_the_gpu_overlay_asks_for_a_gpu():
-    limits = {name: pod(made())["containers"][0]["resources"]["limits"] for name, made in BUILT.items()}
-    assert {name for name, limit in limits.items() if "nvidia.com/gpu" in limit} == {"gpu", "gpu from S3"}
+def test_only_the_gpu_overlay_asks_for_a_gpu(built):
+    limits = {name: pod(made)["containers"][0]["resources"]["limits"] for name, made in built.items()}
+    assert {name for name, limit in limits.items() if "nvidia.com/gpu" in limit} == {"gpu", "gpu-s3"}
 
 
 def test_another_release_is_another_pod_template(tmp_path):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from cmb_models.errors import InputError
-from cmb_models.serving.run.entrypoint import EXPLICIT, VARIABLES, read_settings, ready, triton_arguments
+from cmb_models.serving.run.entrypoint import ready, triton_arguments
+from cmb_models.serving.run.settings import EXPLICIT, VARIABLES, read_settings
 from tests.support.refused import refused
 
 KEY = "0123456789abcdef"

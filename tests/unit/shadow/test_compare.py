@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import numpy as np
 import pytest
 
-from cmb_models.client.log_lines import read_lines
 from cmb_models.detection import Detection, DetectionResult
-from cmb_models.errors import InputError
-from cmb_models.shadow.compare import Answered, ShadowedClient, compared, observe
+from cmb_models.shadow.compare import Answered, compared, observe
 from cmb_models.shadow.page import render
 from cmb_models.shadow.summary import summarise
 from cmb_models.volume import Volume
@@ -61,88 +56,6 @@ def test_a_challenger_that_fails_is_only_noted():
 
     entry = observe(Answered("a", SCAN, answer(1, 0.5, (0, 4, 0.9))), fails)
     assert (entry["outcome"], entry["reason"], entry["production"]["detections"]) == ("failed", "the server failed", 1)
-
-
-def until(condition, seconds: float = 60.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
-
-
-def lines(file) -> list[dict]:
-    return list(read_lines(file)) if file.exists() else []
-
-
-def test_the_client_gets_productions_answer_and_the_file_both(tmp_path):
-    own = answer(1, 0.5, (0, 4, 0.9))
-    with ShadowedClient(lambda *_, **__: own, lambda *_, **__: answer(2, 0.5, (0, 4, 0.8)), tmp_path / "s.jsonl") as client:
-        assert client.detect(SCAN, name="scan 7") is own
-        assert until(lambda: len(lines(tmp_path / "s.jsonl")) == 1)
-    (entry,) = lines(tmp_path / "s.jsonl")
-    assert (entry["scan"], entry["outcome"], places(entry, "both")) == ("scan 7", "compared", [(0, 0.9, 0.8)])
-
-
-def test_a_challenger_that_hangs_delays_nothing_and_what_is_left_is_noted_once(tmp_path):
-    hang, asked = threading.Event(), []
-
-    def hanging(*_, **__):
-        asked.append(1)
-        hang.wait()
-        return answer(2, 0.5)
-
-    with ShadowedClient(lambda *_, **__: answer(1, 0.5), hanging, tmp_path / "s.jsonl", waiting=2) as client:
-        client.detect(SCAN, name="0")
-        assert until(lambda: len(asked) == 1)
-        for n in range(1, 6):
-            client.detect(SCAN, name=str(n))  # returns while the challenger hangs
-        assert not hang.is_set()
-        assert [(e["scan"], e["outcome"]) for e in lines(tmp_path / "s.jsonl")] == [(n, "dropped") for n in "345"]
-    hang.set()
-    assert until(lambda: not client._worker.is_alive())
-    assert sorted(e["scan"] for e in lines(tmp_path / "s.jsonl")) == list("012345")
-    assert {e["outcome"] for e in lines(tmp_path / "s.jsonl")} == {"dropped"}
-
-
-def test_the_challenger_waits_while_production_is_asked(tmp_path):
-    """Two share a server's cores; production's answers come first."""
-    going, order = threading.Event(), []
-
-    def production(scan, phase, *, case):
-        if case == "slow":
-            order.append("slow begins")
-            going.wait()
-            order.append("slow ends")
-        return answer(1, 0.5)
-
-    def challenger(*_, **__):
-        order.append("challenger")
-        return answer(2, 0.5)
-
-    with ShadowedClient(production, challenger, tmp_path / "s.jsonl") as client:
-        slow = threading.Thread(target=client.detect, args=(SCAN,), kwargs={"case": "slow"})
-        slow.start()
-        assert until(lambda: order == ["slow begins"])
-        client.detect(SCAN, case="quick")
-        time.sleep(0.1)
-        assert order == ["slow begins"]
-        going.set()
-        slow.join()
-        client.close(5)
-    assert order == ["slow begins", "slow ends", "challenger", "challenger"]
-    assert [e["outcome"] for e in lines(tmp_path / "s.jsonl")] == ["compared", "compared"]
-
-
-def test_a_refused_scan_is_not_sent_on_and_an_unwritable_file_costs_nothing(tmp_path):
-    def refuses(*_, **__):
-        raise InputError("scan-file", "file", "SWI", "a rabbit", "look again")
-
-    with ShadowedClient(refuses, lambda *_, **__: answer(2, 0.5), tmp_path / "s.jsonl") as client, pytest.raises(InputError):
-        client.detect(SCAN)
-    assert not (tmp_path / "s.jsonl").exists()
-    with ShadowedClient(lambda *_, **__: answer(1, 0.5), lambda *_, **__: answer(2, 0.5), tmp_path) as client:
-        assert client.detect(SCAN).release == 1
-        client.close(5)
 
 
 def line(day: str, scan: str, both: int, first: int, second: int, releases=(1, 2)) -> dict:
