@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest, chi2
+from scipy.stats import chi2, norm
 
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 LEAST_DEFINED = 0.5  # share of resamples that must give a number for an interval to be told
@@ -61,11 +61,15 @@ def share_interval(part: np.ndarray, whole: np.ndarray, draws: np.ndarray) -> li
 
 
 def wilson(found: float, total: float) -> list[float]:
-    """95 % score interval of `found` of `total` independent trials, whole numbers (Wilson, JASA 1927); [0, 1] for none."""
+    """95 % score interval of `found` of `total` independent trials (Wilson, JASA 1927); [0, 1] for none."""
     if total <= 0:
         return [0.0, 1.0]
-    interval = binomtest(round(found), round(total)).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+    z = float(norm.ppf(LEVEL[1] / 100))
+    share, spread = found / total, z * np.sqrt(found / total * (1 - found / total) / total + (z / total / 2) ** 2)
+    middle, scale = share + z**2 / total / 2, 1 + z**2 / total
+    # At the ends the bound is the end itself; rounding would leave it a little off.
+    low, high = (middle - spread) / scale if found > 0 else 0.0, (middle + spread) / scale if found < total else 1.0
+    return [float(low), float(high)]
 
 
 def rate_interval(events: np.ndarray, draws: np.ndarray) -> list[float] | None:
