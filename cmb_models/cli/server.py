@@ -108,7 +108,7 @@ def _deploy_first(repository: Path, url: str, wanted: _Wants) -> None:
 def deploy(
     server: Servers = None,
     state_dir: State = Path("serving-state"),
-    repository: Annotated[Path | None, typer.Option(help="Model repository the servers read; else the one in --state.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="Model repository the servers read; else the one in --state-dir.")] = None,
 ) -> None:
     """Make servers serve what the registry's aliases name. Nothing is done where it is served already."""
     from cmb_models.serving.deploy.fleet import Target, deploy_aliases

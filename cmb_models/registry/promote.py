@@ -70,7 +70,7 @@ def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = F
     DVC do not bear out, a broken log, aliases that were moved outside, and a promoter who also registered the release where
     `promotion.approver_differs` is set.
     """
-    _require_reason(reason, force, "--force")
+    _require_reason(reason, force, "--override-gate")
     with open_registry(start) as registry, first_only(registry):
         release, logged = registry.resolve(ref), _logged(registry)
         before = logged.aliases.get(PRODUCTION)

@@ -61,7 +61,10 @@ def share_interval(part: np.ndarray, whole: np.ndarray, draws: np.ndarray) -> li
 
 
 def wilson(found: float, total: float) -> list[float]:
-    """95 % score interval of `found` of `total` independent trials (Wilson, JASA 1927); [0, 1] for none."""
+    """95 % score interval of `found` of `total` independent trials (Wilson, JASA 1927); [0, 1] for none.
+
+    SciPy's takes whole numbers; a mean of shares has fractions, and the whole of an F1 halves.
+    """
     if total <= 0:
         return [0.0, 1.0]
     z = float(norm.ppf(LEVEL[1] / 100))

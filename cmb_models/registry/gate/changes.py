@@ -10,7 +10,7 @@ from cmb_models.records import flatten
 from cmb_models.registry.gate.verdict import Check, at_most
 
 HOW = ("tolerance_mm", "bootstrap", "seed", "at_fp_per_scan", "min_lesions", "min_scans", "min_common_scans")  # neither up nor down
-REMEDY = "put back, or promote with --force and the reason"
+REMEDY = "put back, or promote with --override-gate and the reason"
 
 
 def unchanged(before: Mapping[str, Any] | None, gate: Gate) -> list[Check]:

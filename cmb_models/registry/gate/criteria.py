@@ -174,7 +174,7 @@ def against(evidence: Evidence, production: Evidence, gate: Gate) -> list[Check]
     return _margins(pair, found, gate)
 
 
-REMEDY = "`cmb release compare production REF --anew` runs production on this release's locked scans"
+REMEDY = "`cmb release compare production REF --rerun-baseline` runs production on this release's locked scans"
 
 
 def _margins(pair: Pair, found: dict, gate: Gate) -> list[Check]:

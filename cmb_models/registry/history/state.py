@@ -78,4 +78,4 @@ def _moment(when: str) -> str:
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     except ValueError as error:
         expected = "a day as 2026-01-31 or a time as 2026-01-31T12:00:00Z"
-        raise InputError("time-invalid", "--on", expected, repr(when), "give one of these; times are UTC") from error
+        raise InputError("time-invalid", "--at", expected, repr(when), "give one of these; times are UTC") from error

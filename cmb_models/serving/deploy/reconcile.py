@@ -107,7 +107,7 @@ def _require_same_content(actual: Actual, wanted: Wanted) -> None:
         for pin in actual.pins.values():
             if pin.release == release.pin.release and pin.manifest_sha256 != release.pin.manifest_sha256:
                 got = f"manifest {release.pin.manifest_sha256[:12]} while the server has {pin.manifest_sha256[:12]}"
-                remedy = "use this server's own registry or another --state"
+                remedy = "use this server's own registry or another --state-dir"
                 raise InputError("release-changed", f"release {pin.release}", "one content for ever", got, remedy)
 
 

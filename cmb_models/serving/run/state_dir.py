@@ -54,7 +54,7 @@ def only_one(state: Path) -> Iterator[None]:
             stack.enter_context(exclusive(state / ".serve.lock", wait=False))
         except BlockingIOError as error:
             raise InputError(
-                "folder-in-use", state, "a folder no other server uses", "a running `cmb server run`", "stop it or pass --state"
+                "folder-in-use", state, "a folder no other server uses", "a running `cmb server run`", "stop it or pass --state-dir"
             ) from error
         yield
 

@@ -29,7 +29,7 @@ SUPERVISOR = Path(__file__).parent / "supervisor.py"
 EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown, so it gets this long
 TRIES = 5  # a free port may be taken between choosing and binding it
 IN_USE = "already in use"  # in the server's log when a port is taken
-REQUEST_LOG = "CMB_REQUEST_LOG"  # where the steps write a line a request (model_repository/teller.py)
+REQUEST_LOG = "CMB_REQUEST_LOG"  # where the steps write a line a request (serving/triton/request_reporter.py)
 ASK_PYTHON = (
     "import json, sys, sysconfig as s; print(json.dumps({'site': s.get_path('purelib'),"
     " 'lib': s.get_config_var('LIBDIR'), 'version': '%d.%d' % sys.version_info[:2]}))"

@@ -197,7 +197,7 @@ def test_other_locked_scans_cannot_be_compared(tmp_path):
     production = write_evidence(tmp_path / "production", locked(site="b"))
     found = margins(own, production)
     assert [c.passed for c in found] == [False, False]
-    assert "0 locked scans in common, 10 are needed: `cmb release compare production REF --anew`" in found[0].sentence()
+    assert "0 locked scans in common, 10 are needed: `cmb release compare production REF --rerun-baseline`" in found[0].sentence()
 
 
 def test_production_may_be_judged_anew_on_the_releases_scans(tmp_path):
