@@ -51,7 +51,7 @@ RUNS = tuple(
 
 def shipped_recipe(steps: int) -> Unet:
     """params.yaml's U-Net without the search for hard negatives, whose time depends on when it comes."""
-    return load_params(ROOT / "params.yaml").unet.model_copy(update={"steps": steps, "mine_at": ()})
+    return load_params(ROOT / "params.yaml").unet.model_copy(update={"steps": steps, "hard_negatives_at": ()})
 
 
 def compare(folder: Path, steps: int, rounds: int = ROUNDS) -> dict:

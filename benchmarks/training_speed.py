@@ -25,7 +25,7 @@ import torch
 from benchmarks import training_processors
 from cmb_models.config.params import Unet, load_params
 from cmb_models.detect.preprocess import Prepared
-from cmb_models.files import read_json, replacing, write_json
+from cmb_models.files import atomic_write, read_json, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.machine import cores
 from cmb_models.networks.unet import build_unet
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (192, 224, 88)  # 192 x 224 x 176 mm at 1 x 1 x 2 mm: a whole head
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 LESIONS = 3  # in each scan
-PLANTS = "plants_made_up.npz"
+LESION_BANK = "lesions_made_up.npz"
 LIMIT_GB = 6.0
 PRECISIONS = ("fp32", "bf16")
 DRAWING_THREADS = (0, 1, 2, 4)
@@ -72,7 +72,7 @@ def recipe(steps: int) -> Unet:
     """params.yaml's stage 1 with the patch and batch that all figures so far were measured with (FACTS 10), without hard negatives,
     whose look at whole scans depends on when it comes."""
     unet = load_params(ROOT / "params.yaml").unet
-    return unet.model_copy(update={"patch_vox": (48, 48, 24), "batch": 6, "steps": steps, "mine_at": ()})
+    return unet.model_copy(update={"patch_vox": (48, 48, 24), "batch": 6, "steps": steps, "hard_negatives_at": ()})
 
 
 def write_scans(folder: Path, scans: int) -> None:
@@ -85,11 +85,13 @@ def write_scans(folder: Path, scans: int) -> None:
         image = np.where(head, np.roll(noise, n, axis=0), np.float32(-3))
         centres = rng.uniform(-0.4, 0.4, (LESIONS, 3)) * (SHAPE * np.diag(AFFINE)[:3]) / 2 + (SHAPE * np.diag(AFFINE)[:3]) / 2
         marked = tuple(Annotation(f"sub-{n}", "", *map(float, c), 4.0, "cmb", "made up") for c in centres)
-        save_example(folder, Example(f"s_{n:03d}", f"s_{n:03d}", Prepared(image, AFFINE, SHAPE), marked, AFFINE, f"{n}"), PLANTS)
+        save_example(
+            folder, Example(f"s_{n:03d}", f"s_{n:03d}", Prepared(image, AFFINE, SHAPE), marked, AFFINE, f"{n}"), LESION_BANK
+        )
     away = (index[:, ::16, ::16, ::8] ** 2).sum(axis=0)[:11, :11, :9]
     share = np.repeat(1 - 0.8 * np.exp(-8 * away)[None], 40, axis=0).astype(np.float32)
     arrays = {"share": share, "off_vox": np.zeros((40, 3)), "diameter_mm": np.full(40, 4.0)}
-    with replacing(folder / PLANTS) as temporary, temporary.open("wb") as stream:
+    with atomic_write(folder / LESION_BANK) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, label=np.array(["cmb", "mimic:calcification"] * 20), **arrays)
 
 

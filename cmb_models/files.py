@@ -21,14 +21,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
 
     The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them. A full disk is an
     InputError that names `path`.
     """
     path = Path(path)
-    with _full_disk_told(path):
+    with _disk_full_as_input_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
         os.close(descriptor)
@@ -44,10 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success sync its files and swap it in, on failure remove it."""
     path = Path(path)
-    with _full_disk_told(path):
+    with _disk_full_as_input_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
         try:
@@ -62,7 +62,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _full_disk_told(path: Path) -> Iterator[None]:
+def _disk_full_as_input_error(path: Path) -> Iterator[None]:
     """Make an InputError of the system's word for a full disk; other errors pass."""
     try:
         yield
@@ -136,7 +136,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")  # the same bytes, and so the same hash, on every system
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cmb_models.config.params import Decision, load_params
-from cmb_models.files import read_json, replacing_folder, write_json
+from cmb_models.files import atomic_directory, read_json, write_json
 from cmb_models.release.export import write_bundle
 from cmb_models.training.final import RECIPE, load_weights
 from cmb_models.training.validation.jobs import pipeline_config
@@ -17,7 +17,7 @@ def main() -> None:
     config = pipeline_config(params, cnn, Decision.model_validate(read_json(CALIBRATION)["decision"]))
     inputs = {"index": INDEX, "split": SPLIT, "tuned_unet": TUNED_UNET, "tuned_cnn": TUNED_CNN}
     inputs |= {"recipe": WEIGHTS / RECIPE, "calibration": CALIBRATION}
-    with replacing_folder(BUNDLE) as folder:
+    with atomic_directory(BUNDLE) as folder:
         parity = write_bundle(folder, unet_model, cnn_model, config, params.export, inputs)
     write_json(REPORTS / "export/metrics.json", parity)
 

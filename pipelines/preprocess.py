@@ -21,7 +21,7 @@ def main() -> None:
             index,
             read_json(SPLIT),
             params.preprocess,
-            params.planting,
+            params.lesion_bank,
             PREPARED,
             lambda items, what: bar.track(items, description=what),
         )

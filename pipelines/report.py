@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmb_models.config.params import load_params
 from cmb_models.files import write_text
-from cmb_models.report.data import Sources, gather
+from cmb_models.report.data import Sources, load_report_data
 from cmb_models.report.page import render
 from cmb_models.workspace.paths import BUNDLE, INDEX, PARAMS, REPORTS, SPLIT, TUNED_CNN, TUNED_UNET
 from cmb_models.workspace.stage import run
@@ -22,7 +22,7 @@ SOURCES = Sources(
 
 def main() -> None:
     params = load_params(PARAMS)
-    write_text(REPORTS / "report.html", render(gather(SOURCES, params.evaluate)))
+    write_text(REPORTS / "report.html", render(load_report_data(SOURCES, params.evaluate)))
 
 
 if __name__ == "__main__":

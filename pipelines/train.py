@@ -5,9 +5,9 @@ from __future__ import annotations
 import yaml
 
 from cmb_models.config.params import load_params
-from cmb_models.files import read_json, replacing_folder
+from cmb_models.files import atomic_directory, read_json
 from cmb_models.registry.mlflow.tracking import log_stage
-from cmb_models.training.checkpoint import kept_until_done
+from cmb_models.training.checkpoint import checkpoint_directory
 from cmb_models.training.data.examples import load_training
 from cmb_models.training.final import save_weights, train_both
 from cmb_models.training.tuning.objective import apply_tuned
@@ -21,9 +21,9 @@ def main() -> None:
     gate = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["gate"]
     unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
     split = read_json(SPLIT)
-    with kept_until_done(CHECKPOINTS / "train") as checkpoints:
+    with checkpoint_directory(CHECKPOINTS / "train") as checkpoints:
         models = train_both(unet, cnn, PREPARED, CANDIDATES, split, params.train.seed, checkpoints)
-        with replacing_folder(WEIGHTS) as folder:
+        with atomic_directory(WEIGHTS) as folder:
             save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate)
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 

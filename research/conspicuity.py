@@ -29,7 +29,7 @@ from cmb_models.evaluation.run import score_scans
 from cmb_models.evaluation.statistics.bootstrap import wilson
 from cmb_models.evaluation.statistics.strata import class_names
 from cmb_models.figures.views import RING, View, bare, draw_image
-from cmb_models.files import read_json, replacing, write_json
+from cmb_models.files import atomic_write, read_json, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
 from cmb_models.release.bundle import BundleDetector
@@ -145,7 +145,7 @@ def picture(lesions: Sequence[dict], path: Path) -> None:
         for axes, lesion in zip(row, [*drawn, *[None] * (SHOWN - len(drawn))], strict=True):
             _enlarged(axes, lesion)
     figure.suptitle("microbleeds by standard deviations of their surroundings; framed in orange: missed", fontsize=11)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
 
 

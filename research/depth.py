@@ -22,7 +22,7 @@ from cmb_models.config.params import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.operating_point import joint_of
+from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.evaluation.rows import lesion_rows
 from cmb_models.evaluation.statistics.bootstrap import wilson
 from cmb_models.files import write_json
@@ -31,10 +31,19 @@ from cmb_models.training.data.examples import Example, load_examples
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import train_unet
 from cmb_models.training.tuning.objective import join
-from cmb_models.training.validation.jobs import CnnJob, Mined, UnetJob, job_seed, mine, pipeline_config, run_cnn_job, save_mined
+from cmb_models.training.validation.jobs import (
+    CandidateSet,
+    CnnJob,
+    UnetJob,
+    candidates_in,
+    job_seed,
+    pipeline_config,
+    run_cnn_job,
+    save_candidates,
+)
 from cmb_models.training.validation.workers import Workers, count_step
 from cmb_models.volume import index_from_world
-from research.accuracy.scans import POOL, ROOT, Wanted, prepare, simulate
+from research.accuracy.scans import POOL, ROOT, ScanRequest, prepare, simulate
 
 RATES = (0.5, 1.0, 2.0, 8.0)  # false positives a scan, of all depths together
 NEAR_MM = 6.5  # within which microbleeds were missed before this was measured
@@ -56,12 +65,12 @@ def depth_class(away_mm: float) -> str:
     return TOUCHING if away_mm == 0 else NEAR if away_mm < NEAR_MM else DEEPER
 
 
-def run_half(job: UnetJob) -> tuple[list[Mined], list[Mined]]:
+def run_half(job: UnetJob) -> tuple[list[CandidateSet], list[CandidateSet]]:
     """Stage 1 trained on one half: its candidates in that half and in the other."""
     examples = load_examples(job.prepared_dir)
     known, unknown = ([e for e in examples if e.subject in half] for half in (job.training, job.held_out))
     model = train_unet(UnetSampler(known, job.unet), job.seed, count_step)
-    return tuple([mine(e, model, job.config, job.training) for e in half] for half in (known, unknown))
+    return tuple([candidates_in(e, model, job.config, job.training) for e in half] for half in (known, unknown))
 
 
 def found(scans: Sequence[ScoredScan], depth: dict[str, np.ndarray], tolerance_mm: float) -> list[dict]:
@@ -70,7 +79,7 @@ def found(scans: Sequence[ScoredScan], depth: dict[str, np.ndarray], tolerance_m
     for rate in RATES:
         sensitivity, threshold = curve.at_fp(rate)
         hits: dict[str, list[int]] = {name: [] for name in (TOUCHING, NEAR, DEEPER)}
-        for row in lesion_rows(scans, threshold, tolerance_mm, joint_of(scans)):
+        for row in lesion_rows(scans, threshold, tolerance_mm, fusion_for(scans)):
             if row["lesion"] >= 0:
                 hits[depth_class(depth[row["scan"]][row["lesion"]])].append(row["hit"])
         classes = {n: {"found": sum(h), "of": len(h), "interval_95": wilson(sum(h), len(h))} for n, h in hits.items() if h}
@@ -90,27 +99,27 @@ def run(prepared: Path, params: Params, seed: int) -> dict[str, list[ScoredScan]
         results = workers.map(run_half, first, 2 * params.unet.steps, "stage 1, two halves")
         mined = {m.key: m for _, unknown in results for m in unknown}
         for one in mined.values():
-            save_mined(Path(folder), one)
+            save_candidates(Path(folder), one)
         second = [CnnJob(prepared, Path(folder), known, unknown, params.cnn, s) for known, unknown, s in pairs]
         scores = workers.map(run_cnn_job, second, 2 * params.cnn.steps, "stage 2, two halves")
     stage2 = {key: values for result in scores for key, values in result.items()}
-    both = join(examples, mined, stage2, joint_of(examples.values()))
+    both = join(examples, mined, stage2, fusion_for(examples.values()))
     own = [_scored(examples[m.key], m) for known, _ in results for m in known]
     return {OWN: own, OTHER: [replace(s, scores=s.stage1) for s in both], BOTH: both}
 
 
-def _scored(example: Example, mined: Mined) -> ScoredScan:
+def _scored(example: Example, mined: CandidateSet) -> ScoredScan:
     return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, mined.stage1_score)
 
 
 def main(
     seed: int = 0,
-    scans: Annotated[int, typer.Option(min=4, help="In the pool; half of them train each network.")] = Wanted.pool,
+    scans: Annotated[int, typer.Option(min=4, help="In the pool; half of them train each network.")] = ScanRequest.pool,
     cache: Path = ROOT / "research/.cache",
     out: Path = ROOT / "research/results/depth.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
-    params, wanted = load_params(params_file), Wanted(pool=scans, seed=SEED)
+    params, wanted = load_params(params_file), ScanRequest(pool=scans, seed=SEED)
     prepared = prepare(cache, simulate(cache, wanted, 2), params)
     depth = {e.key: depths_mm(e) for e in load_examples(prepared)}
     parts = {n: found(s, depth, params.evaluate.tolerance_mm) for n, s in run(prepared, params, seed).items()}

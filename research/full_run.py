@@ -34,9 +34,9 @@ LIMIT_MINUTES = 30.0  # asked of one H200
 TOLD = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "f1", "sensitivity_at_0.6_fp", "intervals_95")
 
 
-def settings(params: Params, trials: int, side_by_side: int) -> Params:
+def settings(params: Params, trials: int, parallel_trials: int) -> Params:
     """params.yaml as `make full-demo` changes it, with this many trials of each network."""
-    tuning = {"trials": trials, "side_by_side": side_by_side}
+    tuning = {"trials": trials, "parallel_trials": parallel_trials}
     changed = params.model_dump(mode="json")
     for section, values in (SETTINGS_FULL | {"tune_unet": tuning, "tune_cnn": tuning}).items():
         changed[section] |= values
@@ -75,17 +75,17 @@ def judge(workspace: Path, params: Params) -> dict:
 
 def main(
     trials: Annotated[int, typer.Option(min=1, help="Of each network.")] = 50,
-    side_by_side: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 10,
+    parallel_trials: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 10,
     locked_seed: Annotated[int | None, typer.Option(help="Of the locked scans, in place of the full demo's.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the workspace in this new folder.")] = None,
     out: Path = ROOT / "research/results/full_run.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
     require_whole(LOOKS)
-    params, n_cores = settings(load_params(params_file), trials, side_by_side), cores()
+    params, n_cores = settings(load_params(params_file), trials, parallel_trials), cores()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report = {"device": device, "cores": n_cores, "torch": torch.__version__, "folds": params.split.folds, "trials": trials}
-    report |= {"side_by_side": side_by_side, "limit_minutes": LIMIT_MINUTES, "locked_seed": locked_seed, "seconds": {}}
+    report |= {"parallel_trials": parallel_trials, "limit_minutes": LIMIT_MINUTES, "locked_seed": locked_seed, "seconds": {}}
     with folder_for(keep) as workspace:
         for name, options, seed in ((SITE, SITE_FULL, None), (LOCKED, LOCKED_FULL, locked_seed)):
             simulate(workspace / "data/raw" / name, options, n_cores, seed)

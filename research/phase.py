@@ -26,7 +26,7 @@ from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.evaluation.froc import Froc, froc, froc_draws
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
-from cmb_models.evaluation.operating_point import joint_of
+from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.evaluation.rows import detection_rows
 from cmb_models.evaluation.statistics.bootstrap import percentiles, rate_interval, ratio, subject_draws
 from cmb_models.files import read_json, write_json
@@ -38,8 +38,8 @@ from cmb_models.training.data.examples import PHASE_ENDING, load_training
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.tuning.objective import join
-from cmb_models.training.validation.cross_validation import mine_out_of_fold
-from cmb_models.training.validation.jobs import CnnJob, Mined, fold_of, job_seed, others, run_cnn_job, save_mined
+from cmb_models.training.validation.cross_validation import candidates_out_of_fold
+from cmb_models.training.validation.jobs import CandidateSet, CnnJob, fold_of, job_seed, others, run_cnn_job, save_candidates
 from cmb_models.training.validation.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def divide(index: Sequence[dict], folds: int) -> dict:
 
 
 def leave_phase_out(prepared: Path, folder: Path) -> Path:
-    """The same prepared scans and plants without their phase, as links and other .json files."""
+    """The same prepared scans and synthetic lesions without their phase, as links and other .json files."""
     folder.mkdir()
     for file in prepared.iterdir():
         if file.suffix == ".json":
@@ -75,10 +75,10 @@ def leave_phase_out(prepared: Path, folder: Path) -> Path:
 def scores(params: Params, work: Path, split: dict, seeds: int) -> dict[str, list[ScoredScan]]:
     """Joint scores of every scan out of fold, once a seed, with phase and without."""
     prepared = {WITH: work / "prepared", WITHOUT: leave_phase_out(work / "prepared", work / "without")}
-    folds, found = fold_of(split), mine_out_of_fold(params, params.unet, work / "prepared", split)
+    folds, found = fold_of(split), candidates_out_of_fold(params, params.unet, work / "prepared", split)
     for scan in found:
-        save_mined(work / "candidates", scan)
-    mined: dict[str, Mined] = {m.key: m for m in found}
+        save_candidates(work / "candidates", scan)
+    mined: dict[str, CandidateSet] = {m.key: m for m in found}
     asked = [(kind, seed, n) for kind in prepared for seed in range(seeds) for n in range(len(folds))]
     jobs = [
         CnnJob(prepared[kind], work / "candidates", others(folds, n), folds[n], params.cnn, job_seed(seed, n))
@@ -89,7 +89,7 @@ def scores(params: Params, work: Path, split: dict, seeds: int) -> dict[str, lis
     examples = {e.key: e for e in load_training(work / "prepared", split)}
     scans: dict[str, list[ScoredScan]] = {kind: [] for kind in prepared}
     for (kind, _, _), result in zip(asked, results, strict=True):
-        scans[kind] += join(examples, mined, result, joint_of(examples.values()))
+        scans[kind] += join(examples, mined, result, fusion_for(examples.values()))
     return scans
 
 
@@ -178,7 +178,7 @@ def main(
     calcifications: Annotated[int, typer.Option(help="More in each scan than it has anyway.")] = 0,
     preset: Annotated[list[str] | None, typer.Option()] = None,
     steps_scale: Annotated[float, typer.Option(help="Shorter trainings, to try things out.")] = 1.0,
-    plants: Annotated[int | None, typer.Option(help="Simulated lesions to plant, in place of params.yaml's.")] = None,
+    lesion_bank: Annotated[int | None, typer.Option(help="Simulated lesions to plant, in place of params.yaml's.")] = None,
     data: Annotated[Path | None, typer.Option(help="A dataset with phase images, in place of simulated scans.")] = None,
     workspace: Annotated[Path | None, typer.Option(help="Keep what is made in a folder of its own here.")] = None,
     out: Path = REPORT,
@@ -187,7 +187,7 @@ def main(
         raise typer.BadParameter("--calcifications is for simulated scans: leave it out, or leave out --data")
     start, params = time.perf_counter(), load_params(ROOT / "params.yaml")
     fewer = {name: {"steps": max(4, round(getattr(params, name).steps * steps_scale))} for name in ("unet", "cnn")}
-    sections = fewer | {"preprocess": {"phase": True}, "planting": {} if plants is None else {"plants": plants}}
+    sections = fewer | {"preprocess": {"phase": True}, "lesion_bank": {} if lesion_bank is None else {"lesions": lesion_bank}}
     params = params.model_copy(update={n: getattr(params, n).model_copy(update=u) for n, u in sections.items()})
     with work_folder(workspace) as work:
         raw = work / "raw"
@@ -204,7 +204,7 @@ def main(
         split = divide(index, params.split.folds)
         with progress_bar() as bar:
             prepare_training(
-                raw, index, split, params.preprocess, params.planting, work / "prepared",
+                raw, index, split, params.preprocess, params.lesion_bank, work / "prepared",
                 lambda items, what: bar.track(items, description=what),
             )  # fmt: skip
         scored = scores(params, work, split, seeds)

@@ -1,4 +1,4 @@
-"""What stage 2 learns in how many steps: with and without the fixed filters in front, with and without planted lesions.
+"""What stage 2 learns in how many steps: with and without the fixed filters in front, with and without inserted lesions.
 
     python -m research.stage2_steps --workspace FOLDER [--steps 120 --steps 600] [--seeds 1]
 
@@ -25,19 +25,19 @@ from cmb_models.errors import InputError
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
-from cmb_models.evaluation.operating_point import joint_of
+from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.files import read_json, write_json
 from cmb_models.training.data.examples import load_training
 from cmb_models.training.tuning.objective import apply_tuned, join
-from cmb_models.training.validation.jobs import CnnJob, fold_of, job_seed, load_mined, others, run_cnn_job
+from cmb_models.training.validation.jobs import CnnJob, fold_of, job_seed, load_candidates, others, run_cnn_job
 from cmb_models.training.validation.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = (0.25, 0.6, 1.0, 2.0)  # false positives a scan at which sensitivities are read
 UP_TO_FP = 2.0  # of the mean sensitivity, as in tuning
-NOTHING_PLANTED = {"planted_fraction": 0.0, "planted_mimic_fraction": 0.0}
-KINDS = {"as shipped": {}, "nothing planted": NOTHING_PLANTED}
+NOTHING_PLANTED = {"inserted_fraction": 0.0, "inserted_mimic_fraction": 0.0}
+KINDS = {"as shipped": {}, "nothing inserted": NOTHING_PLANTED}
 
 
 class NoFilters(nn.Module):
@@ -103,14 +103,14 @@ def main(
     params, split = load_params(workspace / "params.yaml"), read_json(workspace / "data/split.json")
     cnn, folds = apply_tuned(params.cnn, read_json(workspace / "models/tuned/cnn.json")), fold_of(split)
     examples = {e.key: e for e in load_training(workspace / "data/prepared", split)}
-    mined = {m.key: m for m in load_mined(workspace / "data/candidates")}
+    mined = {m.key: m for m in load_candidates(workspace / "data/candidates")}
     asked = trainings(workspace, cnn, folds, steps, seeds, params.cross_validate.seed)
     with Workers(len(asked), unet=False) as workers:
         total = sum(a.job.cnn.steps for a in asked)
         results = workers.map(score, asked, total, f"stage 2, {len(asked)} trainings")
     found: dict[tuple[str, bool, int], list[ScoredScan]] = {}
     for one, result in zip(asked, results, strict=True):
-        found.setdefault(one.name, []).extend(join(examples, mined, result, joint_of(examples.values())))
+        found.setdefault(one.name, []).extend(join(examples, mined, result, fusion_for(examples.values())))
     tolerance, rng = params.evaluate.tolerance_mm, np.random.default_rng(params.evaluate.seed)
     first = next(iter(found.values()))
     draws = subject_draws([s.subject for s in first], params.evaluate.bootstrap, rng)

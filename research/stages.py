@@ -24,7 +24,7 @@ TO_BUNDLE = (
     "split",
     "preprocess",
     "tune_unet",
-    "mine_candidates",
+    "detect_candidates",
     "tune_cnn",
     "cross_validate",
     "calibrate",

@@ -12,7 +12,7 @@ from cmb_models.config.params import Params, load_params
 from tests.support.imports import ROOT, closure
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-TRAINING = ("tune_unet", "mine_candidates", "tune_cnn", "cross_validate", "calibrate", "train")
+TRAINING = ("tune_unet", "detect_candidates", "tune_cnn", "cross_validate", "calibrate", "train")
 ORDER = ("ingest", "split", "preprocess", *TRAINING, "export", "evaluate", "report")
 LOGGING = ("cmb_models/registry",)  # logs what a stage did and changes none of its outputs
 

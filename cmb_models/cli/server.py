@@ -38,7 +38,7 @@ def run(
     from cmb_models.serving.run.settings import Security
     from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one, state_key
     from cmb_models.serving.run.triton_process import running_server
-    from cmb_models.serving.run.watchdog import Keeper
+    from cmb_models.serving.run.watchdog import Watchdog
 
     if bundle and exported:
         raise typer.BadParameter("--bundle and --exported exclude each other")
@@ -51,17 +51,17 @@ def run(
         started = running_server(repository, grpc_port=port, log=state_dir / LOG, security=security, arguments=arguments)
         with only_one(state_dir), started as server, announced(state_dir, server) as announce:
             typer.echo(f"gRPC {server.grpc_url}, HTTP {server.http_url}, log {server.log}")
-            wanted = None if exported else _Wants(bundle)
+            wanted = None if exported else _DesiredStateSource(bundle)
             if wanted:
                 _deploy_first(repository, server.address, wanted)
             typer.echo("serving; Ctrl-C ends it")
-            Keeper(server, repository, wanted, typer.echo).watch(announce)
+            Watchdog(server, repository, wanted, typer.echo).watch(announce)
             raise RuntimeError(f"the server keeps ending by itself; see {server.log}")
     except KeyboardInterrupt:
         typer.echo("ended")
 
 
-class _Wants:
+class _DesiredStateSource:
     """What a server is to serve: the bundle given, else what the aliases name now, or named last while they cannot be read."""
 
     def __init__(self, bundle: Path | None) -> None:
@@ -70,11 +70,11 @@ class _Wants:
     def __call__(self):
         from cmb_models.errors import InputError
         from cmb_models.release.keys import trusted_keys
-        from cmb_models.serving.deploy.desired import wanted_aliases, wanted_bundle
+        from cmb_models.serving.deploy.desired import desired_bundle, desired_roles
 
         here = Path(".")
         try:
-            self._last = wanted_bundle(self.bundle, 1, trusted_keys(here)) if self.bundle else wanted_aliases(here)
+            self._last = desired_bundle(self.bundle, 1, trusted_keys(here)) if self.bundle else desired_roles(here)
         except InputError as error:
             if self._last is None:
                 raise
@@ -82,7 +82,7 @@ class _Wants:
         return self._last
 
 
-def _deploy_first(repository: Path, url: str, wanted: _Wants) -> None:
+def _deploy_first(repository: Path, url: str, wanted: _DesiredStateSource) -> None:
     """Deploy what a fresh server starts with. No release in production is no fault: one may be promoted later."""
     from cmb_models.client.contract import DETECTOR
     from cmb_models.errors import InputError
@@ -100,7 +100,7 @@ def _deploy_first(repository: Path, url: str, wanted: _Wants) -> None:
         reconcile(found, [Target(url, repository)], done=typer.echo)
     except InputError as error:
         with Admin(url) as admin:
-            if DETECTOR not in admin.actual().pins:
+            if DETECTOR not in admin.observed().pins:
                 raise
         typer.echo(f"production is served, but {error}")
 
@@ -138,10 +138,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
 ) -> None:
     """Write a read-only model repository with what the registry's roles name, to serve with `cmb server run --exported`."""
-    from cmb_models.serving.deploy.desired import wanted_aliases
+    from cmb_models.serving.deploy.desired import desired_roles
     from cmb_models.serving.deploy.export import write_immutable
 
-    told = write_immutable(folder, wanted_aliases(Path(".")))
+    told = write_immutable(folder, desired_roles(Path(".")))
     typer.echo(f"{folder}: {', '.join(f'{alias} is {pin}' for alias, pin in told.items())}")
     typer.echo(
         "serve it by `cmb server run --exported`, or tritonserver --model-control-mode=none; restart one server after the other"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cmb_models import __version__
 from cmb_models.detection import RESEARCH_USE, Detection, DetectionResult
-from cmb_models.files import replacing, write_json
+from cmb_models.files import atomic_write, write_json
 
 CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
 COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
@@ -45,7 +45,7 @@ class ScanResult:
 
 def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
     """Write one row per detection (COLUMNS), scans in the order given, atomically; the header alone when there are none."""
-    with replacing(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for result in results:

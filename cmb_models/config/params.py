@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 import cmb_models.config.types as settings
 from cmb_models.config.release import Candidates, Gate, Preprocess
 from cmb_models.config.release import Decision as Decision  # read from here by all that read settings
-from cmb_models.config.release import Joint as Joint
+from cmb_models.config.release import Fusion as Fusion
 from cmb_models.config.release import PipelineConfig as PipelineConfig
 from cmb_models.config.types import (
     Count,
@@ -54,13 +54,14 @@ class Split(Section):
 
 
 class Unet(Section):
-    """Stage 1: architecture and training recipe.
+    """The candidate network: architecture and training recipe.
 
     channels: of each level, from full resolution down. strides: into each level, the first 1. sigma_mm: width of the Gaussian that
-    marks a centre in the target heatmap. lesion_fraction: share of training patches placed around a CMB. hard_fraction: of the
-    others, share placed around what the network took for one, looked up anew (mining.py) when the shares `mine_at` of the steps are
-    done; none before. planted_per_patch, planted_mimics_per_patch: mean number of simulated CMBs and mimics put into a training
-    patch (planting.py), 0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (warping.py).
+    marks a centre in the target heatmap. lesion_fraction: share of training patches placed around a CMB. hard_negative_fraction: of
+    the others, share placed around false positives, which are mined again (hard_negatives.py) when the shares
+    `hard_negatives_at` of the steps are done; none before. inserted_per_patch, inserted_mimics_per_patch: mean number of
+    simulated CMBs and mimics put into a training
+    patch (insertion.py), 0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (spatial.py).
     focal_gamma, focal_beta: exponents of the loss (losses.py).
     """
 
@@ -73,10 +74,10 @@ class Unet(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     sigma_mm: Positive
     lesion_fraction: Probability
-    hard_fraction: Probability
-    mine_at: tuple[Fraction, ...]
-    planted_per_patch: Annotated[float, Field(ge=0)]
-    planted_mimics_per_patch: Annotated[float, Field(ge=0)]
+    hard_negative_fraction: Probability
+    hard_negatives_at: tuple[Fraction, ...]
+    inserted_per_patch: Annotated[float, Field(ge=0)]
+    inserted_mimics_per_patch: Annotated[float, Field(ge=0)]
     warped_fraction: Probability
     focal_gamma: Positive
     focal_beta: Positive
@@ -92,8 +93,8 @@ class Unet(Section):
 class Cnn(Section):
     """Stage 2: architecture and training recipe. jitter_vox: largest shift of a training patch off its candidate, per axis.
 
-    planted_fraction: share of the positive examples that are simulated CMBs put into the scans (planting.py).
-    planted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
+    inserted_fraction: share of the positive examples that are simulated CMBs put into the scans (insertion.py).
+    inserted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
     kind_weight: in the loss, of telling the kinds of mimics apart (networks.cnn.KINDS), where annotations name them.
     phase_dropout: share of the patches whose phase is left out, so that the SWI alone still counts; only with preprocess.phase.
     match_mm: a candidate this near to a CMB's centre is a positive example.
@@ -107,8 +108,8 @@ class Cnn(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     positive_fraction: Annotated[float, Field(gt=0, lt=1)]
-    planted_fraction: Probability
-    planted_mimic_fraction: Probability
+    inserted_fraction: Probability
+    inserted_mimic_fraction: Probability
     warped_fraction: Probability
     kind_weight: Annotated[float, Field(ge=0)]
     phase_dropout: Probability
@@ -116,10 +117,10 @@ class Cnn(Section):
     match_mm: Positive
 
 
-class Planting(Section):
-    """plants: simulated lesions in all, shared among the voxel sizes of the training scans (plants.py); 0 for none."""
+class LesionBankSettings(Section):
+    """lesions: simulated ones in all, shared among the voxel sizes of the training scans (lesion_bank.py); 0 for none."""
 
-    plants: Annotated[int, Field(ge=0)]
+    lesions: Annotated[int, Field(ge=0)]
     seed: Seed
 
 
@@ -130,7 +131,7 @@ class UnetSearch(Section):
     weight_decay: Range | None = None
     sigma_mm: Range | None = None
     lesion_fraction: FractionRange | None = None
-    planted_per_patch: Range | None = None
+    inserted_per_patch: Range | None = None
 
 
 class CnnSearch(Section):
@@ -140,16 +141,17 @@ class CnnSearch(Section):
     weight_decay: Range | None = None
     dropout: FractionRange | None = None
     positive_fraction: FractionRange | None = None
-    planted_fraction: FractionRange | None = None
+    inserted_fraction: FractionRange | None = None
 
 
 class Tuning(Section):
-    """trials: finished Optuna trials wanted. side_by_side: how many are proposed and tried together; a setting, not the machine's
-    cores, so that every machine tries the same. steps: training steps of one fold's model in a trial. fp_per_scan: the objective's
+    """trials: finished Optuna trials wanted. parallel_trials: how many are proposed and run together; a setting, not the
+    machine's cores, so that every machine tries the same. steps: training steps of one fold's model in a trial. fp_per_scan:
+    the objective's
     operating point (mean sensitivity up to it)."""
 
     trials: Count
-    side_by_side: Count
+    parallel_trials: Count
     steps: Steps
     fp_per_scan: Positive
     seed: Seed
@@ -207,11 +209,11 @@ class Params(Section):
     ingest: Ingest
     split: Split
     preprocess: Preprocess
-    planting: Planting
+    lesion_bank: LesionBankSettings
     unet: Unet
     cnn: Cnn
     tune_unet: TuneUnet
-    mine_candidates: MineCandidates
+    detect_candidates: MineCandidates
     tune_cnn: TuneCnn
     cross_validate: CrossValidate
     train: Train
@@ -230,11 +232,11 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _plants_for_planting(self) -> Params:
+    def _lesions_to_insert(self) -> Params:
         unet, cnn = self.unet, self.cnn
-        wanted = (unet.planted_per_patch, unet.planted_mimics_per_patch, cnn.planted_fraction, cnn.planted_mimic_fraction)
-        if any(wanted) and not self.planting.plants:
-            raise ValueError("planting.plants must be above 0, or all planted_ settings of unet and cnn 0")
+        wanted = (unet.inserted_per_patch, unet.inserted_mimics_per_patch, cnn.inserted_fraction, cnn.inserted_mimic_fraction)
+        if any(wanted) and not self.lesion_bank.lesions:
+            raise ValueError("lesion_bank.lesions must be above 0, or all inserted_ settings of unet and cnn 0")
         return self
 
     @model_validator(mode="after")

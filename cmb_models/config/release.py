@@ -33,7 +33,7 @@ class Candidates(Section):
     max_per_scan: Count
 
 
-class Joint(Section):
+class Fusion(Section):
     """How both stages' scores are joined (detect/fusion.py): a weighted mean of their log odds, or a geometric one of themselves.
 
     stage2_weight: stage 2's part. What is left out is as in releases made before there was the choice: geometric, of one half each.
@@ -43,7 +43,7 @@ class Joint(Section):
     joint_mean: Literal["log_odds", "geometric"] = "geometric"
 
 
-class Decision(Joint):
+class Decision(Fusion):
     """Calibration of the joint score, sigmoid(slope * logit(joint) + intercept), and the threshold on the calibrated score."""
 
     slope: float
@@ -81,7 +81,7 @@ class Gate(Section):
     tolerance_mm, bootstrap, seed: how it is judged, as in `evaluate`; the gate's own, so that two releases are judged alike.
     `_low` and `_high` limit the lower and upper end of the 95 % interval over subjects. min_sensitivity, max_fp_per_scan: at the
     release's own threshold. min_sensitivity_at_fp: at `at_fp_per_scan` false positives a scan, whatever threshold that takes.
-    max_fp_per_free_scan: on scans without CMBs. max_ece: calibration error of all candidates' scores. min_site_sensitivity,
+    max_fp_per_cmb_free_scan: on scans without CMBs. max_ece: calibration error of all candidates' scores. min_site_sensitivity,
     max_site_fp_per_scan: of every dataset by itself; min_size_sensitivity: of every class of size. Where there are fewer than
     min_lesions or min_scans to tell by, that is said and does not fail. sensitivity_margin, fp_margin: how much worse than
     production the release may be at most, by the end of the paired interval, on min_common_scans or more scans that both were
@@ -99,7 +99,7 @@ class Gate(Section):
     at_fp_per_scan: Positive
     min_sensitivity_at_fp: Probability | None
     min_sensitivity_at_fp_low: Probability | None
-    max_fp_per_free_scan: Positive | None
+    max_fp_per_cmb_free_scan: Positive | None
     max_ece: Probability | None
     min_site_sensitivity: Probability | None
     max_site_fp_per_scan: Positive | None

@@ -77,8 +77,8 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
     keep_apart("the bundle's threshold and calibration", lineage["calibrated_on"], locked, remedy)
     files = [lineage["training_scans"], lineage.get("training_phases", {})]
     trained = {sha256: key for hashes in files for key, sha256 in hashes.items()}
-    mine = [(s, h) for s in scans if s["subject"] in locked for h in file_hashes(s)]
-    same = [f"{s['key']}, trained on as {trained[h]}" for s, h in mine if h in trained]
+    candidates_in = [(s, h) for s in scans if s["subject"] in locked for h in file_hashes(s)]
+    same = [f"{s['key']}, trained on as {trained[h]}" for s, h in candidates_in if h in trained]
     if same:
         raise InputError("leakage", "the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
 

@@ -10,7 +10,9 @@ from cmb_models.volume import Volume
 MIN_EXTENT_MM = 20.0  # less than a fifth of a brain along any axis cannot be judged
 MIN_SPACING_MM = 0.1  # half of what 7 T reaches; below it the header's unit is not mm
 MAX_SPACING_MM = 6.0  # thicker slices than any SWI protocol in FACTS: a 2-10 mm lesion vanishes between them
-MAX_PLACE_MM = 1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
+MAX_ORIGIN_OFFSET_MM = (
+    1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
+)
 MAX_SKEW = 0.1  # cosine between two axes: 6 degrees off a right angle. Scanners give 0, a registration's shear a little
 # Prepared, a stored voxel takes 14 bytes beside its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
 # twice the finest whole-head SWI known to us (512 x 512 x 192).
@@ -18,7 +20,7 @@ MAX_VOXELS = 2**27
 # Stage 1 takes 350 to 410 bytes for each voxel of the working grid in ONNX Runtime on a CPU (measured): 10 GB at this limit.
 # A head of 250 x 250 x 200 mm has 6 million at 1 x 1 x 2 mm.
 MAX_GRID_VOXELS = 24_000_000
-MIN_ALIKE = (
+MIN_NEIGHBOUR_CORRELATION = (
     0.4  # correlation of neighbouring voxels along the best axis; simulated whole heads .92 and up, inner fifths .67, noise 0
 )
 MAX_NEGATIVE_FRACTION = 0.05  # SWI is a magnitude times a mask in [0, 1]; resampling may ring slightly below zero
@@ -63,7 +65,7 @@ def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float]
             "scan-too-large", case, f"at most {MAX_VOXELS / 1e6:.0f} million voxels", got, "crop it to the head or resample it"
         )
     _check_spacing(volume, case)
-    _check_place(volume, case)
+    _check_origin_and_axes(volume, case)
     if working_mm is not None:
         extent = np.asarray(volume.spacing_mm) * shape
         voxels = float(np.prod(extent / working_mm))
@@ -73,17 +75,21 @@ def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float]
             raise InputError("scan-too-large", case, expected, got, "crop it to the head, or correct the voxel size in its header")
 
 
-def _check_place(volume: Volume, case: str) -> None:
+def _check_origin_and_axes(volume: Volume, case: str) -> None:
     axes = volume.affine[:3, :3] / volume.spacing_mm
     skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if skew > MAX_SKEW:
         got = f"axes up to {np.degrees(np.arcsin(min(skew, 1))):.0f} degrees off it"
         raise InputError("scan-geometry", case, "axes at right angles", got, "export it as the scanner made it, or resample it")
     farthest = float(np.abs(volume.affine[:3, 3]).max())
-    if farthest > MAX_PLACE_MM:
+    if farthest > MAX_ORIGIN_OFFSET_MM:
         got = f"one {farthest:.3g} mm away"
         raise InputError(
-            "scan-geometry", case, f"a scan within {MAX_PLACE_MM:g} mm of the scanner's centre", got, "correct its header's origin"
+            "scan-geometry",
+            case,
+            f"a scan within {MAX_ORIGIN_OFFSET_MM:g} mm of the scanner's centre",
+            got,
+            "correct its header's origin",
         )
 
 
@@ -118,8 +124,8 @@ def _check_contrast(data: np.ndarray, case: str) -> None:
 def _check_structure(data: np.ndarray, case: str) -> None:
     """In any picture of a head a voxel resembles its neighbour; in the noise of an empty scan it does not."""
     alike = max(_correlation(np.moveaxis(data, axis, 0)) for axis in range(3))
-    if not alike >= MIN_ALIKE:
-        got = f"noise (neighbouring voxels correlate by {alike:.2f} of {MIN_ALIKE:g})"
+    if not alike >= MIN_NEIGHBOUR_CORRELATION:
+        got = f"noise (neighbouring voxels correlate by {alike:.2f} of {MIN_NEIGHBOUR_CORRELATION:g})"
         raise InputError("scan-no-head", case, "a head in the picture", got, "check the export")
 
 

@@ -8,17 +8,17 @@ import numpy as np
 
 from cmb_models.config.params import Decision, PipelineConfig
 from cmb_models.detect.candidates import diameter_mm, find_candidates
-from cmb_models.detect.fusion import calibrated, joint_score
+from cmb_models.detect.fusion import calibrated, fused_score
 from cmb_models.detect.patches import cut_channels
 from cmb_models.detect.preprocess import Prepared, prepare
-from cmb_models.detect.validation import Found, check_found, check_prepared
+from cmb_models.detect.validation import CandidateList, check_candidates, check_prepared
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.volume import Volume, index_from_world, world_from_index
 
 Network = Callable[[np.ndarray], np.ndarray]
 
 
-def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[Found, np.ndarray]:
+def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[CandidateList, np.ndarray]:
     """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, C, *patch_vox), C of cut_channels. N may be 0.
 
     Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found", and InputError for arrays that do not
@@ -30,7 +30,7 @@ def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> 
     index, score = find_candidates(inside, spacing, config.candidates)
     image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]
     diameters = np.asarray([diameter_mm(image, i, spacing) for i in index], dtype=np.float32)
-    found = Found(index, world_from_index(index, prepared.affine), diameters, score)
+    found = CandidateList(index, world_from_index(index, prepared.affine), diameters, score)
     return found, cut_channels(prepared, index, config.patch_vox)
 
 
@@ -41,15 +41,15 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def decide(found: Found, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
+def decide(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
     """Join the scores, best first. affine: (4, 4) of the scan as stored; stage2_score: (N,). () for no candidates.
 
     Raises FloatingPointError for NaN scores, which would drop out at every threshold, and InputError for arrays that do not belong
     together.
     """
-    check_found(found, stage2_score, affine)
+    check_candidates(found, stage2_score, affine)
     stage2_score = _finite(np.asarray(stage2_score, dtype=np.float64).reshape(-1), "stage 2's scores")
-    score = calibrated(joint_score(found.stage1_score, stage2_score, decision), decision)
+    score = calibrated(fused_score(found.stage1_score, stage2_score, decision), decision)
     index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)
     return tuple(
         Detection(

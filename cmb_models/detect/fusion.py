@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cmb_models.config.params import Decision, Joint
+from cmb_models.config.params import Decision, Fusion
 
 EPSILON = 1e-6  # keeps the log odds of a score finite; below any score difference that matters
 
@@ -15,7 +15,7 @@ def odds(scores: np.ndarray) -> np.ndarray:
     return p / (1 - p)
 
 
-def joint_score(stage1: np.ndarray, stage2: np.ndarray, joint: Joint) -> np.ndarray:
+def fused_score(stage1: np.ndarray, stage2: np.ndarray, joint: Fusion) -> np.ndarray:
     """Weighted mean of both stages' scores (N,), in [0, 1].
 
     Of their log odds (the logarithmic opinion pool, Genest and Zidek 1986), where near 1 too .99 counts for more than .9; or

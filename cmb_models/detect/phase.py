@@ -21,7 +21,9 @@ from cmb_models.volume import Volume
 SAME_PLACE_MM = 0.1  # corners of two images of one grid differ by less: headers are rounded
 BACKGROUND = 0.2  # share of voxels with one and the same number from which they are air that was blanked; phase 0 has far fewer
 WHOLE_RANGE = (0.01, 99.99)  # percentiles that span one turn: single voxels may lie beyond
-GATHERED = 0.3  # least length of tissue's mean direction; simulated scans have .92 and more, unfiltered phase with its wraps near 0
+MIN_MEAN_RESULTANT_LENGTH = (
+    0.3  # least length of tissue's mean direction; simulated scans have .92 and more, unfiltered phase with its wraps near 0
+)
 THIN_MM = 5.0  # veins are narrower within slices
 DARKEST = 99.0  # percentile of the filling above which a place counts as a vein
 LEAST_MARGIN = 0.1  # of the sign; noise stays below .02; 105 simulated scans of three protocols and vendors have .31 to .93
@@ -50,7 +52,7 @@ def check_phase(phase: Volume, swi: Volume, case: str) -> None:
         raise InputError("phase-unusable", case, "a phase image beside the SWI", "the SWI itself twice", "pass the phase series")
 
 
-def turns(numbers: np.ndarray, case: str) -> np.ndarray:
+def unit_phasors(numbers: np.ndarray, case: str) -> np.ndarray:
     """Stored numbers (I, J, K) as unit vectors exp(i phase), complex64, offset and sign as stored; 0 in a blanked background.
 
     Vectors, since they can be interpolated: halfway between +3 and -3 radians lies pi, not 0.
@@ -75,7 +77,9 @@ def _background(numbers: np.ndarray) -> np.ndarray:
     return np.zeros(numbers.shape, dtype=bool)
 
 
-def as_in_veins(vectors: np.ndarray, image: np.ndarray, spacing_mm: tuple[float, float, float], case: str) -> np.ndarray:
+def resolve_offset_and_sign(
+    vectors: np.ndarray, image: np.ndarray, spacing_mm: tuple[float, float, float], case: str
+) -> np.ndarray:
     """Phase (I, J, K) float32 in radians, -pi to pi, from the vectors of `turns` brought to the grid of the normalised SWI `image`.
 
     Without its offset, and turned over where dark thin places would be below 0. Raises InputError naming `case` for phase that is
@@ -83,8 +87,8 @@ def as_in_veins(vectors: np.ndarray, image: np.ndarray, spacing_mm: tuple[float,
     """
     tissue = vectors[image > image.min() / 2]  # the head's median is 0, air the lowest
     mean = tissue.mean() if tissue.size else 0
-    if abs(mean) < GATHERED:
-        got = f"one that points all ways in tissue ({abs(mean):.2f} of {GATHERED:g})"
+    if abs(mean) < MIN_MEAN_RESULTANT_LENGTH:
+        got = f"one that points all ways in tissue ({abs(mean):.2f} of {MIN_MEAN_RESULTANT_LENGTH:g})"
         raise InputError(
             "phase-unusable", case, "a high-pass filtered phase image", got, "pass the phase that the scanner stores with its SWI"
         )

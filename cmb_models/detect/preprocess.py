@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cmb_models.config.params import Preprocess
 from cmb_models.detect.checks import check_grid, check_scan
-from cmb_models.detect.phase import as_in_veins, check_phase, turns
+from cmb_models.detect.phase import check_phase, resolve_offset_and_sign, unit_phasors
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
@@ -75,10 +75,10 @@ def _phase(phase: Volume | None, stored: Volume, grid: Volume, settings: Preproc
             "phase-missing", case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series"
         )
     check_phase(phase, stored, case)
-    vectors = turns(phase.data, case)
+    vectors = unit_phasors(phase.data, case)
     real, imaginary = (Volume(part, stored.affine).to_ras() for part in (vectors.real, vectors.imag))
     vectors = resample_vectors(real, imaginary, settings.spacing_mm)
-    return as_in_veins(vectors, grid.data, grid.spacing_mm, case)
+    return resolve_offset_and_sign(vectors, grid.data, grid.spacing_mm, case)
 
 
 def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:

@@ -15,7 +15,7 @@ MOST_MM = 1e5  # ten times as far as a scan may lie: its farthest voxel and more
 
 
 @dataclass(frozen=True)
-class Found:
+class CandidateList:
     """Stage 1's candidates of one scan, N of them, best first.
 
     index_vox: (N, 3) int64 on the working grid. centre_mm: (N, 3) float64 RAS. diameter_mm, stage1_score: (N,) float32.
@@ -43,7 +43,7 @@ def check_prepared(heatmap: np.ndarray, prepared: Prepared) -> None:
     _check_affine("candidates", image, prepared.affine)
 
 
-def check_found(found: Found, stage2_score: np.ndarray, affine: np.ndarray) -> None:
+def check_candidates(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray) -> None:
     """Raise InputError unless there is one of everything for each candidate, with a place and scores in [0, 1].
 
     Stage 2's scores may be NaN: that is a network's fault, told elsewhere.

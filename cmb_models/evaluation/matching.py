@@ -117,6 +117,6 @@ def all_judged(scans: Iterable[ScoredScan], tolerance_mm: float) -> tuple[np.nda
     """`judged` of all scans together, (M,) each. Raises InputError when none has a candidate that counts."""
     columns = [np.concatenate(column) for column in zip(*(judged(s, tolerance_mm) for s in scans), strict=True)]
     if not columns or not len(columns[0]):
-        remedy = "lower mine_candidates.candidates.floor or train longer"
+        remedy = "lower detect_candidates.candidates.floor or train longer"
         raise InputError("candidates-missing", "scores out of fold", "scored candidates", "none", remedy)
     return columns[0], columns[1]

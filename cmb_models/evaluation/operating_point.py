@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cmb_models.config.params import Decision, Joint, Params
+from cmb_models.config.params import Decision, Fusion, Params
 from cmb_models.dataset.leakage import keep_apart
 from cmb_models.detect.fusion import EPSILON, calibrated, odds
 from cmb_models.evaluation.froc import froc
@@ -32,7 +32,7 @@ def decide_on(scans: Sequence[ScoredScan], params: Params) -> Decision:
     tolerance = params.evaluate.tolerance_mm
     threshold = choose_threshold(froc(scans, tolerance), params.calibrate.max_fp_per_scan)
     slope, intercept = fit_platt(*all_judged(scans, tolerance))
-    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, **joint_of(scans).model_dump())
+    uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, **fusion_for(scans).model_dump())
     return uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})
 
 
@@ -55,7 +55,7 @@ def stage2_weight(microbleeds: int) -> float:
     return 0.5 * microbleeds / (microbleeds + HALF_TRUST)
 
 
-def shortfalls(stage1: np.ndarray, stage2: np.ndarray, joint: Joint, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def shortfalls(stage1: np.ndarray, stage2: np.ndarray, joint: Fusion, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """How much of what a joint score lacks to a threshold each stage's score (N,) lacks: on the scale of their mean, (N,) each.
 
     They sum to what the joint score lacks; a stage that is above the threshold itself, or does not count, lacks nothing. threshold:
@@ -73,6 +73,6 @@ class Marked(Protocol):
     def annotations(self) -> tuple[Annotation, ...]: ...
 
 
-def joint_of(scans: Iterable[Marked]) -> Joint:
+def fusion_for(scans: Iterable[Marked]) -> Fusion:
     """How networks that learned from all of a site's training scans are joined: stage 2 by the microbleeds marked in these."""
-    return Joint(stage2_weight=stage2_weight(sum(a.is_cmb for scan in scans for a in scan.annotations)), joint_mean="log_odds")
+    return Fusion(stage2_weight=stage2_weight(sum(a.is_cmb for scan in scans for a in scan.annotations)), joint_mean="log_odds")

@@ -11,7 +11,7 @@ import numpy as np
 from cmb_models.evaluation.froc import ALSO_AT_MM, STANDARD_FP, froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def froc_figure(
 ) -> None:
     """Write `make_froc_figure` as a PNG."""
     figure = make_froc_figure(scans, operating, tolerance_mm, title, draws)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config.params import Decision, Joint
+from cmb_models.config.params import Decision, Fusion
 from cmb_models.detect.fusion import before_calibration
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
 from cmb_models.evaluation.operating_point import shortfalls
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.io.annotations import Annotation
 
 SCANS, LESIONS, DETECTIONS = "scans.csv", "lesions.csv", "detections.csv"
@@ -52,7 +52,7 @@ def write_rows(
     scans: Sequence[ScoredScan],
     threshold: float,
     tolerance_mm: float,
-    joint: Joint,
+    joint: Fusion,
     folds: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Write scans.csv, lesions.csv and detections.csv of an evaluation, each atomically; return their paths.
@@ -85,7 +85,7 @@ def scan_rows(
     return rows
 
 
-def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, joint: Joint) -> list[dict]:
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, joint: Fusion) -> list[dict]:
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
@@ -121,7 +121,7 @@ def _cmb_row(
     return _lesion_row(scan, about, lesion, None, 0, NEIGHBOURS if np.any(away <= reach_mm(about, tolerance_mm)) else NO_CANDIDATE)
 
 
-def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Joint, joined_at: float) -> str:
+def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Fusion, joined_at: float) -> str:
     """Why a candidate that reaches its lesion does not count: by which stage it lacks more to `joined_at`, on the joint score."""
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
@@ -186,7 +186,7 @@ def _digits(value: float) -> str:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

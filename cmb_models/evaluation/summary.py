@@ -19,7 +19,7 @@ from cmb_models.evaluation.metrics import (
     pooled,
     pooled_intervals,
 )
-from cmb_models.evaluation.operating_point import joint_of, threshold_apart
+from cmb_models.evaluation.operating_point import fusion_for, threshold_apart
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.evaluation.statistics.bootstrap import percentiles, subject_draws
 from cmb_models.evaluation.statistics.calibration import adaptive_ece
@@ -40,7 +40,7 @@ def cross_validation_metrics(
     """
     tolerance, most = params.evaluate.tolerance_mm, params.calibrate.max_fp_per_scan
     metrics, table = figures(scans, choose_threshold(froc(scans, tolerance), most), params, rng)
-    metrics["stage2_weight"] = joint_of(scans).stage2_weight
+    metrics["stage2_weight"] = fusion_for(scans).stage2_weight
     parts = []
     for fold in sorted(set(folds.values())):
         inside = [s for s in scans if folds[s.subject] == fold]

@@ -22,7 +22,7 @@ from cmb_models.figures.views import (
     draw_ring,
     draw_sides,
 )
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.volume import Volume
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def findings_figure(volume: Volume, findings: Sequence[Finding], title: str, sum
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, atomically."""
-    with replacing(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor=BACKGROUND, format="png")
 
 

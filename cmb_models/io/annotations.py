@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 
 MIMIC_PREFIX = "mimic:"
 
@@ -111,7 +111,7 @@ def _read_rows(path: Path) -> list[Annotation]:
 
 def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
     """Write annotations.csv atomically, millimetres with four decimals; a header even when there are no rows."""
-    with replacing(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:

@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -102,7 +102,7 @@ def _check_voxels(case: object, image: SpatialImage) -> None:
 
 def write_volume(path: Path, volume: Volume, dtype: type = np.float32) -> None:
     """Write a Volume as NIfTI (millimetres, scanner space) atomically; integers are stored as they are, unscaled."""
-    with replacing(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         nib.save(volume.to_nibabel(dtype), temporary)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from cmb_models.detect.line_filters import CHANNELS
 from cmb_models.networks.convolution import Conv3d
-from cmb_models.networks.line_filters import DarkSpots
+from cmb_models.networks.line_filters import BottomHatFilter
 
 # What a candidate can be besides a microbleed, as far as annotations name it (`mimic:<kind>`): an auxiliary target in training.
 KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
@@ -17,13 +17,13 @@ class PatchClassifier(nn.Module):
     """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py). DarkSpots comes first.
 
     Without it a short training may find nothing at all: the first levels must learn to see a spot among vessels before the last
-    one can gain by it, and the faint ones among the planted lesions do not show them how. Each level: two 3x3x3 convolutions with
+    one can gain by it, and the faint ones among the inserted lesions do not show them how. Each level: two 3x3x3 convolutions with
     batch normalisation, then pooling by 2; slices are thicker than pixels, so the first pooling leaves k alone.
     """
 
     def __init__(self, channels: tuple[int, ...], dropout: float, patch_channels: int = 1) -> None:
         super().__init__()
-        self.spots = DarkSpots()
+        self.spots = BottomHatFilter()
         layers: list[nn.Module] = []
         before = patch_channels + CHANNELS - 1
         for level, width in enumerate(channels):

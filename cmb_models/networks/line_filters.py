@@ -8,7 +8,7 @@ from torch import nn
 from cmb_models.detect.line_filters import ACROSS, HALF, IN_PLANE, MARGIN, OBLIQUE, Direction, along, reach
 
 
-class DarkSpots(nn.Module):
+class BottomHatFilter(nn.Module):
     """(N, C, I, J, K) images to (N, C + 2, I, J, K): as detect.spots.dark_spots, of channel 0; the others are handed on."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

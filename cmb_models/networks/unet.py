@@ -9,7 +9,7 @@ from torch import nn
 
 from cmb_models.detect.line_filters import CHANNELS
 from cmb_models.networks.convolution import with_sliced_gradients
-from cmb_models.networks.line_filters import DarkSpots
+from cmb_models.networks.line_filters import BottomHatFilter
 
 IN_SLICE = (3, 3, 1)  # the first convolutions stay within their slice, as nnU-Net's do where slices are thicker than pixels
 PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initialisation of focal loss, Lin et al. 2017, section 4.1)
@@ -41,7 +41,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module
         res_block=True,
     )
     nn.init.constant_(unet.output_block.conv.conv.bias, -math.log((1 - PRIOR) / PRIOR))
-    return nn.Sequential(DarkSpots(), with_sliced_gradients(unet))
+    return nn.Sequential(BottomHatFilter(), with_sliced_gradients(unet))
 
 
 class Heatmap(nn.Module):

@@ -15,7 +15,7 @@ from cmb_models.hash_chain import append_entry, first_fault, read_entries
 from cmb_models.registry.history.archive import gate_report, keep, keep_report
 from cmb_models.registry.history.audit import audit_fault, moved_outside
 from cmb_models.registry.history.lock import first_only, registry_lock
-from cmb_models.registry.history.state import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, Standing, standing, words
+from cmb_models.registry.history.state import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, RegistryState, registry_state, words
 from cmb_models.registry.mlflow.connection import Unreachable
 from cmb_models.registry.mlflow.store import Registry, Release, open_registry, require_not_behind
 from cmb_models.registry.provenance.lineage import require_lineage
@@ -163,12 +163,12 @@ def _require_reason(reason: str, needed: bool, what: str) -> None:
         raise InputError("reason-missing", "--reason", f"why, for {what}", "nothing", "say it in a few words: it stays in the log")
 
 
-def _logged(registry: Registry, offline: bool = False) -> Standing:
+def _logged(registry: Registry, offline: bool = False) -> RegistryState:
     """What the log says, if it is whole and not older than the registry. offline: good enough when that cannot be asked."""
     file = registry.workspace / AUDIT_LOG
     if fault := first_fault(file):
         raise InputError("log-damaged", file, "an unbroken log", fault, "restore it from git or a backup before promoting")
-    logged = standing(registry.workspace)
+    logged = registry_state(registry.workspace)
     try:
         require_not_behind(logged, registry.head())
     except Unreachable:
@@ -210,7 +210,7 @@ def _move(
     registry: Registry,
     action: str,
     release: Release,
-    logged: Standing,
+    logged: RegistryState,
     goal: dict[str, int | None],
     reason: str,
     report: GateReport | None = None,
@@ -243,7 +243,7 @@ def _move(
     return _after(registry, release, entry, kept)
 
 
-def _aliases(registry: Registry, logged: Standing) -> dict[str, int]:
+def _aliases(registry: Registry, logged: RegistryState) -> dict[str, int]:
     """Where the aliases are; as logged when that cannot be asked."""
     try:
         return {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
@@ -257,7 +257,7 @@ def _after(registry: Registry, release: Release, entry: dict[str, Any], report: 
     if "clock" in entry:
         notes.append(f"the clock stands at {entry['clock']}, before the last entry of the log; this one carries {entry['time']}")
     try:
-        _follow(registry, standing(registry.workspace))
+        _follow(registry, registry_state(registry.workspace))
     except Unreachable as error:
         notes.append(f"the move is logged, but the aliases wait for `cmb release repair`: {error}")
         return tuple(notes)
@@ -265,7 +265,7 @@ def _after(registry: Registry, release: Release, entry: dict[str, Any], report: 
     return (*notes, logged) if isinstance(logged, str) else tuple(notes)
 
 
-def _follow(registry: Registry, logged: Standing) -> None:
+def _follow(registry: Registry, logged: RegistryState) -> None:
     registry.move({stage: logged.aliases.get(stage) for stage in STAGES}, logged.head)
 
 

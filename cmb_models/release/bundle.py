@@ -21,7 +21,7 @@ from cmb_models.detect.detector import Network, detect
 from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
-from cmb_models.release.checksums import differences, read_checksums, write_checksums
+from cmb_models.release.checksums import require_listed, write_checksums
 from cmb_models.release.signing import SIGNATURE_FILE, require_signature
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.volume import ScanLike
@@ -68,11 +68,13 @@ def verify_manifest(folder: Path) -> str:
             "none",
             "pass a bundle folder, as `dvc repro` writes models/bundle",
         )
-    listed, _ = read_checksums(folder / MANIFEST_FILE, "bundle-damaged", "fetch the bundle again")
-    if faults := differences(folder, listed, _listable(folder), "manifest", REQUIRED):
-        raise InputError(
-            "bundle-changed", folder, "the files its manifest lists", "; ".join(faults), "fetch or export the bundle again"
-        )
+    require_listed(
+        folder / MANIFEST_FILE,
+        ("bundle-damaged", "bundle-changed"),
+        _listable(folder),
+        "fetch or export the bundle again",
+        REQUIRED,
+    )
     return sha256_of(folder / MANIFEST_FILE)
 
 

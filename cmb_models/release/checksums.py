@@ -11,11 +11,11 @@ from cmb_models.files import read_json, sha256_of, write_json
 
 
 def write_checksums(file: Path, names: Iterable[str], more: Mapping[str, Any] | None = None) -> str:
-    """Write a checksum file.
+    """Write a checksum file into the folder whose files it lists.
 
     Args:
-        file: The file to write, in the folder whose files it lists.
-        names: POSIX paths of the files, relative to that folder.
+        file: The file to write.
+        names: POSIX paths of the listed files, relative to the folder.
         more: Further keys next to "files".
 
     Returns:
@@ -25,44 +25,29 @@ def write_checksums(file: Path, names: Iterable[str], more: Mapping[str, Any] | 
     return sha256_of(file)
 
 
-def read_checksums(file: Path, code: str, remedy: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Read a checksum file.
+def require_listed(file: Path, codes: tuple[str, str], found: Collection[str], remedy: str, required: Collection[str] = ()) -> None:
+    """Compare a folder with the checksum file in it, whose key "folders", if any, lists folders that must exist.
 
     Args:
-        file: The file.
-        code: Of the error.
+        file: The checksum file.
+        codes: Of the errors, for an unreadable file and for differences.
+        found: POSIX paths of the files in the folder, all of which must be listed.
         remedy: What the error tells to do.
-
-    Returns:
-        SHA-256 by file, and the whole content.
-
-    Raises:
-        InputError: For one that cannot be read.
-    """
-    try:
-        content = read_json(file)
-        return dict(content["files"]), content
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(code, file, "readable checksums", str(error), remedy) from error
-
-
-def differences(
-    folder: Path, listed: Mapping[str, str], found: Collection[str], list_name: str, required: Collection[str] = ()
-) -> list[str]:
-    """How the files of a folder differ from what is listed.
-
-    Args:
-        folder: The folder.
-        listed: SHA-256 by file.
-        found: The files that are there, all of which must be listed.
-        list_name: What the list is called.
         required: What must be there although it may not be listed.
 
-    Returns:
-        A phrase for each difference: missing files, then those not listed, then changed ones; [] when all agree.
+    Raises:
+        InputError: For an unreadable file, and with everything that is missing, not listed or changed.
     """
+    folder, name = file.parent, file.stem
+    try:
+        content = read_json(file)
+        listed = dict(content["files"])
+        folders = {path for path in content.get("folders", ()) if not (folder / path).is_dir()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(codes[0], file, f"a readable {name}", str(error), remedy) from error
     found = set(found)
-    missing = [f"{name} is missing" for name in sorted({*required, *listed} - found)]
-    extra = [f"{name} is not in the {list_name}" for name in sorted(found - set(listed))]
-    changed = [f"{name} was changed" for name in sorted(found & set(listed)) if sha256_of(folder / name) != listed[name]]
-    return missing + extra + changed
+    faults = [f"{path} is missing" for path in sorted(({*required, *listed} - found) | folders)]
+    faults += [f"{path} is not in the {name}" for path in sorted(found - set(listed))]
+    faults += [f"{path} was changed" for path in sorted(found & set(listed)) if sha256_of(folder / path) != listed[path]]
+    if faults:
+        raise InputError(codes[1], folder, f"the files its {name} lists", "; ".join(faults), remedy)

@@ -16,7 +16,7 @@ from cmb_models.release.bundle import EVALUATION_DIR, LINEAGE_FILE, MANIFEST_FIL
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvaluationRecord:
     """judged: the saved rows, None in a bundle without. reported: its metrics.json of the locked set, {} without.
 
     parity: differences of ONNX to torch, as the export stage told them. contradictions: what its rows say otherwise than it does.
@@ -36,7 +36,7 @@ class Evidence:
         return self.judged.scans if self.judged else ()
 
 
-def read_evidence(bundle: Path) -> Evidence:
+def read_evaluation_record(bundle: Path) -> EvaluationRecord:
     """Read a bundle's evaluation. Raises InputError for rows that are there in part, or with other columns."""
     bundle = Path(bundle)
     metadata = read_json(bundle / METADATA_FILE)
@@ -48,7 +48,7 @@ def read_evidence(bundle: Path) -> Evidence:
         judged = Judged(saved.scans, saved.threshold, lineage.get("locked_scans", {}))
         contradictions = _contradictions(bundle, reported)
     manifest = sha256_of(bundle / MANIFEST_FILE)
-    return Evidence(bundle, manifest, judged, reported, metadata.get("parity"), contradictions, lineage.get("gate"))
+    return EvaluationRecord(bundle, manifest, judged, reported, metadata.get("parity"), contradictions, lineage.get("gate"))
 
 
 def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:

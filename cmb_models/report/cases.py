@@ -10,7 +10,7 @@ import numpy as np
 from cmb_models.detect.candidates import LARGEST_MM, diameter_mm
 from cmb_models.figures.views import View
 from cmb_models.report import wording
-from cmb_models.report.data import Evaluation, Material
+from cmb_models.report.data import Evaluation, ReportData
 
 EXTREMES = 2  # how many of each: best found, largest missed, most certain false positives
 
@@ -87,7 +87,7 @@ def measured(case: Case, view: View) -> Case:
     return replace(case, diameter_mm=diameter_mm(view.data, inside, tuple(view.spacing_mm)))
 
 
-def all_cases(material: Material) -> list[Case]:
+def all_cases(material: ReportData) -> list[Case]:
     """Every case of the report, in the order in which pictures are due: what was missed, what was wrong, locked scans first."""
     extremes = [c for e in material.evaluations for c in (*best(e), *worst(e))]
     listed = [c for choose in (misses, false_positives) for e in material.evaluations for c in choose(e)]

@@ -13,7 +13,7 @@ from cmb_models.evaluation.plots import draw_froc
 from cmb_models.evaluation.statistics.bootstrap import wilson
 from cmb_models.evaluation.statistics.calibration import reliability
 from cmb_models.report.canvas import BLUE, GREY, RED, chart
-from cmb_models.report.data import Evaluation, Material
+from cmb_models.report.data import Evaluation, ReportData
 from cmb_models.report.wording import number
 from cmb_models.training.tuning.study import LOG_SCALE
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def side_by_side(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
+def parallel_trials(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
     """One drawing for each evaluation, titled with its name and size."""
 
     def both(panels: Sequence[Axes]) -> None:
@@ -33,14 +33,14 @@ def side_by_side(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence
     return chart(both, len(evaluations), height)
 
 
-def froc_chart(material: Material) -> str:
+def froc_chart(material: ReportData) -> str:
     def draw(axes: Axes, e: Evaluation) -> None:
         draw_froc(axes, e.scans, e.metrics, material.settings.tolerance_mm, e.draws)
 
-    return side_by_side(draw, material.evaluations, 4.0)
+    return parallel_trials(draw, material.evaluations, 4.0)
 
 
-def calibration_chart(material: Material) -> str:
+def calibration_chart(material: ReportData) -> str:
     """Share of hits against score in bins of equal count, with Wilson intervals; on the diagonal a score means what it says."""
 
     def draw(axes: Axes, e: Evaluation) -> None:
@@ -54,10 +54,10 @@ def calibration_chart(material: Material) -> str:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="calibrated score", ylabel="share that is a microbleed")
         axes.legend(loc="upper left")
 
-    return side_by_side(draw, material.evaluations, 3.4)
+    return parallel_trials(draw, material.evaluations, 3.4)
 
 
-def score_chart(material: Material) -> str:
+def score_chart(material: ReportData) -> str:
     """How the scores of hits and of all other candidates are spread, and the threshold between."""
 
     def draw(axes: Axes, e: Evaluation) -> None:
@@ -72,10 +72,10 @@ def score_chart(material: Material) -> str:
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="calibrated score", ylabel="candidates")
         axes.legend(loc="upper right")
 
-    return side_by_side(draw, material.evaluations, 3.0)
+    return parallel_trials(draw, material.evaluations, 3.0)
 
 
-def count_chart(material: Material, evaluation: Evaluation) -> str:
+def count_chart(material: ReportData, evaluation: Evaluation) -> str:
     """Found against marked counts a scan, and their difference against their mean (Bland-Altman)."""
     counts = counts_of(evaluation.scans, evaluation.threshold, material.settings.tolerance_mm)
     found, marked = counts[:, 0] + counts[:, 1], counts[:, 2]

@@ -66,7 +66,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """Both evaluations, both searches (models/tuned/*.json), and what was trained on.
 
     images: path of each scan's SWI by key.
@@ -88,10 +88,10 @@ class Material:
         return self.locked, self.out_of_fold
 
 
-def gather(sources: Sources, settings: Evaluate) -> Material:
+def load_report_data(sources: Sources, settings: Evaluate) -> ReportData:
     """Read a workspace's results. Raises InputError where a stage's rows are missing."""
     config = PipelineConfig.model_validate(read_json(sources.bundle / PIPELINE_FILE))
-    return Material(
+    return ReportData(
         # Out of fold the rows hold joint scores, since calibration was fitted on these; on the locked set the bundle calibrated.
         out_of_fold=_evaluation("out_of_fold", "out of fold", sources.out_of_fold, settings, config.decision),
         locked=_evaluation("locked", "locked test set", sources.locked, settings, None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cmb_models.report import cases, charts, tables
-from cmb_models.report.data import Material
+from cmb_models.report.data import ReportData
 from cmb_models.report.environment import environment
 from cmb_models.report.pictures import Album, draw_album
 from cmb_models.training.tuning.importance import FEWEST, importances
@@ -11,14 +11,14 @@ from cmb_models.training.tuning.importance import FEWEST, importances
 TEMPLATE = "report.html.j2"
 
 
-def render(material: Material) -> str:
+def render(material: ReportData) -> str:
     """The whole report as HTML; pictures are drawn from the scans' own files."""
     extremes = [c for e in material.evaluations for c in (*cases.best(e), *cases.worst(e))]
     album = draw_album(cases.all_cases(material), extremes, material.images)
     return fill(material, album)
 
 
-def fill(material: Material, album: Album) -> str:
+def fill(material: ReportData, album: Album) -> str:
     """The report as HTML from drawn pictures."""
     headings, figures = tables.overview(material)
     return (

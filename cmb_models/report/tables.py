@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cmb_models.report.data import Evaluation, Material
+from cmb_models.report.data import Evaluation, ReportData
 from cmb_models.report.wording import number, percent
 
 Metrics = Mapping
@@ -60,7 +60,7 @@ FIGURES: tuple[tuple[str, Callable[[Metrics], str]], ...] = (
 )
 
 
-def overview(material: Material) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def overview(material: ReportData) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings and rows of the figures side by side: locked, out of fold, and its stricter variants where there are any."""
     locked, own = (e.metrics for e in material.evaluations)
     columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": own}
@@ -69,7 +69,7 @@ def overview(material: Material) -> tuple[list[str], list[tuple[str, list[str]]]
     return list(columns), [(name, [tell(m) for m in columns.values()]) for name, tell in FIGURES]
 
 
-def strata(material: Material) -> list[dict]:
+def strata(material: ReportData) -> list[dict]:
     """One table a way of dividing: heading, by_scan, and rows of a name with one cell an evaluation, None where it has no such."""
     tables = []
     for key, (heading, unit) in STRATA.items():

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.training.identity import digest
 from cmb_models.training.precision import best_device, choose_precision
 from cmb_models.workspace.code_lock import library_hash
@@ -113,7 +113,7 @@ def open_checkpoint(folder: Path, kind: str, *depends_on: object) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def kept_until_done(folder: Path) -> Iterator[Path]:
+def checkpoint_directory(folder: Path) -> Iterator[Path]:
     """A folder for the checkpoints of one stage: they outlive a stage that fails or is killed, and go when it is done.
 
     Finished trainings are among them, so that a stage killed in its third one does not begin again with the first.
@@ -126,5 +126,5 @@ def save_tensors(path: Path, what: Any) -> None:
     """torch.save, atomically; by way of memory, since torch itself tells of a full disk in a RuntimeError of its own."""
     buffer = io.BytesIO()
     torch.save(what, buffer)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())

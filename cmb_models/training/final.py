@@ -20,7 +20,7 @@ from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.precision import best_device, describe_compute
-from cmb_models.training.validation.jobs import cnn_checkpoint, cnn_sampler, job_seed, load_mined, unet_checkpoint
+from cmb_models.training.validation.jobs import cnn_checkpoint, cnn_sampler, job_seed, load_candidates, unet_checkpoint
 from cmb_models.training.validation.workers import Workers, count_step
 
 RECIPE = "recipe.json"
@@ -54,7 +54,7 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
         checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples)
         model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint)
     else:
-        mined = {m.key: m for m in load_mined(job.candidates_dir)}
+        mined = {m.key: m for m in load_candidates(job.candidates_dir)}
         checkpoint = cnn_checkpoint(job.checkpoints, job.settings, job.seed, examples, mined)
         model = train_cnn(cnn_sampler(examples, mined, job.settings), job.seed, count_step, checkpoint)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}

@@ -15,11 +15,11 @@ from cmb_models.config.params import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
-from cmb_models.training.data.hard_negatives import look_alikes
+from cmb_models.training.data.hard_negatives import mine_hard_negatives
 from cmb_models.training.data.samplers import CnnSampler, UnetSampler
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.precision import autocast, best_device
-from cmb_models.training.prefetch import Ahead, drawing_threads
+from cmb_models.training.prefetch import Prefetcher, prefetch_threads
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
-    looks = {round(share * s.steps) for share in s.mine_at} if s.hard_fraction else set()
+    looks = {round(share * s.steps) for share in s.hard_negatives_at} if s.hard_negative_fraction else set()
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
         image, target, weight = batch
@@ -48,7 +48,7 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
 
     def before(step: int) -> None:
         if step in looks:
-            sampler.hard = look_alikes(model, sampler.examples, generator(seed, step, purpose=1))
+            sampler.hard = mine_hard_negatives(model, sampler.examples, generator(seed, step, purpose=1))
 
     return _fit(model, loss, sampler, seed, step_done, checkpoint, before)
 
@@ -73,9 +73,9 @@ def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, step, purpose, 1])  # the last number, since trailing zeros make no difference
 
 
-def draw_batches(sampler: UnetSampler | CnnSampler, seed: int, steps: int, threads: int) -> Ahead[tuple[np.ndarray, ...]]:
+def draw_batches(sampler: UnetSampler | CnnSampler, seed: int, steps: int, threads: int) -> Prefetcher[tuple[np.ndarray, ...]]:
     """The batches of a training, drawn ahead by this many threads."""
-    return Ahead(lambda step: sampler.batch(generator(seed, step)), steps, threads, sampler.basis)
+    return Prefetcher(lambda step: sampler.batch(generator(seed, step)), steps, threads, sampler.basis)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -108,7 +108,7 @@ def _fit(
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
     state = TrainingState(model, optimizer, average, sampler)
     _resume(state, checkpoint, step_done)
-    with draw_batches(sampler, seed, s.steps, drawing_threads(device)) as batches:
+    with draw_batches(sampler, seed, s.steps, prefetch_threads(device)) as batches:
 
         def loss_of(step: int) -> torch.Tensor:
             return loss([to_device(part, device) for part in batches.take(step)])

@@ -18,12 +18,12 @@ MOST_THREADS = 2  # draw 1.4 to 1.8 times as many as one (benchmarks/training_sp
 EACH = 2  # batches that lie ready or are drawn, for each thread
 
 
-def drawing_threads(device: torch.device) -> int:
+def prefetch_threads(device: torch.device) -> int:
     """How many threads draw ahead: as many as a training has cores on CUDA, up to MOST_THREADS; none where those cores train."""
     return min(MOST_THREADS, torch.get_num_threads()) if device.type == "cuda" else 0
 
 
-class Ahead(Generic[Batch]):
+class Prefetcher(Generic[Batch]):
     """Batches by the number of their step; with threads, those of the next steps are drawn meanwhile. With 0, in place.
 
     draw: from a step's number alone and from what `basis` gives, safe to be called by several threads. basis: an object that is
@@ -37,7 +37,7 @@ class Ahead(Generic[Batch]):
         self._ready = threads * EACH
         self._drawn: dict[int, tuple[object, Future[Batch]]] = {}
 
-    def __enter__(self) -> Ahead[Batch]:
+    def __enter__(self) -> Prefetcher[Batch]:
         return self
 
     def __exit__(self, *exc: object) -> None:

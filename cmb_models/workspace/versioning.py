@@ -66,12 +66,21 @@ def _repository_marks(start: Path) -> list[Path]:
         return [Path(os.environ["GIT_DIR"])]
     folders = (start, *start.parents)
     try:
-        marks = [folder / ".git" for folder in folders if os.path.lexists(folder / ".git")]
+        marks = [folder / ".git" for folder in folders if _exists(folder / ".git")]
         return marks + [folder for folder in folders if (folder / "HEAD").is_file() and (folder / "objects").is_dir()]
     except OSError as error:
         raise InputError(
             "git-failed", start, "folders that can be searched for .git", str(error), "correct their permissions"
         ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path or a broken link exists. Raises OSError where that cannot be seen, which os.path.lexists takes for no."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def find_workspace(start: Path) -> Path:

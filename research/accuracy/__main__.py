@@ -30,7 +30,7 @@ from cmb_models.machine import cores
 from research.accuracy import points as store
 from research.accuracy.methods import METHODS, NNUNET, RADIAL, Task, extract_spots, run, total_steps
 from research.accuracy.report import RATE, Resampled, picture, table
-from research.accuracy.scans import POOL, ROOT, Scans, Wanted, code_hash, draw, prepare, short_hash, simulate, split_of
+from research.accuracy.scans import POOL, ROOT, ScanRequest, Scans, code_hash, draw, prepare, short_hash, simulate, split_of
 from research.alternatives import nnunet
 
 # What a training costs beside the two stages', only to tell the time that is left: by their steps, nnU-Net's is a guess.
@@ -40,10 +40,10 @@ DEFAULT = "two-stage,segmentation,radial,nnunet"
 
 def scaled(params: Params, scale: float, draw: int) -> Params:
     """The recipe with `scale` times the steps, and seeds of its own for each draw."""
-    changes = {name: getattr(params, name).model_dump() for name in ("unet", "cnn", "mine_candidates", "train")}
+    changes = {name: getattr(params, name).model_dump() for name in ("unet", "cnn", "detect_candidates", "train")}
     for name in ("unet", "cnn"):
         changes[name]["steps"] = max(4, round(scale * changes[name]["steps"]))
-    for name in ("mine_candidates", "train"):
+    for name in ("detect_candidates", "train"):
         changes[name]["seed"] += draw
     return Params.model_validate({**params.model_dump(), **changes})
 
@@ -145,16 +145,19 @@ def main(
     cache: Path = ROOT / "research/.cache",
     out: Path = ROOT / "research/results",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
-    pool_scans: Annotated[int, typer.Option(min=3)] = Wanted.pool,
-    test_scans: Annotated[int, typer.Option(min=2)] = Wanted.test,
-    scans_seed: Annotated[int, typer.Option(min=0, help="Of the pool's scans; the test set has the next one.")] = Wanted.seed,
+    pool_scans: Annotated[int, typer.Option(min=3)] = ScanRequest.pool,
+    test_scans: Annotated[int, typer.Option(min=2)] = ScanRequest.test,
+    scans_seed: Annotated[int, typer.Option(min=0, help="Of the pool's scans; the test set has the next one.")] = ScanRequest.seed,
     preset: Annotated[list[str] | None, typer.Option(help="Protocols in place of the mixed ones.")] = None,
     nnunet_python: Annotated[str, typer.Option(help="Python that has nnunetv2; given, it is run without a GPU, too.")] = "",
     nnunet_memory_gb: Annotated[float, typer.Option(min=0, help="GPU memory its plans may fill; 0 for its own choice, 8.")] = 0,
     nnunet_sizes: Annotated[str, typer.Option(help="Of --sizes, those it is trained on; without, all.")] = "",
     nnunet_draws: Annotated[int, typer.Option(min=0, help="Of --draws, the first that it is trained on; 0 for all.")] = 0,
 ) -> None:
-    params, wanted = load_params(params_file), Wanted(pool_scans, test_scans, tuple(preset or Wanted.presets), scans_seed)
+    params, wanted = (
+        load_params(params_file),
+        ScanRequest(pool_scans, test_scans, tuple(preset or ScanRequest.presets), scans_seed),
+    )
     asked = listed(methods, "--methods", tuple(METHODS))
     counts = [int(s) for s in listed(sizes, "--sizes")]
     some = tuple(int(s) for s in listed(nnunet_sizes, "--nnunet-sizes", tuple(map(str, counts)))) if nnunet_sizes else ()

@@ -17,8 +17,8 @@ from cmb_models.dataset.layout import ScanFile, find_scans
 from cmb_models.detect.detector import detect, propose
 from cmb_models.detect.preprocess import Prepared, prepare
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.operating_point import joint_of
-from cmb_models.files import replacing
+from cmb_models.evaluation.operating_point import fusion_for
+from cmb_models.files import atomic_write
 from cmb_models.io.nifti import read_volume
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.unet import Heatmap
@@ -27,20 +27,20 @@ from cmb_models.training.data.examples import load_training
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import train_both
 from cmb_models.training.loop import best_device, train_unet
-from cmb_models.training.validation.cross_validation import mine_out_of_fold
-from cmb_models.training.validation.jobs import UNDECIDED, pipeline_config, save_mined
+from cmb_models.training.validation.cross_validation import candidates_out_of_fold
+from cmb_models.training.validation.jobs import UNDECIDED, pipeline_config, save_candidates
 from research.accuracy.scans import POOL, TEST, code_hash, only, short_hash
 from research.alternatives import nnunet, radial_symmetry, single_stage
 
 OURS, STAGE1, STAGE1_LONG = "two-stage (ours)", "stage 1 alone", "stage 1 alone, whole budget"
-UNPLANTED = "two-stage, nothing planted"
+UNPLANTED = "two-stage, nothing inserted"
 SEGMENTATION, RADIAL, NNUNET = "U-Net segmentation", "radial symmetry", "nnU-Net v2"
 NOTES = {
     OURS: "fold networks for candidates, both networks on all scans, joint score; not tuned by Optuna",
     STAGE1: "the first of the same two networks, its own score; a quarter of the budget",
     STAGE1_LONG: "stage 1 trained for the whole budget",
     UNPLANTED: "ours without simulated lesions in the training scans, all else the same",
-    SEGMENTATION: "same network, patches and augmentation for the whole budget; nothing planted; the best of three thresholds on "
+    SEGMENTATION: "same network, patches and augmentation for the whole budget; nothing inserted; the best of three thresholds on "
     "the test scans themselves, which favours it",
     RADIAL: "no network; given the simulator's brain masks; settings chosen out of fold, weights fitted on the training scans",
     NNUNET: "the package's own plans, the longest of its trainers whose steps are within the budget; far larger steps than ours",
@@ -97,11 +97,11 @@ def two_stage(task: Task) -> list[Outcome]:
     """Ours as production does it: folds for candidates, both networks on all scans, `detect` on the stored test scans."""
     params = task.params
     with only(task.prepared, [s.key for s in task.training]) as prepared, tempfile.TemporaryDirectory() as folder:
-        for scan in mine_out_of_fold(params, params.unet, prepared, task.split):
-            save_mined(Path(folder), scan)
+        for scan in candidates_out_of_fold(params, params.unet, prepared, task.split):
+            save_candidates(Path(folder), scan)
         examples = load_training(prepared, task.split)
         unet, cnn = train_both(params.unet, params.cnn, prepared, Path(folder), task.split, params.train.seed)
-    decision = UNDECIDED.model_copy(update=joint_of(examples).model_dump())
+    decision = UNDECIDED.model_copy(update=fusion_for(examples).model_dump())
     config = pipeline_config(params, params.cnn, decision)
     networks = [as_callable(m.to(best_device()), best_device()) for m in (Heatmap(unet), Score(cnn))]
     joint, first = [], []
@@ -114,11 +114,11 @@ def two_stage(task: Task) -> list[Outcome]:
 
 
 def unplanted(task: Task) -> list[Outcome]:
-    """Ours with nothing planted: what the simulated lesions are worth."""
+    """Ours with nothing inserted: what the simulated lesions are worth."""
     params = task.params.model_dump()
-    params["unet"] |= {"planted_per_patch": 0.0, "planted_mimics_per_patch": 0.0}
-    params["cnn"] |= {"planted_fraction": 0.0, "planted_mimic_fraction": 0.0}
-    params["tune_unet"]["search"]["planted_per_patch"] = params["tune_cnn"]["search"]["planted_fraction"] = None
+    params["unet"] |= {"inserted_per_patch": 0.0, "inserted_mimics_per_patch": 0.0}
+    params["cnn"] |= {"inserted_fraction": 0.0, "inserted_mimic_fraction": 0.0}
+    params["tune_unet"]["search"]["inserted_per_patch"] = params["tune_cnn"]["search"]["inserted_fraction"] = None
     ours, _ = two_stage(replace(task, params=Params.model_validate(params)))
     return [replace(ours, name=UNPLANTED)]
 
@@ -180,7 +180,7 @@ METHODS: dict[str, Callable[[Task], list[Outcome]]] = {
     "radial": radial,
     "nnunet": nnunet_v2,
 }
-_LEARNING = ["cmb_models/detect", "cmb_models/networks", "cmb_models/phantom", "cmb_models/training"]  # phantom: what is planted
+_LEARNING = ["cmb_models/detect", "cmb_models/networks", "cmb_models/phantom", "cmb_models/training"]  # phantom: what is inserted
 _CHOOSING = [f"cmb_models/evaluation/{name}.py" for name in ("froc", "matching")]
 CODE = {  # what a method's findings depend on, besides its scans and settings
     "two-stage": _LEARNING,
@@ -207,7 +207,7 @@ def extract_spots(scan: ScanFile, task: Task) -> None:
     brain = scan.path.parents[2] / "derivatives" / "masks" / scan.subject / f"{scan.subject}_brain.nii.gz"
     found = radial_symmetry.spots(read_volume(scan.path), read_volume(brain), task.params.preprocess, scan.key)
     arrays = {f"{name}{n}": getattr(s, name) for n, s in enumerate(found) for name in ("centres_mm", "features")}
-    with replacing(_spots_file(scan, task)) as temporary:
+    with atomic_write(_spots_file(scan, task)) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 

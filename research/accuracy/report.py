@@ -11,7 +11,7 @@ from cmb_models.config.params import Params
 from cmb_models.evaluation.froc import froc, froc_draws
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.statistics.bootstrap import percentiles, subject_draws, wilson
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from research.accuracy.methods import NOTES, OURS
 from research.accuracy.points import Point
 
@@ -140,7 +140,7 @@ def picture(resampled: Resampled, title: str, path: Path) -> None:
     below.set(xlabel="scans trained on", ylabel="ours less the other")
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
 

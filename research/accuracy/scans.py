@@ -16,7 +16,7 @@ from cmb_models.config.params import Params, Split
 from cmb_models.dataset.index import index_datasets
 from cmb_models.dataset.split import split_subjects
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, sha256_of, write_json
+from cmb_models.files import atomic_directory, read_json, sha256_of, write_json
 from cmb_models.phantom import write_dataset
 from cmb_models.phantom.presets import MIXED
 from cmb_models.training.data.preparation import prepare_training
@@ -28,7 +28,7 @@ TEST_FREE = 8 / 30  # share of test scans without a microbleed, where only false
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScanRequest:
     """Number of scans in the pool and in the test set, their protocols, and the seed of the pool; the test set has the next one."""
 
     pool: int = 60
@@ -49,7 +49,7 @@ class Scans:
         return sorted({e["subject"] for e in self.index if e["dataset"] == dataset})
 
 
-def simulate(cache: Path, wanted: Wanted, workers: int) -> Scans:
+def simulate(cache: Path, wanted: ScanRequest, workers: int) -> Scans:
     """Write the scans below `cache`, or find them there; a killed run goes on where it stopped."""
     folder = cache / f"scans-{short_hash(asdict(wanted))}"
     sets = {POOL: (wanted.pool, POOL_CMBS, 0), TEST: (wanted.test, TEST_CMBS, round(TEST_FREE * wanted.test))}
@@ -72,12 +72,12 @@ def split_of(scans: Scans, subjects: Sequence[str], settings: Split) -> dict:
 def prepare(cache: Path, scans: Scans, params: Params) -> Path:
     """The pool on the networks' grid, prepared once for these settings and this code; the folder."""
     code = code_hash(["cmb_models/detect", "cmb_models/phantom", "cmb_models/training"])
-    settings = [getattr(params, name).model_dump(mode="json") for name in ("preprocess", "planting")]
+    settings = [getattr(params, name).model_dump(mode="json") for name in ("preprocess", "lesion_bank")]
     folder = cache / f"prepared-{short_hash([scans.name, settings, code])}"
     if not folder.is_dir():
         split = split_of(scans, scans.subjects(POOL), params.split)
-        with replacing_folder(folder) as temporary:
-            prepare_training(scans.raw, list(scans.index), split, params.preprocess, params.planting, temporary)
+        with atomic_directory(folder) as temporary:
+            prepare_training(scans.raw, list(scans.index), split, params.preprocess, params.lesion_bank, temporary)
     return folder
 
 

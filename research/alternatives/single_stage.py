@@ -1,9 +1,9 @@
 """The plain single stage as people write it: a U-Net that segments spheres at the marked places (Dice + weighted cross-entropy),
 cut at a threshold; a finding is a connected component, ranked by its highest voxel.
 
-Network, patch, batch and augmentation are those of our stage 1, so that what differs is target, loss, loop and reading. Nothing is
-planted, no look-alikes are looked for, patches without a microbleed are from anywhere in the volume, and the loop is the usual one:
-AdamW, one cycle of the learning rate, the last weights.
+Network, patch, batch and augmentation are those of our stage 1, so that what differs is target, loss, loop and reading. No lesions
+are inserted, no hard negatives are mined; patches without a microbleed are from anywhere in the volume, and the loop is the
+usual one: AdamW, one cycle of the learning rate, the last weights.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from cmb_models.dataset.layout import ScanFile
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.figures.views import MARGIN_MM, View, bare, draw_image, draw_ring
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.io.nifti import read_volume
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def scans_picture(scans: Sequence[ScanFile], path: Path) -> None:
             _enlarged(column, view, marked[2 * n : 2 * n + 2])
     for axes, title in zip(rows[0], ("SWI", f"minimum over {SLAB_MM:g} mm", "sagittal", "", ""), strict=True):
         axes.set_title(title, fontsize=10)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
 
 
@@ -109,5 +109,5 @@ def froc_picture(parts: dict[str, tuple[Sequence[ScoredScan], Decision]], tolera
     axes.set_title("dots: at the release's threshold", loc="left", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")

@@ -47,10 +47,10 @@ def test_draws_are_nested_seeded_and_different():
 
 
 def test_only_the_wanted_scans_are_linked_and_what_belongs_to_none(tmp_path):
-    for name in ("a.npy", "a.brain.npy", "a.json", "b.npy", "b.brain.npy", "b.json", "plants_0.80x0.80.npz"):
+    for name in ("a.npy", "a.brain.npy", "a.json", "b.npy", "b.brain.npy", "b.json", "lesions_0.80x0.80.npz"):
         (tmp_path / name).write_text(name)
     with only(tmp_path, ["b"]) as folder:
-        assert sorted(p.name for p in folder.iterdir()) == ["b.brain.npy", "b.json", "b.npy", "plants_0.80x0.80.npz"]
+        assert sorted(p.name for p in folder.iterdir()) == ["b.brain.npy", "b.json", "b.npy", "lesions_0.80x0.80.npz"]
         assert (folder / "b.json").read_text() == "b.json"
     assert not folder.exists() and (tmp_path / "b.json").is_file()
 
@@ -153,7 +153,7 @@ def test_radial_symmetrys_settings_are_those_that_carry_over():
 def test_scaling_shortens_both_trainings_and_moves_the_seeds():
     half = scaled(PARAMS, 0.5, 2)
     assert half.unet.steps == round(PARAMS.unet.steps / 2) and half.cnn.steps == round(PARAMS.cnn.steps / 2)
-    assert half.train.seed == PARAMS.train.seed + 2 and half.mine_candidates.seed == PARAMS.mine_candidates.seed + 2
+    assert half.train.seed == PARAMS.train.seed + 2 and half.detect_candidates.seed == PARAMS.detect_candidates.seed + 2
     assert total_steps(half) == (PARAMS.split.folds + 1) * half.unet.steps + half.cnn.steps
     assert scaled(PARAMS, 1e-9, 0).cnn.steps == 4
 

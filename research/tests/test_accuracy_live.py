@@ -10,16 +10,16 @@ import yaml
 from cmb_models.files import read_json
 from research.accuracy.__main__ import main
 from research.accuracy.methods import OURS, RADIAL, SEGMENTATION, STAGE1, STAGE1_LONG, UNPLANTED
-from research.accuracy.scans import Wanted, short_hash
+from research.accuracy.scans import ScanRequest, short_hash
 from tests.support.imports import ROOT
 
 pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.timeout(540)]
 TINY = {
-    "planting": {"plants": 30},
+    "lesion_bank": {"lesions": 30},
     "unet": {"channels": [4, 4, 8], "strides": [1, 2, 1], "patch_vox": [16, 16, 8], "batch": 2, "steps": 4},
     "cnn": {"channels": [4, 8], "batch": 4, "steps": 4},
     "split": {"folds": 2},
-    "mine_candidates": {"candidates": {"floor": 0.0, "min_distance_mm": 4.0, "max_per_scan": 10}},  # untrained networks have some
+    "detect_candidates": {"candidates": {"floor": 0.0, "min_distance_mm": 4.0, "max_per_scan": 10}},  # untrained networks have some
     "evaluate": {"bootstrap": 20},
 }
 
@@ -60,7 +60,7 @@ def test_a_run_is_reported_and_never_repeated(tmp_path, run):
     report, printed = run()
     assert "10 trainings, 0 of them done" in printed and "0 min left" in printed
     assert report["sizes"] == [2, 3] and report["test"] == {"scans": 2, "lesions": 5, "without": 1}
-    own_scans = f"scans-{short_hash(asdict(Wanted(3, 2, ('small',), seed=31)))}"
+    own_scans = f"scans-{short_hash(asdict(ScanRequest(3, 2, ('small',), seed=31)))}"
     assert report["scans_seed"] == 31 and [p.name for p in (tmp_path / "cache").glob("scans-*")] == [own_scans]
     assert report["budget"] | {"steps": 3 * 4 + 4, "unet_steps": 4, "folds": 2} == report["budget"]
     points = {m["name"]: m["points"] for m in report["methods"]}

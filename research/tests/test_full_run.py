@@ -21,7 +21,7 @@ SMALL = ["--scans", "4", "--cmbs", "4", "--cmb-free", "0", "--seed", "1", "--pre
 def test_settings_are_the_full_demos_with_more_trials():
     params = full_run.settings(PARAMS, 50, 10)
     for tuning in (params.tune_unet, params.tune_cnn):
-        assert (tuning.trials, tuning.side_by_side) == (50, 10)
+        assert (tuning.trials, tuning.parallel_trials) == (50, 10)
     assert params.split.folds == 5 and params.unet.steps == 2600
     assert params.cnn == PARAMS.cnn and params.gate == PARAMS.gate
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from cmb_models.networks.cnn import PatchClassifier
-from cmb_models.networks.line_filters import DarkSpots
+from cmb_models.networks.line_filters import BottomHatFilter
 from cmb_models.training.data.examples import save_example
-from cmb_models.training.validation.jobs import CnnJob, Mined, save_mined
+from cmb_models.training.validation.jobs import CandidateSet, CnnJob, save_candidates
 from research.stage2_steps import KINDS, Asked, NoFilters, score, trainings
 from tests.support.examples import AFFINE, CNN, example
 
 
 def test_without_filters_the_image_is_all_there_is_and_the_network_as_large():
     patches = torch.randn(2, 2, 8, 8, 4)
-    full, bare = DarkSpots()(patches), NoFilters()(patches)
+    full, bare = BottomHatFilter()(patches), NoFilters()(patches)
     assert full.shape == bare.shape
     assert torch.equal(bare[:, [0, 3]], patches) and torch.equal(full[:, [0, 3]], patches)
     assert not bare[:, 1:3].any() and full[:, 1:3].any()
@@ -33,8 +33,8 @@ def workspace(tmp_path):
         scan = replace(example([(10, 10, 10), (22, 8, 20)], key=subject), subject=subject)
         save_example(tmp_path / "data/prepared", scan)
         index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9]])
-        found = Mined(subject, frozenset({other}), index, index @ AFFINE[:3, :3], np.full(4, 0.5, dtype=np.float32))
-        save_mined(tmp_path / "data/candidates", found)
+        found = CandidateSet(subject, frozenset({other}), index, index @ AFFINE[:3, :3], np.full(4, 0.5, dtype=np.float32))
+        save_candidates(tmp_path / "data/candidates", found)
     return tmp_path
 
 
@@ -53,4 +53,4 @@ def test_filters_are_left_out_of_the_training_that_asks_for_it_and_of_no_other(w
     first, bare, again = (score(Asked("as shipped", filters, job)) for filters in (True, False, True))
     assert set(first) == {"b"} and first["b"].shape == (4,)
     assert np.array_equal(first["b"], again["b"]) and not np.array_equal(first["b"], bare["b"])
-    assert isinstance(PatchClassifier((4,), 0.0).spots, DarkSpots)
+    assert isinstance(PatchClassifier((4,), 0.0).spots, BottomHatFilter)

@@ -26,7 +26,7 @@ def small(monkeypatch, tmp_path):
 def test_scans_are_as_the_preprocess_stage_writes_them(small):
     first, second = load_examples(small)
     assert (first.key, first.prepared.shape, len(first.centres_mm("cmb"))) == ("s_000", (64, 64, 32), training_speed.LESIONS)
-    assert first.plants is not None and first.subject != second.subject
+    assert first.lesion_bank is not None and first.subject != second.subject
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

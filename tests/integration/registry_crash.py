@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cmb_models.registry import register as registering
 from cmb_models.registry.history.audit import RESUME, audit
-from cmb_models.registry.history.state import standing
+from cmb_models.registry.history.state import registry_state
 from cmb_models.registry.mlflow.store import open_registry
 from cmb_models.registry.promote import challenge, promote, resume, rollback
 from cmb_models.release.bundle import verify_manifest
@@ -81,7 +81,7 @@ def _mended(action: str, folder: str) -> None:
 def _moved_or_not(action: str, folder: Path) -> None:
     """The move is in the log or it is not; aliases agree or `resume` makes them; what runs is whole; the command can be run."""
     before, after = MOVES[action]
-    logged = standing(folder).aliases
+    logged = registry_state(folder).aliases
     assert logged in (before, after), logged
     report = audit(folder)
     assert all(RESUME in fault for fault in report.faults), report.faults
@@ -93,7 +93,7 @@ def _moved_or_not(action: str, folder: Path) -> None:
         verify_manifest(registry.fetch(registry.resolve("production")).bundle_dir)
     if logged == before:
         _action(action)(folder)
-    assert standing(folder).aliases == after
+    assert registry_state(folder).aliases == after
     assert audit(folder).faults == ()
 
 

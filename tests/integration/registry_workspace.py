@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cmb_models.config.params import Joint
+from cmb_models.config.params import Fusion
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import write_rows
@@ -95,7 +95,7 @@ def set_source(folder: Path, metrics: dict) -> None:
     (folder / "source/evaluate.json").write_text(json.dumps(metrics))
     (folder / "source/cross_validate.json").write_text(json.dumps(metrics | {"sensitivity": 0.9}))
     scans = evaluated(metrics)
-    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM, Joint())
+    write_rows(folder / "source/evaluation", scans, metrics["threshold"], TOLERANCE_MM, Fusion())
     write_json(folder / "source/evaluation/froc.json", froc_table(scans, TOLERANCE_MM))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cmb_models.config.params import Joint
+from cmb_models.config.params import Fusion
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
 from cmb_models.evaluation.rows import write_rows
@@ -93,7 +93,7 @@ def add(registry, scans: list[ScoredScan] | None, hashes: dict[str, str], traine
     bundle = make_bundle(registry.workspace / f"stored/{number}/artifacts/bundle", threshold=THRESHOLD)
     metadata = read_json(bundle / "metadata.json")
     if scans is not None:
-        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM, Joint())
+        write_rows(bundle / "evaluation", scans, THRESHOLD, TOLERANCE_MM, Fusion())
         metadata["metrics"] = {"evaluate": metrics_at(scans, THRESHOLD, TOLERANCE_MM)}
     write_json(bundle / "metadata.json", metadata)
     write_json(bundle / "lineage.json", {"training_scans": trained or {}, "calibrated_on": [], "locked_scans": hashes})

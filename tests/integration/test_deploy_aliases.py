@@ -41,7 +41,7 @@ def told(servers, *more: str, command: str = "deploy"):
 
 def runs(url: str) -> dict[str, int]:
     with Admin(url) as admin:
-        return {ensemble: pin.release for ensemble, pin in admin.actual().pins.items()}
+        return {ensemble: pin.release for ensemble, pin in admin.observed().pins.items()}
 
 
 def test_servers_follow_the_aliases(site, servers):

@@ -28,7 +28,7 @@ TINY = {  # small networks and few steps: enough to run everything, too little t
     "tune_unet": {"trials": 2, "steps": 12},
     "tune_cnn": {"trials": 2, "steps": 10},
     "preprocess": {"multiple_vox": [4, 4, 4]},
-    "planting": {"plants": 27},
+    "lesion_bank": {"lesions": 27},
     "evaluate": {"bootstrap": 50},
     "gate": only_asking(min_sensitivity=0.0, max_fp_per_scan=40.0, max_parity=0.001, max_seconds=60.0),
 }
@@ -77,12 +77,12 @@ def trained(site) -> Site:
         ["dvc", "repro"], cwd=site.folder, env=site.env, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     for line in killed.stdout:
-        if "mine_candidates" in line:  # tuning of stage 1 is done, the stage after it begins
+        if "detect_candidates" in line:  # tuning of stage 1 is done, the stage after it begins
             break
     # DVC and the stage die at once; the helpers of Python's multiprocessing see it and take their semaphores out of /dev/shm.
     for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            if {"repro", "pipelines.mine_candidates"} & set(process.cmdline()):
+            if {"repro", "pipelines.detect_candidates"} & set(process.cmdline()):
                 process.kill()
     killed.wait()
     done = site.run("dvc", "repro")
@@ -99,7 +99,7 @@ def test_every_stage_leaves_real_outputs(trained):
         assert {"sensitivity", "fp_per_scan", "precision", "f1", "n_lesions", "n_scans", "threshold"} <= set(metrics)
         assert (metrics["n_lesions"], metrics["n_scans"]) == ((10, 4) if stage == "cross_validate" else (4, 2))
         assert (reports / stage / "froc.png").read_bytes().startswith(b"\x89PNG")
-    for stage, name in (("mine_candidates", "sensitivity_at_1_fp"), ("calibrate", "ece_after")):
+    for stage, name in (("detect_candidates", "sensitivity_at_1_fp"), ("calibrate", "ece_after")):
         metrics = json.loads((reports / stage / "metrics.json").read_text())
         low, high = metrics["intervals_95"][name]
         assert low <= metrics[name] <= high

@@ -13,7 +13,7 @@ from cmb_models.config.params import CnnSearch, UnetSearch, load_params
 from cmb_models.training.data.examples import save_example
 from cmb_models.training.tuning import objective
 from cmb_models.training.validation import cross_validation, nested
-from cmb_models.training.validation.jobs import CnnJob, inner_split, load_mined
+from cmb_models.training.validation.jobs import CnnJob, inner_split, load_candidates
 from cmb_models.training.validation.nested_summary import OuterFold, decide_inside, nested_metrics
 from tests.support.examples import example
 from tests.support.imports import ROOT
@@ -27,21 +27,28 @@ TRIALS = 2
 
 def tiny_params():
     params = load_params(ROOT / "params.yaml")
-    tiny = {"channels": (4, 4, 8), "strides": (1, 2, 1), "patch_vox": (16, 16, 8), "batch": 2, "steps": 8, "planted_per_patch": 0.0}
-    tiny |= {k: 0.0 for k in ("planted_mimics_per_patch", "hard_fraction") if k in type(params.unet).model_fields}
+    tiny = {
+        "channels": (4, 4, 8),
+        "strides": (1, 2, 1),
+        "patch_vox": (16, 16, 8),
+        "batch": 2,
+        "steps": 8,
+        "inserted_per_patch": 0.0,
+    }
+    tiny |= {k: 0.0 for k in ("inserted_mimics_per_patch", "hard_negative_fraction") if k in type(params.unet).model_fields}
     unet = params.unet.model_copy(update=tiny)
-    tiny = {"channels": (4,), "patch_vox": (8, 8, 4), "batch": 4, "steps": 8, "planted_fraction": 0.0}
-    tiny |= {k: 0.0 for k in ("planted_mimic_fraction",) if k in type(params.cnn).model_fields}
+    tiny = {"channels": (4,), "patch_vox": (8, 8, 4), "batch": 4, "steps": 8, "inserted_fraction": 0.0}
+    tiny |= {k: 0.0 for k in ("inserted_mimic_fraction",) if k in type(params.cnn).model_fields}
     cnn = params.cnn.model_copy(update=tiny)
     few = {"trials": TRIALS, "steps": 4}
-    candidates = params.mine_candidates.candidates.model_copy(update={"floor": 0.0, "max_per_scan": 12})
+    candidates = params.detect_candidates.candidates.model_copy(update={"floor": 0.0, "max_per_scan": 12})
     return params.model_copy(
         update={
             "unet": unet,
             "cnn": cnn,
             "tune_unet": params.tune_unet.model_copy(update=few | {"search": UnetSearch(sigma_mm=(1.0, 2.0))}),
             "tune_cnn": params.tune_cnn.model_copy(update=few | {"search": CnnSearch(dropout=(0.05, 0.5))}),
-            "mine_candidates": params.mine_candidates.model_copy(update={"candidates": candidates}),
+            "detect_candidates": params.detect_candidates.model_copy(update={"candidates": candidates}),
             "evaluate": params.evaluate.model_copy(update={"bootstrap": 20}),
         }
     )
@@ -124,7 +131,7 @@ def test_every_subject_is_judged_once_by_models_that_never_knew_it(workspace):
     for number, fold in enumerate(folds):
         outer = {SUBJECTS[number]}
         assert {s.subject for s in fold.inner} == set(SUBJECTS) - outer
-        candidates = {m.key: m for m in load_mined(folder / f"nested/outer-{number}")}
+        candidates = {m.key: m for m in load_candidates(folder / f"nested/outer-{number}")}
         assert set(candidates) == set(SUBJECTS)
         for key, mined in candidates.items():
             assert not mined.trained_on & (outer | {key})

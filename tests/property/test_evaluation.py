@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cmb_models.config.params import Joint, load_params
+from cmb_models.config.params import Fusion, load_params
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import lesion_rows, write_rows
@@ -48,7 +48,7 @@ def scored_scans(draw) -> list[ScoredScan]:
 def test_locked_figures_come_back_from_the_rows_alone(scans, threshold):
     reported = locked_metrics(scans, threshold, PARAMS, np.random.default_rng(PARAMS.evaluate.seed))
     with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder), scans, threshold, TOLERANCE, Joint())
+        write_rows(Path(folder), scans, threshold, TOLERANCE, Fusion())
         assert recomputed(Path(folder), PARAMS) == reported
 
 
@@ -58,13 +58,13 @@ def test_out_of_fold_figures_come_back_from_the_rows_alone(scans):
     folds = {s.subject: n % 2 for n, s in enumerate(scans)}
     reported = cross_validation_metrics(scans, folds, PARAMS, np.random.default_rng(PARAMS.evaluate.seed))
     with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder), scans, reported[0]["threshold"], TOLERANCE, Joint(), folds)
+        write_rows(Path(folder), scans, reported[0]["threshold"], TOLERANCE, Fusion(), folds)
         assert recomputed(Path(folder), PARAMS) == reported
 
 
 @given(scored_scans(), scores)
 def test_hits_are_the_lesions_without_a_reason(scans, threshold):
-    told = [r for r in lesion_rows(scans, threshold, TOLERANCE, Joint()) if r["label"] == "cmb"]
+    told = [r for r in lesion_rows(scans, threshold, TOLERANCE, Fusion()) if r["label"] == "cmb"]
     metrics, _ = locked_metrics(scans, threshold, PARAMS, np.random.default_rng(0))
     assert sum(r["hit"] for r in told) == metrics["hits"] and len(told) == metrics["n_lesions"]
     assert all(bool(r["rejected"]) != bool(r["hit"]) for r in told)

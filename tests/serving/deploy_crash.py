@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cmb_models.serving.deploy.desired import Wanted
+from cmb_models.serving.deploy.desired import DesiredState
 from cmb_models.serving.deploy.fleet import Target, reconcile
 from cmb_models.serving.deploy.observed import Admin
 from tests.support.steps import dies_at
@@ -24,7 +24,7 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 PRELOAD = ["cmb_models.serving.deploy.fleet", "tests.serving.deploy_crash"]
 
 
-def deploy_and_die(wanted: Wanted, target: Target, step: int) -> bool:
+def deploy_and_die(wanted: DesiredState, target: Target, step: int) -> bool:
     """Deploy in a process of its own that is killed when it comes to `step` (from 1); False when it ended before that."""
     context = multiprocessing.get_context("forkserver")  # gRPC does not outlive a fork
     context.set_forkserver_preload(PRELOAD)
@@ -35,7 +35,7 @@ def deploy_and_die(wanted: Wanted, target: Target, step: int) -> bool:
     return process.exitcode != 0
 
 
-def _child(wanted: Wanted, target: Target, last: int) -> None:
+def _child(wanted: DesiredState, target: Target, last: int) -> None:
     step = dies_at(last)
     _count_changes(os.path.realpath(target.repository), step)
     for name in ("load", "unload"):

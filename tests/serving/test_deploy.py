@@ -24,7 +24,7 @@ from cmb_models.release.bundle import (
     verify_manifest,
 )
 from cmb_models.serving.check.answers import difference, rows_of
-from cmb_models.serving.deploy.desired import wanted_bundle
+from cmb_models.serving.deploy.desired import desired_bundle
 from cmb_models.serving.deploy.fleet import Target, deploy_bundle, reconcile
 from cmb_models.serving.deploy.golden import check_golden
 from cmb_models.serving.run.triton_process import running_server
@@ -276,7 +276,7 @@ def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path,
 
 def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles):
     release, told = site.next(), []
-    wanted = wanted_bundle(bundles[1], release, {})
+    wanted = desired_bundle(bundles[1], release, {})
     with pytest.raises(InputError, match=f"127.0.0.1:9: expected servers that take release {release}"):
         reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], done=told.append)
     assert [d.release for d in told] == [release]

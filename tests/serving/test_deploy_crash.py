@@ -16,7 +16,7 @@ from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.detection import DetectionResult
 from cmb_models.release.bundle import load_bundle
-from cmb_models.serving.deploy.desired import Release, Wanted
+from cmb_models.serving.deploy.desired import DesiredState, Release
 from cmb_models.serving.deploy.fleet import Target, reconcile
 from cmb_models.serving.deploy.observed import Admin
 from cmb_models.serving.deploy.status import Named, server_status
@@ -44,7 +44,7 @@ def target(tmp_path_factory):
         yield Target(server.grpc_url, repository.resolve())
 
 
-def wanted(bundles, round_: int) -> Wanted:
+def wanted(bundles, round_: int) -> DesiredState:
     """Releases of a round: production and a challenger by turns, production of the round before as previous."""
 
     def release(number: int) -> Release:
@@ -52,7 +52,7 @@ def wanted(bundles, round_: int) -> Wanted:
         return Release(pin_of(number, bundle), bundle)
 
     releases = {DETECTOR: release(2 * round_), PREVIOUS: release(2 * round_ - 2)} if round_ > 1 else {DETECTOR: release(2)}
-    return Wanted(releases | ({CHALLENGER: release(2 * round_ + 1)} if round_ % 2 else {}))
+    return DesiredState(releases | ({CHALLENGER: release(2 * round_ + 1)} if round_ % 2 else {}))
 
 
 class Sender(threading.Thread):
@@ -74,13 +74,13 @@ class Sender(threading.Thread):
                     self.faults.append(error)
 
 
-def require_right(target: Target, goal: Wanted) -> None:
+def require_right(target: Target, goal: DesiredState) -> None:
     """Server and folder are exactly as wanted."""
     named = {a: Named(r.pin.release, r.pin.manifest_sha256) for a, e in ROLES.items() if (r := goal.releases.get(e))}
     found = server_status(target.url, named)
     assert not found.fault and not found.differences, (found.fault, found.differences)
     with Admin(target.url) as admin:
-        assert admin.actual().pins == {e: r.pin for e, r in goal.releases.items()}
+        assert admin.observed().pins == {e: r.pin for e, r in goal.releases.items()}
     numbers = {str(r.pin.release) for r in goal.releases.values()}
     models = {p for p in target.repository.iterdir() if p.is_dir()}
     assert {p.name for p in models} & {*ENSEMBLES} == set(goal.releases) and PROBE not in {p.name for p in models}

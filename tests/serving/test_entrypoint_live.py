@@ -20,7 +20,7 @@ from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, VOLUME, unpack
 from cmb_models.io.nifti import read_volume
 from cmb_models.release.bundle import GOLDEN_SCAN, load_bundle
 from cmb_models.serving.deploy.checksums import check, take
-from cmb_models.serving.deploy.desired import wanted_bundle
+from cmb_models.serving.deploy.desired import desired_bundle
 from cmb_models.serving.deploy.export import write_immutable
 from cmb_models.serving.deploy.golden import check_golden
 from cmb_models.serving.run import triton_process as bundled
@@ -37,7 +37,7 @@ def running(tmp_path_factory):
     """Environment variables of a server that the entry point became, its process, and the bundle it serves as release 4."""
     folder = tmp_path_factory.mktemp("image")
     bundle = load_bundle(make_bundle(folder / "bundle"))
-    write_immutable(folder / "written", wanted_bundle(bundle.path, 4, {}))
+    write_immutable(folder / "written", desired_bundle(bundle.path, 4, {}))
     digest = check(folder / "written")
     take(folder / "written", folder / "models", digest)
     for path in sorted((folder / "models").rglob("*"), reverse=True):

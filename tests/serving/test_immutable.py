@@ -10,7 +10,7 @@ from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.files import read_json
 from cmb_models.release.bundle import BundleDetector
-from cmb_models.serving.deploy.desired import Wanted, verified
+from cmb_models.serving.deploy.desired import DesiredState, verified
 from cmb_models.serving.deploy.export import DEPLOYMENT_FILE, write_immutable
 from cmb_models.serving.deploy.fleet import Target, reconcile
 from cmb_models.serving.deploy.golden import try_golden
@@ -33,7 +33,7 @@ def wanted(tmp_path_factory):
     one = altered(plain, folder / "one", candidates(max_per_scan=1))
     none = altered(plain, folder / "none", find_nothing)
     many = altered(plain, folder / "many", candidates(max_per_scan=1000, floor=0.03, min_distance_mm=2.5))
-    return Wanted({DETECTOR: verified(one, 5), PREVIOUS: verified(none, 4), CHALLENGER: verified(many, 7)})
+    return DesiredState({DETECTOR: verified(one, 5), PREVIOUS: verified(none, 4), CHALLENGER: verified(many, 7)})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_folder_is_read_only_and_tells_what_it_holds(folder, wanted):
 
 def test_release_without_files_is_not_left_out_silently(tmp_path, wanted):
     with refused("artifact-missing"):
-        write_immutable(tmp_path / "new", Wanted(wanted.releases, faults={"challenger": "gone"}))
+        write_immutable(tmp_path / "new", DesiredState(wanted.releases, faults={"challenger": "gone"}))
     assert not (tmp_path / "new").exists()
 
 
@@ -88,15 +88,15 @@ def test_golden_answers_are_those_of_the_bundles(url, wanted):
 
 def test_nothing_can_be_loaded_or_unloaded(url, wanted, tmp_path):
     with Admin(url) as admin:
-        before = admin.actual()
+        before = admin.observed()
         with refused("server-refused-release"):
             admin.load(ensemble_config(DETECTOR, 4, wanted.releases[PREVIOUS].bundle))
         with refused("server-refused-release"):
             admin.unload(DETECTOR)
-        other = Wanted({DETECTOR: verified(wanted.releases[PREVIOUS].bundle.path, 4)})
+        other = DesiredState({DETECTOR: verified(wanted.releases[PREVIOUS].bundle.path, 4)})
         with refused("server-refused-release"):
             reconcile(other, [Target(url, tmp_path / "other")])
-        assert admin.actual() == before
+        assert admin.observed() == before
 
 
 def test_status_compares_it_as_any_server(url, wanted):

@@ -19,7 +19,7 @@ from cmb_models.client.grpc import Client
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
 from cmb_models.release.bundle import verify_manifest
-from cmb_models.serving.deploy.observed import Actual
+from cmb_models.serving.deploy.observed import ObservedState
 from cmb_models.serving.run.state_dir import SERVER_FILE
 from cmb_models.serving.run.watchdog import STUB, dead_steps, living_steps
 from tests.support import pace
@@ -167,6 +167,6 @@ def test_killed_server_gives_a_clean_status_and_serves_again(kept):
 
 
 def test_steps_without_a_process_are_dead():
-    actual = Actual({}, {1: frozenset({UNET, PREPARE}), 2: frozenset({UNET})})
-    assert dead_steps(actual, {(UNET, 1), (PREPARE, 1)}) == {(UNET, 2)}
-    assert dead_steps(actual, {(UNET, 1), (PREPARE, 1), (UNET, 2), (CANDIDATES, 7)}) == set()
+    observed = ObservedState({}, {1: frozenset({UNET, PREPARE}), 2: frozenset({UNET})})
+    assert dead_steps(observed, {(UNET, 1), (PREPARE, 1)}) == {(UNET, 2)}
+    assert dead_steps(observed, {(UNET, 1), (PREPARE, 1), (UNET, 2), (CANDIDATES, 7)}) == set()

@@ -10,7 +10,7 @@ from cmb_models.config.params import Cnn, Unet
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.data.examples import Example
-from cmb_models.training.synthesis.insertion import Plants
+from cmb_models.training.synthesis.insertion import LesionBank
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 UNET = Unet(
@@ -23,10 +23,10 @@ UNET = Unet(
     weight_decay=0,
     sigma_mm=1.5,
     lesion_fraction=0.5,
-    hard_fraction=0,
-    mine_at=(),
-    planted_per_patch=0,
-    planted_mimics_per_patch=0,
+    hard_negative_fraction=0,
+    hard_negatives_at=(),
+    inserted_per_patch=0,
+    inserted_mimics_per_patch=0,
     warped_fraction=0,
     focal_gamma=2,
     focal_beta=4,
@@ -40,8 +40,8 @@ CNN = Cnn(
     weight_decay=0,
     dropout=0,
     positive_fraction=0.5,
-    planted_fraction=0,
-    planted_mimic_fraction=0,
+    inserted_fraction=0,
+    inserted_mimic_fraction=0,
     warped_fraction=0,
     kind_weight=0,
     phase_dropout=0,
@@ -50,7 +50,7 @@ CNN = Cnn(
 )
 
 BALL = np.linalg.norm((np.stack(np.meshgrid(*map(np.arange, (9, 9, 5)), indexing="ij"), -1) - (4, 4, 2)) * (1, 1, 2), axis=-1) <= 2
-PLANTS = Plants(  # a microbleed that leaves nothing and a mimic that leaves .7, both a third of a voxel off their middle
+LESION_BANK = LesionBank(  # a microbleed that leaves nothing and a mimic that leaves .7, both a third of a voxel off their middle
     np.stack([np.where(BALL, 0, 1), np.where(BALL, 0.7, 1)]).astype(np.float32),
     np.full((2, 3), 0.33),
     np.array(["cmb", "mimic:iron"]),

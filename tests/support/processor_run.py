@@ -27,7 +27,7 @@ STEPS = 12  # few: once rounding has decided which of two patches is the harder 
 
 def main() -> None:
     torch.set_num_threads(1)
-    model = train_unet(unet_sampler(steps=STEPS, batch=2, mine_at=()), 3)
+    model = train_unet(unet_sampler(steps=STEPS, batch=2, hard_negatives_at=()), 3)
     scan = head(seed=4)
     with tempfile.TemporaryDirectory() as folder:
         answer = BundleDetector(make_bundle(Path(folder) / "bundle")).detect(scan)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config.params import Joint
+from cmb_models.config.params import Fusion
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
 from cmb_models.evaluation.rows import write_rows
@@ -38,7 +38,7 @@ def hashes(scans: Sequence[ScoredScan]) -> dict[str, str]:
 def write_evidence(folder: Path, scans: Sequence[ScoredScan], threshold: float = 0.5, gate: dict | None = None, **metadata) -> Path:
     """What the gate reads of a bundle: rows, figures, hashes, parity, and the gate before training; return the folder."""
     folder = Path(folder)
-    write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM, Joint())
+    write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM, Fusion())
     old = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
     told = {"parity": {"unet": 1e-6, "cnn": 1e-6}, "metrics": {"evaluate": metrics_at(scans, threshold, TOLERANCE_MM)}}
     write_json(folder / "metadata.json", old | told | metadata)

@@ -18,7 +18,7 @@ class Killed(BaseException):
 
 
 def unet_sampler(**changes) -> UnetSampler:
-    mined = {"mine_at": (0.5,), "hard_fraction": 0.5}
+    mined = {"hard_negatives_at": (0.5,), "hard_negative_fraction": 0.5}
     return UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"steps": STEPS, "batch": 1, **mined, **changes}))
 
 

@@ -39,15 +39,15 @@ def codes_in_use() -> dict[str, str]:
     for folder in ("cmb_models", "serving", "pipelines", "benchmarks"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("InputError", "Unreachable", "read_checksums"):
-                    if node.func.id == "read_checksums":
-                        found[node.args[1].value] = str(file)
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("InputError", "Unreachable", "require_listed"):
+                    if node.func.id == "require_listed":
+                        found |= dict.fromkeys(ast.literal_eval(node.args[1]), str(file))
                         continue
                     place = f"{file.relative_to(ROOT)}:{node.lineno}"
                     if isinstance(node.args[0], ast.Constant):
                         found[node.args[0].value] = place
                     else:
-                        assert ast.unparse(node.args[0]) in ("error.code", "parts['code']", "code"), (
+                        assert ast.unparse(node.args[0]) in ("error.code", "parts['code']", "codes[0]", "codes[1]"), (
                             f"{place}: a code that is made up"
                         )
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmb_models.files import read_json, replacing, replacing_folder, sha256_of, write_json, write_text
+from cmb_models.files import atomic_directory, atomic_write, read_json, sha256_of, write_json, write_text
 
 
 def names(folder) -> list[str]:
@@ -20,13 +20,13 @@ def test_writes_a_new_file_and_its_folder(tmp_path):
 
 
 def test_the_temporary_name_keeps_the_suffixes(tmp_path):
-    with replacing(tmp_path / "scan.nii.gz") as temporary:
+    with atomic_write(tmp_path / "scan.nii.gz") as temporary:
         assert temporary.name.endswith("scan.nii.gz") and temporary.parent == tmp_path
 
 
 def test_failure_leaves_the_old_file_and_no_other(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt") as temporary:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert (tmp_path / "a.txt").read_text() == "old" and names(tmp_path) == ["a.txt"]
@@ -34,7 +34,7 @@ def test_failure_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_folder_swap_leaves_nothing_of_the_old_one(tmp_path):
     for content in ("old", "new"):
-        with replacing_folder(tmp_path / "f") as temporary:
+        with atomic_directory(tmp_path / "f") as temporary:
             (temporary / content).mkdir()
             (temporary / content / "a").write_text(content)
     assert names(tmp_path) == ["f"] and names(tmp_path / "f") == ["new"]
@@ -44,7 +44,7 @@ def test_folder_swap_leaves_nothing_of_the_old_one(tmp_path):
 def test_failure_leaves_the_old_folder_and_no_other(tmp_path):
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "a").write_text("old")
-    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "f") as temporary:
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "f") as temporary:
         (temporary / "a").write_text("half")
         raise RuntimeError
     assert names(tmp_path) == ["f"] and (tmp_path / "f/a").read_text() == "old"
@@ -58,7 +58,7 @@ def test_the_old_folder_is_never_seen_half_removed(tmp_path, monkeypatch):
         assert path != tmp_path / "f", "removed under its real name"
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "f") as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "f") as temporary:
         (temporary / "a").write_text("new")
         monkeypatch.setattr("cmb_models.files.shutil.rmtree", killed)
     assert (tmp_path / "f/a").read_text() == "new"
@@ -82,7 +82,7 @@ def test_read_only_files_are_synced_without_opening_them_for_writing(tmp_path, m
     """Users other than root could not open them so."""
     modes, open_file = [], Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode="r", *args, **kw: modes.append(mode) or open_file(self, mode, *args, **kw))
-    with replacing_folder(tmp_path / "folder") as folder:
+    with atomic_directory(tmp_path / "folder") as folder:
         (folder / "file").write_bytes(b"x")
         (folder / "file").chmod(0o444)
         modes.clear()

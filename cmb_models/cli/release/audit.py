@@ -65,9 +65,9 @@ def _time(entry) -> str:
 
 
 def _on_day(entries, when: str, as_json: bool) -> None:
-    from cmb_models.registry.history.state import on_day
+    from cmb_models.registry.history.state import state_at
 
-    found = on_day(entries, when)
+    found = state_at(entries, when)
     if as_json:
         print_json({stage: {"release": e["after"][stage], "by": e} for stage, e in found.items()})
         return

@@ -28,48 +28,52 @@ def compare(
     from cmb_models.registry.gate.compare import as_dict
     from cmb_models.registry.gate.compare import compare as run
 
-    versus = run(baseline, candidate, anew=rerun_baseline)
+    comparison = run(baseline, candidate, anew=rerun_baseline)
     if html is not None:
         from cmb_models.files import write_text
         from cmb_models.report.comparison.page import render
 
-        write_text(html, render(versus))
+        write_text(html, render(comparison))
     if as_json:
-        print_json(as_dict(versus))
+        print_json(as_dict(comparison))
         return
-    _print(versus)
+    _print(comparison)
     if html is not None:
         console().print(f"page written to {html}", markup=False)
 
 
-def _print(versus) -> None:
+def _print(comparison) -> None:
     from cmb_models.report.comparison.parts import check_row, figure_rows, summary
 
-    out, (first, second) = console(), versus.sides
-    heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in versus.sides]
-    rows = [(r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(versus)]
+    out, (first, second) = console(), comparison.sides
+    heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in comparison.sides]
+    rows = [
+        (r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(comparison)
+    ]
     out.print(_table("", *heads, "difference", "", rows=rows))
-    out.print(summary(versus), markup=False)
-    for note in versus.notes:
+    out.print(summary(comparison), markup=False)
+    for note in comparison.notes:
         out.print(note, style="yellow", markup=False)
-    for line in _disagreements(versus):
+    for line in _disagreements(comparison):
         out.print(line, markup=False)
-    out.print(f"[bold]the gate {'would let' if versus.passed else 'would not let'} {second.name} take the place of {first.name}[/]")
-    for check in map(check_row, versus.checks):
+    out.print(
+        f"[bold]the gate {'would let' if comparison.passed else 'would not let'} {second.name} take the place of {first.name}[/]"
+    )
+    for check in map(check_row, comparison.checks):
         out.print(_check(check))
 
 
 COLOURS = {"better": "green", "worse": "red", "pass": "green", "fail": "bold red", "not judged": "dim"}
 
 
-def _disagreements(versus) -> list[str]:
+def _disagreements(comparison) -> list[str]:
     """How many places each alone found, and raised wrongly."""
-    if not versus.common:
+    if not comparison.common:
         return []
     lines = []
     for kind, what in (("hit", "microbleeds found by one alone"), ("false_positive", "false positives of one alone")):
-        counts = [sum((d.kind, d.by) == (kind, n) for d in versus.disagreements) for n in (1, 2)]
-        told = ", ".join(f"{side.name} {n}" for side, n in zip(versus.sides, counts, strict=True))
+        counts = [sum((d.kind, d.by) == (kind, n) for d in comparison.disagreements) for n in (1, 2)]
+        told = ", ".join(f"{side.name} {n}" for side, n in zip(comparison.sides, counts, strict=True))
         lines.append(f"{what}: {told}")
     return lines
 

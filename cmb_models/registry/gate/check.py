@@ -13,7 +13,7 @@ from cmb_models.registry.gate import criteria
 from cmb_models.registry.gate.changes import unchanged
 from cmb_models.registry.gate.verdict import Check
 from cmb_models.release.bundle import MANIFEST_FILE
-from cmb_models.release.evaluation_record import Evidence, read_evidence
+from cmb_models.release.evaluation_record import EvaluationRecord, read_evaluation_record
 
 __all__ = ["Check", "GateReport", "check_gate"]
 
@@ -52,13 +52,13 @@ def check_gate(bundle: Path, gate: Gate, production: Path | None = None, anew: J
     """
     itself = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
-    other = None if itself else read_evidence(production)
+    other = None if itself else read_evaluation_record(production)
     if other is not None and anew is not None:
         other = replace(other, judged=anew)
-    return judge(read_evidence(bundle), gate, other, against)
+    return judge(read_evaluation_record(bundle), gate, other, against)
 
 
-def judge(own: Evidence, gate: Gate, production: Evidence | None, against: str) -> GateReport:
+def judge(own: EvaluationRecord, gate: Gate, production: EvaluationRecord | None, against: str) -> GateReport:
     """The same of evidence that was read. against: SHA-256 of production's manifest, "" without one."""
     checks = [*unchanged(own.gate_before, gate), *criteria.own(own, gate), *criteria.running(own, gate)]
     if production is not None:

@@ -20,15 +20,15 @@ from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.gate.check import GateReport, judge
 from cmb_models.registry.mlflow.store import Release, open_registry
 from cmb_models.release.bundle import EVALUATION_DIR
-from cmb_models.release.evaluation_record import Evidence, read_evidence
-from cmb_models.report.comparison.page import Side, Versus
+from cmb_models.release.evaluation_record import EvaluationRecord, read_evaluation_record
+from cmb_models.report.comparison.page import Comparison, Side
 from cmb_models.workspace.paths import EXPOSURE_LOG, PARAMS
 from cmb_models.workspace.versioning import head_commit
 
 INDEX_FILE = "data/index.json"  # of the ingest stage: each scan's path and hash
 
 
-def compare(first: str, second: str, start: Path = Path("."), anew: bool = False) -> Versus:
+def compare(first: str, second: str, start: Path = Path("."), anew: bool = False) -> Comparison:
     """Hold release `second` against `first` (numbers, `latest` or aliases); the gate is asked with `first` as production.
 
     anew: run `first` on the locked scans of `second`, from the workspace's data, rather than read its own evaluation; slow. Raises
@@ -47,19 +47,19 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
         bundles = [registry.fetch(r).bundle_dir for r in releases]
         workspace = registry.workspace
     params = load_params(workspace / PARAMS)
-    evidence = [read_evidence(b) for b in bundles]
+    evidence = [read_evaluation_record(b) for b in bundles]
     rows = [read_table(e.bundle / EVALUATION_DIR / DETECTIONS) if e.judged else [] for e in evidence]
     if anew:
         fresh = judge_anew(bundles[0], _rows_of(evidence[1], releases[1]), workspace, params)
         rows[0] = detection_rows(fresh.scans, fresh.threshold, params.gate.tolerance_mm)
         evidence[0] = replace(evidence[0], judged=fresh)
     report = judge(evidence[1], params.gate, evidence[0], evidence[0].manifest_sha256)
-    versus = _versus(releases, evidence, report, params.gate, workspace)
+    comparison = _versus(releases, evidence, report, params.gate, workspace)
     looked = [f"It was a look at these locked scans, counted in {EXPOSURE_LOG}: commit it."] if anew else []
-    return replace(versus, labels=_labels(evidence, rows), notes=(*versus.notes, *looked))
+    return replace(comparison, labels=_labels(evidence, rows), notes=(*comparison.notes, *looked))
 
 
-def _rows_of(evidence: Evidence, release: Release) -> Judged:
+def _rows_of(evidence: EvaluationRecord, release: Release) -> Judged:
     if evidence.judged is None:
         got = f"no {EVALUATION_DIR}/ in its bundle"
         raise InputError("rows-missing", f"release {release.number}", "the rows of its locked evaluation", got, "register it again")
@@ -110,7 +110,9 @@ def _is_whole(workspace: Path, entry: Mapping[str, Any]) -> bool:
     return file.is_file() and sha256_of(file) == entry["sha256"]
 
 
-def _versus(releases: Sequence[Release], evidence: Sequence[Evidence], report: GateReport, gate: Gate, workspace: Path) -> Versus:
+def _versus(
+    releases: Sequence[Release], evidence: Sequence[EvaluationRecord], report: GateReport, gate: Gate, workspace: Path
+) -> Comparison:
     first, second = evidence
     pair = pair_up(first.judged, second.judged) if first.judged and second.judged else None
     common = pair is not None and bool(pair.second)
@@ -119,7 +121,7 @@ def _versus(releases: Sequence[Release], evidence: Sequence[Evidence], report: G
     shown = (pair.first, pair.second) if common else (first.scans, second.scans)
     found = disagreements(pair, gate.tolerance_mm) if common else []
     hashes = second.judged.sha256 if second.judged else {}
-    return Versus(
+    return Comparison(
         *(_side(*about) for about in zip(releases, evidence, shown, strict=True)),
         common=common,
         differences=_in_common(pair, gate, draws) if common else _apart(evidence, gate),
@@ -134,7 +136,7 @@ def _versus(releases: Sequence[Release], evidence: Sequence[Evidence], report: G
     )
 
 
-def _side(release: Release, evidence: Evidence, scans: tuple) -> Side:
+def _side(release: Release, evidence: EvaluationRecord, scans: tuple) -> Side:
     about = ", ".join(release.aliases)
     threshold = evidence.judged.threshold if evidence.judged else None
     return Side(f"release {release.number}", about, evidence.manifest_sha256, scans, threshold)
@@ -152,7 +154,7 @@ def _in_common(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Differenc
     return {name: replace(d, interval=None) if few else d for name, d in found.items()}
 
 
-def _apart(evidence: Sequence[Evidence], gate: Gate) -> dict[str, Difference]:
+def _apart(evidence: Sequence[EvaluationRecord], gate: Gate) -> dict[str, Difference]:
     """Each one's figures on its own locked scans, without differences: those would compare scans, not releases."""
     sides = []
     for e in evidence:
@@ -163,7 +165,7 @@ def _apart(evidence: Sequence[Evidence], gate: Gate) -> dict[str, Difference]:
     return {n: Difference(n, a[n].first, b[n].first, a[n].first_interval, b[n].first_interval, None, None) for n in a}
 
 
-def _notes(evidence: Sequence[Evidence], pair: Pair | None, gate: Gate) -> list[str]:
+def _notes(evidence: Sequence[EvaluationRecord], pair: Pair | None, gate: Gate) -> list[str]:
     """What to know before believing a figure."""
     notes = [f"A release's saved rows contradict the figures it reports: {c}." for e in evidence for c in e.contradictions]
     if pair is None:
@@ -190,7 +192,7 @@ def _images(workspace: Path, wanted: Mapping[str, str]) -> dict[str, Path]:
     return {key: workspace / e["path"] for key, e in here.items() if _is_whole(workspace, e)}
 
 
-def _labels(evidence: Sequence[Evidence], rows: Sequence[list[dict]]) -> dict[tuple, str]:
+def _labels(evidence: Sequence[EvaluationRecord], rows: Sequence[list[dict]]) -> dict[tuple, str]:
     """What is marked at each candidate, by (scan as the second calls it, place): rows know mimics, which no score depends on."""
     second = evidence[1].judged
     called = {sha256: key for key, sha256 in second.sha256.items()} if second else {}
@@ -202,18 +204,20 @@ def _labels(evidence: Sequence[Evidence], rows: Sequence[list[dict]]) -> dict[tu
     return labels
 
 
-def as_dict(versus: Versus) -> dict[str, Any]:
+def as_dict(comparison: Comparison) -> dict[str, Any]:
     """A comparison as JSON: figures with intervals, the gate's checks, and every place of disagreement."""
     sides = {n: {"release": s.name, "aliases": s.about, "manifest_sha256": s.manifest_sha256, "threshold": s.threshold,
                  "n_scans": len(s.scans), "n_lesions": sum(len(x.cmbs) for x in s.scans)}
-             for n, s in (("first", versus.first), ("second", versus.second))}  # fmt: skip
-    places = [asdict(d) | {"world_mm": list(d.world_mm), "about": d.about.label if d.about else ""} for d in versus.disagreements]
+             for n, s in (("first", comparison.first), ("second", comparison.second))}  # fmt: skip
+    places = [
+        asdict(d) | {"world_mm": list(d.world_mm), "about": d.about.label if d.about else ""} for d in comparison.disagreements
+    ]
     return {
         **sides,
-        "same_scans": versus.common,
-        "figures": {name: asdict(d) for name, d in versus.differences.items()},
-        "fp_per_scan": versus.fp_per_scan,
-        "gate": {"passed": versus.passed, "checks": list(versus.checks)},
+        "same_scans": comparison.common,
+        "figures": {name: asdict(d) for name, d in comparison.differences.items()},
+        "fp_per_scan": comparison.fp_per_scan,
+        "gate": {"passed": comparison.passed, "checks": list(comparison.checks)},
         "disagreements": places,
-        "notes": list(versus.notes),
+        "notes": list(comparison.notes),
     }

@@ -18,7 +18,7 @@ from cmb_models.evaluation.statistics.strata import SIZES_MM, size_class, strata
 from cmb_models.records import flatten, is_number
 from cmb_models.registry.gate.verdict import Check, at_least, at_most, too_few
 from cmb_models.release.bundle import EVALUATION_DIR
-from cmb_models.release.evaluation_record import Evidence
+from cmb_models.release.evaluation_record import EvaluationRecord
 
 SENSITIVITY, FALSE = "sensitivity on the locked test set", "false positives per scan on the locked test set"
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
@@ -26,7 +26,7 @@ NO_ROWS = f"the bundle has no {EVALUATION_DIR}/ with the rows of its locked eval
 SIZE_FLOORS = ("below_2_mm", "from_2_mm", "from_3_mm", "from_5_mm", "from_10_mm")  # of config.SizeFloors, as strata.SIZES_MM
 
 
-def own(evidence: Evidence, gate: Gate) -> list[Check]:
+def own(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
     """What the release shows by itself: at its threshold, on its curve, site by site and size by size, and its calibration."""
     if evidence.judged is None:
         return _reported(evidence, gate) + _without_rows(gate)
@@ -42,7 +42,7 @@ def own(evidence: Evidence, gate: Gate) -> list[Check]:
     ]
 
 
-def _reported(evidence: Evidence, gate: Gate) -> list[Check]:
+def _reported(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
     """The two figures at the operating point as the release reports them."""
     # Without a CMB or a scan to test on, the evaluation's figures are perfect and mean nothing.
     told = evidence.reported
@@ -58,7 +58,7 @@ def _without_rows(gate: Gate) -> list[Check]:
     least = [(f"{SENSITIVITY}, {LOW}", gate.min_sensitivity_low), (rate, gate.min_sensitivity_at_fp)]
     least += [(f"{rate}, {LOW}", gate.min_sensitivity_at_fp_low), ("sensitivity of every dataset", gate.min_site_sensitivity)]
     least += [("sensitivity of every size", min((f for f in floors if f is not None), default=None))]
-    most = [(f"{FALSE}, {HIGH}", gate.max_fp_per_scan_high), ("false positives per CMB-free scan", gate.max_fp_per_free_scan)]
+    most = [(f"{FALSE}, {HIGH}", gate.max_fp_per_scan_high), ("false positives per CMB-free scan", gate.max_fp_per_cmb_free_scan)]
     most += [("false positives per scan of every dataset", gate.max_site_fp_per_scan)]
     most += [("calibration error of the scores", gate.max_ece)]
     checks = [c for name, limit in least for c in at_least(name, None, limit, None, NO_ROWS)]
@@ -83,7 +83,7 @@ def _operating(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws:
 
 
 def _on_free_scans(found: dict, interval: Sequence[float] | None, gate: Gate) -> list[Check]:
-    name, limit, n = "false positives per CMB-free scan", gate.max_fp_per_free_scan, found["n_cmb_free_scans"]
+    name, limit, n = "false positives per CMB-free scan", gate.max_fp_per_cmb_free_scan, found["n_cmb_free_scans"]
     if n < gate.min_scans:
         return too_few(name, "max", limit, f"{_plural(n, 'such scan')}, {gate.min_scans} are needed to judge")
     return at_most(name, found["fp_per_cmb_free_scan"], limit, interval, _plural(n, "scan"))
@@ -137,7 +137,7 @@ def _ece(scans: Sequence[ScoredScan], tolerance_mm: float) -> float | None:
     return adaptive_ece(scores, hit) if len(scores) else None
 
 
-def running(evidence: Evidence, gate: Gate) -> list[Check]:
+def running(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
     """How faithful and how quick its networks are."""
     parity = at_most("largest score difference of ONNX to torch", _largest(evidence.parity), gate.max_parity)
     if gate.max_seconds is None:
@@ -146,7 +146,7 @@ def running(evidence: Evidence, gate: Gate) -> list[Check]:
     return parity + at_most("seconds for the golden scan", _seconds(evidence), gate.max_seconds, None, note)
 
 
-def _seconds(evidence: Evidence) -> float:
+def _seconds(evidence: EvaluationRecord) -> float:
     """Time of one answer to the bundle's golden scan, its networks being open: once, since this only shows what is far too slow."""
     from cmb_models.io.nifti import read_volume
     from cmb_models.release.bundle import GOLDEN_PHASE, GOLDEN_SCAN, BundleDetector
@@ -159,7 +159,7 @@ def _seconds(evidence: Evidence) -> float:
     return time.perf_counter() - start
 
 
-def against(evidence: Evidence, production: Evidence, gate: Gate) -> list[Check]:
+def against(evidence: EvaluationRecord, production: EvaluationRecord, gate: Gate) -> list[Check]:
     """Not worse than production by more than the margins, on the scans both were evaluated on, by paired resampling of subjects."""
     if gate.sensitivity_margin is None and gate.fp_margin is None:
         return []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, sha256_of, write_json, write_text
+from cmb_models.files import atomic_directory, read_json, sha256_of, write_json, write_text
 
 STORE_VARIABLE = "CMB_RELEASES"  # another place than the workspace's own, such as a share that is backed up
 STORE_DIR = "releases"
@@ -54,7 +54,7 @@ def keep(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> Pa
         return folder
     if not (store / ".gitignore").exists():
         write_text(store / ".gitignore", "*\n")  # so that a release is no change of the workspace
-    with replacing_folder(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         shutil.copytree(bundle, temporary, dirs_exist_ok=True)
         for file in temporary.rglob("*"):
             file.chmod(0o755 if file.is_dir() else READ_ONLY)

@@ -11,7 +11,7 @@ from typing import Any
 from cmb_models.errors import InputError
 from cmb_models.hash_chain import first_fault, read_entries
 from cmb_models.registry.history.archive import gate_report, kept_bundle, read_report, require_kept
-from cmb_models.registry.history.state import STAGES, Standing, standing_of, words
+from cmb_models.registry.history.state import STAGES, RegistryState, state_from_log, words
 from cmb_models.registry.mlflow.store import Registry, open_registry, require_not_behind, require_same
 from cmb_models.workspace.paths import AUDIT_LOG
 
@@ -39,7 +39,7 @@ def audit(start: Path = Path(".")) -> AuditReport:
         fault, entries = first_fault(file), read_entries(file)
         if fault:
             return AuditReport(len(entries), (fault,), ())
-        logged = standing_of(entries)
+        logged = state_from_log(entries)
         faults = [*_clock(entries), *_registry_faults(registry, logged, entries), *_kept_faults(registry.workspace, entries)]
         return AuditReport(len(entries), tuple(faults), tuple(_notes(registry, logged, entries)))
 
@@ -49,7 +49,7 @@ def audit_fault(start: Path = Path(".")) -> str:
     return next(iter(audit(start).faults), "")
 
 
-def moved_outside(registry: Registry, logged: Standing) -> str:
+def moved_outside(registry: Registry, logged: RegistryState) -> str:
     """How the registry's aliases differ from what the log says, in words; "" when they agree.
 
     A release that was deleted in MLflow can have no alias there and is not asked for one.
@@ -69,7 +69,7 @@ def _clock(entries: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{AUDIT_LOG} line {after['n']} is of {after['time']}, before the line before it ({before['time']})"
 
 
-def _registry_faults(registry: Registry, logged: Standing, entries: list[dict[str, Any]]) -> Iterator[str]:
+def _registry_faults(registry: Registry, logged: RegistryState, entries: list[dict[str, Any]]) -> Iterator[str]:
     head = registry.head()
     try:
         require_not_behind(logged, head)
@@ -89,7 +89,7 @@ def _registry_faults(registry: Registry, logged: Standing, entries: list[dict[st
 
 
 def _kept_faults(workspace: Path, entries: list[dict[str, Any]]) -> Iterator[str]:
-    for number, manifest in sorted(standing_of(entries).manifests.items()):
+    for number, manifest in sorted(state_from_log(entries).manifests.items()):
         folder = kept_bundle(workspace, number, manifest)
         if folder.is_dir():
             try:
@@ -104,7 +104,7 @@ def _kept_faults(workspace: Path, entries: list[dict[str, Any]]) -> Iterator[str
                 yield str(error)
 
 
-def _notes(registry: Registry, logged: Standing, entries: list[dict[str, Any]]) -> Iterator[str]:
+def _notes(registry: Registry, logged: RegistryState, entries: list[dict[str, Any]]) -> Iterator[str]:
     there = {r.number for r in registry.releases()}
     for stage, number in logged.aliases.items():
         folder = kept_bundle(registry.workspace, number, logged.manifests.get(number, ""))

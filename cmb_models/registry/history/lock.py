@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 from cmb_models.hash_chain import read_entries
-from cmb_models.registry.history.state import standing, words
+from cmb_models.registry.history.state import registry_state, words
 from cmb_models.registry.mlflow.store import STATE_DIR, Registry
 from cmb_models.workspace.paths import AUDIT_LOG
 
@@ -28,9 +28,9 @@ def first_only(registry: Registry) -> Iterator[None]:
 
     Whoever decided on a move decided it for what was in production then.
     """
-    before = standing(registry.workspace)
+    before = registry_state(registry.workspace)
     with registry_lock(registry):
-        now = standing(registry.workspace)
+        now = registry_state(registry.workspace)
         if now.head != before.head:
             last = read_entries(registry.workspace / AUDIT_LOG)[-1]
             got = f"{words(now.aliases)}, by {last['action']} of {last['user']} at {last['time']}"

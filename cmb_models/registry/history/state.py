@@ -19,7 +19,7 @@ END_OF_DAY = "T23:59:59Z"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RegistryState:
     """Where a log ends. aliases: release numbers by stage; manifests: of every release it names; n, sha256: its last entry."""
 
     aliases: dict[str, int]
@@ -33,21 +33,21 @@ class Standing:
         return f"{self.n} {self.sha256}" if self.n else ""
 
 
-def standing(workspace: Path) -> Standing:
+def registry_state(workspace: Path) -> RegistryState:
     """What the workspace's log says now; it is not checked for broken links."""
-    return standing_of(read_entries(Path(workspace) / AUDIT_LOG))
+    return state_from_log(read_entries(Path(workspace) / AUDIT_LOG))
 
 
-def standing_of(entries: list[dict[str, Any]]) -> Standing:
+def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
     """Where these entries, oldest first, end."""
     if not entries:
-        return Standing({}, {})
+        return RegistryState({}, {})
     last = entries[-1]
     manifests = {e["release"]: e["manifest_sha256"] for e in entries if e.get("release")}
-    return Standing(dict(last["after"]), manifests, last["n"], last["sha256"])
+    return RegistryState(dict(last["after"]), manifests, last["n"], last["sha256"])
 
 
-def on_day(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
+def state_at(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
     """The entry by which each stage's release stood at a moment (UTC), by stage; {} when nothing had been promoted.
 
     when: YYYY-MM-DD for the end of that day, or YYYY-MM-DDTHH:MM:SSZ. Raises InputError for anything else.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cmb_models.registry.history.state import STAGES, standing
+from cmb_models.registry.history.state import STAGES, registry_state
 from cmb_models.registry.mlflow.store import Registry
 
 COLUMNS = ("release", "stage", "sensitivity", "FP/scan", "data", "age", "commit")
@@ -55,7 +55,7 @@ class Listed:
 
 def listed_releases(registry: Registry) -> list[Listed]:
     """All releases, oldest first; those that hold a stage although they were deleted from MLflow are listed too."""
-    logged, now = standing(registry.workspace), datetime.now(UTC)
+    logged, now = registry_state(registry.workspace), datetime.now(UTC)
     stages = {logged.aliases[stage]: stage for stage in reversed(STAGES) if stage in logged.aliases}
     found = [Listed(r.number, stages.get(r.number, ""), r.aliases, r.tags, True, now) for r in registry.releases()]
     for number in sorted(set(stages) - {r.number for r in found}):

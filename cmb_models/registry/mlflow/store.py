@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing_folder
+from cmb_models.files import atomic_directory
 from cmb_models.registry.history.archive import kept_bundle, require_kept
-from cmb_models.registry.history.state import STAGES, Standing, standing
+from cmb_models.registry.history.state import STAGES, RegistryState, registry_state
 from cmb_models.registry.mlflow.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
 from cmb_models.workspace.paths import AUDIT_LOG
 from cmb_models.workspace.versioning import find_workspace
@@ -144,7 +144,7 @@ class Registry:
         production, previous and challenger are what the audit log says, even when MLflow cannot be reached or the release was
         deleted there: an alias that was moved past `cmb` is not followed.
         """
-        logged = standing(self.workspace)
+        logged = registry_state(self.workspace)
         if ref in STAGES and ref in logged.aliases:
             return self._logged(logged, logged.aliases[ref])
         releases = self.releases()
@@ -165,7 +165,7 @@ class Registry:
         got = f"an alias in MLflow that is not in {AUDIT_LOG}" if stray else "none of them"
         raise InputError("release-unknown", f"release {ref}", f"one of {known} or latest", got, "see `cmb release list`")
 
-    def _logged(self, logged: Standing, number: int) -> Release:
+    def _logged(self, logged: RegistryState, number: int) -> Release:
         """A release that the log names, with what MLflow still knows of it."""
         try:
             require_not_behind(logged, self.head())
@@ -208,7 +208,7 @@ class Registry:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        with tempfile.TemporaryDirectory() as temporary, replacing_folder(folder) as target:
+        with tempfile.TemporaryDirectory() as temporary, atomic_directory(folder) as target:
             source = f"models:/{MODEL}/{release.number}/{BUNDLE_ARTIFACT}"
             try:
                 bundle = Path(download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=self.uri))
@@ -235,7 +235,7 @@ def _require_manifest(folder: Path, number: int, expected: str) -> None:
         )
 
 
-def require_same(release: Release, logged: Standing) -> None:
+def require_same(release: Release, logged: RegistryState) -> None:
     """Refuse a release whose tag names another manifest than the audit log did when it was promoted."""
     known, tag = logged.manifests.get(release.number, ""), release.tags.get("manifest_sha256", "")
     if known and tag != known:
@@ -245,7 +245,7 @@ def require_same(release: Release, logged: Standing) -> None:
         )
 
 
-def require_not_behind(logged: Standing, head: str) -> None:
+def require_not_behind(logged: RegistryState, head: str) -> None:
     """Refuse a log that lacks entries which moved the aliases: cut off, or written in another clone. head: `Registry.head`."""
     n = int(head.split()[0]) if head else 0
     if n > logged.n:

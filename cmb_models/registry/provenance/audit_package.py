@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, write_json, write_text
+from cmb_models.files import atomic_directory, read_json, write_json, write_text
 from cmb_models.hash_chain import read_entries, utc_now
 from cmb_models.registry.history.archive import gate_report, read_report
 from cmb_models.registry.history.audit import audit
-from cmb_models.registry.history.state import standing_of
+from cmb_models.registry.history.state import state_from_log
 from cmb_models.registry.mlflow.store import ReleaseFiles, open_registry
 from cmb_models.registry.provenance.sbom import bill_of_materials, locked_environment
 from cmb_models.release.bundle import CARD_FILE, LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE
@@ -44,13 +44,13 @@ def export_evidence(ref: str, out: Path, start: Path = Path(".")) -> list[str]:
         files = registry.fetch(release)
         entries = read_entries(workspace / AUDIT_LOG)
         own = [e for e in entries if _concerns(e, release.number)]
-        with replacing_folder(out) as folder:
+        with atomic_directory(out) as folder:
             for name in FROM_BUNDLE:
                 shutil.copyfile(files.bundle_dir / name, folder / name)
             _copy_reports(workspace, folder, files, own)
             write_json(folder / APPROVAL_FILE, [_approval(e) for e in own if e["release"] == release.number])
             write_text(folder / EXTRACT_FILE, "".join(json.dumps(e, sort_keys=True) + "\n" for e in own))
-            logged = standing_of(entries)
+            logged = state_from_log(entries)
             write_json(
                 folder / VERIFIED_FILE,
                 {"holds": True, "entries": logged.n, "last_sha256": logged.sha256, "stages": logged.aliases,

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 import yaml
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing_folder, sha256_of
+from cmb_models.files import atomic_directory, sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.registry.history.archive import kept_bundle
 from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE
@@ -53,7 +53,7 @@ def read_lineage(registry: Registry, release: Release) -> dict[str, Any]:
 
 def keep_lineage(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> None:
     """Keep what read_lineages needs of a release's bundle."""
-    with replacing_folder(workspace / KEPT / f"{number}-{manifest_sha256[:8]}") as folder:
+    with atomic_directory(workspace / KEPT / f"{number}-{manifest_sha256[:8]}") as folder:
         for name in (MANIFEST_FILE, LINEAGE_FILE):
             (folder / name).write_bytes((bundle / name).read_bytes())
 

@@ -25,7 +25,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Versus:
+class Comparison:
     """Two releases and what tells them apart; `second` is the newer, held against `first`.
 
     common: both sides' scans are the same, in the same order. differences: of figures, by name; their `difference` is None where

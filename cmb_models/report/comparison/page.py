@@ -8,7 +8,7 @@ from cmb_models.evaluation.statistics.disagreement import Disagreement, Finding
 from cmb_models.report import wording
 from cmb_models.report.cases import Case
 from cmb_models.report.comparison import parts
-from cmb_models.report.comparison.data import Side, Versus
+from cmb_models.report.comparison.data import Comparison, Side
 from cmb_models.report.environment import environment
 from cmb_models.report.pictures import draw_album
 
@@ -31,52 +31,52 @@ GROUPS = (  # kind, by, heading, what it means
 )
 
 
-def render(versus: Versus) -> str:
+def render(comparison: Comparison) -> str:
     """The page as HTML; pictures are drawn from the scans in `images`, and places without say so."""
-    groups = [(_words(h, versus), _words(what, versus), _shown(versus, kind, by)) for kind, by, h, what in GROUPS]
+    groups = [(_words(h, comparison), _words(what, comparison), _shown(comparison, kind, by)) for kind, by, h, what in GROUPS]
     listed = [s.case for _, _, shown in groups for s in shown]
-    at_hand = [c for c in listed if c.scan in versus.images]
-    album = draw_album(at_hand, [], dict(versus.images))
+    at_hand = [c for c in listed if c.scan in comparison.images]
+    album = draw_album(at_hand, [], dict(comparison.images))
     return (
         environment()
         .get_template(TEMPLATE)
         .render(
-            v=versus,
+            v=comparison,
             groups=groups,
             album=album,
             without_scan=len(listed) - len(at_hand),
-            rows=parts.figure_rows(versus),
-            boxes=[parts.box(side, versus.tolerance_mm) for side in versus.sides],
-            strata=parts.strata_tables(versus),
-            summary=parts.summary(versus),
-            checks=[parts.check_row(c) for c in versus.checks],
-            froc=parts.froc_chart(versus) if all(s.scans for s in versus.sides) else None,
+            rows=parts.figure_rows(comparison),
+            boxes=[parts.box(side, comparison.tolerance_mm) for side in comparison.sides],
+            strata=parts.strata_tables(comparison),
+            summary=parts.summary(comparison),
+            checks=[parts.check_row(c) for c in comparison.checks],
+            froc=parts.froc_chart(comparison) if all(s.scans for s in comparison.sides) else None,
         )
     )
 
 
-def _words(text: str, versus: Versus) -> str:
-    return text.format(first=versus.first.name, second=versus.second.name)
+def _words(text: str, comparison: Comparison) -> str:
+    return text.format(first=comparison.first.name, second=comparison.second.name)
 
 
-def _shown(versus: Versus, kind: str, by: int) -> list[Shown]:
+def _shown(comparison: Comparison, kind: str, by: int) -> list[Shown]:
     """One kind of disagreement, the largest microbleeds and the most certain false positives first."""
-    own = [d for d in versus.disagreements if (d.kind, d.by) == (kind, by)]
-    shown = [Shown(_case(d, versus), _lines(d, versus)) for d in own]
+    own = [d for d in comparison.disagreements if (d.kind, d.by) == (kind, by)]
+    shown = [Shown(_case(d, comparison), _lines(d, comparison)) for d in own]
     return sorted(shown, key=lambda s: -s.case.diameter_mm if kind == "hit" else -s.case.score)
 
 
-def _case(d: Disagreement, versus: Versus) -> Case:
+def _case(d: Disagreement, comparison: Comparison) -> Case:
     finding = d.first if d.by == 1 else d.second
     if d.kind == "hit":
         about, diameter = wording.plain(d.about.region) or "microbleed", d.about.diameter_mm
     else:
-        about, diameter = wording.kind(versus.labels.get((d.scan, d.world_mm), d.about.label if d.about else "")), None
+        about, diameter = wording.kind(comparison.labels.get((d.scan, d.world_mm), d.about.label if d.about else "")), None
     return Case(d.scan, d.kind, d.world_mm, diameter, finding.score, finding.stage1, finding.stage2, about)
 
 
-def _lines(d: Disagreement, versus: Versus) -> tuple[str, str]:
-    return tuple(_line(side, f) for side, f in zip(versus.sides, (d.first, d.second), strict=True))
+def _lines(d: Disagreement, comparison: Comparison) -> tuple[str, str]:
+    return tuple(_line(side, f) for side, f in zip(comparison.sides, (d.first, d.second), strict=True))
 
 
 def _line(side: Side, finding: Finding | None) -> str:

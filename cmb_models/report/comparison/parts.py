@@ -19,7 +19,7 @@ from cmb_models.report.wording import number, percent, plural
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from cmb_models.report.comparison.data import Side, Versus
+    from cmb_models.report.comparison.data import Comparison, Side
 
 OLD = "#b9652a"  # the first release's colour beside BLUE
 SHARES = ("sensitivity", "precision", "sensitivity_at_fp")  # told in percent; more is better
@@ -64,12 +64,17 @@ def verdict(d: Difference) -> str:
     return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
 
 
-def figure_rows(versus: Versus) -> list[dict]:
+def figure_rows(comparison: Comparison) -> list[dict]:
     """One row a figure: name, both sides, the difference, whether that is surely better or worse, and where to draw it."""
     rows = []
-    for name, d in versus.differences.items():
+    for name, d in comparison.differences.items():
         sides = (told(name, d.first, d.first_interval), told(name, d.second, d.second_interval))
-        row = {"name": name_of(name, versus.fp_per_scan), "sides": sides, "difference": told_difference(d), "verdict": verdict(d)}
+        row = {
+            "name": name_of(name, comparison.fp_per_scan),
+            "sides": sides,
+            "difference": told_difference(d),
+            "verdict": verdict(d),
+        }
         rows.append(row | {"forest": _forest(d)})
     return rows
 
@@ -88,17 +93,17 @@ def box(side: Side, tolerance_mm: float) -> dict | None:
     return metrics_at(side.scans, side.threshold, tolerance_mm) if side.scans else None
 
 
-def summary(versus: Versus) -> str:
+def summary(comparison: Comparison) -> str:
     """What the comparison says, in a few sentences; no more is claimed than the intervals hold."""
-    first, second = versus.first.name, versus.second.name
-    if not versus.common:
+    first, second = comparison.first.name, comparison.second.name
+    if not comparison.common:
         same = "they were not evaluated on the same locked scans"
         return f"{second.capitalize()} and {first} cannot be held against each other: {same}."
-    lesions = sum(len(s.cmbs) for s in versus.second.scans)
-    found, false = versus.differences["sensitivity"], versus.differences["fp_per_scan"]
-    a, b = (box(side, versus.tolerance_mm) for side in versus.sides)
-    text = f"On the same {plural(len(versus.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
-    if not versus.disagreements:
+    lesions = sum(len(s.cmbs) for s in comparison.second.scans)
+    found, false = comparison.differences["sensitivity"], comparison.differences["fp_per_scan"]
+    a, b = (box(side, comparison.tolerance_mm) for side in comparison.sides)
+    text = f"On the same {plural(len(comparison.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
+    if not comparison.disagreements:
         return text + f"{second} and {first} reported the same."
     text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {told_difference(found)}. "
     text += f"It raised {b['false_positives']} false positives against {a['false_positives']}: {told_difference(false)} a scan."
@@ -123,13 +128,13 @@ def check_row(check: Mapping) -> dict:
     }
 
 
-def strata_tables(versus: Versus) -> list[dict]:
+def strata_tables(comparison: Comparison) -> list[dict]:
     """Both sides by size, region and dataset: heading, and rows of a name with one stratum's row a side, None where it has none."""
-    if not all(side.scans for side in versus.sides):
+    if not all(side.scans for side in comparison.sides):
         return []
     headings = {"size": "By size as marked", "region": "By region", "dataset": "By dataset (site)"}
     tables = []
-    both = [strata(s.scans, s.threshold, versus.tolerance_mm, np.ones((1, len(s.scans)), dtype=int)) for s in versus.sides]
+    both = [strata(s.scans, s.threshold, comparison.tolerance_mm, np.ones((1, len(s.scans)), dtype=int)) for s in comparison.sides]
     for key, heading in headings.items():
         per_side = [{row["name"]: row for row in own[key]} for own in both]
         names = list(dict.fromkeys(name for rows in per_side for name in rows))
@@ -139,13 +144,13 @@ def strata_tables(versus: Versus) -> list[dict]:
     return tables
 
 
-def froc_chart(versus: Versus) -> str:
+def froc_chart(comparison: Comparison) -> str:
     """Both curves with their operating points, and 95 % bands where the scans are common."""
 
     def draw(panels: Sequence[Axes]) -> None:
         axes = panels[0]
-        for side, color in zip(versus.sides, (OLD, BLUE), strict=True):
-            _curve(axes, side, color, versus)
+        for side, color in zip(comparison.sides, (OLD, BLUE), strict=True):
+            _curve(axes, side, color, comparison)
         axes.set_xscale("symlog", base=2, linthresh=0.125, linscale=0.6)
         axes.set_xticks([0, *STANDARD_FP], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])
         labels = {"xlabel": "false positives per scan", "ylabel": "sensitivity (per microbleed)"}
@@ -156,14 +161,14 @@ def froc_chart(versus: Versus) -> str:
     return chart(draw, 1, 4.6, 8.2)
 
 
-def _curve(axes: Axes, side: Side, color: str, versus: Versus) -> None:
-    if versus.common:
-        band = froc_table(side.scans, versus.tolerance_mm, versus.draws.astype(float), BAND_FP)
+def _curve(axes: Axes, side: Side, color: str, comparison: Comparison) -> None:
+    if comparison.common:
+        band = froc_table(side.scans, comparison.tolerance_mm, comparison.draws.astype(float), BAND_FP)
         low, high = ([row[end] for row in band] for end in ("low", "high"))
         axes.fill_between(BAND_FP, low, high, color=color, alpha=0.13, lw=0, step="post", zorder=1)
-    curve = froc(side.scans, versus.tolerance_mm)
+    curve = froc(side.scans, comparison.tolerance_mm)
     x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
     axes.step(x, np.append(curve.sensitivity, curve.sensitivity[-1]), where="post", color=color, lw=2, label=side.name, zorder=3)
-    at = metrics_at(side.scans, side.threshold, versus.tolerance_mm)
+    at = metrics_at(side.scans, side.threshold, comparison.tolerance_mm)
     label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
     axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing_folder, sha256_of
-from cmb_models.release.checksums import differences, read_checksums, write_checksums
+from cmb_models.files import atomic_directory, read_json, sha256_of
+from cmb_models.release.checksums import require_listed, write_checksums
 
 SEAL_FILE = "seal.json"
 EXPECTED = "CMB_SEAL_SHA256"  # what the seal's own hash must be; without it a folder that was replaced as a whole goes unnoticed
@@ -36,12 +36,7 @@ def check(repository: Path, expected_sha256: str = "") -> str:
         raise InputError(
             "repository-changed", repository, f"the seal {expected_sha256[:12]}", digest[:12], f"correct {EXPECTED} or the source"
         )
-    files, content = read_checksums(repository / SEAL_FILE, "repository-damaged", remedy)
-    folders = content.get("folders")
-    if not isinstance(folders, list):
-        raise InputError("repository-damaged", repository / SEAL_FILE, "readable checksums", "no list of folders", remedy)
-    if faults := differences(repository, files, _files(repository), "seal", set(folders) - _folders(repository)):
-        raise InputError("repository-changed", repository, "the files its seal lists", "; ".join(faults), remedy)
+    require_listed(repository / SEAL_FILE, ("repository-damaged", "repository-changed"), _files(repository), remedy)
     return digest
 
 
@@ -55,7 +50,7 @@ def take(source: Path, target: Path, expected_sha256: str = "") -> str:
         raise InputError(
             "repository-incomplete", source, f"a repository with a {SEAL_FILE}", "none", "look at what is mounted or was fetched"
         )
-    with replacing_folder(target) as copy:
+    with atomic_directory(target) as copy:
         # File by file, so that read-only folders of the source do not become ones that the next copy could not replace.
         for name in sorted({*_files(source), SEAL_FILE}):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """What each ensemble is to run; one that is not named is to be unloaded, one of `untouched` stays as it is.
 
     faults: what could not be had, by alias; those ensembles are untouched. head: where the audit log ended.
@@ -48,7 +48,7 @@ def verified(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes] =
     return Release(pin_of(release, bundle), bundle)
 
 
-def wanted_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes]) -> Wanted:
+def desired_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes]) -> DesiredState:
     """One bundle as the release that answers; the challenger stays what it is.
 
     Args:
@@ -60,22 +60,22 @@ def wanted_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, byt
         InputError: As `load_bundle`, and for a number below 1.
     """
     untouched = frozenset(ROLES.values()) - {DETECTOR}
-    return Wanted({DETECTOR: verified(bundle_dir, release, trusted_keys)}, untouched, keeps_replaced=True)
+    return DesiredState({DETECTOR: verified(bundle_dir, release, trusted_keys)}, untouched, keeps_replaced=True)
 
 
-def wanted_aliases(workspace: Path) -> Wanted:
+def desired_roles(workspace: Path) -> DesiredState:
     """What the registry's aliases name, files and signatures verified.
 
     Raises InputError when there is no release in production or its files are not as registered. Trouble with another alias is a
     fault of the result: it must not keep production from being served.
     """
-    from cmb_models.registry.history.state import PRODUCTION, standing
+    from cmb_models.registry.history.state import PRODUCTION, registry_state
     from cmb_models.registry.mlflow.store import open_registry
 
     releases: dict[str, Release] = {}
     untouched, faults = set(), {}
     with open_registry(workspace) as registry:
-        logged = standing(registry.workspace)
+        logged = registry_state(registry.workspace)
         for alias, ensemble in ROLES.items():
             if alias != PRODUCTION and alias not in logged.aliases:
                 continue
@@ -87,12 +87,12 @@ def wanted_aliases(workspace: Path) -> Wanted:
                     raise
                 untouched.add(ensemble)
                 faults[alias] = str(error)
-    return Wanted(releases, frozenset(untouched), faults, logged.head)
+    return DesiredState(releases, frozenset(untouched), faults, logged.head)
 
 
 def log_head(workspace: Path) -> str:
     """Where the workspace's audit log ends now."""
-    from cmb_models.registry.history.state import standing
+    from cmb_models.registry.history.state import registry_state
     from cmb_models.workspace.versioning import find_workspace
 
-    return standing(find_workspace(Path(workspace))).head
+    return registry_state(find_workspace(Path(workspace))).head

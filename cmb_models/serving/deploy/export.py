@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import replacing_folder, write_json
+from cmb_models.files import atomic_directory, write_json
 from cmb_models.serving.deploy.checksums import seal
-from cmb_models.serving.deploy.desired import Wanted
+from cmb_models.serving.deploy.desired import DesiredState
 from cmb_models.serving.triton.repository import ROLES, write_configs, write_release
 
 DEPLOYMENT_FILE = "deployment.json"  # {alias: {"release": int, "manifest_sha256": str}}; for people, Triton reads folders alone
 
 
-def write_immutable(folder: Path, wanted: Wanted) -> dict[str, str]:
+def write_immutable(folder: Path, wanted: DesiredState) -> dict[str, str]:
     """Write a repository with every wanted release into a new folder; return what each alias is, in words.
 
     Raises InputError where the folder is there already, and for a release whose files could not be had.
@@ -37,7 +37,7 @@ def write_immutable(folder: Path, wanted: Wanted) -> dict[str, str]:
         )
     pins = {ensemble: release.pin for ensemble, release in wanted.releases.items()}
     told = {alias: pins[ensemble] for alias, ensemble in ROLES.items() if ensemble in pins}
-    with replacing_folder(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         for release in wanted.releases.values():
             write_release(temporary, release.bundle, release.pin.release)
         write_configs(temporary, pins)

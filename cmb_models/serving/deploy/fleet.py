@@ -16,8 +16,8 @@ from pathlib import Path
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 from cmb_models.release.bundle import NO_KEYS
-from cmb_models.serving.deploy.desired import Wanted, log_head, wanted_aliases, wanted_bundle
-from cmb_models.serving.deploy.observed import Actual, Admin
+from cmb_models.serving.deploy.desired import DesiredState, desired_bundle, desired_roles, log_head
+from cmb_models.serving.deploy.observed import Admin, ObservedState
 from cmb_models.serving.deploy.reconcile import Deployed, reconcile_server
 from cmb_models.serving.triton.repository import is_written, remove_versions, write_configs, write_release
 
@@ -42,7 +42,7 @@ def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), done:
     the faults comes at the end. Aliases that are moved meanwhile are followed.
     """
     for _ in range(MOST_ROUNDS):
-        wanted = wanted_aliases(workspace)
+        wanted = desired_roles(workspace)
         results = reconcile(wanted, targets, done)
         if log_head(workspace) == wanted.head:
             return results
@@ -66,11 +66,11 @@ def deploy_bundle(
     Raises InputError, with the old release still serving, for a bundle that is damaged, not signed as required, cannot be loaded or
     does not give its golden answer, and for a release number that is served already with another content.
     """
-    wanted = wanted_bundle(bundle_dir, release, trusted_keys)
+    wanted = desired_bundle(bundle_dir, release, trusted_keys)
     return reconcile(wanted, [Target(server_url, Path(repository))], done)[0]
 
 
-def reconcile(wanted: Wanted, targets: Sequence[Target], done: Done | None = None) -> list[Deployed]:
+def reconcile(wanted: DesiredState, targets: Sequence[Target], done: Done | None = None) -> list[Deployed]:
     """Make every server agree with `wanted`, those of one repository together; raises InputError at the end as `deploy_aliases`."""
     groups: dict[Path, list[str]] = {}
     for target in targets:
@@ -92,7 +92,7 @@ def reconcile(wanted: Wanted, targets: Sequence[Target], done: Done | None = Non
     return results
 
 
-def _group(wanted: Wanted, repository: Path, urls: Sequence[str], faults: dict[str, Exception | str]) -> Iterator[Deployed]:
+def _group(wanted: DesiredState, repository: Path, urls: Sequence[str], faults: dict[str, Exception | str]) -> Iterator[Deployed]:
     """Serve the servers of one repository in turn, then clear it of what none of them needs. Faults go into `faults`, by server."""
     try:
         for release in wanted.releases.values():
@@ -119,17 +119,17 @@ def _clear(repository: Path, urls: Sequence[str]) -> None:
 
     Where one cannot be asked, all stays as it is: it may need them, and the next deployment clears up.
     """
-    found: list[Actual] = []
+    found: list[ObservedState] = []
     for url in urls:
         try:
             with Admin(url) as admin:
-                found.append(admin.actual())
+                found.append(admin.observed())
         except InputError as error:
             logger.warning("files of older releases stay: %s", error)
             return
-    remove_versions(repository, set().union(*(actual.pinned for actual in found)))
+    remove_versions(repository, set().union(*(observed.pinned for observed in found)))
     pins = found[0].pins
-    if all(actual.pins == pins for actual in found) and all(is_written(repository, pin.release) for pin in pins.values()):
+    if all(observed.pins == pins for observed in found) and all(is_written(repository, pin.release) for pin in pins.values()):
         write_configs(repository, pins)
 
 

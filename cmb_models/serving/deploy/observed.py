@@ -21,7 +21,7 @@ DRAIN_S = 120.0  # how long requests may still run in a version that is going
 
 
 @dataclass(frozen=True)
-class Actual:
+class ObservedState:
     """What a server has ready. pins: what each ensemble runs; resident: models by release, ensembles left out."""
 
     pins: Mapping[str, Pin]
@@ -51,7 +51,7 @@ class Admin:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def actual(self) -> Actual:
+    def observed(self) -> ObservedState:
         """What the server has ready now. Raises InputError when it cannot be asked."""
         index = self._index()
         pins = {name: pin for name in ENSEMBLES if "READY" in index.get(name, {}).values() and (pin := self._pin(name))}
@@ -60,7 +60,7 @@ class Admin:
             for version, state in index.get(model, {}).items():
                 if state == "READY":
                     resident.setdefault(version, set()).add(model)
-        return Actual(pins, {version: frozenset(models) for version, models in resident.items()})
+        return ObservedState(pins, {version: frozenset(models) for version, models in resident.items()})
 
     def load(self, config: dict) -> None:
         """Load a model with the configuration given. Raises InputError when it cannot be; the server goes on with what it had."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cmb_models.client.contract import DETECTOR, STEPS
 from cmb_models.errors import InputError
-from cmb_models.serving.deploy.desired import Release, Wanted
+from cmb_models.serving.deploy.desired import DesiredState, Release
 from cmb_models.serving.deploy.golden import try_golden
-from cmb_models.serving.deploy.observed import Actual, Admin
+from cmb_models.serving.deploy.observed import Admin, ObservedState
 from cmb_models.serving.triton.repository import (
     ENSEMBLES,
     PREVIOUS,
@@ -72,16 +72,16 @@ class Deployed:
         return f"{self.server_url}: serves {self.pins[DETECTOR]} already{also}, nothing to do"
 
 
-def reconcile_server(admin: Admin, repository: Path, wanted: Wanted) -> Deployed:
+def reconcile_server(admin: Admin, repository: Path, wanted: DesiredState) -> Deployed:
     """Make one server agree with `wanted`, whose files are written. Raises InputError or RuntimeError when production cannot be
     switched, with what answered before still answering."""
-    actual = admin.actual()
-    _require_same_content(actual, wanted)
+    observed = admin.observed()
+    _require_same_content(observed, wanted)
     did: list[str] = []
     faults: dict[str, Exception] = {}
-    if PROBE in actual.pins:  # of a deployment that was killed
+    if PROBE in observed.pins:  # of a deployment that was killed
         admin.unload(PROBE)
-    replaced = actual.pins.get(DETECTOR)
+    replaced = observed.pins.get(DETECTOR)
     for ensemble, release in wanted.releases.items():
         try:
             keep = replaced if wanted.keeps_replaced and ensemble == DETECTOR else None
@@ -92,19 +92,19 @@ def reconcile_server(admin: Admin, repository: Path, wanted: Wanted) -> Deployed
                 raise
             faults[ALIASES[ensemble]] = error
     for ensemble in ROLES.values():
-        if ensemble not in wanted.releases and ensemble not in wanted.untouched and ensemble in actual.pins:
+        if ensemble not in wanted.releases and ensemble not in wanted.untouched and ensemble in observed.pins:
             admin.unload(ensemble)
-            did.append(f"{ALIASES[ensemble]} {actual.pins[ensemble].release} unloaded")
+            did.append(f"{ALIASES[ensemble]} {observed.pins[ensemble].release} unloaded")
     did += _settle(admin, repository)
     sound = {e: r for e, r in wanted.releases.items() if ALIASES[e] not in faults}
     did += _confirm(admin, repository, sound)
-    return Deployed(admin.url, {e: p for e, p in admin.actual().pins.items() if e != PROBE}, tuple(did), faults)
+    return Deployed(admin.url, {e: p for e, p in admin.observed().pins.items() if e != PROBE}, tuple(did), faults)
 
 
-def _require_same_content(actual: Actual, wanted: Wanted) -> None:
+def _require_same_content(observed: ObservedState, wanted: DesiredState) -> None:
     """Refuse a server that has a wanted release's number with another content: it belongs to another registry."""
     for release in wanted.releases.values():
-        for pin in actual.pins.values():
+        for pin in observed.pins.values():
             if pin.release == release.pin.release and pin.manifest_sha256 != release.pin.manifest_sha256:
                 got = f"manifest {release.pin.manifest_sha256[:12]} while the server has {pin.manifest_sha256[:12]}"
                 remedy = "use this server's own registry or another --state-dir"
@@ -113,15 +113,15 @@ def _require_same_content(actual: Actual, wanted: Wanted) -> None:
 
 def _bring(admin: Admin, repository: Path, ensemble: str, release: Release, replaced: Pin | None) -> list[str]:
     """Have an ensemble run a release, after its golden scan; what was done, in words. replaced: what is to be the previous one."""
-    actual, number = admin.actual(), release.pin.release
+    observed, number = admin.observed(), release.pin.release
     uses_phase = release.bundle.config.preprocess.phase
-    resident = actual.has(number, _models(uses_phase))
-    before = actual.pins.get(ensemble)
+    resident = observed.has(number, _models(uses_phase))
+    before = observed.pins.get(ensemble)
     if before == release.pin and resident:
         return []
-    tried = resident and release.pin in actual.pins.values()
+    tried = resident and release.pin in observed.pins.values()
     if not tried:
-        _load_steps(admin, repository, {*(r for r in actual.pinned if is_written(repository, r)), number})
+        _load_steps(admin, repository, {*(r for r in observed.pinned if is_written(repository, r)), number})
     if not tried or ensemble == DETECTOR:
         _try_out(admin, repository, release)
     kept = []
@@ -182,19 +182,19 @@ def revive(admin: Admin, repository: Path, steps: Iterable[tuple[str, int]]) -> 
     """Start steps (model and release) anew, in whatever state they are; the others run on, and no ensemble is unloaded."""
     for model, release in steps:
         touch_step(repository, model, release)
-    _load_steps(admin, repository, {release for release in admin.actual().pinned if is_written(repository, release)})
+    _load_steps(admin, repository, {release for release in admin.observed().pinned if is_written(repository, release)})
 
 
 def _settle(admin: Admin, repository: Path) -> list[str]:
     """Let go of every version that no ensemble runs, once its last request is answered; what was done, in words."""
-    actual = admin.actual()
-    stray = sorted(set(actual.resident) - actual.pinned)
+    observed = admin.observed()
+    stray = sorted(set(observed.resident) - observed.pinned)
     if not stray:
         return []
-    if actual.pinned and not all(is_written(repository, release) for release in actual.pinned):
+    if observed.pinned and not all(is_written(repository, release) for release in observed.pinned):
         return []  # what runs has lost its files: it goes on as it is
-    if actual.pinned:
-        _load_steps(admin, repository, actual.pinned)
+    if observed.pinned:
+        _load_steps(admin, repository, observed.pinned)
     else:
         for model in (*ENSEMBLES, *MODELS):
             admin.unload(model)
@@ -205,10 +205,10 @@ def _settle(admin: Admin, repository: Path) -> list[str]:
 def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) -> list[str]:
     """Ask the server what it runs and for each golden answer. Steps that have died are started anew; what was done, in words."""
     did = []
-    actual = admin.actual()
+    observed = admin.observed()
     for ensemble, release in releases.items():
-        if actual.pins.get(ensemble) != release.pin:
-            got = str(actual.pins.get(ensemble) or "none")
+        if observed.pins.get(ensemble) != release.pin:
+            got = str(observed.pins.get(ensemble) or "none")
             raise InputError(
                 "server-refused-release",
                 admin.url,

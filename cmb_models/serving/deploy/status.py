@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.serving.deploy.observed import Actual, Admin
+from cmb_models.serving.deploy.observed import Admin, ObservedState
 from cmb_models.serving.triton.repository import ROLES
 
 COLUMNS = ("", *ROLES, "loaded", "agrees")
@@ -77,12 +77,12 @@ def status_of(urls: Sequence[str], workspace: Path = Path(".")) -> Status:
 def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
     """What each alias names by the audit log, and how MLflow's own aliases differ, in words. Reads no files of releases."""
     from cmb_models.registry.history.audit import moved_outside
-    from cmb_models.registry.history.state import standing
+    from cmb_models.registry.history.state import registry_state
     from cmb_models.registry.mlflow.connection import Unreachable
     from cmb_models.registry.mlflow.store import open_registry, require_not_behind
 
     with open_registry(workspace) as registry:
-        logged = standing(registry.workspace)
+        logged = registry_state(registry.workspace)
         wanted = {alias: Named(n, logged.manifests.get(n, "")) for alias, n in logged.aliases.items() if alias in ROLES}
         try:
             require_not_behind(logged, registry.head())
@@ -95,22 +95,22 @@ def server_status(url: str, wanted: Mapping[str, Named]) -> ServerStatus:
     """What one server runs, compared with what is wanted."""
     try:
         with Admin(url) as admin:
-            actual = admin.actual()
+            observed = admin.observed()
     except InputError as error:
         return ServerStatus(url, {}, (), (), str(error))
     aliases = {
-        alias: Named(pin.release, pin.manifest_sha256) for alias, e in ROLES.items() if (pin := actual.pins.get(e)) is not None
+        alias: Named(pin.release, pin.manifest_sha256) for alias, e in ROLES.items() if (pin := observed.pins.get(e)) is not None
     }
-    return ServerStatus(url, aliases, tuple(sorted(actual.resident)), tuple(_differences(wanted, aliases, actual)))
+    return ServerStatus(url, aliases, tuple(sorted(observed.resident)), tuple(_differences(wanted, aliases, observed)))
 
 
-def _differences(wanted: Mapping[str, Named], aliases: Mapping[str, Named], actual: Actual) -> list[str]:
+def _differences(wanted: Mapping[str, Named], aliases: Mapping[str, Named], observed: ObservedState) -> list[str]:
     found = [
         f"{alias} is {aliases.get(alias, 'none')}, expected {wanted.get(alias, 'none')}"
         for alias in ROLES
         if wanted.get(alias) != aliases.get(alias)
     ]
-    stray = sorted(set(actual.resident) - {named.release for named in wanted.values()})
+    stray = sorted(set(observed.resident) - {named.release for named in wanted.values()})
     return found + [f"release {n} is still loaded" for n in stray]
 
 

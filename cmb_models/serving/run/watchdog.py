@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.serving.deploy.desired import Wanted
+from cmb_models.serving.deploy.desired import DesiredState
 from cmb_models.serving.deploy.fleet import Target, locked, reconcile
-from cmb_models.serving.deploy.observed import Actual, Admin
+from cmb_models.serving.deploy.observed import Admin, ObservedState
 from cmb_models.serving.deploy.reconcile import revive
 from cmb_models.serving.run.triton_process import Server
 
@@ -31,12 +31,12 @@ STUB = "triton_python_backend_stub"
 Step = tuple[str, int]  # a model and its version
 
 
-class Keeper:
+class Watchdog:
     """Watches one server. wanted: what it is to serve, asked for at every restart; None: its repository is read-only, and it loads
     all of that by itself. say: told each event in a sentence."""
 
     def __init__(
-        self, server: Server, repository: Path, wanted: Callable[[], Wanted | None] | None, say: Callable[[str], None]
+        self, server: Server, repository: Path, wanted: Callable[[], DesiredState | None] | None, say: Callable[[str], None]
     ) -> None:
         self._server, self._target, self._wanted, self._say = server, Target(server.address, repository), wanted, say
         self.pid = server.pid
@@ -60,7 +60,7 @@ class Keeper:
     def _look(self) -> None:
         try:
             with Admin(self._target.url) as admin:
-                actual = admin.actual()
+                observed = admin.observed()
         except InputError:
             if time.monotonic() - self._heard > SILENT_S:
                 self._end(f"the server has not answered for {SILENT_S:g} s and is ended")
@@ -69,7 +69,7 @@ class Keeper:
         if self._due is not None and self._heard >= self._due:
             self._deploy()
         else:
-            self._revive(actual)
+            self._revive(observed)
 
     def _deploy(self) -> None:
         """Serve again what was served. What cannot be served now is tried again later."""
@@ -83,9 +83,9 @@ class Keeper:
             self._say(f"not all is deployed, tried again in {self._retry_s:g} s: {error}")
             self._due, self._retry_s = time.monotonic() + self._retry_s, min(2 * self._retry_s, MOST_RETRY_S)
 
-    def _revive(self, actual: Actual) -> None:
+    def _revive(self, observed: ObservedState) -> None:
         """Start the steps anew that are dead at a second look: at the first, a deployment may just be loading or unloading them."""
-        dead = dead_steps(actual, living_steps(self.pid))
+        dead = dead_steps(observed, living_steps(self.pid))
         if again := dead & self._dead:
             names = ", ".join(f"{model} of release {version}" for model, version in sorted(again))
             if self._wanted is None:
@@ -110,9 +110,9 @@ class Keeper:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def dead_steps(actual: Actual, living: set[Step]) -> set[Step]:
+def dead_steps(observed: ObservedState, living: set[Step]) -> set[Step]:
     """Steps that the server calls ready and that have no process."""
-    return {(model, version) for version, models in actual.resident.items() for model in models} - living
+    return {(model, version) for version, models in observed.resident.items() for model in models} - living
 
 
 def living_steps(pid: int) -> set[Step]:

@@ -31,7 +31,7 @@ from cmb_models.client.contract import (
 )
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.config.params import PipelineConfig
-from cmb_models.files import read_json, replacing_folder, write_text
+from cmb_models.files import atomic_directory, read_json, write_text
 from cmb_models.io.nifti import read_volume
 from cmb_models.release.bundle import CNN_FILE, GOLDEN_SCAN, PIPELINE_FILE, UNET_FILE, Bundle
 from cmb_models.serving.triton.files import serving_files
@@ -192,7 +192,7 @@ def write_release(repository: Path, bundle: Bundle, release: int) -> None:
     for step, folder in folders.items():
         content = _content(step, bundle, release)
         if not _holds(folder, content):
-            with replacing_folder(folder) as temporary:
+            with atomic_directory(folder) as temporary:
                 for name, data in content.items():
                     (temporary / name).write_bytes(data)
 
@@ -201,7 +201,7 @@ def write_ensemble(repository: Path, name: str, release: int) -> None:
     """Write an ensemble's version folder. With a file in it: object stores keep no empty folder."""
     folder = repository / name / str(release)
     if not (folder / RELEASE_FILE).is_file():
-        with replacing_folder(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             write_text(temporary / RELEASE_FILE, json.dumps({"release": release}))
 
 

@@ -19,7 +19,7 @@ from cmb_models.serving.triton.step import RELEASE_FILE, version_folder
 LOG_VARIABLE = "CMB_REQUEST_LOG"  # the file to write to; no request log without
 
 
-class Teller:
+class RequestReporter:
     """One step's voice. A request is told once: by the last step that had a part in it."""
 
     def __init__(self, args: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Where the brain is in a scan, as far as planting lesions needs it: no atlas, no mask from elsewhere, one pass over the image.
+"""Where the brain is in a scan, as far as insertion lesions needs it: no atlas, no mask from elsewhere, one pass over the image.
 
 Scalp, eyes, marrow and the base of the skull are bright too and hold no microbleeds. The skull lies between them and the brain,
 dark and wider than what bridges it: eroded, the brain is the largest piece that is left (as in the morphological skull strippers
@@ -24,14 +24,16 @@ LARGE = 0.01  # of the largest such region: smaller ones are vessels; a skull th
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 NEAR_MM = 3.0  # a microbleed this near to the outside touches it, or nearly
 NEAR_SHARE = 0.3  # of the places: an eighth of the brain, where microbleeds are hardest to tell and a site marks the fewest
-NEAR_REPEATS = 20  # of a place near the outside at most: where the only dark thing is a few voxels, plants would crowd there
+NEAR_REPEATS = (
+    20  # of a place near the outside at most: where the only dark thing is a few voxels, synthetic lesions would crowd there
+)
 MOST = 20_000  # places of one scan; more would only make each patch look through more
 BRAIN, NEAR, BY_DARK = 1, 2, 4  # bits of a voxel
 
 
 @dataclass(frozen=True)
 class Places:
-    """Voxels of a scan where lesions may be planted, by their first index; some may come several times.
+    """Voxels of a scan where lesions may be inserted, by their first index; some may come several times.
 
     voxel: (N, 3) int64. by_dark: (N,) bool, whether something dark is touched or near.
     """
@@ -48,7 +50,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Brain:
+class BrainMask:
     """What is known of every STEPth voxel of a scan.
 
     bits: (I, J, K) uint8, the sum of BRAIN, where it belongs to the brain, NEAR, where that lies within NEAR_MM of the dark
@@ -88,7 +90,7 @@ class Brain:
         return Places(coarse * STEP, (self.bits[tuple(coarse.T)] & BY_DARK) > 0)
 
 
-def find_brain(image: np.ndarray, spacing_mm: Spacing, air: float) -> Brain:
+def find_brain_mask(image: np.ndarray, spacing_mm: Spacing, air: float) -> BrainMask:
     """The brain in a normalised image (I, J, K), the head's median at 0 and air at `air` (below 0).
 
     Where the scan ends the head goes on: a cut through it is no surface. Of an image without a brain nothing is.
@@ -102,7 +104,7 @@ def find_brain(image: np.ndarray, spacing_mm: Spacing, air: float) -> Brain:
     near = mask & ndimage.binary_dilation(_large(dark, LARGE), _ball(NEAR_MM, step_mm))
     box = [2 * int(BESIDE_MM[1] / s) + 1 for s in spacing_mm]
     by_dark = ndimage.minimum_filter(image, box)[every] < coarse - DARKER
-    return Brain(sum(np.uint8(bit) * known for bit, known in ((BRAIN, mask), (NEAR, near), (BY_DARK, by_dark))))
+    return BrainMask(sum(np.uint8(bit) * known for bit, known in ((BRAIN, mask), (NEAR, near), (BY_DARK, by_dark))))
 
 
 def depth_mm(image: np.ndarray, spacing_mm: Spacing, air: float) -> np.ndarray:

@@ -10,10 +10,10 @@ import numpy as np
 from cmb_models.dataset.leakage import keep_apart
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, replacing, write_json
+from cmb_models.files import atomic_write, read_json, write_json
 from cmb_models.io.annotations import Annotation
-from cmb_models.training.data.brain_mask import Brain, find_brain
-from cmb_models.training.synthesis.insertion import PLANTS_FILES, Plants, read_plants
+from cmb_models.training.data.brain_mask import BrainMask, find_brain_mask
+from cmb_models.training.synthesis.insertion import LESION_BANK_FILES, LesionBank, read_lesion_bank
 
 PHASE_ENDING = ".phase.npy"
 BRAIN_ENDING = ".brain.npy"
@@ -23,9 +23,9 @@ BRAIN_ENDING = ".brain.npy"
 class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
-    sha256: of the stored scan's file, which says what was trained on whatever it is called. plants: lesions simulated for its
-    voxel size; None where none are planted. phase_sha256: of the phase image's file, "" where phase is not used. brain: where they
-    may be planted; None in one made by hand, where samplers look for it themselves.
+    sha256: of the stored scan's file, which says what was trained on whatever it is called. lesion_bank: lesions simulated for its
+    voxel size; None where none are inserted. phase_sha256: of the phase image's file, "" where phase is not used. brain: where they
+    may be inserted; None in one made by hand, where samplers look for it themselves.
     """
 
     key: str
@@ -34,27 +34,27 @@ class Example:
     annotations: tuple[Annotation, ...]
     source_affine: np.ndarray
     sha256: str
-    plants: Plants | None = None
+    lesion_bank: LesionBank | None = None
     phase_sha256: str = ""
-    brain: Brain | None = None
+    brain: BrainMask | None = None
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
         return np.array([a.centre_mm for a in self.annotations if a.label == label]).reshape(-1, 3)
 
 
-def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
+def save_example(folder: Path, example: Example, lesion_bank_file: str = "") -> None:
     """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, <key>.brain.npy and <key>.json
     (all else); the JSON last, it marks a whole set. The brain is looked for here: every training asks where it is.
 
-    plants_file: name of the file beside them (write_plants) with the plants for this scan; empty for none.
+    lesion_bank_file: name of the file beside them (write_lesion_bank) with the synthetic lesions for this scan; empty for none.
     """
     prepared = example.prepared
-    brain = find_brain(prepared.image, prepared.spacing_mm, prepared.air)
+    brain = find_brain_mask(prepared.image, prepared.spacing_mm, prepared.air)
     arrays = {".npy": prepared.image, PHASE_ENDING: prepared.phase, BRAIN_ENDING: brain.bits}
     for ending, array in arrays.items():
         if array is not None:
-            with replacing(folder / f"{example.key}{ending}") as temporary:
+            with atomic_write(folder / f"{example.key}{ending}") as temporary:
                 np.save(temporary, array)
     about = {
         "subject": example.subject,
@@ -63,7 +63,7 @@ def save_example(folder: Path, example: Example, plants_file: str = "") -> None:
         "shape": list(prepared.shape),
         "source_affine": example.source_affine.tolist(),
         "annotations": [vars(a) for a in example.annotations],
-        "plants": plants_file,
+        "lesion_bank": lesion_bank_file,
     }
     write_json(folder / f"{example.key}.json", about | ({"phase_sha256": example.phase_sha256} if example.phase_sha256 else {}))
 
@@ -74,7 +74,7 @@ def load_examples(folder: Path) -> list[Example]:
     [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones. Raises InputError for a scan
     that an earlier version prepared.
     """
-    found, plants = [], {"": None} | {p.name: read_plants(p) for p in Path(folder).glob(PLANTS_FILES)}
+    found, lesion_bank = [], {"": None} | {p.name: read_lesion_bank(p) for p in Path(folder).glob(LESION_BANK_FILES)}
     for file in sorted(Path(folder).glob("*.json")):
         about = read_json(file)
         if not file.with_suffix(BRAIN_ENDING).is_file():
@@ -89,9 +89,9 @@ def load_examples(folder: Path) -> list[Example]:
         phase = np.load(file.with_suffix(PHASE_ENDING), mmap_mode="r") if "phase_sha256" in about else None
         prepared = Prepared(image, np.array(about["affine"]), tuple(about["shape"]), phase)
         marked = tuple(Annotation(**a) for a in about["annotations"])
-        source, planted = np.array(about["source_affine"]), plants[about["plants"]]
+        source, inserted = np.array(about["source_affine"]), lesion_bank[about["lesion_bank"]]
         sha256, phase_sha256 = about["sha256"], about.get("phase_sha256", "")
-        more = (sha256, planted, phase_sha256, Brain(bits))
+        more = (sha256, inserted, phase_sha256, BrainMask(bits))
         found.append(Example(file.stem, about["subject"], prepared, marked, source, *more))
     return found
 

@@ -20,7 +20,7 @@ MOST_SCANS = 20  # looked at each time; a hundred scans' would take longer than 
 NEAR_MM = 5.0  # to a marked microbleed, or one that may be: half the largest by definition
 
 
-def look_alikes(model: nn.Module, examples: Sequence[Example], rng: np.random.Generator) -> np.ndarray:
+def mine_hard_negatives(model: nn.Module, examples: Sequence[Example], rng: np.random.Generator) -> np.ndarray:
     """What the model finds in up to MOST_SCANS examples, drawn by `rng`, away from all that is marked as cmb or possible.
 
     (N, 4) int64: number of the example and voxel (i, j, k). The model is left in training mode.

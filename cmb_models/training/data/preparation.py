@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config.params import Planting, Preprocess
+from cmb_models.config.params import LesionBankSettings, Preprocess
 from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase
 from cmb_models.dataset.leakage import check_split
 from cmb_models.detect.preprocess import prepare
@@ -15,7 +15,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
 from cmb_models.training.data.examples import PHASE_ENDING, Example, save_example
-from cmb_models.training.synthesis.lesion_bank import plants_name, write_plants
+from cmb_models.training.synthesis.lesion_bank import lesion_bank_name, write_lesion_bank
 
 Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
 
@@ -25,11 +25,11 @@ def prepare_training(
     index: list[dict],
     split: dict,
     settings: Preprocess,
-    planting: Planting,
+    lesion_bank: LesionBankSettings,
     folder: Path,
     track: Track = lambda items, _: items,
 ) -> None:
-    """Write the examples of all scans whose subject is in a fold, and the plants for their voxel sizes.
+    """Write the examples of all scans whose subject is in a fold, and the synthetic lesions for their voxel sizes.
 
     index: entries of data/index.json; track: a progress bar.
 
@@ -45,14 +45,14 @@ def prepare_training(
     sizes = set()
     for scan in track(scans, "preprocess scans"):
         example, native_mm = _prepared(scan, settings, known[scan.key])
-        save_example(folder, example, plants_name(native_mm) if planting.plants else "")
+        save_example(folder, example, lesion_bank_name(native_mm) if lesion_bank.lesions else "")
         sizes.add(native_mm)
-    write_plants(folder, sizes, settings, planting, lambda boxes: track(boxes, "simulate lesions to plant"))
+    write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate lesions to plant"))
     _check_alone(scans[0], settings, known[scans[0].key], folder)
 
 
 def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Example, tuple[float, float, float]]:
-    """A scan's example, without plants, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
+    """A scan's example, without synthetic lesions, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
     files, phase = {scan.path: entry["sha256"]}, None
     if settings.phase:
         phase = read_phase(scan.path)

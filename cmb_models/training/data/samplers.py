@@ -14,22 +14,22 @@ from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.networks.cnn import KINDS
-from cmb_models.training.data.brain_mask import STEP, Brain, find_brain
+from cmb_models.training.data.brain_mask import STEP, BrainMask, find_brain_mask
 from cmb_models.training.data.examples import Example
 from cmb_models.training.data.intensity import flip_and_turn, vary_intensity, vary_phase
 from cmb_models.training.data.spatial import draw_matrix, extent, to_scan, warped_channels
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.training.synthesis.insertion import BESIDE, BESIDE_MM, Plants, choose_places, plant
+from cmb_models.training.synthesis.insertion import BESIDE, BESIDE_MM, LesionBank, choose_places, insert_lesion
 from cmb_models.volume import index_from_world, world_from_index
 
-APART_MM = 8.0  # between a planted lesion and any other: each must keep a maximum of its own
+APART_MM = 8.0  # between a inserted lesion and any other: each must keep a maximum of its own
 BESIDE_TRIES = 5  # for a place beside a candidate: many candidates lie at the skull
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
-def _brain_of(example: Example, air: float) -> Brain:
-    """Where lesions may be planted in a scan: as its preparation found it, or, for one made by hand, found now."""
-    return example.brain or find_brain(example.prepared.image, example.prepared.spacing_mm, air)
+def _brain_of(example: Example, air: float) -> BrainMask:
+    """Where lesions may be inserted in a scan: as its preparation found it, or, for one made by hand, found now."""
+    return example.brain or find_brain_mask(example.prepared.image, example.prepared.spacing_mm, air)
 
 
 class UnetSampler:
@@ -40,8 +40,8 @@ class UnetSampler:
         self.examples = list(examples)
         self._fill = [e.prepared.air for e in self.examples]  # once: it reads the whole image
         self._places = [_brain_of(e, air).places() for e, air in zip(self.examples, self._fill, strict=True)]
-        planted = settings.planted_per_patch + settings.planted_mimics_per_patch
-        self._plants = [_plants_of(e) if planted else None for e in self.examples]
+        inserted = settings.inserted_per_patch + settings.inserted_mimics_per_patch
+        self._lesion_banks = [_lesion_bank_of(e) if inserted else None for e in self.examples]
         self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of mining.py's last look-alikes: replaced, never changed
         self._marked = [
             {label: index_from_world(e.centres_mm(label), e.prepared.affine) for label in ("cmb", "possible")}
@@ -81,7 +81,7 @@ class UnetSampler:
             n, lesion = self._lesions[rng.integers(len(self._lesions))]
             # Anywhere in the patch, but a sixth off its border: a lesion at the very edge shows half of itself.
             start = lesion - rng.integers(size // 6, size - size // 6)
-        elif len(self.hard) and rng.random() < self.settings.hard_fraction:
+        elif len(self.hard) and rng.random() < self.settings.hard_negative_fraction:
             n, *look_alike = self.hard[rng.integers(len(self.hard))]
             start = look_alike - rng.integers(size // 6, size - size // 6)
         else:
@@ -94,9 +94,9 @@ class UnetSampler:
         (image,), window = cut(prepared, start + size // 2, s.patch_vox, self._fill[n], s.warped_fraction, rng)
         from_scan = np.linalg.inv(window)
         cmbs, possible = (world_from_index(self._marked[n][label], from_scan) for label in ("cmb", "possible"))
-        image, planted = self._plant(image, n, from_scan, cmbs, rng)
+        image, inserted = self._plant(image, n, from_scan, cmbs, rng)
         grid = np.diag([*spacing, 1.0])  # of the patch as the network sees it, whatever it was scaled by
-        target = centre_heatmap(image.shape, grid, np.concatenate([cmbs, planted]) * spacing, self.settings.sigma_mm)
+        target = centre_heatmap(image.shape, grid, np.concatenate([cmbs, inserted]) * spacing, self.settings.sigma_mm)
         possible = centre_heatmap(image.shape, grid, possible * spacing, IGNORE_MM / 2)
         weight = np.where((possible > np.exp(-2)) & (target == 0), 0, 1).astype(np.float32)
         image, target, weight = flip_and_turn([image, target, weight], rng)
@@ -110,28 +110,28 @@ class UnetSampler:
     def _plant(
         self, image: np.ndarray, n: int, from_scan: np.ndarray, cmbs: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A patch of scan `n` with lesions planted, and the planted CMBs' centres (P, 3).
+        """A patch of scan `n` with lesions inserted, and the inserted CMBs' centres (P, 3).
 
         cmbs: (N, 3), the marked ones' centres. All in the patch's voxels; from_scan: (4, 4), indices of the scan to the patch's.
         """
-        s, plants = self.settings, self._plants[n]
-        kinds = np.repeat([True, False], rng.poisson((s.planted_per_patch, s.planted_mimics_per_patch)))
-        if plants is None or not len(kinds):
+        s, lesion_bank = self.settings, self._lesion_banks[n]
+        kinds = np.repeat([True, False], rng.poisson((s.inserted_per_patch, s.inserted_mimics_per_patch)))
+        if lesion_bank is None or not len(kinds):
             return image, np.zeros((0, 3))
-        spacing, taken, planted = self.examples[n].prepared.spacing_mm, cmbs, [np.zeros((0, 3))]
+        spacing, taken, inserted = self.examples[n].prepared.spacing_mm, cmbs, [np.zeros((0, 3))]
         places, by_dark = self._places_in(n, from_scan, image.shape)
         places = places[choose_places(by_dark, len(kinds), rng)]
         for place, cmb in zip(places, kinds[: len(places)], strict=True):
             place = place + rng.uniform(-0.5, 0.5, 3) * STEP
             if len(taken) and np.linalg.norm((taken - place) * spacing, axis=1).min() < APART_MM:
                 continue
-            with_plant, centre, _ = plant(image, spacing, place, plants, bool(cmb), self._fill[n], rng)
+            with_plant, centre, _ = insert_lesion(image, spacing, place, lesion_bank, bool(cmb), self._fill[n], rng)
             if np.any(np.rint(centre) < 0) or np.any(np.rint(centre) >= image.shape):
                 continue  # its maximum would lie outside
             image = with_plant
-            planted += [centre[None]] if cmb else []
+            inserted += [centre[None]] if cmb else []
             taken = np.concatenate([taken, centre[None]])
-        return image, np.concatenate(planted)
+        return image, np.concatenate(inserted)
 
     def _places_in(self, n: int, from_scan: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Places (N, 3) of scan `n` that lie in a patch of this shape, in its voxels, and which are near something dark, (N,)."""
@@ -151,11 +151,11 @@ def cut(
     return cut_channels(prepared, middle[None], size, air)[0], to_scan(np.eye(3), middle, size)
 
 
-def _plants_of(example: Example) -> Plants:
-    if example.plants is None or (example.prepared.phase is not None and example.plants.phase is None):
-        remedy = "remove data/prepared and run `dvc repro`, or set all planted_ settings to 0"
+def _lesion_bank_of(example: Example) -> LesionBank:
+    if example.lesion_bank is None or (example.prepared.phase is not None and example.lesion_bank.phase is None):
+        remedy = "remove data/prepared and run `dvc repro`, or set all inserted_ settings to 0"
         raise InputError("prepared-missing", f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
-    return example.plants
+    return example.lesion_bank
 
 
 CMB, UNKNOWN = 0, -1
@@ -227,8 +227,8 @@ class CnnSampler:
         self._fill = [group.prepared.air for group in self._sets]
         self._brains = [_brain_of(g.example, air) for g, air in zip(self._sets, self._fill, strict=True)]
         self._inside = [brain.places().voxel for brain in self._brains]
-        planted = settings.planted_fraction + settings.planted_mimic_fraction
-        self._plants = [_plants_of(group.example) if planted else None for group in self._sets]
+        inserted = settings.inserted_fraction + settings.inserted_mimic_fraction
+        self._lesion_banks = [_lesion_bank_of(group.example) if inserted else None for group in self._sets]
         places = [(s, n) for s, group in enumerate(self._sets) for n in range(len(group.index_vox))]
         self._positive = [p for p in places if self._sets[p[0]].positive[p[1]]]
         self._negative = [p for p in places if not self._sets[p[0]].positive[p[1]]]
@@ -238,7 +238,7 @@ class CnnSampler:
                 "stage-2 training candidates",
                 "both microbleeds and mimics",
                 f"{len(self._positive)} and {len(self._negative)}",
-                "train stage 1 longer, lower mine_candidates.candidates.floor or use fewer folds",
+                "train stage 1 longer, lower detect_candidates.candidates.floor or use fewer folds",
             )
 
     def batch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +259,7 @@ class CnnSampler:
         """Nothing to restore."""
 
     def _patch(self, positive: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        if rng.random() < (self.settings.planted_fraction if positive else self.settings.planted_mimic_fraction):
+        if rng.random() < (self.settings.inserted_fraction if positive else self.settings.inserted_mimic_fraction):
             s = rng.integers(len(self._sets))
             if len(self._inside[s]):
                 return self._planted(s, positive, rng)
@@ -274,13 +274,15 @@ class CnnSampler:
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._place(s, rng), rng)
         middle = np.asarray(patch.shape[1:]) // 2 + rng.integers(-jitter, jitter + 1)
-        patch, _, label = plant(patch, self._sets[s].prepared.spacing_mm, middle, self._plants[s], cmb, self._fill[s], rng)
+        patch, _, label = insert_lesion(
+            patch, self._sets[s].prepared.spacing_mm, middle, self._lesion_banks[s], cmb, self._fill[s], rng
+        )
         return self._vary(patch, rng), kind_of(label)
 
     def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:
         """A voxel (3,) of scan `s`'s brain: beside a candidate that is no microbleed, as real ones often are, or anywhere.
 
-        Were all plants somewhere in plain tissue, stage 2 would learn that microbleeds have no veins about them.
+        Were all synthetic lesions somewhere in plain tissue, stage 2 would learn that microbleeds have no veins about them.
         """
         group = self._sets[s]
         mimics = group.index_vox[~group.positive]

@@ -1,6 +1,6 @@
-"""Lesions planted into a site's own scans: few scans hold few lesions, and a network needs to see many.
+"""Lesions inserted into a site's own scans: few scans hold few lesions, and a network needs to see many.
 
-Where they go, and how one is put in. What they look like comes from the phantom's physics (plants.py).
+Where they go, and how one is put in. What they look like comes from the phantom's physics (lesion_bank.py).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-PLANTS_FILES = "plants_*.npz"  # beside the prepared scans, one a voxel size
+LESION_BANK_FILES = "lesions_*.npz"  # beside the prepared scans, one a voxel size
 FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
 SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
-BESIDE = 0.5  # share of plants that go beside something dark: half of real ones lie at the cortex or by a vein
+BESIDE = 0.5  # share of synthetic lesions that go beside something dark: half of real ones lie at the cortex or by a vein
 BESIDE_MM = (2.0, 6.0)  # from there: touching or near
 DARKER = 0.4  # by this share of the head's 5-95 percentile range: vessels, fluid, bone
 
 
 @dataclass(frozen=True)
-class Plants:
+class LesionBank:
     """N simulated lesions on the working grid.
 
     share: (N, I, J, K) float32, odd extents, what each voxel keeps of its signal, 1 at the border. off_vox: (N, 3), the lesion's
@@ -39,10 +39,10 @@ class Plants:
         return np.flatnonzero((self.label == "cmb") == cmbs)
 
 
-def read_plants(path: Path) -> Plants:
-    """Plants of one file of `write_plants` (plants.py)."""
+def read_lesion_bank(path: Path) -> LesionBank:
+    """Plants of one file of `write_lesion_bank` (lesion_bank.py)."""
     with np.load(path) as arrays:
-        return Plants(**arrays)
+        return LesionBank(**arrays)
 
 
 def choose_places(by_dark: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -56,11 +56,11 @@ def choose_places(by_dark: np.ndarray, count: int, rng: np.random.Generator) -> 
     return rng.choice(len(by_dark), min(count, len(by_dark)), replace=False, p=share / share.sum())
 
 
-def plant(
+def insert_lesion(
     image: np.ndarray,
     spacing_mm: tuple[float, float, float],
     at_vox: np.ndarray,
-    plants: Plants,
+    lesion_bank: LesionBank,
     cmb: bool,
     air: float,
     rng: np.random.Generator,
@@ -72,11 +72,11 @@ def plant(
     which leaves its physics true (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the
     signal of nothing.
     """
-    rows = plants.of(cmb)
+    rows = lesion_bank.of(cmb)
     n = rows[rng.integers(len(rows))]
     image = np.array(image, dtype=np.float32)
     swi, *phases = image.reshape(-1, *image.shape[-3:])  # views: what is written to them is written to the image
-    window, off = np.stack([1 - plants.share[n], *(plants.phase[n] for _ in phases)]), plants.off_vox[n]
+    window, off = np.stack([1 - lesion_bank.share[n], *(lesion_bank.phase[n] for _ in phases)]), lesion_bank.off_vox[n]
     flips = rng.random(3) < 0.5
     window, off = np.flip(window, np.flatnonzero(flips) + 1), np.where(flips, -off, off)
     if rng.random() < 0.5 and window.shape[1] == window.shape[2]:
@@ -92,7 +92,7 @@ def plant(
         swi[here] = air + (swi[here] - air) * (1 - taken)
         for phase, change in zip(phases, changes, strict=True):
             phase[here] = wrapped(phase[here] + change)
-    return image, middle + off, str(plants.label[n])
+    return image, middle + off, str(lesion_bank.label[n])
 
 
 def wrapped(phase: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config.params import Planting, Preprocess
+from cmb_models.config.params import LesionBankSettings, Preprocess
 from cmb_models.detect.preprocess import resample, resample_vectors
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.machine import worker_count
 from cmb_models.phantom.config import SPACING_MM, PhantomConfig
 from cmb_models.phantom.isolated_lesion import uniform_images
@@ -24,11 +24,11 @@ from cmb_models.phantom.lesions.cmbs import CHI_PPM
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
 from cmb_models.phantom.scanner.slab import make_slab
-from cmb_models.training.synthesis.insertion import Plants
+from cmb_models.training.synthesis.insertion import LesionBank
 from cmb_models.volume import Volume, index_from_world
 
 Size = tuple[float, float, float]
-SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the plants: microbleeds vary most
+SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the synthetic lesions: microbleeds vary most
 PPM = {"cmb": CHI_PPM, "mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
 CMB_MM = (1.6, 8.0)  # as seen; log-uniform, not as rare as large ones are (95 % below 4.8 mm, FACTS 3), or none is learned
 MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they are taken for microbleeds
@@ -40,12 +40,12 @@ BOX_MM, PITCH_MM, JITTER_MM = 80.0, 24.0, 2.0  # 27 lesions a box, each at a pla
 HALF_MM = 11.0  # of the window that is kept: the phase of the largest has faded there
 FADE_VOX = 2  # at the window's border
 BOX_GB = 0.5  # of a process that simulates a box of voxels of .4 mm
-SIZE_STEP_MM = 0.05  # voxel sizes that differ by less share their plants
+SIZE_STEP_MM = 0.05  # voxel sizes that differ by less share their synthetic lesions
 
 
-def plants_name(native_mm: Size) -> str:
-    """File name of the plants for scans with these voxels (RAS order)."""
-    return "plants_" + "x".join(f"{s:.2f}" for s in _rounded(native_mm)) + ".npz"
+def lesion_bank_name(native_mm: Size) -> str:
+    """File name of the synthetic lesions for scans with these voxels (RAS order)."""
+    return "lesions_" + "x".join(f"{s:.2f}" for s in _rounded(native_mm)) + ".npz"
 
 
 def _rounded(native_mm: Size) -> Size:
@@ -53,32 +53,36 @@ def _rounded(native_mm: Size) -> Size:
     return i, j, k
 
 
-def write_plants(
-    folder: Path, sizes: Iterable[Size], preprocess: Preprocess, settings: Planting, track: Callable[[list], Iterable] = iter
+def write_lesion_bank(
+    folder: Path,
+    sizes: Iterable[Size],
+    preprocess: Preprocess,
+    settings: LesionBankSettings,
+    track: Callable[[list], Iterable] = iter,
 ) -> None:
-    """Simulate `settings.plants` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
+    """Simulate `settings.lesions` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
 
-    track: a progress bar over the boxes of 27. Nothing is written for no sizes or no plants. The same settings give the same bytes
+    track: a progress bar over the boxes of 27. Nothing is written for no sizes or no lesions. The same settings give the same bytes
     on processors of one kind, whatever the number of processes; with preprocess.phase each plant's phase stands beside it, and the
     rest stays as it is.
     """
     different = sorted({_rounded(s) for s in sizes})
-    if not different or not settings.plants:
+    if not different or not settings.lesions:
         return
-    boxes = int(np.ceil(settings.plants / 27 / len(different)))
+    boxes = int(np.ceil(settings.lesions / 27 / len(different)))
     jobs = [(size, preprocess, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
     # Spawned, as whoever calls may have threads (its progress bar has): a fork could hold their locks for ever.
     with ProcessPoolExecutor(worker_count(len(jobs), BOX_GB), multiprocessing.get_context("spawn")) as pool:
         made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
     for n, size in enumerate(different):
         parts = made[n * boxes : (n + 1) * boxes]
-        with replacing(folder / plants_name(size)) as temporary, temporary.open("wb") as stream:
+        with atomic_write(folder / lesion_bank_name(size)) as temporary, temporary.open("wb") as stream:
             names = [name for name, array in vars(parts[0]).items() if array is not None]
             arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
             np.savez_compressed(stream, **arrays)
 
 
-def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> Plants:
+def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> LesionBank:
     """One simulated box of lesions far apart, cut into their windows on the working grid."""
     native_mm, preprocess, seed = job
     rng = np.random.default_rng(seed)
@@ -100,7 +104,7 @@ def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> Plants:
         real, imaginary = (Volume(part, phase.affine) for part in (vectors.real, vectors.imag))
         radians = Volume(np.angle(resample_vectors(real, imaginary, preprocess.spacing_mm)), seen.affine)
         phases = np.stack([_window(radians, index[n], 0.0) for n in whole])
-    return Plants(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters, phases)
+    return LesionBank(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters, phases)
 
 
 def _window(seen: Volume, index: np.ndarray, far: float) -> np.ndarray | None:

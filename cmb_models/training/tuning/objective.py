@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.config.params import Cnn, Joint, Params, Section, Tuning, Unet
-from cmb_models.detect.fusion import joint_score
+from cmb_models.config.params import Cnn, Fusion, Params, Section, Tuning, Unet
+from cmb_models.detect.fusion import fused_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
-from cmb_models.evaluation.operating_point import joint_of
+from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.identity import content
-from cmb_models.training.tuning.study import DATABASE, Outcome, full_disk_told, open_study, study_name, summary, tune
+from cmb_models.training.tuning.study import DATABASE, Outcome, disk_full_as_input_error, open_study, study_name, summary, tune
 from cmb_models.training.validation.jobs import (
+    CandidateSet,
     CnnJob,
-    Mined,
     UnetJob,
     fold_of,
     job_seed,
-    load_mined,
+    load_candidates,
     others,
     out_of_fold,
     pipeline_config,
@@ -50,7 +50,7 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
         jobs = []
         for chosen, number in asked:
             # Looking through whole scans would take longer than a trial's few steps.
-            unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps, "mine_at": ()})
+            unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps, "hard_negatives_at": ()})
             seed = job_seed(settings.seed, number, fold)
             jobs.append(UnetJob(prepared_dir, others(folds, fold), folds[fold], unet, config, seed))
         mined = workers.map(try_unet_job, jobs, settings.steps * len(jobs), _title("stage 1", asked, settings, fold))
@@ -68,9 +68,9 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     Returns as search_unet.
     """
     examples = {e.key: e for e in load_training(prepared_dir, split)}
-    mined = {m.key: m for m in load_mined(candidates_dir)}
+    mined = {m.key: m for m in load_candidates(candidates_dir)}
     folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
-    joint = joint_of(examples.values())
+    joint = fusion_for(examples.values())
 
     def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
@@ -85,17 +85,19 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
-def scored_scan(example: Example, mined: Mined, scores: np.ndarray) -> ScoredScan:
+def scored_scan(example: Example, mined: CandidateSet, scores: np.ndarray) -> ScoredScan:
     """A scan's truth beside its candidates with `scores` (N,)."""
     voxel_mm = voxel_sides_mm(np.linalg.norm(example.source_affine[:3, :3], axis=0))
     scores, stage1 = (np.asarray(s, dtype=np.float64) for s in (scores, mined.stage1_score))
     return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, scores, stage1, voxel_mm=voxel_mm)
 
 
-def join(examples: dict[str, Example], mined: dict[str, Mined], stage2: dict[str, np.ndarray], joint: Joint) -> list[ScoredScan]:
+def join(
+    examples: dict[str, Example], mined: dict[str, CandidateSet], stage2: dict[str, np.ndarray], joint: Fusion
+) -> list[ScoredScan]:
     """Scans with both stages' joint score and each one's own, for every scan that stage 2 scored."""
     scored = {k: np.asarray(s, dtype=np.float64) for k, s in sorted(stage2.items())}
-    joined = {k: joint_score(mined[k].stage1_score, s, joint) for k, s in scored.items()}
+    joined = {k: fused_score(mined[k].stage1_score, s, joint) for k, s in scored.items()}
     return [replace(scored_scan(examples[k], mined[k], joined[k]), stage2=s) for k, s in scored.items()]
 
 
@@ -118,7 +120,7 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, library_hash(__name__))
-    with full_disk_told(DATABASE), Workers(settings.side_by_side, unet=stage == "unet") as workers:
+    with disk_full_as_input_error(DATABASE), Workers(settings.parallel_trials, unet=stage == "unet") as workers:
         study = open_study(name)
         best = tune(
             study,
@@ -126,7 +128,7 @@ def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, fo
             settings.trials,
             recipe.model_dump(),
             len(folds),
-            settings.side_by_side,
+            settings.parallel_trials,
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )

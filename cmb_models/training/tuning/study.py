@@ -24,7 +24,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @contextlib.contextmanager
-def full_disk_told(storage: object) -> Iterator[None]:
+def disk_full_as_input_error(storage: object) -> Iterator[None]:
     """Make an InputError of a storage that has no room left; other errors pass."""
     try:
         yield
@@ -76,7 +76,7 @@ def tune(
     trials: int,
     first: dict[str, float],
     folds: int,
-    side_by_side: int,
+    parallel_trials: int,
     seed: int,
     evaluate: Evaluate,
 ) -> FrozenTrial:
@@ -93,7 +93,7 @@ def tune(
     while (done := len(study.get_trials(states=FINISHED))) < trials:
         # Anew for every batch, so that what is proposed depends on the finished trials alone and not on how often we began.
         study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=4)
-        batch = [study.ask() for _ in range(min(side_by_side, trials - done))]
+        batch = [study.ask() for _ in range(min(parallel_trials, trials - done))]
         chosen = [_suggest(t, search) for t in batch]
         _run_batch(study, batch, chosen, done, folds, evaluate)
     return best_trial(study)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from cmb_models.config.params import Cnn, Params, Unet
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.operating_point import joint_of
+from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import load_training
 from cmb_models.training.tuning.objective import join
 from cmb_models.training.validation.jobs import (
+    CandidateSet,
     CnnJob,
-    Mined,
     UnetJob,
     fold_of,
     job_seed,
-    load_mined,
+    load_candidates,
     others,
     pipeline_config,
     run_cnn_job,
@@ -29,9 +29,11 @@ from cmb_models.training.validation.jobs import (
 from cmb_models.training.validation.workers import Workers
 
 
-def mine_out_of_fold(params: Params, unet: Unet, prepared_dir: Path, split: dict, checkpoints: Path | None = None) -> list[Mined]:
+def candidates_out_of_fold(
+    params: Params, unet: Unet, prepared_dir: Path, split: dict, checkpoints: Path | None = None
+) -> list[CandidateSet]:
     """Stage 1 trained once a fold; candidates of each scan from the model that did not see its subject, by key."""
-    folds, seed = fold_of(split), params.mine_candidates.seed
+    folds, seed = fold_of(split), params.detect_candidates.seed
     load_training(prepared_dir, split)
     config = pipeline_config(params, params.cnn)
     jobs = [
@@ -49,7 +51,7 @@ def cross_validate(
     folds, seed = fold_of(split), params.cross_validate.seed
     unseen = frozenset(split.get("held_out", ()))
     examples = {e.key: e for e in load_training(prepared_dir, split)}
-    mined = {m.key: m for m in load_mined(candidates_dir)}
+    mined = {m.key: m for m in load_candidates(candidates_dir)}
     jobs = [
         CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen, checkpoints)
         for n, held in enumerate(folds)
@@ -57,4 +59,4 @@ def cross_validate(
     with Workers(len(jobs), unet=False) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
     stage2 = {key: scores for result in results for key, scores in result.items()}
-    return join(examples, mined, stage2, joint_of(examples.values()))
+    return join(examples, mined, stage2, fusion_for(examples.values()))

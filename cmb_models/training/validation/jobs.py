@@ -14,7 +14,7 @@ from cmb_models.dataset.leakage import keep_apart
 from cmb_models.detect.detector import propose
 from cmb_models.detect.patches import cut_channels
 from cmb_models.errors import InputError
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 from cmb_models.networks.cnn import Score
 from cmb_models.networks.unet import Heatmap
 from cmb_models.runtime.torch import as_callable
@@ -31,7 +31,7 @@ UNDECIDED = Decision(slope=1.0, intercept=0.0, threshold=0.0)  # before calibrat
 
 
 @dataclass(frozen=True)
-class Mined:
+class CandidateSet:
     """Stage 1's candidates in a scan. index_vox: (N, 3) int64 working grid; the rest (N,) and (N, 3).
 
     trained_on: the subjects that this stage 1 was trained on, by which a user can refuse candidates in scans it knew.
@@ -80,7 +80,7 @@ class CnnJob:
 def pipeline_config(params: Params, cnn: Cnn, decision: Decision = UNDECIDED) -> PipelineConfig:
     """The settings that travel with the networks, from params.yaml and what tuning and calibration added."""
     return PipelineConfig(
-        preprocess=params.preprocess, candidates=params.mine_candidates.candidates, patch_vox=cnn.patch_vox, decision=decision
+        preprocess=params.preprocess, candidates=params.detect_candidates.candidates, patch_vox=cnn.patch_vox, decision=decision
     )
 
 
@@ -89,12 +89,12 @@ def job_seed(seed: int, *position: int) -> int:
     return int(np.random.SeedSequence([seed, *position]).generate_state(1)[0])
 
 
-def run_unet_job(job: UnetJob) -> list[Mined]:
+def run_unet_job(job: UnetJob) -> list[CandidateSet]:
     """Candidates of the held-out scans from a stage 1 that saw the training subjects alone."""
     training, held_out = _divide(job)
     checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training)
     model = train_unet(UnetSampler(training, job.unet), job.seed, count_step, checkpoint)
-    return [mine(e, model, job.config, job.training) for e in held_out]
+    return [candidates_in(e, model, job.config, job.training) for e in held_out]
 
 
 def _divide(job: UnetJob | CnnJob) -> tuple[list[Example], list[Example]]:
@@ -104,16 +104,16 @@ def _divide(job: UnetJob | CnnJob) -> tuple[list[Example], list[Example]]:
     return [e for e in examples if e.subject in job.training], [e for e in examples if e.subject in job.held_out]
 
 
-def mine(example: Example, model: torch.nn.Module, config: PipelineConfig, trained_on: frozenset[str]) -> Mined:
+def candidates_in(example: Example, model: torch.nn.Module, config: PipelineConfig, trained_on: frozenset[str]) -> CandidateSet:
     """Stage 1 on one prepared scan, by the same steps as in production."""
     heatmap = as_callable(Heatmap(model), best_device())(np.array(example.prepared.image)[None, None])[0, 0]
     found, _ = propose(heatmap, example.prepared, config)
-    return Mined(example.key, trained_on, found.index_vox, found.centre_mm, found.stage1_score)
+    return CandidateSet(example.key, trained_on, found.index_vox, found.centre_mm, found.stage1_score)
 
 
 def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans' candidates, by scan."""
-    mined = {m.key: m for m in load_mined(job.candidates_dir)}
+    mined = {m.key: m for m in load_candidates(job.candidates_dir)}
     training, held_out = _divide(job)
     checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined)
     model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint)
@@ -125,7 +125,7 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     return scores
 
 
-def try_unet_job(job: UnetJob) -> list[Mined] | None:
+def try_unet_job(job: UnetJob) -> list[CandidateSet] | None:
     """run_unet_job, or None for settings with which training diverges: for a search that is a finding, not an end."""
     try:
         return run_unet_job(job)
@@ -143,12 +143,14 @@ def try_cnn_job(job: CnnJob) -> dict[str, np.ndarray] | None:
         return None
 
 
-def cnn_sampler(examples: list[Example], mined: dict[str, Mined], cnn: Cnn, unseen: frozenset[str] = frozenset()) -> CnnSampler:
+def cnn_sampler(
+    examples: list[Example], mined: dict[str, CandidateSet], cnn: Cnn, unseen: frozenset[str] = frozenset()
+) -> CnnSampler:
     """Stage 2's training examples from out-of-fold candidates; refuses those of a stage 1 that saw the scan, or one of `unseen`."""
     return CnnSampler([label_candidates(e, out_of_fold(e, mined, unseen).index_vox, cnn.match_mm) for e in examples], cnn)
 
 
-def out_of_fold(example: Example, mined: dict[str, Mined], unseen: frozenset[str] = frozenset()) -> Mined:
+def out_of_fold(example: Example, mined: dict[str, CandidateSet], unseen: frozenset[str] = frozenset()) -> CandidateSet:
     """A scan's candidates, from a stage 1 that saw neither its subject nor any of `unseen`; InputError otherwise.
 
     Candidates of a model that knew the scan are too good: stage 2 would learn mimics that production never shows it.
@@ -165,7 +167,9 @@ def unet_checkpoint(folder: Path | None, unet: Unet, seed: int, examples: list[E
     return open_checkpoint(folder, "unet", unet, seed, content(examples)) if folder else None
 
 
-def cnn_checkpoint(folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, Mined]) -> Checkpoint | None:
+def cnn_checkpoint(
+    folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, CandidateSet]
+) -> Checkpoint | None:
     """Where such a training of stage 2 leaves its state; None without a folder."""
     if folder is None:
         return None
@@ -202,18 +206,18 @@ def inner_split(split: dict, outer: int) -> dict:
     return {**split, "folds": folds, "held_out": sorted(s for s, f in split["folds"].items() if f == outer)}
 
 
-def save_mined(folder: Path, mined: Mined) -> None:
+def save_candidates(folder: Path, mined: CandidateSet) -> None:
     """Write one scan's candidates as <key>.npz."""
-    with replacing(folder / f"{mined.key}.npz") as temporary:
+    with atomic_write(folder / f"{mined.key}.npz") as temporary:
         arrays = {"index_vox": mined.index_vox, "centre_mm": mined.centre_mm, "stage1_score": mined.stage1_score}
         np.savez_compressed(temporary, trained_on=np.array(sorted(mined.trained_on), dtype=np.str_), **arrays)
 
 
-def load_mined(folder: Path) -> list[Mined]:
+def load_candidates(folder: Path) -> list[CandidateSet]:
     """All scans' candidates of a folder, by key."""
     found = []
     for file in sorted(Path(folder).glob("*.npz")):
         with np.load(file) as arrays:
             trained_on = frozenset(arrays["trained_on"].tolist())
-            found.append(Mined(file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"]))
+            found.append(CandidateSet(file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"]))
     return found

@@ -14,23 +14,23 @@ from pathlib import Path
 from cmb_models.config.params import Cnn, Params, Unet
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.operating_point import joint_of
-from cmb_models.files import replacing_folder
+from cmb_models.evaluation.operating_point import fusion_for
+from cmb_models.files import atomic_directory
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.tuning.objective import apply_tuned, join, search_cnn, search_unet
-from cmb_models.training.validation.cross_validation import cross_validate, mine_out_of_fold
+from cmb_models.training.validation.cross_validation import candidates_out_of_fold, cross_validate
 from cmb_models.training.validation.jobs import (
     CnnJob,
     UnetJob,
     fold_of,
     inner_split,
     job_seed,
-    load_mined,
+    load_candidates,
     others,
     pipeline_config,
     run_cnn_job,
     run_unet_job,
-    save_mined,
+    save_candidates,
 )
 from cmb_models.training.validation.nested_summary import OuterFold
 from cmb_models.training.validation.workers import Workers
@@ -75,10 +75,10 @@ def _inside(params: Params, prepared_dir: Path, split: dict, outer: int, candida
     inner = inner_split(split, outer)
     tuned_unet = search_unet(params, prepared_dir, inner)
     unet = apply_tuned(params.unet, tuned_unet)
-    mined = mine_out_of_fold(params, unet, prepared_dir, inner, checkpoints)
-    with replacing_folder(candidates_dir) as folder:
+    mined = candidates_out_of_fold(params, unet, prepared_dir, inner, checkpoints)
+    with atomic_directory(candidates_dir) as folder:
         for scan in mined:
-            save_mined(folder, scan)
+            save_candidates(folder, scan)
     tuned_cnn = search_cnn(params, prepared_dir, candidates_dir, inner)
     cnn = apply_tuned(params.cnn, tuned_cnn)
     scans = cross_validate(params, cnn, prepared_dir, candidates_dir, inner, checkpoints)
@@ -109,11 +109,11 @@ def _judge(
         mined = workers.map(run_unet_job, [unet_job(f) for f in found], sum(f.unet.steps for f in found), f"stage 1, {title}")
         for fold, scans in zip(found, mined, strict=True):
             for scan in scans:
-                save_mined(fold.candidates_dir, scan)
+                save_candidates(fold.candidates_dir, scan)
         scores = workers.map(run_cnn_job, [cnn_job(f) for f in found], sum(f.cnn.steps for f in found), f"stage 2, {title}")
     results = []
     for fold, by_scan in zip(found, scores, strict=True):
-        known = {m.key: m for m in load_mined(fold.candidates_dir)}
-        outer = join(examples, known, by_scan, joint_of(fold.scans))
+        known = {m.key: m for m in load_candidates(fold.candidates_dir)}
+        outer = join(examples, known, by_scan, fusion_for(fold.scans))
         results.append(OuterFold(fold.number, fold.scans, tuple(outer), fold.chosen))
     return results

@@ -19,7 +19,7 @@ from cmb_models.evaluation.operating_point import decide_on
 from cmb_models.evaluation.rows import DETECTION_ROW, detection_rows, read_rows
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.summary import add_sensitivity_at, calibration_error
-from cmb_models.files import replacing
+from cmb_models.files import atomic_write
 
 NESTED = "nested_detections.csv"
 ROW = ("fold", "threshold", *DETECTION_ROW)
@@ -101,7 +101,7 @@ def recomputed_nested(folder: Path, params: Params) -> dict | None:
     if missing := sorted(set(saved.folds.values()) - set(thresholds)):
         got = f"none of fold {missing[0] + 1}"
         raise InputError(
-            "rows-invalid", file, "candidates of every fold", got, "lower mine_candidates.candidates.floor or train longer"
+            "rows-invalid", file, "candidates of every fold", got, "lower detect_candidates.candidates.floor or train longer"
         )
     parts = [([s for s in saved.scans if saved.folds[s.subject] == fold], t) for fold, t in sorted(thresholds.items())]
     return _figures(parts, params, np.random.default_rng(params.evaluate.seed))
@@ -114,7 +114,7 @@ def _short(chosen: dict[str, dict]) -> dict[str, dict]:
 
 def write_nested_rows(path: Path, decided: Sequence[Decided], tolerance_mm: float) -> None:
     """Write a row a candidate (rows.detection_rows) with its outer fold and that fold's threshold; a header alone for no folds."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ROW, lineterminator="\n")
         writer.writeheader()
         for fold in decided:

@@ -4,7 +4,7 @@ import numpy as np
 
 from cmb_models.detect.detector import propose
 from cmb_models.detect.preprocess import Prepared
-from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_reporter import RequestReporter
 from cmb_models.serving.triton.request_trace import Trace
 from cmb_models.serving.triton.step import (
     EXTENT,
@@ -25,10 +25,10 @@ from cmb_models.serving.triton.step import (
 class TritonPythonModel:
     def initialize(self, args):
         self.config = read_pipeline(args)
-        self.teller = Teller(args)
+        self.reporter = RequestReporter(args)
 
     def finalize(self):
-        self.teller.close()
+        self.reporter.close()
 
     def execute(self, requests):
         patches = PATCHES_WITH_PHASE if self.config.preprocess.phase else PATCHES
@@ -39,7 +39,7 @@ class TritonPythonModel:
         candidates found, with the request's trace."""
         trace = Trace.unpacked(inputs.get(TRACE.name))
         trace.passed("unet")
-        with self.teller.step(trace, "candidates"):
+        with self.reporter.step(trace, "candidates"):
             found = self.found(inputs)
         return *found, trace.packed()
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from cmb_models.client.contract import AFFINE, OUTPUTS, pack
-from cmb_models.detect.detector import Found, decide
+from cmb_models.detect.detector import CandidateList, decide
 from cmb_models.detection import DetectionResult
-from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_reporter import RequestReporter
 from cmb_models.serving.triton.request_trace import Trace
 from cmb_models.serving.triton.step import (
     CNN_SCORE,
@@ -22,10 +22,10 @@ from cmb_models.serving.triton.step import (
 class TritonPythonModel:
     def initialize(self, args):
         self.decision = read_pipeline(args).decision
-        self.teller = Teller(args)
+        self.reporter = RequestReporter(args)
 
     def finalize(self):
-        self.teller.close()
+        self.reporter.close()
 
     def execute(self, requests):
         return respond(requests, OUTPUTS, self.decide)
@@ -34,14 +34,14 @@ class TritonPythonModel:
         """N candidates and the CNN's scores (max(N, 1),) to the contract's OUTPUTS."""
         trace = Trace.unpacked(inputs.get(TRACE_FOUND.name))
         trace.passed("cnn")
-        with self.teller.step(trace, "decide"):
+        with self.reporter.step(trace, "decide"):
             rows = self.rows(inputs)
-            tensors = pack(DetectionResult(rows, self.decision.threshold, self.teller.release, self.teller.manifest_sha256))
-        self.teller.answered(trace, np.array([row.score for row in rows]), self.decision.threshold)
+            tensors = pack(DetectionResult(rows, self.decision.threshold, self.reporter.release, self.reporter.manifest_sha256))
+        self.reporter.answered(trace, np.array([row.score for row in rows]), self.decision.threshold)
         return [tensors[t.name] for t in OUTPUTS]
 
     def rows(self, inputs):
         """The candidates with both stages' scores joined, best first."""
-        found = Found(*(inputs[t.name] for t in (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)))
+        found = CandidateList(*(inputs[t.name] for t in (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)))
         scores = inputs[CNN_SCORE.name][: len(found.stage1_score)]  # for no candidates, the blank patch's score goes
         return decide(found, scores, inputs[AFFINE.name], self.decision)

@@ -9,7 +9,7 @@ from cmb_models.client.contract import AFFINE, PHASE, VOLUME
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
-from cmb_models.serving.triton.request_reporter import Teller
+from cmb_models.serving.triton.request_reporter import RequestReporter
 from cmb_models.serving.triton.request_trace import PROBE, Trace
 from cmb_models.serving.triton.step import prepared, read_pipeline, respond
 from cmb_models.volume import Volume
@@ -20,12 +20,12 @@ CASE = "scan"  # the server is told no file name; the client puts its own in
 class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
-        self.teller = Teller(args)
+        self.reporter = RequestReporter(args)
         self.beside = ThreadPoolExecutor(1, "hash")  # a scan is hashed while it is prepared; both leave the interpreter's lock
 
     def finalize(self):
         self.beside.shutdown()
-        self.teller.close()
+        self.reporter.close()
 
     def execute(self, requests):
         return respond(requests, prepared(self.settings.phase), self.prepare)
@@ -38,17 +38,17 @@ class TritonPythonModel:
         trace = Trace.begin(inputs)
         if self.is_golden(inputs):
             trace.role = PROBE
-        self.teller.started(trace)
-        with self.teller.step(trace, "prepare"):
+        self.reporter.started(trace)
+        with self.reporter.step(trace, "prepare"):
             image, affine, extent, *phase = self.prepared(trace, inputs)
         return image, affine, extent, trace.packed(), *phase
 
     def is_golden(self, inputs):
         """Whether this is the golden scan, with which deployments try a release: nobody's request, whichever ensemble has it."""
-        if list(inputs[VOLUME.name].shape) != self.teller.golden.get("shape"):
+        if list(inputs[VOLUME.name].shape) != self.reporter.golden.get("shape"):
             return False
         with contextlib.suppress(ValueError):
-            return scan_sha256(Volume(inputs[VOLUME.name], inputs[AFFINE.name])) == self.teller.golden["sha256"]
+            return scan_sha256(Volume(inputs[VOLUME.name], inputs[AFFINE.name])) == self.reporter.golden["sha256"]
         return False
 
     def prepared(self, trace, inputs):

@@ -1,4 +1,4 @@
-"""A leak of every kind, planted on purpose: each must be refused, and the same thing without the leak must pass.
+"""A leak of every kind, inserted on purpose: each must be refused, and the same thing without the leak must pass.
 
 Those on the way from a file to a prepared image are in test_leaks_prepared.py.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmb_models.config.params import Decision, Joint, load_params
+from cmb_models.config.params import Decision, Fusion, load_params
 from cmb_models.dataset.leakage import check_lineage, check_split
 from cmb_models.dataset.split import split_subjects
 from cmb_models.detect.fusion import calibrated
@@ -25,8 +25,8 @@ from cmb_models.files import read_json, write_json
 from cmb_models.io.annotations import Annotation
 from cmb_models.training.data.examples import Example, load_training, save_example
 from cmb_models.training.tuning.objective import search_cnn, search_unet
-from cmb_models.training.validation.cross_validation import cross_validate, mine_out_of_fold
-from cmb_models.training.validation.jobs import CnnJob, Mined, cnn_sampler, load_mined, run_cnn_job, save_mined
+from cmb_models.training.validation.cross_validation import candidates_out_of_fold, cross_validate
+from cmb_models.training.validation.jobs import CandidateSet, CnnJob, cnn_sampler, load_candidates, run_cnn_job, save_candidates
 from pipelines import calibrate
 from tests.support.examples import CNN, UNET, example
 from tests.support.imports import ROOT
@@ -46,9 +46,9 @@ def of(subject, key=None, sha256="a file", centres=((10, 12, 16),)) -> Example:
     return replace(example(list(centres)), key=key or subject, subject=subject, sha256=sha256)
 
 
-def mined(key, trained_on) -> Mined:
+def mined(key, trained_on) -> CandidateSet:
     index = np.array([[10, 12, 8], [25, 25, 4]])
-    return Mined(key, frozenset(trained_on), index, index * (1.0, 1.0, 2.0), np.array([0.9, 0.4]))
+    return CandidateSet(key, frozenset(trained_on), index, index * (1.0, 1.0, 2.0), np.array([0.9, 0.4]))
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def folder(tmp_path):
     """Prepared scans of two subjects in two folds, and their out-of-fold candidates."""
     for n, subject in enumerate(("s_a", "s_b")):
         save_example(tmp_path / "prepared", of(subject, sha256=f"file {n}"))
-    save_mined(tmp_path / "candidates", mined("s_a", {"s_b"}))
-    save_mined(tmp_path / "candidates", mined("s_b", {"s_a"}))
+    save_candidates(tmp_path / "candidates", mined("s_a", {"s_b"}))
+    save_candidates(tmp_path / "candidates", mined("s_b", {"s_a"}))
     return tmp_path
 
 
@@ -67,19 +67,19 @@ def every_training(folder, split):
     return {
         "train": lambda: load_training(prepared, split),
         "tune_unet": lambda: search_unet(PARAMS, prepared, split),
-        "mine_candidates": lambda: mine_out_of_fold(PARAMS, UNET, prepared, split),
+        "detect_candidates": lambda: candidates_out_of_fold(PARAMS, UNET, prepared, split),
         "tune_cnn": lambda: search_cnn(PARAMS, prepared, candidates, split),
         "cross_validate": lambda: cross_validate(PARAMS, CNN, prepared, candidates, split),
     }
 
 
-STAGES = ("train", "tune_unet", "mine_candidates", "tune_cnn", "cross_validate")
+STAGES = ("train", "tune_unet", "detect_candidates", "tune_cnn", "cross_validate")
 
 
 def test_what_is_clean_passes(folder):
     examples = load_training(folder / "prepared", SPLIT)
     assert [e.subject for e in examples] == ["s_a", "s_b"]
-    cnn_sampler(examples, {m.key: m for m in load_mined(folder / "candidates")}, CNN)
+    cnn_sampler(examples, {m.key: m for m in load_candidates(folder / "candidates")}, CNN)
     check_split(SPLIT, SCANS)
 
 
@@ -179,7 +179,7 @@ def out_of_fold(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate, "log_stage", lambda *_: None)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     write_json(calibrate.SPLIT, SPLIT)
-    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, Joint(), {s.subject: 0 for s in scans})
+    return lambda scans: write_rows(calibrate.ROWS, scans, 0.5, 3.0, Fusion(), {s.subject: 0 for s in scans})
 
 
 @pytest.mark.parametrize("stray", ["l_a", "nobody"])
@@ -236,8 +236,8 @@ def test_a_bundle_that_does_not_say_what_it_has_seen_is_not_evaluated(missing):
 
 def test_stage_2_trained_on_candidates_of_a_stage_1_that_saw_the_scan(folder):
     examples = load_training(folder / "prepared", SPLIT)
-    save_mined(folder / "candidates", mined("s_b", {"s_a", "s_b"}))
-    known = {m.key: m for m in load_mined(folder / "candidates")}
+    save_candidates(folder / "candidates", mined("s_b", {"s_a", "s_b"}))
+    known = {m.key: m for m in load_candidates(folder / "candidates")}
     with refused("leakage"):
         cnn_sampler(examples, known, CNN)
     job = CnnJob(folder / "prepared", folder / "candidates", frozenset({"s_a"}), frozenset({"s_b"}), CNN, 0)
@@ -248,8 +248,8 @@ def test_stage_2_trained_on_candidates_of_a_stage_1_that_saw_the_scan(folder):
 def test_candidates_from_a_stage_1_that_saw_the_outer_fold(folder):
     """Out of fold as to its own scan, but the fold that all this is judged on was among its training data."""
     save_example(folder / "prepared", of("s_c"))
-    save_mined(folder / "candidates", mined("s_a", {"s_b", "s_c"}))
-    known = {m.key: m for m in load_mined(folder / "candidates")}
+    save_candidates(folder / "candidates", mined("s_a", {"s_b", "s_c"}))
+    known = {m.key: m for m in load_candidates(folder / "candidates")}
     example_a = [e for e in load_training(folder / "prepared", {**SPLIT, "held_out": ["s_c"]}) if e.subject == "s_a"]
     cnn_sampler(example_a, known, CNN)
     with refused("leakage"):
@@ -259,7 +259,7 @@ def test_candidates_from_a_stage_1_that_saw_the_outer_fold(folder):
 def test_candidates_that_are_missing(folder):
     (folder / "candidates/s_b.npz").unlink()
     with refused("candidates-missing"):
-        cnn_sampler(load_training(folder / "prepared", SPLIT), {m.key: m for m in load_mined(folder / "candidates")}, CNN)
+        cnn_sampler(load_training(folder / "prepared", SPLIT), {m.key: m for m in load_candidates(folder / "candidates")}, CNN)
 
 
 def test_a_fold_without_microbleeds_is_not_tuned_on(folder):

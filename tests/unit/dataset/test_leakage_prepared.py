@@ -1,4 +1,4 @@
-"""Leaks on the way from a file to a prepared image: each planted on purpose must be refused."""
+"""Leaks on the way from a file to a prepared image: each inserted on purpose must be refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.imports import ROOT
 from tests.support.refused import refused
 
 PARAMS = load_params(ROOT / "params.yaml")
-NO_PLANTS = PARAMS.planting.model_copy(update={"plants": 0})
+NO_LESIONS = PARAMS.lesion_bank.model_copy(update={"lesions": 0})
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def images(folder):
 
 def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     folder, index, split = site
-    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "all")
+    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "all")
     assert set(images(folder / "all")) == {f"s_sub-{s}{ending}" for s in "ab" for ending in (".npy", ".brain.npy")}
     examples = load_training(folder / "all", split)
     assert {e.key: e.sha256 for e in examples} == {e["key"]: e["sha256"] for e in index if e["dataset"] == "s"}
@@ -62,7 +62,7 @@ def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     shutil.move(folder / "raw/l/annotations.csv", folder / "raw/s/annotations.csv")  # of the same place
     shutil.rmtree(folder / "raw/l")  # no locked scan either, from which something could have been taken
     split = {**split, "folds": {"s_sub-a": 0}}
-    preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, NO_PLANTS, folder / "one")
+    preparation.prepare_training(folder / "raw", alone, split, PARAMS.preprocess, NO_LESIONS, folder / "one")
     assert set(images(folder / "one")) == {"s_sub-a.npy", "s_sub-a.brain.npy"}
     assert images(folder / "one").items() < images(folder / "all").items()
 
@@ -72,14 +72,14 @@ def test_phase_is_prepared_from_the_file_that_was_checked(site):
     settings = PARAMS.preprocess.model_copy(update={"phase": True})
     files = write_phase(folder, sign=-1)
     index = index_datasets(folder / "raw", settings)["scans"]
-    preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "both")
+    preparation.prepare_training(folder / "raw", index, split, settings, NO_LESIONS, folder / "both")
     assert set(images(folder / "both")) == {f"s_sub-{s}{ending}" for s in "ab" for ending in (".npy", ".phase.npy", ".brain.npy")}
     for scan in load_training(folder / "both", split):
         assert scan.phase_sha256 == sha256_of(files["s", scan.key.removeprefix("s_")])
         assert scan.prepared.phase[30, 35, 16] > 1 and abs(np.median(scan.prepared.phase)) < 0.1  # a spot's middle; all of the scan
     shutil.copy(files["s", "sub-a"], files["s", "sub-b"])
     with refused("scan-changed"):
-        preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "again")
+        preparation.prepare_training(folder / "raw", index, split, settings, NO_LESIONS, folder / "again")
 
 
 def test_normalisation_statistics_over_several_scans(site, monkeypatch):
@@ -94,7 +94,7 @@ def test_normalisation_statistics_over_several_scans(site, monkeypatch):
 
     monkeypatch.setattr(preparation, "prepare", pooled)
     with refused("leakage"):
-        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "prepared")
 
 
 def test_phase_statistics_over_several_scans(site, monkeypatch):
@@ -111,7 +111,7 @@ def test_phase_statistics_over_several_scans(site, monkeypatch):
 
     monkeypatch.setattr(preparation, "prepare", drifting)
     with refused("leakage"):
-        preparation.prepare_training(folder / "raw", index, split, settings, NO_PLANTS, folder / "prepared")
+        preparation.prepare_training(folder / "raw", index, split, settings, NO_LESIONS, folder / "prepared")
 
 
 @pytest.mark.parametrize("statistic", ["mean", "std", "percentiles"])
@@ -126,4 +126,4 @@ def test_a_file_that_changed_since_it_was_checked_is_not_prepared(site):
     folder, index, split = site
     shutil.copy(folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz", folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz")
     with refused("scan-changed"):
-        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_PLANTS, folder / "prepared")
+        preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "prepared")

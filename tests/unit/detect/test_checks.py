@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmb_models.detect.checks import check_scan
-from cmb_models.detect.detector import Found, decide, propose
+from cmb_models.detect.detector import CandidateList, decide, propose
 from cmb_models.detect.preprocess import Prepared, prepare
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -115,10 +115,10 @@ FOUND = (np.zeros((2, 3), np.int64), np.zeros((2, 3)), N, N)
         (lambda c: propose(HEATMAP, Prepared(IMAGE, AFFINE, (8, -1, 8)), c), "an extent within the image"),
         (lambda c: propose(HEATMAP, Prepared(IMAGE, np.zeros((4, 4)), (8, 8, 8)), c), "an affine"),
         (lambda c: propose(HEATMAP, Prepared(IMAGE, AFFINE, (8, 8, 8), IMAGE[:4]), c), "a phase on the image's grid"),
-        (lambda c: decide(Found(*FOUND), N[:1], AFFINE, c.decision), "got 2, 2, 2, 2, 1"),
-        (lambda c: decide(Found(*FOUND), N, AFFINE * np.nan, c.decision), "an affine"),
-        (lambda c: decide(Found(FOUND[0], FOUND[1] + np.inf, N, N), N, AFFINE, c.decision), "centres within 100000 mm"),
-        (lambda c: decide(Found(*FOUND[:3], N - 1), N, AFFINE, c.decision), "scores from 0 to 1, got -1 to 0"),
+        (lambda c: decide(CandidateList(*FOUND), N[:1], AFFINE, c.decision), "got 2, 2, 2, 2, 1"),
+        (lambda c: decide(CandidateList(*FOUND), N, AFFINE * np.nan, c.decision), "an affine"),
+        (lambda c: decide(CandidateList(FOUND[0], FOUND[1] + np.inf, N, N), N, AFFINE, c.decision), "centres within 100000 mm"),
+        (lambda c: decide(CandidateList(*FOUND[:3], N - 1), N, AFFINE, c.decision), "scores from 0 to 1, got -1 to 0"),
     ],
 )
 def test_steps_refuse_arrays_that_do_not_fit_together(step, words):

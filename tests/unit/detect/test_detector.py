@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cmb_models.config.params import Decision, Joint
+from cmb_models.config.params import Decision, Fusion
 from cmb_models.detect.detector import decide, detect
-from cmb_models.detect.fusion import before_calibration, calibrated, joint_score
-from cmb_models.detect.validation import Found
+from cmb_models.detect.fusion import before_calibration, calibrated, fused_score
+from cmb_models.detect.validation import CandidateList
 from cmb_models.evaluation.operating_point import stage2_weight
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head, in_bounds, settings, spots_found
@@ -150,7 +150,7 @@ def test_spots_are_found_where_they_are_at_any_spacing(spacing_mm):
 
 
 def joined(stage1, stage2, weight, mean):
-    return joint_score(np.array(stage1), np.array(stage2), Joint(stage2_weight=weight, joint_mean=mean))
+    return fused_score(np.array(stage1), np.array(stage2), Fusion(stage2_weight=weight, joint_mean=mean))
 
 
 def test_joint_scores_by_hand():
@@ -183,7 +183,7 @@ def test_stage_2_counts_for_what_it_has_learned_from():
 
 def test_a_decision_joins_with_its_own_weight():
     """Found by both stages alike at .5; where stage 2 doubts it, by how much it counts."""
-    found = Found(np.zeros((2, 3), dtype=int), np.array([[0.0, 0, 0], [5, 0, 0]]), np.ones(2), np.array([0.5, 0.8]))
+    found = CandidateList(np.zeros((2, 3), dtype=int), np.array([[0.0, 0, 0], [5, 0, 0]]), np.ones(2), np.array([0.5, 0.8]))
     first, even = (Decision(slope=1, intercept=0, threshold=0, stage2_weight=w) for w in (0.1, 0.5))
     order = {w.stage2_weight: decide(found, np.array([0.5, 0.1]), np.eye(4), w)[0].position_mm[0] for w in (first, even)}
     assert order == {0.1: 5.0, 0.5: 0.0}
@@ -191,7 +191,7 @@ def test_a_decision_joins_with_its_own_weight():
 
 def test_releases_from_before_there_was_a_choice_keep_their_even_geometric_mean():
     old = Decision.model_validate({"slope": 1, "intercept": 0, "threshold": 0.5})
-    np.testing.assert_allclose(joint_score(np.array([0.25]), np.array([0.09]), old), [0.15])
+    np.testing.assert_allclose(fused_score(np.array([0.25]), np.array([0.09]), old), [0.15])
 
 
 def test_calibration_by_hand():

@@ -8,7 +8,7 @@ import torch
 
 from cmb_models.detect import line_filters as filters
 from cmb_models.detect.line_filters import ACROSS, IN_PLANE, OBLIQUE, dark_spots
-from cmb_models.networks.line_filters import DarkSpots
+from cmb_models.networks.line_filters import BottomHatFilter
 
 SHAPE = (40, 40, 24)
 MIDDLE = (20, 20, 12)
@@ -17,7 +17,7 @@ AT = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - MIDDLE  
 
 def spots(dark: np.ndarray) -> np.ndarray:
     """(3, I, J, K) of an image that is 0, and -1 where `dark`."""
-    return DarkSpots()(torch.from_numpy(-dark.astype(np.float32))[None, None])[0].numpy()
+    return BottomHatFilter()(torch.from_numpy(-dark.astype(np.float32))[None, None])[0].numpy()
 
 
 def test_a_ball_is_filled_from_every_side():
@@ -55,8 +55,8 @@ def test_a_run_shorter_than_the_line_is_filled_and_one_as_long_is_not():
 
 def test_places_move_with_the_image():
     image = torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
-    whole = DarkSpots()(image)
-    piece = DarkSpots()(image[:, :, 3:, 2:, 1:])
+    whole = BottomHatFilter()(image)
+    piece = BottomHatFilter()(image[:, :, 3:, 2:, 1:])
     inner = (slice(None), slice(None), slice(12, -12), slice(12, -12), slice(8, -8))
     assert torch.equal(whole[:, :, 3:, 2:, 1:][inner], piece[inner])
 
@@ -66,7 +66,7 @@ def test_places_move_with_the_image():
 def test_numpy_and_torch_agree_to_the_last_bit(shape, threads):
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     before = image.copy()
-    expected = DarkSpots()(torch.from_numpy(image)[None, None])[0].numpy()
+    expected = BottomHatFilter()(torch.from_numpy(image)[None, None])[0].numpy()
     np.testing.assert_array_equal(dark_spots(image[None, None], threads)[0], expected)
     np.testing.assert_array_equal(image, before)
 
@@ -79,10 +79,12 @@ def test_many_small_images_are_filtered_each_by_itself_and_other_channels_stay(m
     got = dark_spots(patches, 2)
     assert got.shape == (count, channels + 2, 20, 20, 10) and got.dtype == np.float32
     np.testing.assert_array_equal(got[:, 3:], patches[:, 1:])
-    np.testing.assert_array_equal(got, DarkSpots()(torch.from_numpy(patches).to(memory_format=torch.channels_last_3d)).numpy())
+    np.testing.assert_array_equal(
+        got, BottomHatFilter()(torch.from_numpy(patches).to(memory_format=torch.channels_last_3d)).numpy()
+    )
     for n in range(count):
         np.testing.assert_array_equal(got[n, :3], dark_spots(patches[n : n + 1, :1])[0])
-        np.testing.assert_array_equal(got[n], DarkSpots()(torch.from_numpy(patches[n : n + 1]))[0].numpy())
+        np.testing.assert_array_equal(got[n], BottomHatFilter()(torch.from_numpy(patches[n : n + 1]))[0].numpy())
 
 
 def test_the_mirror_of_an_image_is_filtered_to_the_mirror_of_what_it_is_filtered_to():

@@ -11,7 +11,7 @@ import pytest
 from cmb_models.config.params import load_params
 from cmb_models.detect.detector import detect
 from cmb_models.detect.patches import cut_channels
-from cmb_models.detect.phase import LEAST_MARGIN, sign_margin, turns
+from cmb_models.detect.phase import LEAST_MARGIN, sign_margin, unit_phasors
 from cmb_models.detect.preprocess import Prepared, prepare, resample_vectors
 from cmb_models.errors import InputError
 from cmb_models.phantom.config import VENDORS, PhantomConfig
@@ -105,7 +105,7 @@ def test_phase_is_interpolated_across_its_wraps():
 
 def test_turns_by_hand():
     # 9999 numbers from 0 to 9998: the middle, 4999, is direction 0, and the ends are half a turn off.
-    vectors = turns(np.arange(9999, dtype=np.float32).reshape(99, 101, 1), "scan").ravel()
+    vectors = unit_phasors(np.arange(9999, dtype=np.float32).reshape(99, 101, 1), "scan").ravel()
     assert np.angle(vectors[4999]) == pytest.approx(0, abs=1e-3)
     assert np.abs(np.angle(vectors[[0, -1]])) == pytest.approx(np.pi, abs=3e-3)
     assert np.angle(vectors[7499]) == pytest.approx(np.pi / 2, rel=1e-3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmb_models.config.params import Decision, Joint
+from cmb_models.config.params import Decision, Fusion
 from cmb_models.evaluation import rows
 from cmb_models.evaluation.matching import all_judged
 from cmb_models.evaluation.rows import detection_rows, lesion_rows, read_rows, scan_rows, write_rows
@@ -38,7 +38,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_every_missed_lesion_has_its_reason(name):
     lesions, found, expected = REASONS[name]
-    told = lesion_rows([staged(lesions, found)], 0.5, 3.0, Joint())
+    told = lesion_rows([staged(lesions, found)], 0.5, 3.0, Fusion())
     assert [r["rejected"] for r in told] == expected
     assert [r["hit"] for r in told] == [int(not reason) for reason in expected]
 
@@ -47,7 +47,7 @@ def test_every_missed_lesion_has_its_reason(name):
 @pytest.mark.parametrize("mean", ["geometric", "log_odds"])
 def test_the_stage_that_lowers_the_joint_score_more_is_named(mean, weight, reason):
     """.335 and .274 at a weight of a third: the first takes .73 off the logarithm, the second .43; .46 and .32 off the log odds."""
-    told = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, Joint(stage2_weight=weight, joint_mean=mean))
+    told = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, Fusion(stage2_weight=weight, joint_mean=mean))
     assert [r["rejected"] for r in told] == [reason]
 
 
@@ -55,7 +55,7 @@ def test_the_stage_that_lowers_the_joint_score_more_is_named(mean, weight, reaso
 def test_a_stage_above_the_threshold_or_without_weight_is_never_named(mean):
     """At .7 (.6, .75) lacks by stage 1 alone; where stage 2 has no weight its .01 does not matter."""
     for stage2, weight in ((0.75, 0.3), (0.01, 0.0)):
-        joint = Joint(stage2_weight=weight, joint_mean=mean)
+        joint = Fusion(stage2_weight=weight, joint_mean=mean)
         found = replace(staged([lesion(0)], [(0, 0.6, stage2)]), scores=np.array([0.65]))
         assert lesion_rows([found], 0.7, 3.0, joint)[0]["rejected"] == rows.DOUBT_1
 
@@ -70,13 +70,13 @@ def test_where_scores_are_calibrated_the_threshold_before_it_counts():
 
 
 def test_lesions_carry_their_scores_place_and_scan():
-    row = lesion_rows([staged([lesion(5, diameter=4.0)], [(5, 0.9, 0.4)])], 0.5, 3.0, Joint())[0]
+    row = lesion_rows([staged([lesion(5, diameter=4.0)], [(5, 0.9, 0.4)])], 0.5, 3.0, Fusion())[0]
     assert (row["lesion"], row["label"], row["x_mm"], row["diameter_mm"], row["slice_mm"]) == (0, "cmb", "5.0", "4.0", 3.0)
     assert (row["stage1_score"], row["stage2_score"], float(row["score"])) == ("0.9", "0.4", pytest.approx(0.6))
 
 
 def test_a_possible_place_is_neither_hit_nor_missed():
-    told = lesion_rows([staged([lesion(0, "possible"), lesion(20), lesion(40, "mimic:vein")], [(0, 0.9, 0.9)])], 0.5, 3.0, Joint())
+    told = lesion_rows([staged([lesion(0, "possible"), lesion(20), lesion(40, "mimic:vein")], [(0, 0.9, 0.9)])], 0.5, 3.0, Fusion())
     assert [(r["label"], r["lesion"], r["hit"], r["rejected"]) for r in told] == [
         ("possible", -1, "", ""),
         ("cmb", 0, 0, rows.NO_CANDIDATE),
@@ -104,7 +104,7 @@ def test_round_trip(tmp_path):
     first = replace(first, annotations=tuple(replace(a, session="ses-02", region="left, deep") for a in first.annotations))
     second = replace(scan([], []), key="a_sub-2", subject="a_sub-2")
     third = replace(scan([lesion(0)], [(0, 0.25)]), key="b_sub-1", subject="b_sub-1")
-    write_rows(tmp_path, [first, second, third], 1 / 7, 3.0, Joint(), {"a_sub-1": 0, "a_sub-2": 1, "b_sub-1": 0})
+    write_rows(tmp_path, [first, second, third], 1 / 7, 3.0, Fusion(), {"a_sub-1": 0, "a_sub-2": 1, "b_sub-1": 0})
     saved = read_rows(tmp_path)
     assert (saved.threshold, saved.folds) == (1 / 7, {"a_sub-1": 0, "a_sub-2": 1, "b_sub-1": 0})
     assert [s.key for s in saved.scans] == ["a_sub-1_ses-02", "a_sub-2", "b_sub-1"]
@@ -121,7 +121,7 @@ def test_round_trip(tmp_path):
 def test_rows_that_are_not_there_or_of_another_make(tmp_path):
     with refused("file-not-found"):
         read_rows(tmp_path)
-    write_rows(tmp_path, [scan([], [])], 0.5, 3.0, Joint())
+    write_rows(tmp_path, [scan([], [])], 0.5, 3.0, Fusion())
     with refused("candidates-missing"):
         all_judged(read_rows(tmp_path).scans, 3.0)
     (tmp_path / rows.LESIONS).write_text("scan,x_mm\n")

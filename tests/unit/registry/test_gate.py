@@ -48,7 +48,7 @@ def one(folder, settings: Gate, production=None):
         (locked(false=2), "max_fp_per_scan", 2.0, 2.0),
         (locked(false=2), "max_fp_per_scan_high", 3.0, None),  # all alike: Poisson's interval of 24 in 12 scans ends at 2.98
         (locked(hits=3, of=5, false=1), "min_sensitivity_at_fp", 0.6, None),
-        ([*locked(), *(scored(f"a_sub-{90 + n}", [], [HIT]) for n in range(5))], "max_fp_per_free_scan", 1.0, 1.0),
+        ([*locked(), *(scored(f"a_sub-{90 + n}", [], [HIT]) for n in range(5))], "max_fp_per_cmb_free_scan", 1.0, 1.0),
         (locked(hits=4), "min_site_sensitivity", 0.8, 0.8),
         (locked(false=2), "max_site_fp_per_scan", 2.0, 2.0),
     ],
@@ -91,7 +91,7 @@ def test_the_shipped_gate_lets_a_good_release_pass_and_holds_bad_ones(tmp_path):
 
 def test_too_few_to_judge_is_told_and_passes(tmp_path):
     folder = write_evidence(tmp_path, [*locked(3, hits=0, of=3, false=9), *locked(6, hits=2, of=2, site="b")])
-    report = check_gate(folder, gate(min_site_sensitivity=0.9, max_site_fp_per_scan=1, max_fp_per_free_scan=1))
+    report = check_gate(folder, gate(min_site_sensitivity=0.9, max_site_fp_per_scan=1, max_fp_per_cmb_free_scan=1))
     told = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.told}
     assert told == {
         "sensitivity of dataset a": (None, True, "9 microbleeds, 10 are needed to judge"),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cmb_models.cli.detect import open_detector
-from cmb_models.cli.server import _Wants
+from cmb_models.cli.server import _DesiredStateSource
 from cmb_models.errors import InputError
 from cmb_models.registry.mlflow.store import Registry, Release
 from cmb_models.registry.provenance.lineage import lineage_faults
 from cmb_models.registry.provenance.sbom import locked_environment
 from cmb_models.release.bundle import BundleDetector, load_bundle
 from cmb_models.release.keys import bundle_keys, new_keys, require_key, trusted_keys
+from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.workspace.versioning import (
     file_at,
     files_at,
@@ -113,13 +115,18 @@ def test_what_git_decides_is_refused_with_the_cause(site, monkeypatch, break_git
 
 @pytest.mark.parametrize("break_git", [None, *REFUSALS])
 def test_no_way_opens_an_unsigned_bundle(site, unsigned, monkeypatch, break_git):
+    from cmb_models.registry.mlflow.pyfunc_model import CmbDetector
+
     registry = Registry(site, "sqlite:///none.db", True)
+    context = SimpleNamespace(artifacts={"bundle": str(unsigned)})
     monkeypatch.setattr(Registry, "_verified", lambda self, release, expected: unsigned)
     cause = break_git(site, monkeypatch) if break_git else r"a signature by keys/release\.pub, got no model\.sig"
     for way in (
         lambda: open_detector(None, unsigned),
-        lambda: _Wants(unsigned)(),
+        lambda: _DesiredStateSource(unsigned)(),
         lambda: registry.fetch(Release(1, "", {}, ())),
+        lambda: CmbDetector().load_context(context),
+        lambda: deploy_bundle(unsigned, 1, site / "repository", "localhost:1", trusted_keys(site)),
         lambda: BundleDetector(unsigned, trusted_keys=trusted_keys(site)),
     ):
         with pytest.raises(InputError, match=cause):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmb_models.config.params import Joint, load_params
+from cmb_models.config.params import Fusion, load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.summary import cross_validation_metrics, locked_metrics
@@ -19,7 +19,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import write_volume
 from cmb_models.report import cases, wording
 from cmb_models.report.charts import search_chart
-from cmb_models.report.data import Material, Sources, gather
+from cmb_models.report.data import ReportData, Sources, load_report_data
 from cmb_models.report.page import fill, render
 from cmb_models.report.pictures import Album, draw_album
 from tests.support.bundles import BLOBS_MM, head, settings
@@ -69,7 +69,7 @@ def workspace(folder: Path, locked: list[ScoredScan], own: list[ScoredScan]) -> 
         "bundles": 2,
     }
     for (name, (metrics, table)), scans, by in zip(figures.items(), (own, locked), (folds, None), strict=True):
-        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, Joint(), by)
+        write_rows(folder / name, scans, metrics["threshold"], PARAMS.evaluate.tolerance_mm, Fusion(), by)
         write_json(folder / name / "metrics.json", metrics)
         write_json(folder / name / "froc.json", table)
     hashes = {"index_sha256": "1" * 64, "split_sha256": "2" * 64, "studies": {"unet": {"study": "unet-1", "trial": 0}}}
@@ -85,10 +85,10 @@ def workspace(folder: Path, locked: list[ScoredScan], own: list[ScoredScan]) -> 
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Material:
+def material(tmp_path_factory) -> ReportData:
     own = [scored("site", n) for n in range(4)]
     locked = [scored("locked", 0), scored("locked", 1, marked=False)]
-    return gather(workspace(tmp_path_factory.mktemp("ws"), locked, own), PARAMS.evaluate)
+    return load_report_data(workspace(tmp_path_factory.mktemp("ws"), locked, own), PARAMS.evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_chosen_trial_is_marked_even_if_another_has_a_higher_value(material)
 def test_a_set_without_lesions_or_findings_makes_a_page(tmp_path):
     silent = replace(scored("locked", 0, marked=False), centres_mm=np.zeros((0, 3)), scores=np.zeros(0), stage1=None, stage2=None)
     own = [scored("site", n) for n in range(2)]
-    text = render(gather(workspace(tmp_path, [silent], own), PARAMS.evaluate))
+    text = render(load_report_data(workspace(tmp_path, [silent], own), PARAMS.evaluate))
     assert "There are no marked microbleeds in these 1 scan, so sensitivity cannot be told." in text
 
 

@@ -54,7 +54,7 @@ def test_folders_that_an_object_store_dropped_come_back(sealed, tmp_path):
         (lambda f: (f / "cmb_unet/config.pbtxt").unlink(), "cmb_unet/config.pbtxt is missing"),
         (lambda f: (f / "cmb_unet/3/more.py").touch(), "cmb_unet/3/more.py is not in the seal"),
         (lambda f: (f / SEAL_FILE).unlink(), "a repository with a seal.json, got none"),
-        (lambda f: (f / SEAL_FILE).write_text("{}"), "readable checksums"),
+        (lambda f: (f / SEAL_FILE).write_text("{}"), "a readable seal"),
         (lambda f: (f / SEAL_FILE).write_text(json.dumps({"files": {}, "folders": ["../out"]})), "is missing"),
     ],
     ids=["changed", "missing", "added", "no seal", "empty seal", "seal that leads out"],

@@ -20,7 +20,7 @@ SCORES = 1e-4  # largest difference of a score between devices; a release may di
 
 
 def unet_sampler():
-    return UnetSampler([SCAN], UNET.model_copy(update={"steps": 80, "hard_fraction": 0.5, "mine_at": (0.4,)}))
+    return UnetSampler([SCAN], UNET.model_copy(update={"steps": 80, "hard_negative_fraction": 0.5, "hard_negatives_at": (0.4,)}))
 
 
 def cnn_sampler():

@@ -13,7 +13,7 @@ from cmb_models.training.data.examples import load_training, save_example
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import FinalJob, run_final_job, train_both
 from cmb_models.training.loop import train_cnn, train_unet
-from cmb_models.training.validation.jobs import Mined, cnn_sampler, job_seed, load_mined, save_mined
+from cmb_models.training.validation.jobs import CandidateSet, cnn_sampler, job_seed, load_candidates, save_candidates
 from tests.support.examples import CNN, UNET, example
 from tests.support.trainings import assert_equal
 
@@ -30,15 +30,15 @@ def site(tmp_path):
         scan = replace(example([where], key=f"s_{name}"), subject=f"s_{name}", sha256=name * 64)
         save_example(tmp_path / "prepared", scan, "")
         index = np.array([[20, 20, 5], [8, 22, 9]])
-        found = Mined(scan.key, frozenset({f"s_{other}"}), index, index.astype(float), np.array([0.7, 0.4]))
-        save_mined(tmp_path / "candidates", found)
+        found = CandidateSet(scan.key, frozenset({f"s_{other}"}), index, index.astype(float), np.array([0.7, 0.4]))
+        save_candidates(tmp_path / "candidates", found)
     return tmp_path
 
 
 def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch):
     monkeypatch.setenv("CMB_CORES", "2")  # one thread for each of the two: sums are ordered by the number of threads
     models = train_both(SHORT_UNET, SHORT_CNN, site / "prepared", site / "candidates", SPLIT, SEED)
-    examples, mined = load_training(site / "prepared", SPLIT), {m.key: m for m in load_mined(site / "candidates")}
+    examples, mined = load_training(site / "prepared", SPLIT), {m.key: m for m in load_candidates(site / "candidates")}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -52,7 +52,9 @@ def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch
 
 def test_candidates_of_a_network_that_knew_the_scan_are_refused_in_the_worker_too(site):
     index = np.array([[20, 20, 5]])
-    save_mined(site / "candidates", Mined("s_a", frozenset({"s_a", "s_b"}), index, index.astype(float), np.array([0.7])))
+    save_candidates(
+        site / "candidates", CandidateSet("s_a", frozenset({"s_a", "s_b"}), index, index.astype(float), np.array([0.7]))
+    )
     job = FinalJob(site / "prepared", site / "candidates", SPLIT, SHORT_CNN, SEED)
     with pytest.raises(InputError, match="s_a"):
         run_final_job(job)

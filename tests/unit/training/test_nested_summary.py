@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmb_models.config.params import Joint, load_params
+from cmb_models.config.params import Fusion, load_params
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.io.annotations import Annotation
@@ -59,7 +59,7 @@ def test_each_fold_is_judged_at_the_threshold_chosen_inside_it():
 def test_figures_come_back_from_the_rows_alone(tmp_path):
     metrics, decided = nested_metrics(FOLDS, PARAMS, np.random.default_rng(PARAMS.evaluate.seed))
     plain = [replace(s, scores=s.scores / 2) for f in FOLDS for s in f.outer]  # their truth counts, not what was found in them
-    write_rows(tmp_path, plain, 0.5, 3.0, Joint(), {"a": 0, "b": 1})
+    write_rows(tmp_path, plain, 0.5, 3.0, Fusion(), {"a": 0, "b": 1})
     write_nested_rows(tmp_path / NESTED, decided, 3.0)
     del metrics["folds"]
     assert recomputed_nested(tmp_path, PARAMS) == metrics

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmb_models.training import loop
-from cmb_models.training.prefetch import EACH, MOST_THREADS, Ahead, drawing_threads
+from cmb_models.training.prefetch import EACH, MOST_THREADS, Prefetcher, prefetch_threads
 from tests.support.trainings import Killed, assert_equal, kill_at, train
 
 STEPS = 40
@@ -23,20 +23,20 @@ def names() -> list[str]:
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_each_step_has_its_own_batch_and_none_is_drawn_beyond_the_last(threads):
     drawn = []
-    with Ahead(lambda step: drawn.append(step) or step**2, STEPS, threads) as batches:
+    with Prefetcher(lambda step: drawn.append(step) or step**2, STEPS, threads) as batches:
         assert [batches.take(step) for step in range(STEPS)] == [step**2 for step in range(STEPS)]
     assert sorted(drawn) == list(range(STEPS))
 
 
 def test_the_next_ones_are_drawn_before_they_are_asked_for():
-    drawn, side_by_side = [threading.Event() for _ in range(STEPS)], threading.Barrier(2, timeout=60)
+    drawn, parallel_trials = [threading.Event() for _ in range(STEPS)], threading.Barrier(2, timeout=60)
 
     def draw(step):
         if step < 2:
-            side_by_side.wait()  # goes on when two draw at once
+            parallel_trials.wait()  # goes on when two draw at once
         drawn[step].set()
 
-    with Ahead(draw, STEPS, 2) as batches:
+    with Prefetcher(draw, STEPS, 2) as batches:
         batches.take(0)
         assert all(drawn[step].wait(60) for step in range(2 * EACH + 1))
         assert not drawn[2 * EACH + 1].is_set()
@@ -54,7 +54,7 @@ def test_what_was_drawn_from_something_else_is_drawn_again():
                 raise IndexError("of a batch that nobody will see")
         return step, basis[0]
 
-    with Ahead(draw, STEPS, 2, lambda: basis[0]) as batches:
+    with Prefetcher(draw, STEPS, 2, lambda: basis[0]) as batches:
         assert batches.take(0) == (0, "old")
         assert all(event.wait(60) for event in stale)
         basis[0] = "new"
@@ -63,7 +63,7 @@ def test_what_was_drawn_from_something_else_is_drawn_again():
 
 
 def test_a_fault_is_told_at_its_own_step():
-    with Ahead(lambda step: 1 // (step - 3), STEPS, 1) as batches:
+    with Prefetcher(lambda step: 1 // (step - 3), STEPS, 1) as batches:
         assert [batches.take(step) for step in range(3)] == [-1, -1, -1]
         with pytest.raises(ZeroDivisionError):
             batches.take(3)
@@ -71,10 +71,10 @@ def test_a_fault_is_told_at_its_own_step():
 
 
 def test_threads_draw_for_a_cuda_device_alone(monkeypatch):
-    assert drawing_threads(torch.device("cpu")) == 0
+    assert prefetch_threads(torch.device("cpu")) == 0
     for cores, threads in ((1, 1), (2, 2), (16, MOST_THREADS)):
         monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
-        assert drawing_threads(torch.device("cuda")) == threads
+        assert prefetch_threads(torch.device("cuda")) == threads
 
 
 @pytest.fixture
@@ -86,13 +86,13 @@ def mined(monkeypatch):
         looks.append(np.array([[0, *rng.integers(5, 15, 3)]]))
         return looks[-1]
 
-    monkeypatch.setattr(loop, "look_alikes", look)
+    monkeypatch.setattr(loop, "mine_hard_negatives", look)
     return looks
 
 
 def weights_by(threads, monkeypatch, kind):
-    monkeypatch.setattr(loop, "drawing_threads", lambda device: threads)
-    return train(kind, mine_at=(0.3, 0.6)) if kind == "unet" else train(kind)
+    monkeypatch.setattr(loop, "prefetch_threads", lambda device: threads)
+    return train(kind, hard_negatives_at=(0.3, 0.6)) if kind == "unet" else train(kind)
 
 
 @pytest.mark.parametrize("kind", ["unet", "cnn"])
@@ -119,7 +119,7 @@ def test_a_training_that_goes_back_draws_its_steps_again(mined, monkeypatch):
 
 
 def test_a_training_that_ends_early_leaves_no_thread(monkeypatch):
-    monkeypatch.setattr(loop, "drawing_threads", lambda device: 2)
+    monkeypatch.setattr(loop, "prefetch_threads", lambda device: 2)
     with pytest.raises(Killed):
         train("cnn", step_done=kill_at(3))
     assert names() == []

@@ -15,16 +15,23 @@ import pytest
 import torch
 
 from cmb_models import files
-from cmb_models.files import replacing, replacing_folder, write_json
+from cmb_models.files import atomic_directory, atomic_write, write_json
 from cmb_models.networks.unet import build_unet
 from cmb_models.training import checkpoint as checkpoint_module
 from cmb_models.training import loop
-from cmb_models.training.checkpoint import Checkpoint, kept_until_done, open_checkpoint, save_tensors
+from cmb_models.training.checkpoint import Checkpoint, checkpoint_directory, open_checkpoint, save_tensors
 from cmb_models.training.data.examples import save_example
 from cmb_models.training.data.samplers import CnnSampler
 from cmb_models.training.final import save_weights
 from cmb_models.training.loop import Diverged, train_cnn
-from cmb_models.training.validation.jobs import Mined, UnetJob, cnn_checkpoint, save_mined, try_unet_job, unet_checkpoint
+from cmb_models.training.validation.jobs import (
+    CandidateSet,
+    UnetJob,
+    cnn_checkpoint,
+    save_candidates,
+    try_unet_job,
+    unet_checkpoint,
+)
 from tests.support.bundles import settings as bundle_settings
 from tests.support.examples import CNN, UNET, example
 from tests.support.imports import ROOT
@@ -99,7 +106,7 @@ def test_no_other_training_picks_a_checkpoint_up(tmp_path, monkeypatch):
     one, other = example([(10, 10, 10)]), example([(10, 10, 12)])
     seen = {unet_checkpoint(tmp_path, UNET, 0, [one]).path}
     assert unet_checkpoint(tmp_path, UNET, 0, [example([(10, 10, 10)])]).path in seen  # the same again
-    found = Mined("a", frozenset({"x"}), np.array([[1, 2, 3]]), np.zeros((1, 3)), np.ones(1))
+    found = CandidateSet("a", frozenset({"x"}), np.array([[1, 2, 3]]), np.zeros((1, 3)), np.ones(1))
     seen.add(cnn_checkpoint(tmp_path, CNN, 0, [one], {"a": found}).path)
     others = [
         unet_checkpoint(tmp_path, UNET, 1, [one]),
@@ -107,7 +114,9 @@ def test_no_other_training_picks_a_checkpoint_up(tmp_path, monkeypatch):
         unet_checkpoint(tmp_path, UNET, 0, [other]),
         unet_checkpoint(tmp_path, UNET, 0, [one, other]),
         cnn_checkpoint(tmp_path, CNN, 1, [one], {"a": found}),
-        cnn_checkpoint(tmp_path, CNN, 0, [one], {"a": Mined("a", found.trained_on, found.index_vox + 1, *[np.zeros((1, 3))] * 2)}),
+        cnn_checkpoint(
+            tmp_path, CNN, 0, [one], {"a": CandidateSet("a", found.trained_on, found.index_vox + 1, *[np.zeros((1, 3))] * 2)}
+        ),
     ]
     monkeypatch.setattr(checkpoint_module, "library_hash", lambda *modules: "of other code")
     others.append(unet_checkpoint(tmp_path, UNET, 0, [one]))
@@ -129,10 +138,10 @@ def test_a_checkpoint_that_cannot_be_read_is_left_aside(tmp_path, caplog):
 
 
 def test_checkpoints_outlive_a_stage_that_fails_and_go_when_it_is_done(tmp_path):
-    with pytest.raises(Killed), kept_until_done(tmp_path / "stage") as folder:
+    with pytest.raises(Killed), checkpoint_directory(tmp_path / "stage") as folder:
         open_checkpoint(folder, "unet", 1).save({"step": 1})
         raise Killed
-    with kept_until_done(tmp_path / "stage") as folder:
+    with checkpoint_directory(tmp_path / "stage") as folder:
         assert open_checkpoint(folder, "unet", 1).load() == {"step": 1}
     assert not (tmp_path / "stage").exists()
 
@@ -214,7 +223,9 @@ def test_a_search_is_told_of_divergence_instead_of_ended(tmp_path):
     one, other = (replace(example([(10, 12, 16)]), key=k, subject=k) for k in ("a", "b"))
     save_example(tmp_path, one)
     config = bundle_settings()
-    job = UnetJob(tmp_path, frozenset({"a"}), frozenset({"b"}), UNET.model_copy(update={"steps": 4, "mine_at": ()}), config, 0)
+    job = UnetJob(
+        tmp_path, frozenset({"a"}), frozenset({"b"}), UNET.model_copy(update={"steps": 4, "hard_negatives_at": ()}), config, 0
+    )
     save_example(tmp_path, other)
     assert [m.key for m in try_unet_job(job)] == ["b"]
     one.prepared.image[:] = np.nan
@@ -237,7 +248,9 @@ def full_disk(monkeypatch):
 WRITERS = {
     "json": lambda folder: write_json(folder / "a.json", {"some": "thing"}),
     "tensors": lambda folder: save_tensors(folder / "a.pt", torch.zeros(10_000)),
-    "candidates": lambda folder: save_mined(folder, Mined("a", frozenset(), np.zeros((9, 3), int), np.zeros((9, 3)), np.zeros(9))),
+    "candidates": lambda folder: save_candidates(
+        folder, CandidateSet("a", frozenset(), np.zeros((9, 3), int), np.zeros((9, 3)), np.zeros(9))
+    ),
     "example": lambda folder: save_example(folder, example([])),
 }
 
@@ -253,7 +266,7 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, full_disk):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/unet.pt").write_bytes(b"old")
     model = build_unet(UNET.channels, UNET.strides)
-    with refused("disk-full"), replacing_folder(tmp_path / "weights") as folder:
+    with refused("disk-full"), atomic_directory(tmp_path / "weights") as folder:
         save_weights(folder, UNET, CNN, model, model, [])
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
     assert (tmp_path / "weights/unet.pt").read_bytes() == b"old"
@@ -266,5 +279,5 @@ def test_a_training_needs_no_room_for_its_checkpoint(tmp_path, full_disk, caplog
 
 
 def test_other_faults_of_the_system_are_not_called_a_full_disk(tmp_path):
-    with pytest.raises(PermissionError), replacing(tmp_path / "a"):
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")

@@ -14,7 +14,7 @@ from cmb_models.training.data.spatial import ZOOM, cut_warped, draw_matrix, to_s
 from cmb_models.training.losses import microbleed_loss
 from cmb_models.training.synthesis.insertion import BESIDE, choose_places
 from cmb_models.volume import world_from_index
-from tests.support.examples import CNN, PLANTS, UNET, example
+from tests.support.examples import CNN, LESION_BANK, UNET, example
 
 SPACING = (1.0, 1.0, 2.0)
 
@@ -100,8 +100,8 @@ def test_stage_2_plants_lie_beside_mimics_and_in_tissue():
 
     plain = example([], shape=(80, 80, 60))
     plain.prepared.image[:, :, :20] = -3  # air below
-    scan = replace(plain, plants=PLANTS, annotations=(Annotation("s", "", 70.0, 70.0, 100.0, 3.0, "cmb", "r"),))
-    sampler = CnnSampler([label_candidates(scan, np.array([[40, 40, 21]]), 3.0)], CNN.model_copy(update={"planted_fraction": 1.0}))
+    scan = replace(plain, lesion_bank=LESION_BANK, annotations=(Annotation("s", "", 70.0, 70.0, 100.0, 3.0, "cmb", "r"),))
+    sampler = CnnSampler([label_candidates(scan, np.array([[40, 40, 21]]), 3.0)], CNN.model_copy(update={"inserted_fraction": 1.0}))
     places = np.array([sampler._place(0, np.random.default_rng(n)) for n in range(300)])
     away = np.linalg.norm((places - (40, 40, 21)) * SPACING, axis=1)
     assert 0.15 < ((away > 1) & (away < 7.5)).mean() < 0.6

@@ -13,15 +13,15 @@ from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.unet import Heatmap, build_unet
 from cmb_models.runtime.torch import as_callable
 from cmb_models.training.data import samplers
-from cmb_models.training.data.brain_mask import BRAIN, Brain, find_brain
+from cmb_models.training.data.brain_mask import BRAIN, BrainMask, find_brain_mask
 from cmb_models.training.data.examples import load_examples, save_example
-from cmb_models.training.data.hard_negatives import look_alikes
+from cmb_models.training.data.hard_negatives import mine_hard_negatives
 from cmb_models.training.data.intensity import NOISE, flip_and_turn, vary_intensity
 from cmb_models.training.data.samplers import CMB, UNKNOWN, CandidateSet, CnnSampler, UnetSampler, kind_of, label_candidates
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import generator, train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
-from tests.support.examples import AFFINE, CNN, PLANTS, UNET, example, in_air
+from tests.support.examples import AFFINE, CNN, LESION_BANK, UNET, example, in_air
 from tests.support.refused import refused
 
 
@@ -108,12 +108,12 @@ def test_a_candidate_within_a_large_lesion_belongs_to_it():
     assert label_candidates(marked, np.array([[10, 14, 5], [10, 16, 5]]), match_mm=3).positive.tolist() == [True, False, True]
 
 
-def test_every_planted_lesion_has_its_peak_in_the_patch(dark_plants):
-    """A patch that is dark somewhere holds a planted lesion, and is taught one: half lesions at its border would be untaught."""
+def test_every_planted_lesion_has_its_peak_in_the_patch(dark_lesion_bank):
+    """A patch that is dark somewhere holds a inserted lesion, and is taught one: half lesions at its border would be untaught."""
     quiet = replace(example([], shape=(80, 80, 60)), annotations=example([(64, 64, 104)]).annotations)  # marked, not drawn
     quiet.prepared.image[0, 0, 0] = -3  # what air is
-    quiet = replace(quiet, plants=PLANTS)
-    sampler = UnetSampler([quiet], UNET.model_copy(update={"planted_per_patch": 1.0, "lesion_fraction": 0.0}))
+    quiet = replace(quiet, lesion_bank=LESION_BANK)
+    sampler = UnetSampler([quiet], UNET.model_copy(update={"inserted_per_patch": 1.0, "lesion_fraction": 0.0}))
     dark = 0
     for seed in range(150):
         images, targets, _ = sampler.batch(np.random.default_rng(seed))
@@ -124,22 +124,22 @@ def test_every_planted_lesion_has_its_peak_in_the_patch(dark_plants):
     assert dark > 25
 
 
-def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_plants):
+def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_lesion_bank):
     quiet = example([], shape=(80, 80, 60))
     elsewhere = (replace(a, z_mm=400.0) for a in example([(64, 64, 104)]).annotations)  # out of view of every patch
-    marked = replace(quiet, annotations=tuple(elsewhere), plants=PLANTS)
+    marked = replace(quiet, annotations=tuple(elsewhere), lesion_bank=LESION_BANK)
     marked.prepared.image[0, 0, 0] = -3
-    sampler = UnetSampler([marked], UNET.model_copy(update={"planted_mimics_per_patch": 2.0, "lesion_fraction": 0.0}))
+    sampler = UnetSampler([marked], UNET.model_copy(update={"inserted_mimics_per_patch": 2.0, "lesion_fraction": 0.0}))
     batches = [sampler.batch(np.random.default_rng(seed)) for seed in range(40)]
     darker = sum(int((image < -0.7).sum() > 5) for images, *_ in batches for image in images)
     assert darker > 20 and not any(targets.any() for _, targets, _ in batches)
 
 
-def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_plants, monkeypatch):
+def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_lesion_bank, monkeypatch):
     monkeypatch.setattr(samplers, "BESIDE", 1.0)  # all in the middle, where no patch sees the air
     plain = in_air(example([], shape=(80, 80, 60)))
-    group = CandidateSet(replace(plain, plants=PLANTS), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN]))
-    all_planted = {"planted_fraction": 1.0, "planted_mimic_fraction": 1.0}
+    group = CandidateSet(replace(plain, lesion_bank=LESION_BANK), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN]))
+    all_planted = {"inserted_fraction": 1.0, "inserted_mimic_fraction": 1.0}
     patches, kinds = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
     darkest = patches.min(axis=(1, 2, 3, 4))
     assert darkest[kinds == CMB].max() < -1.7 < darkest[kinds != CMB].min() <= darkest[kinds != CMB].max() < -0.6
@@ -164,14 +164,14 @@ def test_look_alikes_are_what_is_found_and_not_marked():
         first, annotations=(first.annotations[0], replace(first.annotations[1], label="possible"))
     )  # the third is neither
     model = Darkness().train()
-    found = look_alikes(model, [example([]), first], np.random.default_rng(0))
+    found = mine_hard_negatives(model, [example([]), first], np.random.default_rng(0))
     assert found.tolist() == [[1, 20, 24, 12]] and found.dtype == np.int64 and model.training
-    assert look_alikes(model, [example([])], np.random.default_rng(0)).shape == (0, 4)
+    assert mine_hard_negatives(model, [example([])], np.random.default_rng(0)).shape == (0, 4)
 
 
 def test_hard_patches_hold_a_look_alike():
     scan = example([(16, 16, 16)], shape=(64, 64, 32))
-    sampler = UnetSampler([scan], UNET.model_copy(update={"hard_fraction": 1.0, "lesion_fraction": 0.0}))
+    sampler = UnetSampler([scan], UNET.model_copy(update={"hard_negative_fraction": 1.0, "lesion_fraction": 0.0}))
     scan.prepared.image[50, 50, 20] = 9.0  # stands for the look-alike: bright, so that it is seen among noise
     usual = sum((sampler.batch(np.random.default_rng(seed))[0] > 5).any(axis=(1, 2, 3, 4)).sum() for seed in range(20))
     sampler.hard = np.array([[0, 50, 50, 20]])
@@ -185,7 +185,7 @@ def test_hard_patches_hold_a_look_alike():
 
 def test_planting_without_plants_is_refused():
     with refused("prepared-missing"):
-        UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"planted_per_patch": 0.5}))
+        UnetSampler([example([(10, 12, 16)])], UNET.model_copy(update={"inserted_per_patch": 0.5}))
 
 
 def test_cnn_batches_have_the_share_of_positives():
@@ -268,7 +268,7 @@ def test_examples_round_trip(tmp_path):
     (after,) = load_examples(tmp_path)
     assert (after.key, after.subject, after.annotations, after.prepared.shape) == ("a", "s", before.annotations, (32, 32, 16))
     assert np.array_equal(after.prepared.image, before.prepared.image) and np.array_equal(after.prepared.affine, AFFINE)
-    assert np.array_equal(after.brain.bits, find_brain(before.prepared.image, (1, 1, 2), before.prepared.air).bits)
+    assert np.array_equal(after.brain.bits, find_brain_mask(before.prepared.image, (1, 1, 2), before.prepared.air).bits)
     (tmp_path / "a.brain.npy").unlink()
     with refused("prepared-outdated"):
         load_examples(tmp_path)
@@ -280,6 +280,6 @@ def test_samplers_take_the_brain_that_was_found_in_preparation():
     scan.prepared.image[50, 50, 20] = 9.0  # bright, so that it is seen among noise
     bits = np.zeros((32, 32, 32), np.uint8)
     bits[25, 25, 20] = BRAIN
-    sampler = UnetSampler([replace(scan, brain=Brain(bits))], UNET.model_copy(update={"lesion_fraction": 0.0}))
+    sampler = UnetSampler([replace(scan, brain=BrainMask(bits))], UNET.model_copy(update={"lesion_fraction": 0.0}))
     for seed in range(20):
         assert (sampler.batch(np.random.default_rng(seed))[0] > 5).any(axis=(1, 2, 3, 4)).all()

@@ -1,4 +1,4 @@
-"""Stage 2 trained with phase as its second channel: patches, plants, and what a network learns of them."""
+"""Stage 2 trained with phase as its second channel: patches, synthetic lesions, and what a network learns of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cmb_models.training.data.intensity import vary_phase
 from cmb_models.training.data.samplers import CMB, UNKNOWN, CandidateSet, CnnSampler
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn
-from cmb_models.training.synthesis.insertion import Plants
+from cmb_models.training.synthesis.insertion import LesionBank
 from tests.support.examples import BALL, CNN, UNET, example, in_air
 from tests.support.refused import refused
 
@@ -57,22 +57,24 @@ def test_varied_phase_stays_wrapped_and_about_where_it_was():
     assert (phase == np.float32(3.1)).all()
 
 
-def test_planted_phase_tells_microbleeds_from_mimics(dark_plants):
+def test_planted_phase_tells_microbleeds_from_mimics(dark_lesion_bank):
     """Plants alike in the picture, opposite in phase."""
     share = np.where(BALL, 0.2, 1).astype(np.float32)[None].repeat(2, 0)
     turned = np.where(BALL, 1.0, 0).astype(np.float32)
-    plants = Plants(share, np.zeros((2, 3)), np.array(["cmb", "mimic:calcification"]), np.full(2, 4.0), np.stack([turned, -turned]))
+    lesion_bank = LesionBank(
+        share, np.zeros((2, 3)), np.array(["cmb", "mimic:calcification"]), np.full(2, 4.0), np.stack([turned, -turned])
+    )
     plain = in_air(example([], shape=(80, 80, 60)))
     group = CandidateSet(
-        replace(with_phase(plain, np.zeros((80, 80, 60), np.float32)), plants=plants),
+        replace(with_phase(plain, np.zeros((80, 80, 60), np.float32)), lesion_bank=lesion_bank),
         np.array([[20, 20, 15], [30, 30, 15]]),
         np.array([CMB, UNKNOWN]),
     )
-    settings = CNN.model_copy(update={"planted_fraction": 1.0, "planted_mimic_fraction": 1.0})
+    settings = CNN.model_copy(update={"inserted_fraction": 1.0, "inserted_mimic_fraction": 1.0})
     patches, kinds = CnnSampler([group], settings).batch(np.random.default_rng(0))
     inside = np.array([phase[(swi < -1) & (np.abs(phase) > 0.3)].mean() for swi, phase in patches])  # the air in view has none
     assert inside[kinds == CMB].min() > 0.5 and inside[kinds != CMB].max() < -0.5
-    without = replace(group.example, plants=replace(plants, phase=None))
+    without = replace(group.example, lesion_bank=replace(lesion_bank, phase=None))
     with refused("prepared-missing"):
         CnnSampler([replace(group, example=without)], settings)
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from cmb_models.training.tuning.study import Outcome, full_disk_told, open_study, study_name, summary, tune
+from cmb_models.training.tuning.study import Outcome, disk_full_as_input_error, open_study, study_name, summary, tune
 from tests.support.refused import refused
 
 SEARCH = {"learning_rate": (0.001, 0.1), "dropout": (0.0, 0.5)}
@@ -31,7 +31,7 @@ def run(storage, trials=4, evaluate=None):
         values = (evaluate or (lambda a, _f: [quality(c) for c, _ in a]))(asked, fold)
         return [Outcome(v) if isinstance(v, float) else v for v in values]
 
-    best = tune(study, SEARCH, trials, FIRST, folds=3, side_by_side=2, seed=0, evaluate=count)
+    best = tune(study, SEARCH, trials, FIRST, folds=3, parallel_trials=2, seed=0, evaluate=count)
     return study, best, asked_log
 
 
@@ -225,11 +225,11 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
 
     sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", limit)
     try:
-        with refused("disk-full"), full_disk_told("optuna.db"):
+        with refused("disk-full"), disk_full_as_input_error("optuna.db"):
             run(storage, trials=4, evaluate=long)
     finally:
         sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
     _, _, asked = run(storage, trials=4)
     assert {n for _, numbers in asked for n in numbers} == {2, 3}
-    with pytest.raises(ValueError, match="another"), full_disk_told("optuna.db"):
+    with pytest.raises(ValueError, match="another"), disk_full_as_input_error("optuna.db"):
         raise ValueError("another fault")

@@ -20,7 +20,7 @@ from tests.support.imports import ROOT
 from tests.support.refused import refused
 
 # Whose code computes candidates, trains on them or measures their diameters.
-USE_CANDIDATES = ("tune_unet", "mine_candidates", "tune_cnn", "cross_validate", "train", "export", "evaluate", "report")
+USE_CANDIDATES = ("tune_unet", "detect_candidates", "tune_cnn", "cross_validate", "train", "export", "evaluate", "report")
 
 
 @pytest.fixture
