@@ -262,14 +262,14 @@ class CnnSampler:
         if rng.random() < (self.settings.inserted_fraction if positive else self.settings.inserted_mimic_fraction):
             s = rng.integers(len(self._sets))
             if len(self._inside[s]):
-                return self._planted(s, positive, rng)
+                return self._inserted(s, positive, rng)
         pool = self._positive if positive else self._negative
         s, n = pool[rng.integers(len(pool))]
         jitter = np.asarray(self.settings.jitter_vox)
         index = self._sets[s].index_vox[n] + rng.integers(-jitter, jitter + 1)
         return self._vary(self._cut(s, index, rng), rng), int(self._sets[s].kind[n])
 
-    def _planted(self, s: int, cmb: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    def _inserted(self, s: int, cmb: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._place(s, rng), rng)
