@@ -69,7 +69,7 @@ CUDA_CASES = (  # on a CUDA device, which they share
 
 
 def recipe(steps: int) -> Unet:
-    """params.yaml's stage 1 with the patch and batch that all figures so far were measured with (FACTS 10), without hard negatives,
+    """params.yaml's stage 1 with the patch and batch that all figures so far were measured with, without hard negatives,
     whose look at whole scans depends on when it comes."""
     unet = load_params(ROOT / "params.yaml").unet
     return unet.model_copy(update={"patch_vox": (48, 48, 24), "batch": 6, "steps": steps, "hard_negatives_at": ()})

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CORE_MM = 1.5  # from the place: within it a microbleed is darkest
-SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % measure less than 4.8 mm, FACTS 3)
+SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % of marked ones measure less than 4.8 mm)
 BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
 CLASSES = class_names(BOUNDS, "below {:g}", "{:g} to below {:g}", "{:g} and more")
 SHOWN, CROP_MM = 12, 24.0  # of each class in the picture, and its width

@@ -9,7 +9,7 @@ from cmb_models.volume import Volume
 
 MIN_EXTENT_MM = 20.0  # less than a fifth of a brain along any axis cannot be judged
 MIN_SPACING_MM = 0.1  # half of what 7 T reaches; below it the header's unit is not mm
-MAX_SPACING_MM = 6.0  # thicker slices than any SWI protocol in FACTS: a 2-10 mm lesion vanishes between them
+MAX_SPACING_MM = 6.0  # thicker slices than in any SWI protocol known to us: a 2-10 mm lesion vanishes between them
 MAX_ORIGIN_OFFSET_MM = (
     1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
 )

@@ -9,8 +9,8 @@ import numpy as np
 
 from cmb_models.evaluation.matching import ScoredScan, match
 
-STANDARD_FP = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # FP per scan at which FROC is read (LUNA16's convention and 1/8, FACTS 4)
-ALSO_AT_MM = (2.0, 5.0)  # FACTS 4: the primary tolerance is shown with a stricter and a looser one
+STANDARD_FP = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # FP per scan at which FROC is read (LUNA16's convention and 1/8)
+ALSO_AT_MM = (2.0, 5.0)  # The primary tolerance is shown with a stricter and a looser one
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from cmb_models.evaluation.statistics.calibration import adaptive_ece
 from cmb_models.evaluation.statistics.counts import agreement
 from cmb_models.evaluation.statistics.strata import strata
 
-ALSO_AT_FP = 0.6  # false positives per scan of SHIVA-CMB 2024 and of the multicentre nnU-Net 2026, to compare with (FACTS 2)
+ALSO_AT_FP = 0.6  # false positives per scan of SHIVA-CMB 2024 and of the multicentre nnU-Net 2026, to compare with
 LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the other tolerances
 
 

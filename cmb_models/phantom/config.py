@@ -10,7 +10,7 @@ import numpy as np
 from cmb_models.errors import InputError
 
 GAMMA_RAD_PER_S_T = 2 * math.pi * 42.577e6  # proton gyromagnetic ratio (CODATA 2018)
-SMALLEST_CMB_MM = (1.4, 2.0)  # 5th percentile of 957 marked ones (FACTS section 3), and the definition's lower end
+SMALLEST_CMB_MM = (1.4, 2.0)  # 5th percentile of 957 marked ones, and the definition's lower end
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simu
 
 SUBJECT_GB = 3.0  # of a process that simulates a whole head at the finest voxels of a preset (benchmarks/phantom_speed.py)
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
-COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # FACTS section 3; their sum is 1.01 there
+COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # docs/phantom.md; their sum is 1.01 there
 MAX_CALCIFICATIONS = 30  # per scan, beyond the usual ones
 IMAGES = {"swi": "swi", "phase": "part-phase_swi", "magnitude": "part-mag_swi", "minip": "minIP"}  # endings of their names
 MASKS = {"brain_mask": "brain", "cmb_mask": "cmb", "mimic_mask": "mimic", "vein_mask": "vein"}

@@ -51,7 +51,7 @@ def _plain(rng: np.random.Generator) -> PhantomConfig:
 
 
 def _ukb(rng: np.random.Generator) -> PhantomConfig:
-    """UK Biobank's: 0.8 x 0.8 x 3 mm, 3 T, second echo of 20 ms (FACTS section 3); 256 x 288 x 48 voxels, TR 27 ms, 15 degrees."""
+    """UK Biobank's: 0.8 x 0.8 x 3 mm, 3 T, second echo of 20 ms; 256 x 288 x 48 voxels, TR 27 ms, 15 degrees."""
     return PhantomConfig(
         name="ukb",
         **_box((0.8, 0.8, 3.0), 144.0, (204.8, 230.4)),
@@ -67,7 +67,7 @@ def _ukb(rng: np.random.Generator) -> PhantomConfig:
 
 
 def _aibl(rng: np.random.Generator) -> PhantomConfig:
-    """AIBL's: 0.94 x 0.94 x 1.75 mm, 3 T, 20 ms (FACTS section 3)."""
+    """AIBL's: 0.94 x 0.94 x 1.75 mm, 3 T, 20 ms."""
     return PhantomConfig(
         name="aibl",
         **_box((0.9375, 0.9375, 1.75), 147.0),

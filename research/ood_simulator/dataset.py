@@ -14,7 +14,7 @@ from cmb_models.io.nifti import write_volume
 from research.ood_simulator.scan import PROTOCOLS, simulate
 
 FREE = 0.2  # share of scans without a microbleed
-COUNTS = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 14), 0.13))  # of the others (FACTS 3)
+COUNTS = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 14), 0.13))  # of the others
 
 
 def write_scans(out: Path, scans: int, seed: int) -> None:

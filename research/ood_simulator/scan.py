@@ -16,7 +16,7 @@ from research.ood_simulator.lesions import Body, draw_cmb, draw_diameter, draw_m
 from research.ood_simulator.shapes import smooth_noise
 from research.ood_simulator.veins import draw_sinuses, draw_veins, share
 
-# Voxel sizes in mm: UK Biobank, AIBL (FACTS 3), and clinical ones from fine to thick.
+# Voxel sizes in mm: UK Biobank, AIBL, and clinical ones from fine to thick.
 PROTOCOLS = ((0.8, 0.8, 3.0), (0.94, 0.94, 1.75), (0.5, 0.5, 2.0), (0.9, 0.9, 4.0), (0.7, 0.7, 5.0))
 FINE_MM = 1.0  # slices are averaged from layers at most this thick
 STAND_OFF = 4.0  # times noise and uneven tissue by which a microbleed must differ from its surroundings, or no reader would mark it

@@ -6,7 +6,7 @@ import numpy as np
 
 from cmb_models.evaluation.statistics.bootstrap import percentiles
 
-STRATA = ("0", "1-4", "5-9", "10 or more")  # used clinically (FACTS 4)
+STRATA = ("0", "1-4", "5-9", "10 or more")  # as used clinically
 _FROM = (1, 5, 10)  # the first count of each stratum after the first
 LIMITS = 1.96  # standard deviations that hold 95 % of a normal distribution
 

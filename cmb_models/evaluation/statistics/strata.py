@@ -12,9 +12,9 @@ from cmb_models.evaluation.statistics.bootstrap import rate_interval, share_inte
 from cmb_models.io.annotations import Annotation
 
 # 2 and 10 mm: the bounds of a CMB by definition (Greenberg, Lancet Neurology 2009); 5 mm: where BOMBS divides them (Cordonnier,
-# Stroke 2009); 3 mm: near the median of marked CMBs as seen (FACTS 3), so that the many small ones do not share one class.
+# Stroke 2009); 3 mm: near the median of marked CMBs as seen, so that the many small ones do not share one class.
 SIZES_MM = (2.0, 3.0, 5.0, 10.0)
-SLICES_MM = (1.0, 2.0, 3.0)  # 3D SWI, thick 3D SWI, usual clinical SWI; thicker ones make CMBs look like veins (FACTS 2)
+SLICES_MM = (1.0, 2.0, 3.0)  # 3D SWI, thick 3D SWI, usual clinical SWI; thicker ones make CMBs look like veins
 NOT_GIVEN = "not given"
 
 

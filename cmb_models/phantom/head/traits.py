@@ -10,7 +10,7 @@ from cmb_models.phantom.head.template import Template, load_template
 
 AGE_YEARS = (50.0, 90.0)  # of those who are scanned for microbleeds: assumed
 REFERENCE_YEARS = 45.0  # at which IRON_PPM holds, and for which Peters 2007 gives the nuclei's T2*: assumed
-IRON_PPM = {  # susceptibility at REFERENCE_YEARS: FACTS section 3; the red nucleus, not listed there, between nigra and dentate
+IRON_PPM = {  # susceptibility at REFERENCE_YEARS: docs/phantom.md; the red nucleus, not listed there, between nigra and dentate
     "globus_pallidus": 0.131,
     "putamen": 0.038,
     "caudate": 0.044,

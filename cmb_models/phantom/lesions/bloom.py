@@ -33,7 +33,7 @@ SEEN = {  # fitted by research/phantom_bloom.py, which prints how far off it is,
 
 
 def bloom_ratio(chi_ppm: float, radians_per_ppm: float) -> float:
-    """(chi gamma B0 TE / 3 pi)^(1/3): where the phase at a sphere's equator is pi, over the sphere's radius (FACTS section 3)."""
+    """(chi gamma B0 TE / 3 pi)^(1/3): where the phase at a sphere's equator is pi, over the sphere's radius."""
     return float(np.cbrt(abs(chi_ppm) * radians_per_ppm / (3 * np.pi)))
 
 

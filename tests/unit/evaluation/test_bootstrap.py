@@ -39,7 +39,7 @@ def test_percentiles_leave_undefined_resamples_out_until_they_are_most():
 
 
 def test_wilson_and_poisson_as_printed_in_the_literature():
-    # FACTS 1: 39 of 40 has the Wilson interval 87.1-99.6 %. Garwood's table: 0 events 0-3.689, 5 events 1.624-11.668.
+    # 39 of 40 has the Wilson interval 87.1-99.6 %. Garwood's table: 0 events 0-3.689, 5 events 1.624-11.668.
     assert wilson(39, 40) == pytest.approx([0.871, 0.996], abs=5e-4)
     assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0 and wilson(0, 0) == [0.0, 1.0]
     assert poisson(0, 1) == pytest.approx([0, 3.689], abs=1e-3)

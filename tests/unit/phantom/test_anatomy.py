@@ -21,7 +21,7 @@ from cmb_models.phantom.head.warp import Warp, box_grid, draw_warp
 HEAD = Grid((91, 109, 91), (2.0, 2.0, 2.0), (-90.0, -126.0, -72.0))  # a whole brain
 PIECE = Grid((90, 80, 60), (1.0, 1.0, 1.0), (-45.0, -50.0, -20.0))  # ventricles and nuclei
 NODES = box_grid(128.0)
-FACTS_PPM = {  # section 3 of the facts; the red nucleus assumed
+LITERATURE_PPM = {  # docs/phantom.md; the red nucleus assumed
     "globus_pallidus": 0.131,
     "putamen": 0.038,
     "caudate": 0.044,
@@ -105,14 +105,14 @@ def test_sulci_widen_with_their_number_and_white_matter_stays():
 
 def test_iron_of_facts_at_the_reference_age():
     drawn = [draw_traits(np.random.default_rng(s), 45).iron_ppm for s in range(400)]
-    for name, ppm in FACTS_PPM.items():
+    for name, ppm in LITERATURE_PPM.items():
         own = np.array([d[name] for d in drawn])
         assert own.mean() == pytest.approx(ppm, rel=0.04), name  # three times 23 % over sqrt(400)
         assert 0.19 < own.std() / ppm < 0.27, name
 
 
 def test_susceptibility_of_a_nucleus_is_its_own():
-    chi = head(traits(iron_ppm=FACTS_PPM)).chi_ppm
+    chi = head(traits(iron_ppm=LITERATURE_PPM)).chi_ppm
     assert np.median(chi[nucleus("globus_pallidus")]) == pytest.approx(0.131, abs=0.006)
 
 
@@ -134,7 +134,7 @@ PETERS_MS = {  # Peters 2007, 10.1016/j.mri.2007.02.014
 @pytest.mark.parametrize("field_t", PETERS_MS)
 def test_t2star_from_two_echoes_is_that_of_peters(field_t):
     """Seen from outside: ln(S1 / S2) = (TE2 - TE1) / T2*, at 45 years and mean iron; white matter's own decay is the unit."""
-    who = traits(iron_ppm=FACTS_PPM, white_matter_lesions=())
+    who = traits(iron_ppm=LITERATURE_PPM, white_matter_lesions=())
     first, second = (head(who, field_t=field_t, te_ms=te).signal for te in (10.0, 30.0))
     plain = at_voxels(load_template().iron) == 0
     where = {

@@ -68,7 +68,7 @@ def test_lesion_phase_beyond_the_bloom_is_the_dipole_of_its_volume():
 
 
 def test_seen_volume_doubles_when_the_echo_time_does(spheres):
-    """FACTS section 3: theory 2.0, in vivo 2.30 +- 1.19."""
+    """docs/phantom.md: theory 2.0, in vivo 2.30 +- 1.19."""
     short, long = (
         np.sum(np.abs(alone(lone_slab((0.5, 0.5, 0.5), te_ms=te), body(radius_mm=1.5, chi_ppm=2.0))) < 0.5) for te in (20, 40)
     )
@@ -163,7 +163,7 @@ def test_microbleeds_are_seen_as_large_as_drawn(acquisition):
 
 
 def test_microbleeds_are_seen_about_as_round_as_real_ones():
-    """Sphericity pi^(1/3) (6 V)^(2/3) / A about .85 (FACTS section 3)."""
+    """Sphericity pi^(1/3) (6 V)^(2/3) / A about .85."""
     slab, found = lone_slab((0.5, 0.5, 0.8), te_ms=25.0), []
     for seed in range(6):
         lesion = replace(body(radius_mm=body_radius_mm(3.0, 1.5, slab.config), chi_ppm=1.5), seed=seed)
