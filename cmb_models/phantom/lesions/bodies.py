@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-AXES_SIGMA = 0.22  # log-standard deviation of half axes: assumed; microbleeds are then seen with a sphericity of .9 (.85 in marked ones)
+# Log-standard deviation of half axes: assumed; microbleeds then have a sphericity of 0.9 as seen (marked ones 0.85).
+AXES_SIGMA = 0.22
 DENT = 0.10  # depth of each of three crossed waves over the radius: assumed, as above
 DENT_PER_RADIUS = 2.5  # dents about a radius wide: assumed
 RIM_FROM = 0.75  # a cavernoma's haemosiderin begins at this share of its radius: assumed

@@ -30,7 +30,8 @@ from cmb_models.volume import Volume, index_from_world
 Size = tuple[float, float, float]
 SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the synthetic lesions: microbleeds vary most
 PPM = {"cmb": CHI_PPM, "mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
-CMB_MM = (1.6, 8.0)  # as seen; log-uniform, not as rare as large ones are (95 % of marked ones are below 4.8 mm), or none is learned
+# As seen; log-uniform, not as rare as large ones are (95 % of marked ones are below 4.8 mm), or none is learned.
+CMB_MM = (1.6, 8.0)
 MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they are taken for microbleeds
 FIELD_TE_MS = {1.5: (22.0, 42.0), 3.0: (15.0, 28.0)}  # usual echo times of SWI by field
 WINDOW_PER_MM = (0.28, 0.5)  # side of the phase filter's window over the field of view: 64 over 230 mm to 96 over 192 mm
