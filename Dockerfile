@@ -48,5 +48,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --start-interval=2s --retries=3 \
     CMD ["python3", "-m", "cmb_models.serving.run.entrypoint", "health"]
 
-# Settings: CMB_* variables, all in cmb_models/serving/run/entrypoint.py; what follows the image's name goes to tritonserver as it stands.
+# Settings: CMB_* variables, all in cmb_models/serving/run/settings.py; what follows the image's name goes to tritonserver as it stands.
 ENTRYPOINT ["python3", "-m", "cmb_models.serving.run.entrypoint"]

@@ -32,8 +32,8 @@ from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.loop import train_unet
 from cmb_models.training.tuning.objective import join
 from cmb_models.training.validation.jobs import (
-    CandidateSet,
     CnnJob,
+    OutOfFoldCandidates,
     UnetJob,
     candidates_in,
     job_seed,
@@ -65,7 +65,7 @@ def depth_class(away_mm: float) -> str:
     return TOUCHING if away_mm == 0 else NEAR if away_mm < NEAR_MM else DEEPER
 
 
-def run_half(job: UnetJob) -> tuple[list[CandidateSet], list[CandidateSet]]:
+def run_half(job: UnetJob) -> tuple[list[OutOfFoldCandidates], list[OutOfFoldCandidates]]:
     """Stage 1 trained on one half: its candidates in that half and in the other."""
     examples = load_examples(job.prepared_dir)
     known, unknown = ([e for e in examples if e.subject in half] for half in (job.training, job.held_out))
@@ -108,7 +108,7 @@ def run(prepared: Path, params: Params, seed: int) -> dict[str, list[ScoredScan]
     return {OWN: own, OTHER: [replace(s, scores=s.stage1) for s in both], BOTH: both}
 
 
-def _scored(example: Example, mined: CandidateSet) -> ScoredScan:
+def _scored(example: Example, mined: OutOfFoldCandidates) -> ScoredScan:
     return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, mined.stage1_score)
 
 

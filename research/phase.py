@@ -39,7 +39,7 @@ from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.tuning.objective import join
 from cmb_models.training.validation.cross_validation import candidates_out_of_fold
-from cmb_models.training.validation.jobs import CandidateSet, CnnJob, fold_of, job_seed, others, run_cnn_job, save_candidates
+from cmb_models.training.validation.jobs import CnnJob, OutOfFoldCandidates, fold_of, job_seed, others, run_cnn_job, save_candidates
 from cmb_models.training.validation.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def scores(params: Params, work: Path, split: dict, seeds: int) -> dict[str, lis
     folds, found = fold_of(split), candidates_out_of_fold(params, params.unet, work / "prepared", split)
     for scan in found:
         save_candidates(work / "candidates", scan)
-    mined: dict[str, CandidateSet] = {m.key: m for m in found}
+    mined: dict[str, OutOfFoldCandidates] = {m.key: m for m in found}
     asked = [(kind, seed, n) for kind in prepared for seed in range(seeds) for n in range(len(folds))]
     jobs = [
         CnnJob(prepared[kind], work / "candidates", others(folds, n), folds[n], params.cnn, job_seed(seed, n))

@@ -1,7 +1,7 @@
 """`make demo`: play a hospital site in a workspace of its own, demo/, by the commands that a site would type.
 
 `make full-demo` does the same in demo-full/ with five folds, and thirty locked scans, half of them by protocols that are in no
-training scan, and longer trainings: 31 minutes on two cores.
+training scan, and longer trainings: 40 minutes on two cores.
 
 Run again, it redoes only what is not up to date: the scans, DVC's stages and the registry each see for themselves.
 """

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 NEXT = """next:
   cd {folder}
   git commit -m 'Create workspace'
-  put your scans and annotations.csv into data/raw/<dataset>, or simulate some: cmb simulate data/raw/site
-  dvc add data/raw/site && git add data/raw/site.dvc && git commit -m 'Add scans'
+  put scans and annotations.csv into data/raw/site and those for the final test into data/raw/locked, or simulate some:
+    cmb simulate data/raw/site --seed 1 && cmb simulate data/raw/locked --scans 10 --cmbs 24 --seed 2
+  dvc add data/raw/site data/raw/locked && git add data/raw/*.dvc && git commit -m 'Add scans'
   dvc repro"""
 
 

@@ -166,10 +166,10 @@ def _print_status(urls: list[str], as_json: bool) -> None:
 
 def add_to(app: typer.Typer) -> None:
     from cmb_models.cli.shadow import report
-    from cmb_models.serving.check.command import smoke
+    from cmb_models.serving.check.command import check_server
 
     server = typer.Typer(help="Run, deploy to and check Triton servers.", no_args_is_help=True)
-    for name, command in (("run", run), ("deploy", deploy), ("status", status), ("check", smoke), ("export", export)):
+    for name, command in (("run", run), ("deploy", deploy), ("status", status), ("check", check_server), ("export", export)):
         server.command(name)(command)
     server.command("shadow-report")(report)
     app.add_typer(server, name="server")

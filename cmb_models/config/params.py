@@ -1,4 +1,4 @@
-"""params.yaml as typed settings; the part of them that travels in a bundle and the gate's are in release_settings.py.
+"""params.yaml as typed settings; the part of them that travels in a bundle and the gate's are in release.py.
 
 Unknown keys and impossible values are refused by name. This file holds ranges and shapes, no defaults: every value stands
 in params.yaml, so a stage can never run on a number that DVC does not track.
@@ -168,7 +168,7 @@ class TuneCnn(Tuning):
     search: CnnSearch
 
 
-class MineCandidates(Section):
+class DetectCandidates(Section):
     seed: Seed
     candidates: Candidates
 
@@ -213,7 +213,7 @@ class Params(Section):
     unet: Unet
     cnn: Cnn
     tune_unet: TuneUnet
-    detect_candidates: MineCandidates
+    detect_candidates: DetectCandidates
     tune_cnn: TuneCnn
     cross_validate: CrossValidate
     train: Train
@@ -257,7 +257,7 @@ def load_params(path: Path) -> Params:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            "file-not-found", path, "a params.yaml", "no such file", "run inside a workspace (a clone of the repository)"
+            "file-not-found", path, "a params.yaml", "no such file", "run inside a workspace, as `cmb init` creates it"
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))

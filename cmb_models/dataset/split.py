@@ -13,7 +13,7 @@ FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its inte
 
 
 def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
-    """Split the index's scans (see io.index) by subject.
+    """Split the index's scans (see dataset.index) by subject.
 
     Returns {"folds": {subject: fold}, "locked": [subject, ...], "locked_sha256": [of all their files], "notes": [sentences on what
     the numbers cannot say]}. Folds are filled greedily, subjects with most CMBs first into the fold with fewest, ties in a seeded

@@ -37,7 +37,7 @@ class ScoredScan:
 
     @property
     def dataset(self) -> str:
-        """The part of the subject's name before its own, sub-* (io/site); "" where there is none."""
+        """The part of the subject's name before its own, sub-* (dataset/layout); "" where there is none."""
         return self.subject.rpartition("_sub-")[0]
 
     @property

@@ -1,7 +1,7 @@
 """What is saved of an evaluation, and read back: a row a scan, a row a marked lesion, a row a candidate.
 
 The rows are the whole truth: every figure of metrics.json can be computed again from them (summary.recomputed, and
-nested.recomputed_nested for the nested ones).
+nested_summary.recomputed_nested for the nested ones).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ BIDS_NAME = re.compile(r"(?:^|_)(sub-[^_]+)(?:_(ses-[^_]+))?$")
 
 
 def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
-    """All candidates with their calibrated scores for the index's scans (io.index), in its order; [] for an empty index."""
+    """All candidates with their calibrated scores for the index's scans (dataset.index), in its order; [] for an empty index."""
     truth = {s.key: s for d in sorted({e["dataset"] for e in index}) for s in find_scans(raw_dir / d)}
     scored = []
     for entry in track(index, description="evaluate the bundle", console=Console(stderr=True)):  # stdout may be someone's JSON

@@ -14,7 +14,7 @@ KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
 
 
 class PatchClassifier(nn.Module):
-    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py). DarkSpots comes first.
+    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py). BottomHatFilter comes first.
 
     Without it a short training may find nothing at all: the first levels must learn to see a spot among vessels before the last
     one can gain by it, and the faint ones among the inserted lesions do not show them how. Each level: two 3x3x3 convolutions with
@@ -40,7 +40,7 @@ class PatchClassifier(nn.Module):
         return self.judge(self.spots(patches))
 
     def judge(self, spots: torch.Tensor) -> torch.Tensor:
-        """Logits (N,) of what DarkSpots makes of patches, (N, C + 2, i, j, k)."""
+        """Logits (N,) of what BottomHatFilter makes of patches, (N, C + 2, i, j, k)."""
         return self.head(self._pooled(spots))[:, 0]
 
     def with_kinds(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,8 +62,9 @@ def _convolution(before: int, after: int) -> nn.Module:
 class Score(nn.Module):
     """A classifier as it is used and exported: sigmoid of the logit averaged over four flips in the slice plane.
 
-    A microbleed seen in a mirror is a microbleed; averaging steadies the score for a few milliseconds a scan. DarkSpots makes of a
-    mirrored patch the mirror of what it makes of the patch, so it runs once. filtered: what comes in went through it already.
+    A microbleed seen in a mirror is a microbleed; averaging steadies the score for a few milliseconds per scan.
+    BottomHatFilter makes of a mirrored patch the mirror of what it makes of the patch, so it runs once. filtered: what comes in
+    went through it already.
     """
 
     FLIPS = ((), (2,), (3,), (2, 3))

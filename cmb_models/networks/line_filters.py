@@ -9,7 +9,7 @@ from cmb_models.detect.line_filters import ACROSS, HALF, IN_PLANE, MARGIN, OBLIQ
 
 
 class BottomHatFilter(nn.Module):
-    """(N, C, I, J, K) images to (N, C + 2, I, J, K): as detect.spots.dark_spots, of channel 0; the others are handed on."""
+    """(N, C, I, J, K) images to (N, C + 2, I, J, K): as detect.line_filters.dark_spots, of channel 0; the others are handed on."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         others = [images[:, 1:]] if images.shape[1] > 1 else []

@@ -16,7 +16,7 @@ PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initiali
 
 
 def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module:
-    """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. DarkSpots comes first.
+    """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. BottomHatFilter comes first.
 
     MONAI's DynUNet, the U-Net of nnU-Net, with residual blocks: two convolutions at each level on the way down and two on the way
     up. With one alone a microbleed near the dark outside of the brain is not learned, not even in the training scans. On the

@@ -1,4 +1,4 @@
-"""Moving the stages production, previous and challenger: the gate, the kept copy, the log entry, then the aliases.
+"""Moving the roles production, previous and challenger: the gate, the kept copy, the log entry, then the aliases.
 
 The log entry is the move. Killed before it, nothing has happened; killed after it, `resume` makes the aliases follow.
 """
@@ -15,7 +15,7 @@ from cmb_models.hash_chain import append_entry, first_fault, read_entries
 from cmb_models.registry.history.archive import gate_report, keep, keep_report
 from cmb_models.registry.history.audit import audit_fault, moved_outside
 from cmb_models.registry.history.lock import first_only, registry_lock
-from cmb_models.registry.history.state import CHALLENGER, PREVIOUS, PRODUCTION, STAGES, RegistryState, registry_state, words
+from cmb_models.registry.history.state import CHALLENGER, PREVIOUS, PRODUCTION, ROLES, RegistryState, registry_state, words
 from cmb_models.registry.mlflow.connection import Unreachable
 from cmb_models.registry.mlflow.store import Registry, Release, open_registry, require_not_behind
 from cmb_models.registry.provenance.lineage import require_lineage
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Move:
-    """What a command did. moved is False when nothing was to do or the gate failed; before: what the stage held before.
+    """What a command did. moved is False when nothing was to do or the gate failed; before: what had the role before.
 
     forced: the gate failed and was overruled. notes: what went otherwise than usual, in words.
     """
@@ -147,7 +147,7 @@ def resume(start: Path = Path(".")) -> list[str]:
     with open_registry(start) as registry, registry_lock(registry):
         logged, done = _logged(registry), []
         if moved_outside(registry, logged) or registry.head() != logged.head:
-            found = {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
+            found = {role: n for role, n in registry.aliases().items() if role in ROLES}
             _follow(registry, logged)
             done.append(f"the aliases were {words(found)} and are {words(logged.aliases)}")
         for entry in read_entries(registry.workspace / AUDIT_LOG)[-1:]:
@@ -237,7 +237,7 @@ def _move(
         gate=[c.as_dict() for c in report.checks] if report else [],
         gate_report_sha256=digest,
         before=logged.aliases,
-        after={stage: n for stage in STAGES if (n := goal.get(stage)) is not None},
+        after={role: n for role in ROLES if (n := goal.get(role)) is not None},
         **({} if aliases == logged.aliases else {"found": aliases}),  # moved outside, and put right by this move
     )
     return _after(registry, release, entry, kept)
@@ -246,7 +246,7 @@ def _move(
 def _aliases(registry: Registry, logged: RegistryState) -> dict[str, int]:
     """Where the aliases are; as logged when that cannot be asked."""
     try:
-        return {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
+        return {role: n for role, n in registry.aliases().items() if role in ROLES}
     except Unreachable:
         return logged.aliases
 
@@ -266,7 +266,7 @@ def _after(registry: Registry, release: Release, entry: dict[str, Any], report: 
 
 
 def _follow(registry: Registry, logged: RegistryState) -> None:
-    registry.move({stage: logged.aliases.get(stage) for stage in STAGES}, logged.head)
+    registry.move({role: logged.aliases.get(role) for role in ROLES}, logged.head)
 
 
 def _log_report(registry: Registry, release: Release, file: Path) -> bool | str:

@@ -1,4 +1,4 @@
-"""The project's progress bar, apart from parallel.py so that stages that train nothing do not import torch."""
+"""The project's progress bar, apart from validation/workers.py so that stages that train nothing do not import torch."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from cmb_models.workspace.normal_form import normal_form
 from cmb_models.workspace.paths import CODE_LOCK, ENVIRONMENT_LOCK, SCRIPTS
 
 LIBRARY = "cmb_models"
-# Modules that change no output of a stage: the front door, errors, what logs to MLflow, what reads git and DVC, progress bars.
+# Modules that change no output of a stage: errors, what logs to MLflow, what reads git and DVC, progress bars.
 LEFT_OUT = (f"{LIBRARY}.errors", f"{LIBRARY}.registry", f"{LIBRARY}.training.progress", f"{LIBRARY}.workspace")
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADER = "# The code that each stage runs: hashes of syntax trees. Written by `cmb lock`; commit it, do not edit it.\n"

@@ -19,7 +19,7 @@ def run(main: Callable[[], None]) -> None:
 
     Refuses to run code that code.lock does not describe: DVC would credit the outputs to other code.
     """
-    logging.basicConfig(level=os.environ.get("CMB_LOG", "WARNING"), format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(level=os.environ.get("CMB_LOG", "warning").upper(), format="%(asctime)s %(name)s: %(message)s")
     try:
         require_linux("training")
         script = Path(main.__code__.co_filename)

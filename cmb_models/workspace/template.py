@@ -125,17 +125,23 @@ def upgrade(folder: Path) -> Upgrade:
         What changed in the files and in the code.
 
     Raises:
-        InputError: No workspace, or the site and the template changed the same lines of a script or of dvc.yaml. Nothing has
-            been written then.
+        InputError: No workspace, the site and the template changed the same lines of a script or of dvc.yaml, the site changed a
+            script that the template no longer has, or params.yaml has keys that the new version does not know. Nothing has been
+            written then.
     """
     folder = Path(folder)
     before, files = read_lock(folder), template()
-    merged, conflicts = {}, []
+    merged, conflicts, obsolete = {}, [], []
     for name, new in files.items():
         own = _read(folder / name)
         merged[name], clashes = _merge(own, _read(folder / BASE / name), new, keep_own=name == PARAMS)
         if clashes:
             conflicts.append(str(name))
+    for name in _files_of(folder / BASE):
+        if name not in files:
+            obsolete.append(name)
+            if _read(folder / name) not in ("", _read(folder / BASE / name)):
+                conflicts.append(str(name))
     if conflicts:
         remedy = "undo your changes there, upgrade, and make them again"
         raise InputError(
@@ -148,10 +154,18 @@ def upgrade(folder: Path) -> Upgrade:
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch) / PARAMS
         trial.write_text(merged[PARAMS], encoding="utf-8")
-        load_params(trial)
+        try:
+            load_params(trial)
+        except InputError as error:
+            remedy = f"rename or remove these keys in {folder / PARAMS} as the new template has them, and upgrade again"
+            raise InputError("upgrade-conflict", folder / PARAMS, "values that the new version knows", error.got, remedy) from error
     differences = {name: _difference(name, _read(folder / name), text) for name, text in merged.items()}
     for name, text in merged.items():
         write_text(folder / name, text)
+    for name in obsolete:
+        differences[name] = _difference(name, _read(folder / name), "")
+        (folder / name).unlink(missing_ok=True)
+        (folder / BASE / name).unlink()
     _write_base(folder, files)
     return Upgrade({n: d for n, d in differences.items() if d}, code_change(before, write_lock(folder)), before.library)
 
@@ -171,6 +185,11 @@ def relock(folder: Path) -> Upgrade:
 def _write_base(folder: Path, files: Mapping[Path, str]) -> None:
     for name, text in files.items():
         write_text(folder / BASE / name, text)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files in a folder, relative to it."""
+    return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
 def _read(file: Path) -> str:

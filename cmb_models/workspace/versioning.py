@@ -90,7 +90,7 @@ def find_workspace(start: Path) -> Path:
         raise InputError(
             "workspace-missing",
             Path(start).resolve(),
-            "a folder of a workspace (a git clone)",
+            "a folder of a workspace, as `cmb init` creates it",
             "none",
             "run the command inside a workspace",
         )

@@ -11,7 +11,7 @@ import torch
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.line_filters import BottomHatFilter
 from cmb_models.training.data.examples import save_example
-from cmb_models.training.validation.jobs import CandidateSet, CnnJob, save_candidates
+from cmb_models.training.validation.jobs import CnnJob, OutOfFoldCandidates, save_candidates
 from research.stage2_steps import KINDS, Asked, NoFilters, score, trainings
 from tests.support.examples import AFFINE, CNN, example
 
@@ -33,7 +33,7 @@ def workspace(tmp_path):
         scan = replace(example([(10, 10, 10), (22, 8, 20)], key=subject), subject=subject)
         save_example(tmp_path / "data/prepared", scan)
         index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9]])
-        found = CandidateSet(subject, frozenset({other}), index, index @ AFFINE[:3, :3], np.full(4, 0.5, dtype=np.float32))
+        found = OutOfFoldCandidates(subject, frozenset({other}), index, index @ AFFINE[:3, :3], np.full(4, 0.5, dtype=np.float32))
         save_candidates(tmp_path / "data/candidates", found)
     return tmp_path
 

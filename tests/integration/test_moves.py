@@ -278,7 +278,7 @@ def test_every_command_speaks_json(site):
     assert json.loads(cmb("release", "repair", "--json").output) == {"done": []}
     assert json.loads(cmb("release", "verify", "--json").output)["holds"] is True
     listed = json.loads(cmb("release", "list", "--json").output)
-    assert [(r["release"], r["stage"], r["is_registered"]) for r in listed] == [
+    assert [(r["release"], r["role"], r["is_registered"]) for r in listed] == [
         (1, "production", True), (2, "previous", True), (3, None, True)
     ]  # fmt: skip
     assert all(r["age_s"] >= 0 and len(r["data_sha256"]) == 64 for r in listed)

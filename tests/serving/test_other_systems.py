@@ -55,12 +55,12 @@ from tests.support.other_system import restrict
 restrict()
 from pathlib import Path
 from cmb_models.client.log_lines import LineLog
-from cmb_models.files import replacing_folder
+from cmb_models.files import atomic_directory
 log = LineLog(Path("log.jsonl"), most_bytes=100)
 for n in range(5):
     log.append({"n": n, "text": "x" * 40})
 for text in ("one", "two"):
-    with replacing_folder(Path("folder")) as folder:
+    with atomic_directory(Path("folder")) as folder:
         (folder / "file").write_text(text)
 print(sorted(p.name for p in Path(".").iterdir()), Path("folder/file").read_text())
 """

@@ -50,10 +50,10 @@ def verify(as_json: AsJson = False) -> None:
 
 
 def _moves(entry) -> str:
-    """The stages that an entry moved, one a line: `production 2 to 3`."""
+    """The roles that an entry moved, one a line: `production 2 to 3`."""
     before, after = entry["before"], entry["after"]
-    stages = [s for s in ("production", "previous", "challenger") if before.get(s) != after.get(s)]
-    return "\n".join(f"{s} {before.get(s, '–')} to {after.get(s, '–')}" for s in stages)
+    roles = [s for s in ("production", "previous", "challenger") if before.get(s) != after.get(s)]
+    return "\n".join(f"{s} {before.get(s, '–')} to {after.get(s, '–')}" for s in roles)
 
 
 def _action(entry) -> str:
@@ -69,8 +69,8 @@ def _on_day(entries, when: str, as_json: bool) -> None:
 
     found = state_at(entries, when)
     if as_json:
-        print_json({stage: {"release": e["after"][stage], "by": e} for stage, e in found.items()})
+        print_json({role: {"release": e["after"][role], "by": e} for role, e in found.items()})
         return
-    rows = [(stage, str(e["after"][stage]), _time(e), _action(e), e["user"], e["reason"]) for stage, e in found.items()]
+    rows = [(role, str(e["after"][role]), _time(e), _action(e), e["user"], e["reason"]) for role, e in found.items()]
     said = f"nothing had been promoted by {when}"
     console().print(table(f"on {when} (UTC)", "release", "since", "by", "user", "reason", rows=rows) if rows else said)

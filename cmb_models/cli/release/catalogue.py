@@ -28,7 +28,7 @@ def register(as_json: AsJson = False) -> None:
 
 
 def list_releases(as_json: AsJson = False) -> None:
-    """List the releases with their stage, their figures on the locked test set, their data, age and commit."""
+    """List the releases with their role, their figures on the locked test set, their data, age and commit."""
     from cmb_models.registry.mlflow.connection import without_password
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry
@@ -47,15 +47,21 @@ def show(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one release: role, figures on the locked test set, data, commit."""
+    """Show one release: role, figures on the locked test set, data, commit, and what was decided about it, by whom and why."""
+    from cmb_models.hash_chain import read_entries
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry
+    from cmb_models.workspace.paths import AUDIT_LOG
 
     with open_registry() as registry:
         number = registry.resolve(ref).number
+        decisions = [e for e in read_entries(registry.workspace / AUDIT_LOG) if e.get("release") == number]
         found = next(release for release in listed_releases(registry) if release.number == number)
     if as_json:
-        print_json(found.as_dict())
+        print_json({**found.as_dict(), "decisions": decisions})
         return
     console().print(table("", "", rows=list(zip(COLUMNS, found.row(), strict=True))))
+    for entry in decisions:
+        forced = " (gate overridden)" if entry.get("forced") else ""
+        console().print(f"{entry['time']} {entry['action']}{forced} by {entry['user']}: {entry['reason'] or '-'}", markup=False)
     console().print(f"[dim]all it was made from: cmb release lineage {number}[/]")

@@ -23,7 +23,13 @@ from cmb_models.release.evaluation_record import EvaluationRecord
 SENSITIVITY, FALSE = "sensitivity on the locked test set", "false positives per scan on the locked test set"
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
 NO_ROWS = f"the bundle has no {EVALUATION_DIR}/ with the rows of its locked evaluation: run `dvc repro` and register it again"
-SIZE_FLOORS = ("below_2_mm", "from_2_mm", "from_3_mm", "from_5_mm", "from_10_mm")  # of config.SizeFloors, as strata.SIZES_MM
+SIZE_FLOORS = (
+    "below_2_mm",
+    "from_2_mm",
+    "from_3_mm",
+    "from_5_mm",
+    "from_10_mm",
+)  # of config.release.SizeFloors, as strata.SIZES_MM
 
 
 def own(evidence: EvaluationRecord, gate: Gate) -> list[Check]:

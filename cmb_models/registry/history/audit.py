@@ -11,7 +11,7 @@ from typing import Any
 from cmb_models.errors import InputError
 from cmb_models.hash_chain import first_fault, read_entries
 from cmb_models.registry.history.archive import gate_report, kept_bundle, read_report, require_kept
-from cmb_models.registry.history.state import STAGES, RegistryState, state_from_log, words
+from cmb_models.registry.history.state import ROLES, RegistryState, state_from_log, words
 from cmb_models.registry.mlflow.store import Registry, open_registry, require_not_behind, require_same
 from cmb_models.workspace.paths import AUDIT_LOG
 
@@ -55,8 +55,8 @@ def moved_outside(registry: Registry, logged: RegistryState) -> str:
     A release that was deleted in MLflow can have no alias there and is not asked for one.
     """
     there = {r.number for r in registry.releases()}
-    expected = {stage: n for stage, n in logged.aliases.items() if n in there}
-    found = {stage: n for stage, n in registry.aliases().items() if stage in STAGES}
+    expected = {role: n for role, n in logged.aliases.items() if n in there}
+    found = {role: n for role, n in registry.aliases().items() if role in ROLES}
     if found == expected:
         return ""
     ends = f"the aliases are {words(found)} but {AUDIT_LOG} ends with {words(expected)}"
@@ -106,13 +106,13 @@ def _kept_faults(workspace: Path, entries: list[dict[str, Any]]) -> Iterator[str
 
 def _notes(registry: Registry, logged: RegistryState, entries: list[dict[str, Any]]) -> Iterator[str]:
     there = {r.number for r in registry.releases()}
-    for stage, number in logged.aliases.items():
+    for role, number in logged.aliases.items():
         folder = kept_bundle(registry.workspace, number, logged.manifests.get(number, ""))
         where = f"its files are kept in {folder}" if folder.is_dir() else "and its files are not kept here either"
         if number not in there:
-            yield f"release {number} ({stage}) was deleted from MLflow; {where}"
+            yield f"release {number} ({role}) was deleted from MLflow; {where}"
         elif not folder.is_dir():
-            yield f"release {number} ({stage}) is not kept here: {folder} is missing"
+            yield f"release {number} ({role}) is not kept here: {folder} is missing"
     for entry in entries:
         if entry.get("clock"):
             yield f"line {entry['n']}: the clock stood at {entry['clock']}, before the entry before; it carries that one's time"

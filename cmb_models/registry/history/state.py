@@ -14,13 +14,13 @@ from cmb_models.errors import InputError
 from cmb_models.hash_chain import read_entries
 from cmb_models.workspace.paths import AUDIT_LOG
 
-PRODUCTION, PREVIOUS, CHALLENGER = STAGES = ("production", "previous", "challenger")
+PRODUCTION, PREVIOUS, CHALLENGER = ROLES = ("production", "previous", "challenger")
 END_OF_DAY = "T23:59:59Z"
 
 
 @dataclass(frozen=True)
 class RegistryState:
-    """Where a log ends. aliases: release numbers by stage; manifests: of every release it names; n, sha256: its last entry."""
+    """Where a log ends. aliases: release numbers by role; manifests: of every release it names; n, sha256: its last entry."""
 
     aliases: dict[str, int]
     manifests: dict[int, str]
@@ -48,25 +48,25 @@ def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
 
 
 def state_at(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
-    """The entry by which each stage's release stood at a moment (UTC), by stage; {} when nothing had been promoted.
+    """The entry by which each role's release stood at a moment (UTC), by role; {} when nothing had been promoted.
 
     when: YYYY-MM-DD for the end of that day, or YYYY-MM-DDTHH:MM:SSZ. Raises InputError for anything else.
     """
     moment = _moment(when)
     past = [e for e in entries if e["time"] <= moment]
     found = {}
-    for stage in STAGES:
-        now = past[-1]["after"].get(stage) if past else None
+    for role in ROLES:
+        now = past[-1]["after"].get(role) if past else None
         if now is None:
             continue
-        came = (e for e in reversed(past) if e["after"].get(stage) == now and e["before"].get(stage) != now)
-        found[stage] = next(came, past[-1])
+        came = (e for e in reversed(past) if e["after"].get(role) == now and e["before"].get(role) != now)
+        found[role] = next(came, past[-1])
     return found
 
 
 def words(aliases: dict[str, int]) -> str:
     """Aliases in a sentence: production first."""
-    return ", ".join(f"{stage} {aliases[stage]}" for stage in STAGES if stage in aliases) or "unset"
+    return ", ".join(f"{role} {aliases[role]}" for role in ROLES if role in aliases) or "unset"
 
 
 def _moment(when: str) -> str:

@@ -1,4 +1,4 @@
-"""The releases as `cmb release list` lists them: stage, figures, data, age."""
+"""The releases as `cmb release list` lists them: role, figures, data, age."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cmb_models.registry.history.state import STAGES, registry_state
+from cmb_models.registry.history.state import ROLES, registry_state
 from cmb_models.registry.mlflow.store import Registry
 
-COLUMNS = ("release", "stage", "sensitivity", "FP/scan", "data", "age", "commit")
+COLUMNS = ("release", "role", "sensitivity", "FP/scan", "data", "age", "commit")
 FIGURES = ("sensitivity", "fp_per_scan")
 SHOWN = ("created", "user", "git_commit", "data_sha256", "manifest_sha256", "parent_release")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One release. stage: production, previous, challenger or "" by the audit log; aliases: those in MLflow; tags: its lineage."""
+    """One release. role: production, previous, challenger or "" by the audit log; aliases: those in MLflow; tags: its lineage."""
 
     number: int
-    stage: str
+    role: str
     aliases: tuple[str, ...]
     tags: dict[str, str]
     is_registered: bool
@@ -37,30 +37,30 @@ class Listed:
     def as_dict(self) -> dict[str, Any]:
         """As JSON: figures as numbers would hide how they were written, so they stay text."""
         told = {key: self.tags.get(key) for key in (*FIGURES, *SHOWN)}
-        base = {"release": self.number, "stage": self.stage or None, "aliases": list(self.aliases)}
+        base = {"release": self.number, "role": self.role or None, "aliases": list(self.aliases)}
         return {**base, **told, "age_s": self.age_s, "is_registered": self.is_registered}
 
     def row(self) -> tuple[str, ...]:
         """As text, one cell a column of COLUMNS."""
         figures = (_figure(self.tags.get(key)) for key in FIGURES)
         data, commit = (self.tags.get(key, "")[:8] or "-" for key in ("data_sha256", "git_commit"))
-        return str(self.number), self._stage_cell(), *figures, data, _age(self.age_s), commit
+        return str(self.number), self._role_cell(), *figures, data, _age(self.age_s), commit
 
-    def _stage_cell(self) -> str:
-        """The stage, then what MLflow shows otherwise than the log: other aliases, or no release at all."""
-        others = [f"{alias} in MLflow" for alias in self.aliases if alias != self.stage]
+    def _role_cell(self) -> str:
+        """The role, then what MLflow shows otherwise than the log: other aliases, or no release at all."""
+        others = [f"{alias} in MLflow" for alias in self.aliases if alias != self.role]
         gone = [] if self.is_registered else ["deleted from MLflow"]
-        return "\n".join([self.stage or "–", *others, *gone])
+        return "\n".join([self.role or "–", *others, *gone])
 
 
 def listed_releases(registry: Registry) -> list[Listed]:
-    """All releases, oldest first; those that hold a stage although they were deleted from MLflow are listed too."""
+    """All releases, oldest first; those that have a role although they were deleted from MLflow are listed too."""
     logged, now = registry_state(registry.workspace), datetime.now(UTC)
-    stages = {logged.aliases[stage]: stage for stage in reversed(STAGES) if stage in logged.aliases}
-    found = [Listed(r.number, stages.get(r.number, ""), r.aliases, r.tags, True, now) for r in registry.releases()]
-    for number in sorted(set(stages) - {r.number for r in found}):
+    roles = {logged.aliases[role]: role for role in reversed(ROLES) if role in logged.aliases}
+    found = [Listed(r.number, roles.get(r.number, ""), r.aliases, r.tags, True, now) for r in registry.releases()]
+    for number in sorted(set(roles) - {r.number for r in found}):
         tags = {"manifest_sha256": logged.manifests.get(number, "")}
-        found.append(Listed(number, stages[number], (), tags, False, now))
+        found.append(Listed(number, roles[number], (), tags, False, now))
     return sorted(found, key=lambda r: r.number)
 
 

@@ -20,7 +20,7 @@ from cmb_models.release.keys import trusted_keys
 class CmbDetector(mlflow.pyfunc.PythonModel):
     """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv.
 
-    A release that uses phase looks for each scan's phase image beside it (io.site.phase_beside).
+    A release that uses phase looks for each scan's phase image beside it (dataset.layout.phase_beside).
     """
 
     def load_context(self, context) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_directory
 from cmb_models.registry.history.archive import kept_bundle, require_kept
-from cmb_models.registry.history.state import STAGES, RegistryState, registry_state
+from cmb_models.registry.history.state import ROLES, RegistryState, registry_state
 from cmb_models.registry.mlflow.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
 from cmb_models.workspace.paths import AUDIT_LOG
 from cmb_models.workspace.versioning import find_workspace
@@ -92,7 +92,7 @@ class Registry:
         return {alias: int(n) for alias, n in model.aliases.items()} if model else {}
 
     def head(self) -> str:
-        """The last entry of the audit log that moved the aliases here, as `Standing.head`; "" before the first."""
+        """The last entry of the audit log that moved the aliases here, as `RegistryState.head`; "" before the first."""
         model = self._model()
         return model.tags.get(HEAD_TAG, "") if model else ""
 
@@ -145,7 +145,7 @@ class Registry:
         deleted there: an alias that was moved past `cmb` is not followed.
         """
         logged = registry_state(self.workspace)
-        if ref in STAGES and ref in logged.aliases:
+        if ref in ROLES and ref in logged.aliases:
             return self._logged(logged, logged.aliases[ref])
         releases = self.releases()
         if not releases:
@@ -155,7 +155,7 @@ class Registry:
         if ref == "latest":
             return releases[-1]
         for release in releases:
-            if ref == str(release.number) or (ref in release.aliases and ref not in STAGES):
+            if ref == str(release.number) or (ref in release.aliases and ref not in ROLES):
                 require_same(release, logged)
                 return release
         if ref.isdecimal() and int(ref) in logged.manifests:
@@ -278,7 +278,7 @@ def open_registry(start: Path = Path(".")) -> Iterator[Registry]:
 
 
 def fetch_release(ref: str = "production", workspace: Path = Path(".")) -> ReleaseFiles:
-    """The verified bundle of a release (number, `latest` or alias) in `<workspace>/serving-state/releases/<N>-<hash8>/`.
+    """The verified bundle of a release (number, `latest` or role): the kept copy, else one in `serving-state/releases/`.
 
     Only files are downloaded: nothing is unpickled and no code of the release runs. Raises InputError when there is no such
     release or alias, and when a file differs from what was registered.

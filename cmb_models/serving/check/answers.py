@@ -1,4 +1,4 @@
-"""Do two answers agree? One rule for golden scans, smoke test and soak."""
+"""Do two answers agree? One rule for golden scans, server checks and soak tests."""
 
 from __future__ import annotations
 

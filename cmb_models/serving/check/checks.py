@@ -1,4 +1,4 @@
-"""What smoke.py asks of a server. Each check returns a line about what was seen, or raises Failed with what is wrong."""
+"""What command.py asks of a server. Each check returns a line about what was seen, or raises Failed with what is wrong."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Result:
     seconds: float
 
 
-def smoke(
+def check_server(
     url: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server's gRPC address.", show_default=False)],
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle it should serve: its golden scan is sent.")] = None,
     scan: Annotated[Path | None, typer.Option(metavar="FILE", help="A scan of yours to send too.")] = None,
@@ -141,9 +141,9 @@ def _print_json(url: str, servers: Sequence[Server], results: Sequence[Result]) 
 def main(arguments: Sequence[str]) -> int:
     """The command without `cmb`, for images and installs that lack it; returns the exit code."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(smoke)
+    app.command()(check_server)
     try:
-        app(args=list(arguments), prog_name="smoke")
+        app(args=list(arguments), prog_name="check")
     except SystemExit as end:
         return int(end.code or 0)
     except InputError as error:

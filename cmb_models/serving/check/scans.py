@@ -1,4 +1,4 @@
-"""Scans made on the spot for smoke.py: a head of one tissue with dark spots, stored as scanners store it, and scans to refuse."""
+"""Scans made on the spot for command.py: a head of one tissue with dark spots, stored as scanners store it, and scans to refuse."""
 
 from __future__ import annotations
 

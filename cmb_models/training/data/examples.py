@@ -99,8 +99,9 @@ def load_examples(folder: Path) -> list[Example]:
 def load_training(folder: Path, split: dict) -> list[Example]:
     """The examples of the subjects in the split's folds, by key, once all in the folder are known to be no locked ones.
 
-    split: split.json, or the part of it that nested cross-validation works on (folds.inner_split), whose `held_out` subjects are
-    left out. Raises InputError for a scan that is locked, by subject or by content, or in no fold, and for no scans at all.
+    split: split.json, or the part of it that nested cross-validation works on (validation.jobs.inner_split), whose `held_out`
+    subjects are left out. Raises InputError for a scan that is locked, by subject or by content, or in no fold, and
+    for no scans at all.
     """
     remedy = "remove data/prepared and run `dvc repro`"
     examples = load_examples(folder)

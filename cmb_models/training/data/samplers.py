@@ -42,7 +42,9 @@ class UnetSampler:
         self._places = [_brain_of(e, air).places() for e, air in zip(self.examples, self._fill, strict=True)]
         inserted = settings.inserted_per_patch + settings.inserted_mimics_per_patch
         self._lesion_banks = [_lesion_bank_of(e) if inserted else None for e in self.examples]
-        self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of mining.py's last look-alikes: replaced, never changed
+        self.hard = np.zeros(
+            (0, 4), dtype=np.int64
+        )  # scan and voxel of hard_negatives.py's last look-alikes: replaced, never changed
         self._marked = [
             {label: index_from_world(e.centres_mm(label), e.prepared.affine) for label in ("cmb", "possible")}
             for e in self.examples
@@ -168,7 +170,7 @@ def kind_of(label: str) -> int:
 
 
 @dataclass(frozen=True)
-class CandidateSet:
+class LabelledCandidates:
     """Stage-1 candidates of one scan as stage-2 examples. index_vox: (N, 3) int64; kind: (N,) int64, as `kind_of` numbers them."""
 
     example: Example
@@ -185,7 +187,7 @@ class CandidateSet:
         return self.example.prepared
 
 
-def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -> CandidateSet:
+def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -> LabelledCandidates:
     """Label candidates (N, 3) by the nearest CMB, drop those at a `possible` lesion, and add every CMB's own centre.
 
     A candidate belongs to a lesion within max(match_mm, the lesion's radius), as in evaluation. The true centres are added so that
@@ -211,7 +213,7 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     keep = (kind == CMB) | ~near(marked("possible")).any(axis=1)
     own = np.rint(index_from_world(cmbs, affine)).astype(np.int64)
     index = np.concatenate([index_vox[keep].reshape(-1, 3), own])
-    return CandidateSet(example, index, np.concatenate([kind[keep], np.full(len(own), CMB)]))
+    return LabelledCandidates(example, index, np.concatenate([kind[keep], np.full(len(own), CMB)]))
 
 
 class CnnSampler:
@@ -220,7 +222,7 @@ class CnnSampler:
     channels: C of the patches, 2 where the scans have phase.
     """
 
-    def __init__(self, sets: Sequence[CandidateSet], settings: Cnn) -> None:
+    def __init__(self, sets: Sequence[LabelledCandidates], settings: Cnn) -> None:
         self.settings = settings
         self._sets = list(sets)
         self.channels = 1 if any(group.prepared.phase is None for group in self._sets) else 2

@@ -17,8 +17,8 @@ from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.identity import content
 from cmb_models.training.tuning.study import DATABASE, Outcome, disk_full_as_input_error, open_study, study_name, summary, tune
 from cmb_models.training.validation.jobs import (
-    CandidateSet,
     CnnJob,
+    OutOfFoldCandidates,
     UnetJob,
     fold_of,
     job_seed,
@@ -85,7 +85,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
-def scored_scan(example: Example, mined: CandidateSet, scores: np.ndarray) -> ScoredScan:
+def scored_scan(example: Example, mined: OutOfFoldCandidates, scores: np.ndarray) -> ScoredScan:
     """A scan's truth beside its candidates with `scores` (N,)."""
     voxel_mm = voxel_sides_mm(np.linalg.norm(example.source_affine[:3, :3], axis=0))
     scores, stage1 = (np.asarray(s, dtype=np.float64) for s in (scores, mined.stage1_score))
@@ -93,7 +93,7 @@ def scored_scan(example: Example, mined: CandidateSet, scores: np.ndarray) -> Sc
 
 
 def join(
-    examples: dict[str, Example], mined: dict[str, CandidateSet], stage2: dict[str, np.ndarray], joint: Fusion
+    examples: dict[str, Example], mined: dict[str, OutOfFoldCandidates], stage2: dict[str, np.ndarray], joint: Fusion
 ) -> list[ScoredScan]:
     """Scans with both stages' joint score and each one's own, for every scan that stage 2 scored."""
     scored = {k: np.asarray(s, dtype=np.float64) for k, s in sorted(stage2.items())}

@@ -15,8 +15,8 @@ from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import load_training
 from cmb_models.training.tuning.objective import join
 from cmb_models.training.validation.jobs import (
-    CandidateSet,
     CnnJob,
+    OutOfFoldCandidates,
     UnetJob,
     fold_of,
     job_seed,
@@ -31,7 +31,7 @@ from cmb_models.training.validation.workers import Workers
 
 def candidates_out_of_fold(
     params: Params, unet: Unet, prepared_dir: Path, split: dict, checkpoints: Path | None = None
-) -> list[CandidateSet]:
+) -> list[OutOfFoldCandidates]:
     """Stage 1 trained once a fold; candidates of each scan from the model that did not see its subject, by key."""
     folds, seed = fold_of(split), params.detect_candidates.seed
     load_training(prepared_dir, split)

@@ -31,7 +31,7 @@ UNDECIDED = Decision(slope=1.0, intercept=0.0, threshold=0.0)  # before calibrat
 
 
 @dataclass(frozen=True)
-class CandidateSet:
+class OutOfFoldCandidates:
     """Stage 1's candidates in a scan. index_vox: (N, 3) int64 working grid; the rest (N,) and (N, 3).
 
     trained_on: the subjects that this stage 1 was trained on, by which a user can refuse candidates in scans it knew.
@@ -89,7 +89,7 @@ def job_seed(seed: int, *position: int) -> int:
     return int(np.random.SeedSequence([seed, *position]).generate_state(1)[0])
 
 
-def run_unet_job(job: UnetJob) -> list[CandidateSet]:
+def run_unet_job(job: UnetJob) -> list[OutOfFoldCandidates]:
     """Candidates of the held-out scans from a stage 1 that saw the training subjects alone."""
     training, held_out = _divide(job)
     checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training)
@@ -104,11 +104,13 @@ def _divide(job: UnetJob | CnnJob) -> tuple[list[Example], list[Example]]:
     return [e for e in examples if e.subject in job.training], [e for e in examples if e.subject in job.held_out]
 
 
-def candidates_in(example: Example, model: torch.nn.Module, config: PipelineConfig, trained_on: frozenset[str]) -> CandidateSet:
+def candidates_in(
+    example: Example, model: torch.nn.Module, config: PipelineConfig, trained_on: frozenset[str]
+) -> OutOfFoldCandidates:
     """Stage 1 on one prepared scan, by the same steps as in production."""
     heatmap = as_callable(Heatmap(model), best_device())(np.array(example.prepared.image)[None, None])[0, 0]
     found, _ = propose(heatmap, example.prepared, config)
-    return CandidateSet(example.key, trained_on, found.index_vox, found.centre_mm, found.stage1_score)
+    return OutOfFoldCandidates(example.key, trained_on, found.index_vox, found.centre_mm, found.stage1_score)
 
 
 def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
@@ -125,7 +127,7 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     return scores
 
 
-def try_unet_job(job: UnetJob) -> list[CandidateSet] | None:
+def try_unet_job(job: UnetJob) -> list[OutOfFoldCandidates] | None:
     """run_unet_job, or None for settings with which training diverges: for a search that is a finding, not an end."""
     try:
         return run_unet_job(job)
@@ -144,13 +146,15 @@ def try_cnn_job(job: CnnJob) -> dict[str, np.ndarray] | None:
 
 
 def cnn_sampler(
-    examples: list[Example], mined: dict[str, CandidateSet], cnn: Cnn, unseen: frozenset[str] = frozenset()
+    examples: list[Example], mined: dict[str, OutOfFoldCandidates], cnn: Cnn, unseen: frozenset[str] = frozenset()
 ) -> CnnSampler:
     """Stage 2's training examples from out-of-fold candidates; refuses those of a stage 1 that saw the scan, or one of `unseen`."""
     return CnnSampler([label_candidates(e, out_of_fold(e, mined, unseen).index_vox, cnn.match_mm) for e in examples], cnn)
 
 
-def out_of_fold(example: Example, mined: dict[str, CandidateSet], unseen: frozenset[str] = frozenset()) -> CandidateSet:
+def out_of_fold(
+    example: Example, mined: dict[str, OutOfFoldCandidates], unseen: frozenset[str] = frozenset()
+) -> OutOfFoldCandidates:
     """A scan's candidates, from a stage 1 that saw neither its subject nor any of `unseen`; InputError otherwise.
 
     Candidates of a model that knew the scan are too good: stage 2 would learn mimics that production never shows it.
@@ -168,7 +172,7 @@ def unet_checkpoint(folder: Path | None, unet: Unet, seed: int, examples: list[E
 
 
 def cnn_checkpoint(
-    folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, CandidateSet]
+    folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, OutOfFoldCandidates]
 ) -> Checkpoint | None:
     """Where such a training of stage 2 leaves its state; None without a folder."""
     if folder is None:
@@ -206,18 +210,20 @@ def inner_split(split: dict, outer: int) -> dict:
     return {**split, "folds": folds, "held_out": sorted(s for s, f in split["folds"].items() if f == outer)}
 
 
-def save_candidates(folder: Path, mined: CandidateSet) -> None:
+def save_candidates(folder: Path, mined: OutOfFoldCandidates) -> None:
     """Write one scan's candidates as <key>.npz."""
     with atomic_write(folder / f"{mined.key}.npz") as temporary:
         arrays = {"index_vox": mined.index_vox, "centre_mm": mined.centre_mm, "stage1_score": mined.stage1_score}
         np.savez_compressed(temporary, trained_on=np.array(sorted(mined.trained_on), dtype=np.str_), **arrays)
 
 
-def load_candidates(folder: Path) -> list[CandidateSet]:
+def load_candidates(folder: Path) -> list[OutOfFoldCandidates]:
     """All scans' candidates of a folder, by key."""
     found = []
     for file in sorted(Path(folder).glob("*.npz")):
         with np.load(file) as arrays:
             trained_on = frozenset(arrays["trained_on"].tolist())
-            found.append(CandidateSet(file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"]))
+            found.append(
+                OutOfFoldCandidates(file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"])
+            )
     return found

@@ -3,7 +3,7 @@
 Inside an outer fold, with the other folds as inner ones: both stages are tuned, stage 1 mines each inner fold from the others, and
 inner scores choose the threshold and the calibration. Then both stages are trained with what was found on all of the other
 folds, and only now the outer fold is looked at. No model, setting, candidate or threshold that it is judged with knew it: neither
-the stage 1 behind stage 2's training candidates (crossval.py cannot say that) nor any tuning trial.
+the stage 1 behind stage 2's training candidates (cross_validation.py cannot say that) nor any tuning trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Triton backend named `onnxruntime` for where the real one is missing: runs model.onnx on the CPU by cmb_models.inference.
+"""A Triton backend named `onnxruntime` for where the real one is missing: runs model.onnx on the CPU by cmb_models.runtime.cpu.
 
 The model repository stays the same on a machine with the real backend. Written for this project's models: one input, one output.
 """

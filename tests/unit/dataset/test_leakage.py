@@ -26,7 +26,14 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.training.data.examples import Example, load_training, save_example
 from cmb_models.training.tuning.objective import search_cnn, search_unet
 from cmb_models.training.validation.cross_validation import candidates_out_of_fold, cross_validate
-from cmb_models.training.validation.jobs import CandidateSet, CnnJob, cnn_sampler, load_candidates, run_cnn_job, save_candidates
+from cmb_models.training.validation.jobs import (
+    CnnJob,
+    OutOfFoldCandidates,
+    cnn_sampler,
+    load_candidates,
+    run_cnn_job,
+    save_candidates,
+)
 from pipelines import calibrate
 from tests.support.examples import CNN, UNET, example
 from tests.support.imports import ROOT
@@ -46,9 +53,9 @@ def of(subject, key=None, sha256="a file", centres=((10, 12, 16),)) -> Example:
     return replace(example(list(centres)), key=key or subject, subject=subject, sha256=sha256)
 
 
-def mined(key, trained_on) -> CandidateSet:
+def mined(key, trained_on) -> OutOfFoldCandidates:
     index = np.array([[10, 12, 8], [25, 25, 4]])
-    return CandidateSet(key, frozenset(trained_on), index, index * (1.0, 1.0, 2.0), np.array([0.9, 0.4]))
+    return OutOfFoldCandidates(key, frozenset(trained_on), index, index * (1.0, 1.0, 2.0), np.array([0.9, 0.4]))
 
 
 @pytest.fixture

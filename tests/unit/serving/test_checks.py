@@ -1,4 +1,4 @@
-"""The comparisons smoke.py makes between answers, on answers made by hand: faults that no server of ours has."""
+"""The comparisons that `cmb server check` makes between answers, on answers made by hand: faults that no server of ours has."""
 
 from __future__ import annotations
 

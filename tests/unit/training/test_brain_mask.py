@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_models.training.data.brain_mask import MOST, NEAR_MM, NEAR_REPEATS, NEAR_SHARE, STEP, depth_mm, find_brain_mask
-from cmb_models.training.data.samplers import CMB, UNKNOWN, CandidateSet, CnnSampler
+from cmb_models.training.data.samplers import CMB, UNKNOWN, CnnSampler, LabelledCandidates
 from tests.support.examples import CNN, LESION_BANK, example
 
 SPACING = (1.0, 1.0, 2.0)
@@ -114,7 +114,7 @@ def test_stage_2_sees_nothing_planted_into_the_scalp(head):
     plain = replace(example([]), lesion_bank=LESION_BANK)
     scan = replace(plain, prepared=replace(plain.prepared, image=bright, shape=SHAPE))
     scalp = np.argwhere((bright > 3) & (from_mm((52, 97, 52)) > 20))[::400]
-    group = CandidateSet(scan, np.concatenate([scalp, [[70, 52, 26]]]), np.array([*[UNKNOWN] * len(scalp), CMB]))
+    group = LabelledCandidates(scan, np.concatenate([scalp, [[70, 52, 26]]]), np.array([*[UNKNOWN] * len(scalp), CMB]))
     settings = CNN.model_copy(update={"inserted_fraction": 1.0, "inserted_mimic_fraction": 1.0})
     sampler, rng = CnnSampler([group], settings), np.random.default_rng(0)
     assert max(sampler.batch(rng)[0].max() for _ in range(10)) < 2

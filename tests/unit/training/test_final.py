@@ -13,7 +13,7 @@ from cmb_models.training.data.examples import load_training, save_example
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import FinalJob, run_final_job, train_both
 from cmb_models.training.loop import train_cnn, train_unet
-from cmb_models.training.validation.jobs import CandidateSet, cnn_sampler, job_seed, load_candidates, save_candidates
+from cmb_models.training.validation.jobs import OutOfFoldCandidates, cnn_sampler, job_seed, load_candidates, save_candidates
 from tests.support.examples import CNN, UNET, example
 from tests.support.trainings import assert_equal
 
@@ -30,7 +30,7 @@ def site(tmp_path):
         scan = replace(example([where], key=f"s_{name}"), subject=f"s_{name}", sha256=name * 64)
         save_example(tmp_path / "prepared", scan, "")
         index = np.array([[20, 20, 5], [8, 22, 9]])
-        found = CandidateSet(scan.key, frozenset({f"s_{other}"}), index, index.astype(float), np.array([0.7, 0.4]))
+        found = OutOfFoldCandidates(scan.key, frozenset({f"s_{other}"}), index, index.astype(float), np.array([0.7, 0.4]))
         save_candidates(tmp_path / "candidates", found)
     return tmp_path
 
@@ -53,7 +53,7 @@ def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch
 def test_candidates_of_a_network_that_knew_the_scan_are_refused_in_the_worker_too(site):
     index = np.array([[20, 20, 5]])
     save_candidates(
-        site / "candidates", CandidateSet("s_a", frozenset({"s_a", "s_b"}), index, index.astype(float), np.array([0.7]))
+        site / "candidates", OutOfFoldCandidates("s_a", frozenset({"s_a", "s_b"}), index, index.astype(float), np.array([0.7]))
     )
     job = FinalJob(site / "prepared", site / "candidates", SPLIT, SHORT_CNN, SEED)
     with pytest.raises(InputError, match="s_a"):

@@ -25,7 +25,7 @@ from cmb_models.training.data.samplers import CnnSampler
 from cmb_models.training.final import save_weights
 from cmb_models.training.loop import Diverged, train_cnn
 from cmb_models.training.validation.jobs import (
-    CandidateSet,
+    OutOfFoldCandidates,
     UnetJob,
     cnn_checkpoint,
     save_candidates,
@@ -106,7 +106,7 @@ def test_no_other_training_picks_a_checkpoint_up(tmp_path, monkeypatch):
     one, other = example([(10, 10, 10)]), example([(10, 10, 12)])
     seen = {unet_checkpoint(tmp_path, UNET, 0, [one]).path}
     assert unet_checkpoint(tmp_path, UNET, 0, [example([(10, 10, 10)])]).path in seen  # the same again
-    found = CandidateSet("a", frozenset({"x"}), np.array([[1, 2, 3]]), np.zeros((1, 3)), np.ones(1))
+    found = OutOfFoldCandidates("a", frozenset({"x"}), np.array([[1, 2, 3]]), np.zeros((1, 3)), np.ones(1))
     seen.add(cnn_checkpoint(tmp_path, CNN, 0, [one], {"a": found}).path)
     others = [
         unet_checkpoint(tmp_path, UNET, 1, [one]),
@@ -115,7 +115,7 @@ def test_no_other_training_picks_a_checkpoint_up(tmp_path, monkeypatch):
         unet_checkpoint(tmp_path, UNET, 0, [one, other]),
         cnn_checkpoint(tmp_path, CNN, 1, [one], {"a": found}),
         cnn_checkpoint(
-            tmp_path, CNN, 0, [one], {"a": CandidateSet("a", found.trained_on, found.index_vox + 1, *[np.zeros((1, 3))] * 2)}
+            tmp_path, CNN, 0, [one], {"a": OutOfFoldCandidates("a", found.trained_on, found.index_vox + 1, *[np.zeros((1, 3))] * 2)}
         ),
     ]
     monkeypatch.setattr(checkpoint_module, "library_hash", lambda *modules: "of other code")
@@ -249,7 +249,7 @@ WRITERS = {
     "json": lambda folder: write_json(folder / "a.json", {"some": "thing"}),
     "tensors": lambda folder: save_tensors(folder / "a.pt", torch.zeros(10_000)),
     "candidates": lambda folder: save_candidates(
-        folder, CandidateSet("a", frozenset(), np.zeros((9, 3), int), np.zeros((9, 3)), np.zeros(9))
+        folder, OutOfFoldCandidates("a", frozenset(), np.zeros((9, 3), int), np.zeros((9, 3)), np.zeros(9))
     ),
     "example": lambda folder: save_example(folder, example([])),
 }

@@ -17,7 +17,7 @@ from cmb_models.training.data.brain_mask import BRAIN, BrainMask, find_brain_mas
 from cmb_models.training.data.examples import load_examples, save_example
 from cmb_models.training.data.hard_negatives import mine_hard_negatives
 from cmb_models.training.data.intensity import NOISE, flip_and_turn, vary_intensity
-from cmb_models.training.data.samplers import CMB, UNKNOWN, CandidateSet, CnnSampler, UnetSampler, kind_of, label_candidates
+from cmb_models.training.data.samplers import CMB, UNKNOWN, CnnSampler, LabelledCandidates, UnetSampler, kind_of, label_candidates
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import generator, train_cnn, train_unet
 from cmb_models.training.losses import centre_heatmap, centre_loss
@@ -138,7 +138,9 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_lesion_ban
 def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_lesion_bank, monkeypatch):
     monkeypatch.setattr(samplers, "BESIDE", 1.0)  # all in the middle, where no patch sees the air
     plain = in_air(example([], shape=(80, 80, 60)))
-    group = CandidateSet(replace(plain, lesion_bank=LESION_BANK), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN]))
+    group = LabelledCandidates(
+        replace(plain, lesion_bank=LESION_BANK), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN])
+    )
     all_planted = {"inserted_fraction": 1.0, "inserted_mimic_fraction": 1.0}
     patches, kinds = CnnSampler([group], CNN.model_copy(update=all_planted)).batch(np.random.default_rng(0))
     darkest = patches.min(axis=(1, 2, 3, 4))
@@ -191,12 +193,12 @@ def test_planting_without_plants_is_refused():
 def test_cnn_batches_have_the_share_of_positives():
     image = example([(10, 10, 10)])
     index = np.array([[10, 10, 5], [20, 20, 5], [5, 25, 9]])
-    sampler = CnnSampler([CandidateSet(image, index, np.array([CMB, UNKNOWN, UNKNOWN]))], CNN)
+    sampler = CnnSampler([LabelledCandidates(image, index, np.array([CMB, UNKNOWN, UNKNOWN]))], CNN)
     patches, kinds = sampler.batch(np.random.default_rng(0))
     assert patches.shape == (16, 1, 8, 8, 4) and (kinds == CMB).sum() == 8
     assert patches[kinds == CMB].min(axis=(1, 2, 3, 4)).max() < -1 < patches[kinds != CMB].min()
     with refused("training-too-few"):
-        CnnSampler([CandidateSet(image, index[:1], np.array([CMB]))], CNN)
+        CnnSampler([LabelledCandidates(image, index[:1], np.array([CMB]))], CNN)
 
 
 def test_unet_learns_dark_spots_and_the_seed_fixes_the_result():
@@ -218,7 +220,7 @@ def test_every_step_and_purpose_has_numbers_of_its_own():
 def test_cnn_learns_dark_spots(tmp_path):
     image = example([(10, 10, 10), (22, 8, 20)])
     index = np.array([[10, 10, 5], [22, 8, 10], [25, 25, 5], [5, 25, 9], [26, 14, 3]])
-    group = CandidateSet(image, index, np.array([CMB, CMB, UNKNOWN, UNKNOWN, UNKNOWN]))
+    group = LabelledCandidates(image, index, np.array([CMB, CMB, UNKNOWN, UNKNOWN, UNKNOWN]))
     model = train_cnn(CnnSampler([group], CNN), seed=0)
     patches, kinds = CnnSampler([group], CNN).batch(np.random.default_rng(5))
     score = as_callable(Score(model), torch.device("cpu"))(patches)

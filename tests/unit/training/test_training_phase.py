@@ -13,7 +13,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.runtime.torch import as_callable
 from cmb_models.training.data.examples import Example, load_examples, save_example
 from cmb_models.training.data.intensity import vary_phase
-from cmb_models.training.data.samplers import CMB, UNKNOWN, CandidateSet, CnnSampler
+from cmb_models.training.data.samplers import CMB, UNKNOWN, CnnSampler, LabelledCandidates
 from cmb_models.training.final import RECIPE, load_weights, save_weights
 from cmb_models.training.loop import train_cnn
 from cmb_models.training.synthesis.insertion import LesionBank
@@ -29,7 +29,7 @@ def test_stage_2_patches_hold_picture_and_phase_of_one_place_turned_alike():
     """Phase 2 where the picture is dark, else 0: so it is in every patch, and not all patches lie the same way."""
     scan = example([(10, 10, 10)])
     scan = with_phase(scan, np.where(scan.prepared.image < -1.5, 2, 0).astype(np.float32))
-    sampler = CnnSampler([CandidateSet(scan, np.array([[10, 11, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))], CNN)
+    sampler = CnnSampler([LabelledCandidates(scan, np.array([[10, 11, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))], CNN)
     patches, kinds = sampler.batch(np.random.default_rng(0))
     assert sampler.channels == 2 and patches.shape == (16, 2, 8, 8, 4) and patches.dtype == np.float32
     for swi, phase in patches[kinds == CMB]:
@@ -41,7 +41,7 @@ def test_stage_2_patches_hold_picture_and_phase_of_one_place_turned_alike():
 
 def test_phase_is_left_out_of_as_many_patches_as_asked_for():
     scan = with_phase(example([(10, 10, 10)]), np.ones((32, 32, 16), np.float32))
-    group = CandidateSet(scan, np.array([[10, 10, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))
+    group = LabelledCandidates(scan, np.array([[10, 10, 5], [20, 20, 5]]), np.array([CMB, UNKNOWN]))
     for dropout, low, high in ((0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 1, 1)):
         sampler = CnnSampler([group], CNN.model_copy(update={"phase_dropout": dropout}))
         batches = np.concatenate([sampler.batch(np.random.default_rng(seed))[0] for seed in range(20)])
@@ -65,7 +65,7 @@ def test_planted_phase_tells_microbleeds_from_mimics(dark_lesion_bank):
         share, np.zeros((2, 3)), np.array(["cmb", "mimic:calcification"]), np.full(2, 4.0), np.stack([turned, -turned])
     )
     plain = in_air(example([], shape=(80, 80, 60)))
-    group = CandidateSet(
+    group = LabelledCandidates(
         replace(with_phase(plain, np.zeros((80, 80, 60), np.float32)), lesion_bank=lesion_bank),
         np.array([[20, 20, 15], [30, 30, 15]]),
         np.array([CMB, UNKNOWN]),
@@ -86,7 +86,7 @@ def test_cnn_learns_what_phase_alone_tells(tmp_path):
     dark[16:] *= -1
     image = with_phase(image, dark)
     index = np.array([[10, 10, 5], [8, 24, 4], [22, 8, 10], [24, 24, 12]])
-    group = CandidateSet(image, index, np.array([CMB, CMB, UNKNOWN, UNKNOWN]))
+    group = LabelledCandidates(image, index, np.array([CMB, CMB, UNKNOWN, UNKNOWN]))
     model = train_cnn(CnnSampler([group], CNN.model_copy(update={"steps": 120})), seed=0)
     patches, kinds = CnnSampler([group], CNN).batch(np.random.default_rng(5))
     score = as_callable(Score(model), torch.device("cpu"))

@@ -93,6 +93,26 @@ def test_an_upgrade_that_clashes_in_code_changes_nothing(site, newer):
     assert {p: p.read_bytes() for p in site.rglob("*") if p.is_file() and ".git/" not in str(p)} == before
 
 
+def test_a_script_that_the_template_no_longer_has_is_removed_unless_the_site_changed_it(site, monkeypatch):
+    fewer = {name: text for name, text in template().items() if str(name) != "pipelines/report.py"}
+    monkeypatch.setattr(module, "template", lambda: fewer)
+    edit(site / "pipelines/report.py", "def main() -> None:", "def main() -> None:  # ours")
+    with refused("upgrade-conflict", got=r"pipelines/report\.py"):
+        upgrade(site)
+    edit(site / "pipelines/report.py", "def main() -> None:  # ours", "def main() -> None:")
+    assert "-def main() -> None:" in "\n".join(upgrade(site).differences.values())
+    assert not (site / "pipelines/report.py").exists() and upgrade(site).differences == {}
+
+
+def test_a_changed_value_of_a_renamed_key_is_named(site, newer):
+    edit(site / "params.yaml", "min_scans: 3", "min_scans: 4")
+    newer("params.yaml", "min_scans: 3", "least_scans: 3")
+    before = (site / "params.yaml").read_text()
+    with refused("upgrade-conflict", case="params.yaml", got="min_scans|least_scans"):
+        upgrade(site)
+    assert (site / "params.yaml").read_text() == before
+
+
 def test_an_upgrade_names_the_code_that_changed_and_the_stages_it_makes_stale(site):
     edit(site / "code.lock", f"split: {read_lock(site).stages['split']}", "split: 0123456789abcdef")
     edit(site / "code.lock", read_lock(site).modules["cmb_models.dataset.split"], "0" * 16)

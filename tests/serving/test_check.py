@@ -1,4 +1,4 @@
-"""smoke.py passes at a good server, and names the check at servers that were made wrong on purpose."""
+"""`cmb server check` passes at a good server, and names the check at servers that were made wrong on purpose."""
 
 from __future__ import annotations
 

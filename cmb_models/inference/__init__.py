@@ -1,1 +1,0 @@
-"""A release's ONNX files as callables from array to array."""
