@@ -29,7 +29,7 @@ class Veins:
     vein: np.ndarray
     radius_mm: np.ndarray
     kind: np.ndarray
-    drawn: dict[str, float] = field(default_factory=dict)
+    drawn: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def is_first(self) -> np.ndarray:
