@@ -57,7 +57,7 @@ test-research: setup
 	@$(BIN)/python -m pytest research -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile
 
 lint: setup
-	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary
 
 # The pictures of docs/phantom.md, a few minutes.
 gallery: setup

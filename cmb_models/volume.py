@@ -7,13 +7,16 @@ scanner's RAS+ frame (x to the right, y to the front, z to the top); voxel (0, 0
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 REAL = "biuf"  # numpy's kinds of real numbers
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,16 +116,24 @@ class Volume:
         return Volume(np.ascontiguousarray(data), affine)
 
 
+def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
+    """Exactly three values, such as one per axis, as a tuple."""
+    i, j, k = values
+    return i, j, k
+
+
 def world_from_index(index: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Voxel indices (N, 3), fractions allowed, to RAS mm (N, 3). Empty in, empty out."""
     index = np.asarray(index, dtype=np.float64).reshape(-1, 3)
-    return index @ affine[:3, :3].T + affine[:3, 3]
+    world_mm: np.ndarray = index @ affine[:3, :3].T + affine[:3, 3]
+    return world_mm
 
 
 def index_from_world(world_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """RAS mm (N, 3) to voxel indices (N, 3) with fractions. Empty in, empty out."""
     world_mm = np.asarray(world_mm, dtype=np.float64).reshape(-1, 3)
-    return (world_mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    index: np.ndarray = (world_mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    return index
 
 
 ScanLike = Volume | SpatialImage | str | os.PathLike[str]  # what a detector takes: an image, or the path of one

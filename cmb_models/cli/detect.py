@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -201,7 +202,7 @@ def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, sh
     from cmb_models.cli.shadow import shadow_scans
 
     answered = [r for r in results if r.answer]
-    shadow_scans([lambda r=r: asked_again(r, phases.get(Path(r.file))) for r in answered], url, shadow)
+    shadow_scans([partial(asked_again, r, phases.get(Path(r.file))) for r in answered], url, shadow)
 
 
 def asked_again(result: ScanResult, phase: Path | None) -> Answered:
@@ -210,6 +211,8 @@ def asked_again(result: ScanResult, phase: Path | None) -> Answered:
     from cmb_models.io.nifti import read_volume
     from cmb_models.shadow.compare import Answered
 
+    # Only scans that were answered are asked again.
+    assert result.answer is not None
     path = Path(result.file)
     try:
         image = read_phase(path, phase)

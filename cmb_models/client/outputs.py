@@ -35,7 +35,10 @@ class ScanResult:
     @property
     def threshold_used(self) -> float:
         """The threshold on the calibrated score. Only for an answered scan."""
-        return self.answer.threshold if self.threshold is None else self.threshold
+        if self.threshold is not None:
+            return self.threshold
+        assert self.answer is not None
+        return self.answer.threshold
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -49,7 +52,8 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for result in results:
-            writer.writerows(_csv_row(result.scan, d, result.answer) for d in result.detections)
+            if result.answer:
+                writer.writerows(_csv_row(result.scan, d, result.answer) for d in result.detections)
 
 
 def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
@@ -66,14 +70,13 @@ def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
         {
             "note": RESEARCH_USE,
             "software": f"cmb-models {__version__}",
-            "scans": [_scan_entry(r) for r in results if r.answer],
+            "scans": [_scan_entry(r, r.answer) for r in results if r.answer],
             "refused": [{"scan": r.scan, "file": r.file, "code": r.code, "error": r.error} for r in results if not r.answer],
         },
     )
 
 
-def _scan_entry(result: ScanResult) -> dict:
-    answer = result.answer
+def _scan_entry(result: ScanResult, answer: DetectionResult) -> dict:
     return {
         "scan": result.scan,
         "file": result.file,

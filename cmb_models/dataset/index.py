@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cmb_models.config.params import Preprocess
+from cmb_models.dataset.entries import ScanEntry, ScanIndex
 from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans, phase_beside, read_phase
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
@@ -19,7 +20,7 @@ from cmb_models.volume import Volume, index_from_world
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
 
 
-def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
+def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanIndex:
     """Check all datasets below `raw_dir` in one pass.
 
     settings: where they ask for phase, every scan must have a phase image that `prepare` takes: a locked one would else fail only
@@ -37,7 +38,8 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
         raise InputError(
             "dataset-layout", raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`"
         )
-    entries, faults = [], []
+    entries: list[ScanEntry] = []
+    faults: list[str] = []
     for folder in folders:
         try:
             scans = find_scans(folder)
@@ -46,7 +48,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
             continue
         for scan in scans:
             try:
-                entries.append(_entry(scan) | _phase_entry(scan, with_phase))
+                entries.append(_entry(scan, with_phase))
             except InputError as error:
                 faults.append(str(error))
     faults += _repeated(entries)
@@ -58,23 +60,23 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> dict:
     return {"scans": entries}
 
 
-def _repeated(entries: list[dict]) -> list[str]:
+def _repeated(entries: list[ScanEntry]) -> list[str]:
     """One fault for every file that stands under two names: its patient could be trained on and tested on."""
     seen: dict[str, str] = {}
     faults = []
     for entry in entries:
-        for kind, what in (("sha256", "file"), ("phase_sha256", "phase image")):
-            first = seen.setdefault(entry[kind], entry["path"]) if kind in entry else entry["path"]
+        for sha256, what in ((entry["sha256"], "file"), (entry.get("phase_sha256"), "phase image")):
+            first = entry["path"] if sha256 is None else seen.setdefault(sha256, entry["path"])
             if first != entry["path"]:
                 faults.append(f"{entry['path']}: expected a scan of its own, got the same {what} as {first}; keep one of them")
     return faults
 
 
-def _entry(scan: ScanFile) -> dict:
+def _entry(scan: ScanFile, with_phase: Preprocess | None) -> ScanEntry:
     volume = read_volume(scan.path)
     check_scan(volume, str(scan.path))
     _check_inside(scan, volume)
-    return {
+    entry: ScanEntry = {
         "key": scan.key,
         "dataset": scan.dataset,
         "subject": scan.subject_key,
@@ -85,14 +87,11 @@ def _entry(scan: ScanFile) -> dict:
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
     }
-
-
-def _phase_entry(scan: ScanFile, settings: Preprocess | None) -> dict:
-    """The hash of a scan's phase image once it is known to be one; {} without settings."""
-    if settings is None:
-        return {}
-    prepare(read_volume(scan.path), settings, str(scan.path), read_phase(scan.path))
-    return {"phase_sha256": sha256_of(phase_beside(scan.path))}
+    if with_phase is not None:
+        # Raises where the phase image is none.
+        prepare(volume, with_phase, str(scan.path), read_phase(scan.path))
+        entry["phase_sha256"] = sha256_of(phase_beside(scan.path))
+    return entry
 
 
 def _check_inside(scan: ScanFile, volume: Volume) -> None:

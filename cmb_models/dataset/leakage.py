@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cmb_models.dataset.entries import ScanEntry, SubjectSplit
 from cmb_models.errors import InputError
 
 SHOWN = 5  # names in a message; the first are enough to find the fault
@@ -23,12 +24,12 @@ def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: st
         )
 
 
-def file_hashes(scan: dict) -> list[str]:
+def file_hashes(scan: ScanEntry) -> list[str]:
     """SHA-256 of each file of an entry of data/index.json: the SWI's, and the phase image's where phase is used."""
-    return [scan[kind] for kind in ("sha256", "phase_sha256") if kind in scan]
+    return [scan["sha256"], scan["phase_sha256"]] if "phase_sha256" in scan else [scan["sha256"]]
 
 
-def check_split(split: dict, scans: Sequence[dict]) -> None:
+def check_split(split: SubjectSplit, scans: Sequence[ScanEntry]) -> None:
     """Refuse a split (split.json) that has a subject on both sides, or does not fit the index's scans, or one file on both sides.
 
     scans: entries of data/index.json; key, subject and hashes are read.
@@ -45,7 +46,7 @@ def check_split(split: dict, scans: Sequence[dict]) -> None:
             f"{_names(odd)} on one side only",
             remedy,
         )
-    first: dict[str, dict] = {}
+    first: dict[str, ScanEntry] = {}
     for scan, sha256 in ((s, h) for s in scans for h in file_hashes(s)):
         other = first.setdefault(sha256, scan)
         if other["subject"] != scan["subject"]:
@@ -55,7 +56,7 @@ def check_split(split: dict, scans: Sequence[dict]) -> None:
             )
 
 
-def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -> None:
+def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[str]) -> None:
     """Refuse to evaluate a bundle whose lineage names a locked scan: by subject, by content, or in its calibration.
 
     lineage: lineage.json of a bundle, {"training_scans": {key: sha256}, "calibrated_on": [subject]}, and with phase
@@ -83,7 +84,7 @@ def check_lineage(lineage: dict, scans: Sequence[dict], locked: Iterable[str]) -
         raise InputError("leakage", "the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)
 
 
-def calibration_subjects(rows: Path, subjects: Iterable[str], split: dict) -> list[str]:
+def calibration_subjects(rows: Path, subjects: Iterable[str], split: SubjectSplit) -> list[str]:
     """The subjects that a threshold and a calibration are taken from, sorted. Refuses one that is in no fold: locked, or unknown.
 
     rows: the folder that their scores were read from.

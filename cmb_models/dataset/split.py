@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cmb_models.config.params import Split
+from cmb_models.dataset.entries import ScanEntry, SubjectSplit
 from cmb_models.dataset.leakage import check_split, file_hashes
 from cmb_models.errors import InputError
 
@@ -12,7 +13,7 @@ FEW_CMBS = 10  # below, one microbleed more or less found moves the sensitivity 
 FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its intervals are too narrow
 
 
-def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
+def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> SubjectSplit:
     """Split the index's scans (see dataset.index) by subject.
 
     Returns {"folds": {subject: fold}, "locked": [subject, ...], "locked_sha256": [of all their files], "notes": [sentences on what
@@ -39,7 +40,7 @@ def split_subjects(scans: list[dict], settings: Split, min_scans: int) -> dict:
     locked |= set(free[: round(settings.locked_fraction * len(free))])
     free = [s for s in free if s not in locked]
     _check(scans, cmbs, free, locked, settings, min_scans)
-    split = {
+    split: SubjectSplit = {
         "folds": _fill_folds(free, cmbs, settings.folds),
         "locked": sorted(locked),
         "locked_sha256": sorted(sha256 for scan in scans if scan["subject"] in locked for sha256 in file_hashes(scan)),
@@ -59,7 +60,9 @@ def _fill_folds(subjects: list[str], cmbs: dict[str, int], folds: int) -> dict[s
     return dict(sorted(fold_of.items()))
 
 
-def _check(scans: list[dict], cmbs: dict[str, int], free: list[str], locked: set[str], settings: Split, min_scans: int) -> None:
+def _check(
+    scans: list[ScanEntry], cmbs: dict[str, int], free: list[str], locked: set[str], settings: Split, min_scans: int
+) -> None:
     """Refuse data that gives no honest number, saying which number it would have been."""
     training = sum(scan["subject"] in free for scan in scans)
     if training < min_scans:

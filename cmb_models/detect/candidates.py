@@ -75,7 +75,7 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
         asked = start + np.flatnonzero(free[start : start + AT_ONCE])
         for n, near in zip(asked, tree.query_ball_point(points_mm[asked], min_distance_mm), strict=True):
             if free[n]:
-                chosen.append(n)
+                chosen.append(int(n))
                 if len(chosen) == most:
                     return np.asarray(chosen, dtype=np.int64)
                 free[near] = False

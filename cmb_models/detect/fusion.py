@@ -9,7 +9,7 @@ from cmb_models.config.params import Decision, Fusion
 EPSILON = 1e-6  # keeps the log odds of a score finite; below any score difference that matters
 
 
-def odds(scores: np.ndarray) -> np.ndarray:
+def odds(scores: np.ndarray | float) -> np.ndarray:
     """Odds, p / (1 - p), of scores p in [0, 1], which are kept EPSILON away from both ends."""
     p = np.clip(np.asarray(scores, dtype=np.float64), EPSILON, 1 - EPSILON)
     return p / (1 - p)
@@ -26,9 +26,10 @@ def fused_score(stage1: np.ndarray, stage2: np.ndarray, joint: Fusion) -> np.nda
     return product / (1 + product) if joint.joint_mean == "log_odds" else product
 
 
-def calibrated(joint: np.ndarray, decision: Decision) -> np.ndarray:
+def calibrated(joint: np.ndarray | float, decision: Decision) -> np.ndarray:
     """Platt scaling of joint scores (N,) (Platt 1999): sigmoid(slope * logit(joint) + intercept), monotone in the joint score."""
-    return 1 / (1 + np.exp(-(decision.slope * np.log(odds(joint)) + decision.intercept)))
+    score: np.ndarray = 1 / (1 + np.exp(-(decision.slope * np.log(odds(joint)) + decision.intercept)))
+    return score
 
 
 def before_calibration(score: float, decision: Decision) -> float:

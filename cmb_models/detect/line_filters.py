@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import EllipsisType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,15 @@ OBLIQUE: tuple[Direction, ...] = (
 )
 HALF = {IN_PLANE: 4, ACROSS: 3, OBLIQUE: 2}  # steps to either side; at 1x1x2 mm lines of 9 to 14 mm, longer than a microbleed
 CHANNELS = 3  # that the filters make of one
+
+
+class Sliceable(Protocol):
+    """An array, a tensor or a node of a graph: slicing one gives another of its kind."""
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Image = TypeVar("Image", bound=Sliceable)
 MARGIN = tuple(max(2 * half * abs(d[axis]) for directions, half in HALF.items() for d in directions) for axis in range(3))
 SLAB_VOXELS = 2**18  # of the image at a time: its handful of buffers then stays in the processor's cache
 
@@ -86,21 +97,23 @@ def _into(extreme: np.ufunc, buffers: list[np.ndarray]) -> Callable[[np.ndarray,
     def run(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         nonlocal turn
         turn = 1 - turn
-        return extreme(a, b, out=buffers[turn][: a.size].reshape(a.shape))
+        result: np.ndarray = extreme(a, b, out=buffers[turn][: a.size].reshape(a.shape))
+        return result
 
     return run
 
 
-def reach(padded, direction: Direction, length: int):
+def reach(padded: Image, direction: Direction, length: int) -> Image:
     """What a closing by `length` voxels along `direction` looks at, of (..., I, J, K) padded by MARGIN on every side.
 
     padded: anything that can be sliced, as for `along`.
     """
     spare = [m - (length - 1) * abs(d) for m, d in zip(MARGIN, direction, strict=True)]
-    return padded[(..., *(slice(s or None, -s or None) for s in spare))]
+    inside: Image = padded[(..., *(slice(s or None, -s or None) for s in spare))]
+    return inside
 
 
-def along(image, direction: Direction, length: int, extreme: Callable):
+def along(image: Image, direction: Direction, length: int, extreme: Callable[[Image, Image], Image]) -> Image:
     """The extreme of every run of `length` voxels along `direction`, whole runs alone: log2(length) passes rather than length.
 
     image: (..., I, J, K), anything that can be sliced and that `extreme` takes two of: an array, a tensor, a node of a graph.
@@ -108,7 +121,8 @@ def along(image, direction: Direction, length: int, extreme: Callable):
     span = 1
     while span < length:
         step = min(span, length - span)
-        first, second = [...], [...]
+        first: list[EllipsisType | slice] = [...]
+        second: list[EllipsisType | slice] = [...]
         for d in direction:
             low, high = slice(None, -abs(d) * step or None), slice(abs(d) * step, None)
             first.append(low if d >= 0 else high)

@@ -63,7 +63,7 @@ def unit_phasors(numbers: np.ndarray, case: str) -> np.ndarray:
     if not low < high:
         raise InputError("phase-unusable", case, "a phase image", "one that hardly varies", "pass the phase series, not a mask")
     scaled = (numbers - np.float32((low + high) / 2)) * np.float32(2 * np.pi / (high - low))
-    found = np.exp(1j * scaled).astype(np.complex64)
+    found: np.ndarray = np.exp(1j * scaled).astype(np.complex64)
     found[blank] = 0
     return found
 
@@ -71,7 +71,7 @@ def unit_phasors(numbers: np.ndarray, case: str) -> np.ndarray:
 def _background(numbers: np.ndarray) -> np.ndarray:
     """(I, J, K) bool: voxels that were set to 0, or to the lowest number, because they are air. None in an image with noise."""
     for number in (np.float32(0), numbers.min()):
-        there = numbers == number
+        there: np.ndarray = numbers == number
         if there.mean() > BACKGROUND:
             return there
     return np.zeros(numbers.shape, dtype=bool)
@@ -100,7 +100,8 @@ def resolve_offset_and_sign(
         raise InputError(
             "phase-unusable", case, "phase that shows the veins of its SWI", got, "pass the phase image of this very scan"
         )
-    return phase if margin > 0 else -phase
+    aligned: np.ndarray = phase if margin > 0 else -phase
+    return aligned
 
 
 def sign_margin(phase: np.ndarray, image: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:

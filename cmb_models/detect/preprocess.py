@@ -124,4 +124,5 @@ def normalise(data: np.ndarray, settings: Preprocess, case: str) -> np.ndarray:
     p5, median, p95 = np.percentile(foreground, [5, 50, 95])
     if p95 <= p5:
         raise InputError("scan-no-head", case, "tissue contrast", "a head of one single intensity", "pass the SWI, not a mask")
-    return np.clip((data - median) / (p95 - p5), -settings.clip, settings.clip).astype(np.float32)
+    scaled: np.ndarray = np.clip((data - median) / (p95 - p5), -settings.clip, settings.clip)
+    return scaled.astype(np.float32)

@@ -76,7 +76,8 @@ def froc_draws(scans: Sequence[ScoredScan], tolerance_mm: float, rates: Sequence
     lesions = draws @ np.array([len(s.cmbs) for s in scans], dtype=float)
     hits, fp_per_scan = draws @ hits, draws @ false / draws.sum(axis=1, keepdims=True)
     most = np.stack([np.where(fp_per_scan <= rate, hits, 0).max(axis=1) for rate in rates], axis=1)
-    return np.divide(most, lesions[:, None], out=np.full(most.shape, np.nan), where=lesions[:, None] > 0)
+    sensitivity: np.ndarray = np.divide(most, lesions[:, None], out=np.full(most.shape, np.nan), where=lesions[:, None] > 0)
+    return sensitivity
 
 
 def mean_sensitivity(curve: Froc, fp_per_scan: float) -> float:

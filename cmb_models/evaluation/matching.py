@@ -71,7 +71,8 @@ class Match:
     @property
     def false(self) -> np.ndarray:
         """Which detections are false positives, (N,) bool."""
-        return (self.lesion_of < 0) & ~self.ignored
+        false: np.ndarray = (self.lesion_of < 0) & ~self.ignored
+        return false
 
     @property
     def false_positives(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -14,7 +15,37 @@ Part = tuple[Sequence[ScoredScan], float]  # scans and the threshold they are ju
 Intervals = dict[str, list[float] | None]  # [low, high]; None where there is nothing to tell
 
 
-def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> dict[str, float | int]:
+class Metrics(TypedDict):
+    """Figures at one threshold, as `metrics_at` describes them."""
+
+    threshold: float
+    n_scans: int
+    n_lesions: int
+    n_detections: int
+    hits: int
+    false_positives: int
+    sensitivity: float
+    precision: float
+    f1: float
+    fp_per_scan: float
+    fp_per_cmb_free_scan: float
+    n_cmb_free_scans: int
+    mean_scan_sensitivity: float
+    scan_sensitivity: float
+    scan_specificity: float
+
+
+class FrocRow(TypedDict):
+    """Sensitivity at one FP rate; None without lesions. low and high: its 95 % interval, where resamples are given."""
+
+    fp_per_scan: float
+    sensitivity: float | None
+    threshold: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> Metrics:
     """Lesion-wise sensitivity, precision, F1 and false positives per scan, pooled over scans; and scan by scan.
 
     mean_scan_sensitivity: each scan's own, averaged over the scans with CMBs, so that one with many does not outweigh the others.
@@ -34,10 +65,11 @@ def counts_of(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float
     return np.array(rows, dtype=int).reshape(-1, 4)
 
 
-def _summary(counts: np.ndarray, threshold: float) -> dict[str, float | int]:
+def _summary(counts: np.ndarray, threshold: float) -> Metrics:
     hits, false, lesions, _ = counts.sum(axis=0).tolist()
     free = counts[counts[:, 3] == 1]
     found = hits + false
+    shares = {n: float(part.sum() / whole.sum()) if whole.sum() else 1.0 for n, (part, whole) in _scan_shares(counts).items()}
     return {
         "threshold": threshold,
         "n_scans": len(counts),
@@ -51,7 +83,9 @@ def _summary(counts: np.ndarray, threshold: float) -> dict[str, float | int]:
         "fp_per_scan": false / len(counts) if len(counts) else 0.0,
         "fp_per_cmb_free_scan": float(free[:, 1].mean()) if len(free) else 0.0,
         "n_cmb_free_scans": len(free),
-        **{n: float(part.sum() / whole.sum()) if whole.sum() else 1.0 for n, (part, whole) in _scan_shares(counts).items()},
+        "mean_scan_sensitivity": shares["mean_scan_sensitivity"],
+        "scan_sensitivity": shares["scan_sensitivity"],
+        "scan_specificity": shares["scan_specificity"],
     }
 
 
@@ -66,7 +100,7 @@ def _scan_shares(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]
     }
 
 
-def pooled(parts: Sequence[Part], tolerance_mm: float) -> dict[str, float | int]:
+def pooled(parts: Sequence[Part], tolerance_mm: float) -> Metrics:
     """Metrics over groups of scans that each have a threshold of their own; `threshold` is their mean."""
     counts = np.concatenate([counts_of(scans, threshold, tolerance_mm) for scans, threshold in parts])
     return _summary(counts, float(np.mean([threshold for _, threshold in parts])))
@@ -116,17 +150,18 @@ def froc_table(
     tolerance_mm: float,
     draws: np.ndarray | None = None,
     rates: Sequence[float] = STANDARD_FP,
-) -> list[dict[str, float | None]]:
+) -> list[FrocRow]:
     """Sensitivity and its threshold at rates of false positives per scan.
 
     With draws (B, S) also its 95 % interval, low and high, no narrower than Wilson's, as in bootstrap.share_interval. Without
     lesions sensitivity is None.
     """
-    curve, rows = froc(scans, tolerance_mm), []
+    curve = froc(scans, tolerance_mm)
+    rows: list[FrocRow] = []
     resampled = None if draws is None else froc_draws(scans, tolerance_mm, rates, draws)
     for n, rate in enumerate(rates):
         sensitivity, threshold = curve.at_fp(rate)
-        row = {"fp_per_scan": rate, "sensitivity": sensitivity if curve.n_lesions else None, "threshold": threshold}
+        row: FrocRow = {"fp_per_scan": rate, "sensitivity": sensitivity if curve.n_lesions else None, "threshold": threshold}
         if resampled is not None:
             found = round(sensitivity * curve.n_lesions) if curve.n_lesions else 0
             row["low"], row["high"] = no_narrower(resampled[:, n], wilson(found, curve.n_lesions))

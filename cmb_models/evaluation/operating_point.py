@@ -33,7 +33,7 @@ def decide_on(scans: Sequence[ScoredScan], params: Params) -> Decision:
     threshold = choose_threshold(froc(scans, tolerance), params.calibrate.max_fp_per_scan)
     slope, intercept = fit_platt(*all_judged(scans, tolerance))
     uncut = Decision(slope=slope, intercept=intercept, threshold=0.0, **fusion_for(scans).model_dump())
-    return uncut.model_copy(update={"threshold": float(calibrated(np.float64(threshold), uncut))})
+    return uncut.model_copy(update={"threshold": float(calibrated(threshold, uncut))})
 
 
 def threshold_apart(judged: Sequence[ScoredScan], chosen_on: Sequence[ScoredScan], tolerance_mm: float, most_fp: float) -> float:
@@ -61,7 +61,10 @@ def shortfalls(stage1: np.ndarray, stage2: np.ndarray, joint: Fusion, threshold:
     They sum to what the joint score lacks; a stage that is above the threshold itself, or does not count, lacks nothing. threshold:
     on the joint score, in [0, 1].
     """
-    scaled = odds if joint.joint_mean == "log_odds" else lambda s: np.clip(s, EPSILON, 1)
+
+    def scaled(scores: np.ndarray | float) -> np.ndarray:
+        return odds(scores) if joint.joint_mean == "log_odds" else np.clip(np.asarray(scores), EPSILON, 1)
+
     one, other, at = (np.log(scaled(s)) for s in (stage1, stage2, threshold))
     return (1 - joint.stage2_weight) * (at - one), joint.stage2_weight * (at - other)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,12 @@ BAND_FP = (0.0, *np.geomspace(1 / 16, STANDARD_FP[-1], 43).tolist())  # where th
 
 
 def froc_figure(
-    scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, title: str, path: Path, draws: np.ndarray | None = None
+    scans: Sequence[ScoredScan],
+    operating: Mapping[str, Any],
+    tolerance_mm: float,
+    title: str,
+    path: Path,
+    draws: np.ndarray | None = None,
 ) -> None:
     """Write `make_froc_figure` as a PNG."""
     figure = make_froc_figure(scans, operating, tolerance_mm, title, draws)
@@ -30,7 +35,7 @@ def froc_figure(
 
 
 def make_froc_figure(
-    scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, title: str, draws: np.ndarray | None = None
+    scans: Sequence[ScoredScan], operating: Mapping[str, Any], tolerance_mm: float, title: str, draws: np.ndarray | None = None
 ) -> Figure:
     """`draw_froc` as a figure with a title that counts lesions and scans."""
     from matplotlib.figure import Figure  # imported here: evaluation also runs where nothing is drawn
@@ -44,7 +49,7 @@ def make_froc_figure(
 
 
 def draw_froc(
-    axes: Axes, scans: Sequence[ScoredScan], operating: Mapping, tolerance_mm: float, draws: np.ndarray | None = None
+    axes: Axes, scans: Sequence[ScoredScan], operating: Mapping[str, Any], tolerance_mm: float, draws: np.ndarray | None = None
 ) -> None:
     """FROC at the primary tolerance, at 2 and 5 mm, and the operating point {fp_per_scan, sensitivity, threshold}.
 
@@ -52,7 +57,7 @@ def draw_froc(
     """
     if draws is not None:
         band = froc_table(scans, tolerance_mm, draws, BAND_FP)
-        low, high = ([row[side] for row in band] for side in ("low", "high"))
+        low, high = [row["low"] for row in band], [row["high"] for row in band]
         label = "95 % over subjects"
         axes.fill_between(BAND_FP, low, high, color="C0", alpha=0.18, lw=0, step="post", label=label, zorder=1)
     for tolerance in (tolerance_mm, *(t for t in ALSO_AT_MM if t != tolerance_mm)):
@@ -60,7 +65,7 @@ def draw_froc(
         primary = tolerance == tolerance_mm
         x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
         y = np.append(curve.sensitivity, curve.sensitivity[-1])
-        style = {"color": "C0", "lw": 2, "zorder": 3} if primary else {"color": "0.55", "lw": 1, "zorder": 2}
+        style: dict[str, Any] = {"color": "C0", "lw": 2, "zorder": 3} if primary else {"color": "0.55", "lw": 1, "zorder": 2}
         dashes = "-" if primary else {2.0: ":", 5.0: "--"}[tolerance]
         axes.step(x, y, where="post", ls=dashes, label=f"within max({tolerance:g} mm, lesion radius)", **style)
     label = f"operating point: {operating['sensitivity']:.1%} at {operating['fp_per_scan']:.2f} FP/scan"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +22,17 @@ from cmb_models.evaluation.matching import Match, ScoredScan, match, reach_mm
 from cmb_models.evaluation.operating_point import shortfalls
 from cmb_models.files import atomic_write
 from cmb_models.io.annotations import Annotation
+from cmb_models.volume import triple
 
+Row = dict[str, Any]  # by column; text where it was read
 SCANS, LESIONS, DETECTIONS = "scans.csv", "lesions.csv", "detections.csv"
 _PLACE = ("x_mm", "y_mm", "z_mm")
 _SCORES = ("stage1_score", "stage2_score", "score")
-SCAN_ROW = ("scan", "subject", "dataset", "session", "fold", "voxel_1_mm", "voxel_2_mm", "slice_mm", "threshold")
-SCAN_ROW += ("n_cmbs", "n_candidates", "hits", "false_positives")
-LESION_ROW = ("scan", "subject", "dataset", "label", "lesion", *_PLACE, "diameter_mm", "region", "rater", "slice_mm")
-LESION_ROW += (*_SCORES, "hit", "rejected")
+_SIDES = ("voxel_1_mm", "voxel_2_mm", "slice_mm")
+_COUNTS = ("n_cmbs", "n_candidates", "hits", "false_positives")
+_MARK = (*_PLACE, "diameter_mm", "region", "rater", "slice_mm")
+SCAN_ROW = ("scan", "subject", "dataset", "session", "fold", *_SIDES, "threshold", *_COUNTS)
+LESION_ROW = ("scan", "subject", "dataset", "label", "lesion", *_MARK, *_SCORES, "hit", "rejected")
 DETECTION_ROW = ("scan", "subject", "dataset", *_PLACE, *_SCORES, "outcome", "at_threshold", "label", "diameter_mm", "lesion")
 
 NO_CANDIDATE = "stage 1: no candidate within tolerance"
@@ -72,20 +76,20 @@ def write_rows(
 
 def scan_rows(
     scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, folds: Mapping[str, int] | None = None
-) -> list[dict]:
+) -> list[Row]:
     """One row a scan: its fold, its voxel's sides (ascending, the slice thickness last), and how many were marked and found."""
     rows = []
     for scan in scans:
         found = match(scan, threshold, tolerance_mm)
         session = scan.key.removeprefix(scan.subject).lstrip("_")
-        values = [scan.key, scan.subject, scan.dataset, session, "" if folds is None else folds[scan.subject]]
+        values: list[object] = [scan.key, scan.subject, scan.dataset, session, "" if folds is None else folds[scan.subject]]
         values += [*(scan.voxel_mm or ("", "", "")), _digits(threshold)]
         values += [len(scan.cmbs), len(scan.scores), found.hits, found.false_positives]
         rows.append(dict(zip(SCAN_ROW, values, strict=True)))
     return rows
 
 
-def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, joint: Fusion) -> list[dict]:
+def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, joint: Fusion) -> list[Row]:
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
@@ -109,7 +113,7 @@ def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: flo
 
 def _cmb_row(
     scan: ScoredScan, lesion: int, at_point: Match, at_all: Match, tolerance_mm: float, doubt: Callable[[int], str]
-) -> dict:
+) -> Row:
     about = scan.cmbs[lesion]
     by, would = (np.flatnonzero(m.lesion_of == lesion) for m in (at_point, at_all))
     if len(by):
@@ -131,13 +135,14 @@ def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Fusion, jo
     return DOUBT_2 if second > first else DOUBT_1
 
 
-def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int | None, hit: int | str, rejected: str) -> dict:
-    values = [scan.key, scan.subject, scan.dataset, about.label, lesion, *map(_digits, about.centre_mm), _digits(about.diameter_mm)]
+def _lesion_row(scan: ScoredScan, about: Annotation, lesion: int, candidate: int | None, hit: int | str, rejected: str) -> Row:
+    values: list[object] = [scan.key, scan.subject, scan.dataset, about.label, lesion]
+    values += [*map(_digits, about.centre_mm), _digits(about.diameter_mm)]
     values += [about.region, about.rater, "" if scan.slice_mm is None else scan.slice_mm, *_scores(scan, candidate), hit, rejected]
     return dict(zip(LESION_ROW, values, strict=True))
 
 
-def detection_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[dict]:
+def detection_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float) -> list[Row]:
     """One row per candidate.
 
     `outcome` is hit, false_positive or ignored (at a `possible` place) when all candidates count, `at_threshold` the same at the
@@ -153,7 +158,7 @@ def detection_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: 
             lesion = int(at_all.lesion_of[n])
             about = scan.cmbs[lesion] if lesion >= 0 else _nearest(scan, centre, tolerance_mm)
             counted = _outcome(at_point, n) if scan.scores[n] >= threshold else ""
-            values = [scan.key, scan.subject, scan.dataset, *map(_digits, centre), *_scores(scan, n)]
+            values: list[object] = [scan.key, scan.subject, scan.dataset, *map(_digits, centre), *_scores(scan, n)]
             values += [
                 _outcome(at_all, n),
                 counted,
@@ -185,14 +190,14 @@ def _digits(value: float) -> str:
     return repr(float(value))
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def read_rows(folder: Path, found: Sequence[dict] | None = None) -> Saved:
+def read_rows(folder: Path, found: Sequence[Row] | None = None) -> Saved:
     """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out.
 
     found: rows of other candidates in the same scans, in place of those of detections.csv.
@@ -209,27 +214,45 @@ def read_rows(folder: Path, found: Sequence[dict] | None = None) -> Saved:
 _COLUMNS = {SCANS: SCAN_ROW, LESIONS: LESION_ROW, DETECTIONS: DETECTION_ROW}
 
 
-def _scan(row: dict, lesions: list[dict], found: list[dict]) -> ScoredScan:
+def _scan(row: Row, lesions: list[Row], found: list[Row]) -> ScoredScan:
     own = row["subject"].removeprefix(f"{row['dataset']}_")
     marked = tuple(
-        Annotation(own, row["session"], *(float(r[c]) for c in (*_PLACE, "diameter_mm")), r["label"], r["rater"], r["region"])
+        Annotation(
+            subject=own,
+            session=row["session"],
+            x_mm=float(r["x_mm"]),
+            y_mm=float(r["y_mm"]),
+            z_mm=float(r["z_mm"]),
+            diameter_mm=float(r["diameter_mm"]),
+            label=r["label"],
+            rater=r["rater"],
+            region=r["region"],
+        )
         for r in lesions
     )
     centres = np.array([[float(r[c]) for c in _PLACE] for r in found]).reshape(-1, 3)
-    stage1, stage2, scores = (_column(found, c) for c in _SCORES)
-    sides = tuple(float(row[c]) for c in ("voxel_1_mm", "voxel_2_mm", "slice_mm") if row[c])
-    return ScoredScan(row["scan"], row["subject"], marked, centres, scores, stage1, stage2, sides or None)
+    sides = [float(row[c]) for c in _SIDES if row[c]]
+    return ScoredScan(
+        key=row["scan"],
+        subject=row["subject"],
+        annotations=marked,
+        centres_mm=centres,
+        scores=np.array([float(r["score"]) for r in found]),
+        stage1=_column(found, "stage1_score"),
+        stage2=_column(found, "stage2_score"),
+        voxel_mm=triple(sides) if sides else None,
+    )
 
 
-def _column(rows: list[dict], name: str) -> np.ndarray | None:
+def _column(rows: list[Row], name: str) -> np.ndarray | None:
     """Values (N,) of a column; None when a stage gave none."""
     if rows and all(not r[name] for r in rows):
         return None
     return np.array([float(r[name]) for r in rows])
 
 
-def _by_scan(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {}
+def _by_scan(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["scan"], []).append(row)
     return groups

@@ -13,11 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from cmb_models.dataset.entries import ScanEntry
 from cmb_models.dataset.layout import find_scans, read_phase
 from cmb_models.detection import DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
-from cmb_models.evaluation.metrics import Intervals, count_intervals, counts_of, froc_table, metrics_at
+from cmb_models.evaluation.metrics import FrocRow, Intervals, Metrics, count_intervals, counts_of, froc_table, metrics_at
 from cmb_models.evaluation.plots import make_froc_figure
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.io.annotations import Annotation
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 BIDS_NAME = re.compile(r"(?:^|_)(sub-[^_]+)(?:_(ses-[^_]+))?$")
 
 
-def score_scans(detector: Detector, raw_dir: Path, index: list[dict]) -> list[ScoredScan]:
+def score_scans(detector: Detector, raw_dir: Path, index: Sequence[ScanEntry]) -> list[ScoredScan]:
     """All candidates with their calibrated scores for the index's scans (dataset.index), in its order; [] for an empty index."""
     truth = {s.key: s for d in sorted({e["dataset"] for e in index}) for s in find_scans(raw_dir / d)}
     scored = []
@@ -47,9 +48,11 @@ def scored_scan(key: str, subject: str, annotations: Sequence[Annotation], resul
     """A result's candidates with the scan's annotations; without voxel sides if the result does not hold its volume."""
     found = result.candidates
     centres = np.array([c.position_mm for c in found]).reshape(-1, 3)
-    scores = (np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score"))
+    score, stage1, stage2 = (
+        np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score")
+    )
     voxel = None if result.volume is None else voxel_sides_mm(result.volume.spacing_mm)
-    return ScoredScan(key, subject, tuple(annotations), centres, *scores, voxel)
+    return ScoredScan(key, subject, tuple(annotations), centres, score, stage1, stage2, voxel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +69,9 @@ class Evaluation:
 
     threshold: float
     tolerance_mm: float
-    metrics: dict[str, float | int]
+    metrics: Metrics
     intervals_95: Intervals
-    froc: tuple[dict[str, float | None], ...]
+    froc: tuple[FrocRow, ...]
     scans: tuple[ScoredScan, ...] = field(repr=False)
     resamples: int = field(repr=False)
     seed: int = field(repr=False)

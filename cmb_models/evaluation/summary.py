@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from cmb_models.config.params import Params
 from cmb_models.evaluation.froc import ALSO_AT_MM, froc
 from cmb_models.evaluation.matching import ScoredScan, judged
 from cmb_models.evaluation.metrics import (
+    FrocRow,
     choose_threshold,
     count_intervals,
     counts_of,
@@ -32,7 +34,7 @@ LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the
 
 def cross_validation_metrics(
     scans: Sequence[ScoredScan], folds: Mapping[str, int], params: Params, rng: np.random.Generator
-) -> tuple[dict, list[dict]]:
+) -> tuple[dict[str, Any], list[FrocRow]]:
     """Figures at the threshold chosen on all out-of-fold scores, and the FROC table.
 
     Among the figures are those with each fold's threshold chosen on the other folds (`cross_fitted`, free of the optimism of
@@ -52,7 +54,7 @@ def cross_validation_metrics(
 
 def locked_metrics(
     scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator
-) -> tuple[dict, list[dict]]:
+) -> tuple[dict[str, Any], list[FrocRow]]:
     """Figures on the locked test set at the bundle's threshold, with the calibration error of its scores, and the FROC table."""
     metrics, table = figures(scans, threshold, params, rng)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, rng)
@@ -60,7 +62,7 @@ def locked_metrics(
     return metrics, table
 
 
-def recomputed(folder: Path, params: Params) -> tuple[dict, list[dict]]:
+def recomputed(folder: Path, params: Params) -> tuple[dict[str, Any], list[FrocRow]]:
     """An evaluation's figures and FROC table from the rows saved in its folder alone: the very numbers it reported."""
     saved, rng = read_rows(folder), np.random.default_rng(params.evaluate.seed)
     if saved.folds:
@@ -68,7 +70,9 @@ def recomputed(folder: Path, params: Params) -> tuple[dict, list[dict]]:
     return locked_metrics(saved.scans, saved.threshold, params, rng)
 
 
-def figures(scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator) -> tuple[dict, list[dict]]:
+def figures(
+    scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator
+) -> tuple[dict[str, Any], list[FrocRow]]:
     """What both evaluations tell at a threshold, and the FROC table at the standard rates, all from one set of resamples.
 
     metrics_at's keys, n_subjects, sensitivity_at_0.6_fp, and intervals_95 of each; within_2_mm and within_5_mm (other
@@ -78,7 +82,7 @@ def figures(scans: Sequence[ScoredScan], threshold: float, params: Params, rng: 
     subjects = [s.subject for s in scans]
     draws = subject_draws(subjects, params.evaluate.bootstrap, rng)
     counts = counts_of(scans, threshold, tolerance)
-    metrics = metrics_at(scans, threshold, tolerance) | {"n_subjects": len(set(subjects))}
+    metrics: dict[str, Any] = {**metrics_at(scans, threshold, tolerance), "n_subjects": len(set(subjects))}
     metrics["intervals_95"] = count_intervals(counts, draws)
     add_sensitivity_at(metrics, scans, tolerance, draws)
     for other in ALSO_AT_MM:
@@ -88,15 +92,15 @@ def figures(scans: Sequence[ScoredScan], threshold: float, params: Params, rng: 
     return metrics, froc_table(scans, tolerance, draws)
 
 
-def add_sensitivity_at(metrics: dict, scans: Sequence[ScoredScan], tolerance_mm: float, draws: np.ndarray) -> None:
+def add_sensitivity_at(metrics: dict[str, Any], scans: Sequence[ScoredScan], tolerance_mm: float, draws: np.ndarray) -> None:
     """Add sensitivity_at_0.6_fp and its interval to metrics, which have `intervals_95`."""
     at, name = froc_table(scans, tolerance_mm, draws, (ALSO_AT_FP,))[0], f"sensitivity_at_{ALSO_AT_FP:g}_fp"
     metrics[name], metrics["intervals_95"][name] = at["sensitivity"], [at["low"], at["high"]]
 
 
-def _within(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict:
+def _within(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict[str, Any]:
     """Figures and intervals with another tolerance of matching."""
-    at = metrics_at(scans, threshold, tolerance_mm)
+    at: dict[str, Any] = {**metrics_at(scans, threshold, tolerance_mm)}
     intervals = count_intervals(counts_of(scans, threshold, tolerance_mm), draws)
     return {n: at[n] for n in LOOSE} | {"intervals_95": {n: intervals[n] for n in LOOSE}}
 
@@ -105,9 +109,12 @@ def calibration_error(scans: Sequence[ScoredScan], tolerance_mm: float, draws: n
     """Adaptive expected calibration error of all candidates' scores, those at `possible` places left out, and its interval."""
     groups = [judged(s, tolerance_mm) for s in scans]
 
-    def error(chosen: Sequence[int]) -> float:
+    def error(chosen: Iterable[int]) -> float:
         parts = [groups[n] for n in chosen if len(groups[n][0])]
-        return adaptive_ece(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts else 0.0
+        if not parts:
+            return 0.0
+        scores, hit = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return adaptive_ece(scores, hit)
 
-    resampled = np.array([error(np.repeat(np.arange(len(scans)), times)) for times in draws])
+    resampled = np.array([error(np.repeat(np.arange(len(scans)), times).tolist()) for times in draws])
     return error(range(len(scans))), percentiles(resampled)

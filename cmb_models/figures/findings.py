@@ -79,8 +79,8 @@ def findings_figure(volume: Volume, findings: Sequence[Finding], title: str, sum
     for n, finding in enumerate(found[:ENLARGED]):
         top = HEADER + slab_height + (n // 2) * (CAPTION + SMALL_WIDTH) + CAPTION
         left = EDGE + (n % 2) * (WIDTH - EDGE) / 2
-        axes = [_panel(figure, left + m * (SMALL_WIDTH + GAP), top, SMALL_WIDTH, SMALL_WIDTH) for m in range(3)]
-        _draw_enlarged(axes, view, finding, n + 1)
+        planes = [_panel(figure, left + m * (SMALL_WIDTH + GAP), top, SMALL_WIDTH, SMALL_WIDTH) for m in range(3)]
+        _draw_enlarged(planes, view, finding, n + 1)
     enlarged = f"best {ENLARGED} enlarged" if len(found) > ENLARGED else "enlarged"
     _write_texts(figure, title, summary, f"{enlarged}: axial, coronal, sagittal, {CROP_MM:g} mm wide   |   {note}")
     return figure

@@ -69,7 +69,6 @@ class Annotation:
 COLUMNS = tuple(f.name for f in fields(Annotation))
 OPTIONAL = ("region",)
 REQUIRED = tuple(c for c in COLUMNS if c not in OPTIONAL)
-_NUMBERS = ("x_mm", "y_mm", "z_mm", "diameter_mm")
 
 
 def read_annotations(path: Path) -> list[Annotation]:
@@ -98,10 +97,9 @@ def _read_rows(path: Path) -> list[Annotation]:
                 f"no {', '.join(missing)}",
                 "add the missing columns to its first line",
             )
-        columns = [c for c in COLUMNS if c in there]
         for row in reader:
             try:
-                rows.append(Annotation(**{c: float(row[c]) if c in _NUMBERS else (row[c] or "").strip() for c in columns}))
+                rows.append(_annotation(row))
             except (TypeError, ValueError) as error:
                 faults.append(f"line {reader.line_num}: {error}")
     if faults:
@@ -116,3 +114,22 @@ def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])
+
+
+def _annotation(row: dict[str, str]) -> Annotation:
+    """One row of the file. Raises TypeError or ValueError for a missing or unreadable number."""
+
+    def text(column: str) -> str:
+        return (row.get(column) or "").strip()
+
+    return Annotation(
+        subject=text("subject"),
+        session=text("session"),
+        x_mm=float(row["x_mm"]),
+        y_mm=float(row["y_mm"]),
+        z_mm=float(row["z_mm"]),
+        diameter_mm=float(row["diameter_mm"]),
+        label=text("label"),
+        rater=text("rater"),
+        region=text("region"),
+    )

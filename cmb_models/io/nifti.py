@@ -47,6 +47,8 @@ def read_volume(path: Path) -> Volume:
         ) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
+    if not isinstance(image, SpatialImage):
+        raise _unreadable(path, TypeError(f"{type(image).__name__} is not an image in space"))
     return volume_of(image, path)
 
 

@@ -49,7 +49,9 @@ class _Graph:
     """What the filters are made of, for a graph: nodes and constants, named after the tensor they begin with."""
 
     def __init__(self, prefix: str) -> None:
-        self.prefix, self.nodes, self.constants = prefix, [], {}
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
 
     def node(self, kind: str, inputs: list[str], **attributes) -> _Value:
         """Write one node; its output."""

@@ -15,7 +15,7 @@ IN_SLICE = (3, 3, 1)  # the first convolutions stay within their slice, as nnU-N
 PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initialisation of focal loss, Lin et al. 2017, section 4.1)
 
 
-def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module:
+def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequential:
     """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. BottomHatFilter comes first.
 
     MONAI's DynUNet, the U-Net of nnU-Net, with residual blocks: two convolutions at each level on the way down and two on the way

@@ -10,6 +10,7 @@ import scipy.fft
 from scipy.ndimage import map_coordinates
 
 from cmb_models.phantom.config import PhantomConfig
+from cmb_models.volume import triple
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class Grid:
     def coarse(self, step_mm: float) -> Grid:
         """A grid of about step_mm that covers this one: the same for all fine grids of a scan, which share origin and period."""
         period = [n * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
-        shape = tuple(max(2, math.ceil(round(p / step_mm, 6)) + 1) for p in period)
-        spacing = tuple(p / (n - 1) for p, n in zip(period, shape, strict=True))
+        shape = triple(max(2, math.ceil(round(p / step_mm, 6)) + 1) for p in period)
+        spacing = triple(p / (n - 1) for p, n in zip(period, shape, strict=True))
         return Grid(shape, spacing, self.origin_mm)
 
 
 def acquired_grid(config: PhantomConfig) -> Grid:
     """Voxels of the scan with its guards, in slab mm: the field of view's centre is 0."""
-    shape = tuple(n + 2 * g for n, g in zip(config.shape, config.guard_vox, strict=True))
-    return Grid(shape, config.spacing_mm, tuple(-(n - 1) * s / 2 for n, s in zip(shape, config.spacing_mm, strict=True)))
+    shape = triple(n + 2 * g for n, g in zip(config.shape, config.guard_vox, strict=True))
+    return Grid(shape, config.spacing_mm, triple(-(n - 1) * s / 2 for n, s in zip(shape, config.spacing_mm, strict=True)))
 
 
 def fine_grid(acquired: Grid, fine_mm: float) -> Grid:
@@ -59,11 +60,11 @@ def fine_grid(acquired: Grid, fine_mm: float) -> Grid:
     Both grids share voxel (0, 0, 0), as cutting k-space keeps it in place. An axis already that fine gains a few voxels at most.
     """
     extent = [n * s for n, s in zip(acquired.shape, acquired.spacing_mm, strict=True)]
-    shape = tuple(
+    shape = triple(
         scipy.fft.next_fast_len(max(n, math.ceil(e / fine_mm - 1e-6)), real=True)
         for n, e in zip(acquired.shape, extent, strict=True)
     )
-    return Grid(shape, tuple(e / n for e, n in zip(extent, shape, strict=True)), acquired.origin_mm)
+    return Grid(shape, triple(e / n for e, n in zip(extent, shape, strict=True)), acquired.origin_mm)
 
 
 def linear_matrix(at: np.ndarray, nodes: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cmb_models.errors import InputError
 from cmb_models.phantom.config import ORIENTATIONS, VENDORS, PhantomConfig, check_spacing
+from cmb_models.volume import triple
 
 MIXED = ("ukb", "aibl", "clinical")  # what a dataset is made of when no preset is named
 FOV_MM, CENTRE_MM = (200.0, 230.0), (0.0, -17.0, 12.0)  # in plane; the whole brain, MNI mm
@@ -34,9 +35,9 @@ def draw_config(
     if spacing_mm is not None:
         check_spacing(spacing_mm)
         voxels = [2 * round(f / s / 2) for f, s in zip(config.fov_mm, spacing_mm, strict=True)]
-        fov = tuple(n * s for n, s in zip(voxels, spacing_mm, strict=True))
+        fov = triple(n * s for n, s in zip(voxels, spacing_mm, strict=True))
         window = min(config.highpass_vox, *voxels[:2])
-        config = replace(config, spacing_mm=tuple(spacing_mm), fov_mm=fov, highpass_vox=window)
+        config = replace(config, spacing_mm=triple(spacing_mm), fov_mm=fov, highpass_vox=window)
     if te_ms is not None:
         config = replace(config, te_ms=te_ms, tr_ms=config.tr_ms - config.te_ms + te_ms)
     return config if field_t is None else replace(config, field_t=field_t)

@@ -84,11 +84,11 @@ def simulate_subject(
     person, *visits = np.random.SeedSequence(root.entropy, spawn_key=root.spawn_key).spawn(1 + len(n_cmbs))
     randoms = [np.random.default_rng(v) for v in visits]
     slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
-    streams = person.spawn(4)
-    head = draw_head(*streams[:2])
+    head_seed, vein_seed, cmb_seed, mimic_seed = person.spawn(4)
+    head = draw_head(head_seed, vein_seed)
     first = _bare(head, slabs[0])
     shows = _surroundings(first, slabs[0]).show if n_cmbs[-1] else None
-    drawn = draw_lesions(*streams[2:], head, n_cmbs, slabs, shows, calcifications)
+    drawn = draw_lesions(cmb_seed, mimic_seed, head, n_cmbs, slabs, shows, calcifications)
     return [
         _time_point(rng, drawn, slab, n, (subject, session), _bare(head, slab) if visit else first)
         for visit, (n, slab, rng, session) in enumerate(zip(n_cmbs, slabs, randoms, session_names(len(slabs)), strict=True))

@@ -135,7 +135,7 @@ def rollback(reason: str, start: Path = Path(".")) -> Move:
             raise InputError(
                 "role-empty", PREVIOUS, "an earlier production release to go back to", "none", "promote a release instead"
             )
-        after = {**logged.aliases, PRODUCTION: target, PREVIOUS: before}
+        after: dict[str, int | None] = {**logged.aliases, PRODUCTION: target, PREVIOUS: before}
         if after.get(CHALLENGER) == target:
             after[CHALLENGER] = None
         notes = _move(registry, "rollback", registry.resolve(PREVIOUS), logged, after, reason)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
@@ -47,8 +47,8 @@ class Bundle:
     path: Path
     config: PipelineConfig
     manifest_sha256: str
-    lineage: dict
-    metadata: dict
+    lineage: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def write_manifest(folder: Path) -> str:

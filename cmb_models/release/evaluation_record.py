@@ -42,7 +42,8 @@ def read_evaluation_record(bundle: Path) -> EvaluationRecord:
     metadata = read_json(bundle / METADATA_FILE)
     reported = metadata.get("metrics", {}).get("evaluate", {})
     lineage = read_json(bundle / LINEAGE_FILE) if (bundle / LINEAGE_FILE).is_file() else {}
-    judged, contradictions = None, ()
+    judged: Judged | None = None
+    contradictions: tuple[str, ...] = ()
     if (bundle / EVALUATION_DIR).is_dir():
         saved = read_rows(bundle / EVALUATION_DIR)
         judged = Judged(saved.scans, saved.threshold, lineage.get("locked_scans", {}))
@@ -57,7 +58,9 @@ def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...
     totals = {"n_scans": len(rows)}
     columns = {"n_lesions": "n_cmbs", "hits": "hits", "false_positives": "false_positives"}
     totals |= {name: sum(int(r[column]) for r in rows) for name, column in columns.items()}
-    own = [(f"{name} {reported[name]}", reported[name], n) for name, n in totals.items() if is_number(reported.get(name))]
+    own: list[tuple[str, Any, float]] = [
+        (f"{name} {reported[name]}", reported[name], n) for name, n in totals.items() if is_number(reported.get(name))
+    ]
     if (bundle / PIPELINE_FILE).is_file():
         threshold = read_json(bundle / PIPELINE_FILE)["decision"]["threshold"]
         own.append((f"threshold {threshold}", threshold, float(rows[0]["threshold"])))

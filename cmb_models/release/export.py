@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of, write_json, write_text
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.io.nifti import write_volume
-from cmb_models.networks.cnn import Score
+from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.line_filters_onnx import prepend_spots
 from cmb_models.networks.unet import Heatmap
 from cmb_models.phantom import golden_scan
@@ -31,7 +32,7 @@ from cmb_models.runtime.torch import as_callable
 
 
 def write_bundle(
-    folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export, inputs: dict[str, Path]
+    folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, settings: Export, inputs: dict[str, Path]
 ) -> dict[str, float]:
     """Write a whole bundle into an empty folder and return its parity, the largest score differences torch - ONNX.
 
@@ -49,7 +50,7 @@ def write_bundle(
     return parity
 
 
-def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, folder: Path) -> None:
+def export_networks(unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, folder: Path) -> None:
     """Write both networks as ONNX files into a folder, for any number of candidates and any volume of multiple_vox."""
     multiple = config.preprocess.multiple_vox
     spots = torch.randn(1, CHANNELS, *(4 * m for m in multiple))
@@ -64,7 +65,7 @@ def export_networks(unet: nn.Module, cnn: nn.Module, config: PipelineConfig, fol
         onnx.save(model, folder / file)
 
 
-def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tuple[str, str], path: Path) -> None:
+def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict[int, Any], names: tuple[str, str], path: Path) -> None:
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -79,6 +80,8 @@ def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict, names: tupl
             external_data=False,
             verbose=False,
         )
+        # It is None without `dynamo` alone.
+        assert program is not None
         program.save(path, external_data=False)
     _drop_traces(path)
 
@@ -91,14 +94,13 @@ def _drop_traces(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfig, settings: Export) -> dict[str, float]:
+def _golden(folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, settings: Export) -> dict[str, float]:
     """Write the known-answer scan with the exported networks' answer, and compare these networks with torch on it."""
-    scan, phase, _ = golden_scan(settings.golden_seed)
+    scan, simulated_phase, _ = golden_scan(settings.golden_seed)
+    phase = simulated_phase if config.preprocess.phase else None
     write_volume(folder / bundle.GOLDEN_SCAN, scan)
-    if config.preprocess.phase:
+    if phase is not None:
         write_volume(folder / bundle.GOLDEN_PHASE, phase)
-    else:
-        phase = None
     onnx_unet = open_onnx(folder / bundle.UNET_FILE, bundle.UNET_INPUT, bundle.UNET_OUTPUT)
     onnx_cnn = open_onnx(folder / bundle.CNN_FILE, bundle.CNN_INPUT, bundle.CNN_OUTPUT)
     answer = detect(scan, config, onnx_unet, onnx_cnn, "golden scan", phase)
@@ -119,7 +121,7 @@ def _golden(folder: Path, unet: nn.Module, cnn: nn.Module, config: PipelineConfi
     return parity
 
 
-def lineage(inputs: dict[str, Path]) -> dict:
+def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     """What went into the networks.
 
     Hash of every scan (and phase image, where phase is used) as training recorded it, the device and precision of the training,

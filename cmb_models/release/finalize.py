@@ -52,7 +52,7 @@ def complete_bundle(workspace: Path, target: Path, facts: dict[str, Any], metric
     return lineage, write_manifest(target)
 
 
-def _metadata(workspace: Path, exported: dict, lineage: dict, metrics: dict[str, Any]) -> dict[str, Any]:
+def _metadata(workspace: Path, exported: dict[str, Any], lineage: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """The export's metadata with metrics, what the commit says was changed, and the sizes of the microbleeds."""
     said = "; ".join(git_lines(workspace, "log", "-1", "--format=%s", lineage["git_commit"])) or "registered"
     data = {name: dict(part) for name, part in exported.get("data", {}).items()}

@@ -158,10 +158,12 @@ def require_key(workspace: Path) -> Path | None:
     Raises InputError where signatures are required and the private key is missing or is not a trusted one's.
     """
     keys, key = trusted_keys(workspace), signing_key(workspace)
-    if keys and key is None:
+    if not keys:
+        return key
+    if key is None:
         remedy = f"set {KEY_VARIABLE} to the private key's file"
         raise InputError("key-missing", workspace, f"a key to sign with, since it has {names(keys)}", "none", remedy)
-    if keys and key_hash(public_pem(key)) not in {key_hash(pem) for pem in keys.values()}:
+    if key_hash(public_pem(key)) not in {key_hash(pem) for pem in keys.values()}:
         remedy = f"commit its public half in {KEYS_DIR}/, or sign with a key that is there"
         raise InputError("key-wrong", key, f"the private half of {names(keys)}", "another key", remedy)
     return key

@@ -13,6 +13,7 @@ from typing import Any
 
 from cmb_models import __version__
 from cmb_models.config.params import PipelineConfig
+from cmb_models.dataset.entries import ScanEntry, ScanIndex, SubjectSplit
 from cmb_models.dataset.leakage import file_hashes
 from cmb_models.release import bundle
 
@@ -21,7 +22,7 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 PACKAGES = ("openvino", "scipy", "nibabel", "pydantic")  # what runs a bundle, beside numpy
 
 
-def metadata(config: PipelineConfig, parity: dict[str, float], index: dict, split: dict) -> dict[str, Any]:
+def metadata(config: PipelineConfig, parity: dict[str, float], index: ScanIndex, split: SubjectSplit) -> dict[str, Any]:
     """All of metadata.json that is known when the networks are exported; `cmb release register` adds metrics and changelog.
 
     index, split: data/index.json and data/split.json. parity: largest score differences torch - ONNX by network.
@@ -58,7 +59,7 @@ def metadata(config: PipelineConfig, parity: dict[str, float], index: dict, spli
     }
 
 
-def describe(scans: Iterable[dict]) -> dict[str, Any]:
+def describe(scans: Iterable[ScanEntry]) -> dict[str, Any]:
     """Counts of scans, subjects and microbleeds, by dataset and by voxel size. scans: entries of data/index.json."""
     scans = list(scans)
     voxels = Counter(tuple(sorted(round(side, 2) for side in s["spacing_mm"])) for s in scans if "spacing_mm" in s)
@@ -94,7 +95,9 @@ def _cnn_format(config: PipelineConfig) -> dict[str, Any]:
     return {"inputs": {bundle.CNN_INPUT: patches}, "outputs": {bundle.CNN_OUTPUT: score}}
 
 
-def _tensor(kind: str, channels: int, shape: Sequence, limits: list[float], names: dict[str, str], is_patch: bool = False) -> dict:
+def _tensor(
+    kind: str, channels: int, shape: Sequence[str | int], limits: list[float], names: dict[str, str], is_patch: bool = False
+) -> dict[str, Any]:
     """One tensor in MONAI's words; shape without batch and channels."""
     return {
         "type": "image" if kind == "magnitude" else kind,

@@ -41,7 +41,7 @@ def model_card(
     config: PipelineConfig,
     metadata: Mapping[str, Any],
     lineage: Mapping[str, Any],
-    froc: Sequence[dict] = (),
+    froc: Sequence[Mapping[str, Any]] = (),
     picture: bool = False,
 ) -> str:
     """The whole card.
@@ -101,7 +101,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     return "## Measured\n\n" + _table(("", *columns), rows) + note
 
 
-def _froc(rows: Sequence[dict], picture: bool) -> str:
+def _froc(rows: Sequence[Mapping[str, Any]], picture: bool) -> str:
     if not rows:
         return ""
     cells = []
@@ -112,7 +112,7 @@ def _froc(rows: Sequence[dict], picture: bool) -> str:
     return f"### FROC on the locked scans\n\n{shown}" + _table(("false positives per scan", "microbleeds found"), cells)
 
 
-def _strata(strata: Mapping[str, Sequence[dict]]) -> str:
+def _strata(strata: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     tables = []
     for key, title in STRATA.items():
         groups = [g for g in strata.get(key, ()) if g.get("n_lesions", 0) >= MIN_LESIONS]
@@ -152,7 +152,7 @@ def _data(data: Mapping[str, Any]) -> str:
     return "## Data\n\n" + _table(("", *columns), rows) + "\n\n`lineage.json` lists every scan by name and SHA-256."
 
 
-def _voxels(voxels: Sequence[dict], shown: int = 6) -> str:
+def _voxels(voxels: Sequence[Mapping[str, Any]], shown: int = 6) -> str:
     words = [f"{'×'.join(f'{side:g}' for side in v['mm'])} ({v['scans']})" for v in voxels]
     return "<br>".join(words[:shown] + ([f"and {len(words) - shown} more sizes"] if len(words) > shown else [])) or "–"
 

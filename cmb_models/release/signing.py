@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from cmb_models.errors import InputError
 
@@ -109,7 +110,7 @@ def names(keys: Mapping[str, bytes]) -> str:
     return ", ".join(sorted(keys))
 
 
-def _library(part: str, folder: Path):
+def _library(part: str, folder: Path) -> ModuleType:
     """A module of model-signing. A small environment does without, and then cannot open what must be signed."""
     import importlib
 

@@ -11,6 +11,7 @@ from cmb_models.detect.candidates import LARGEST_MM, diameter_mm
 from cmb_models.figures.views import View
 from cmb_models.report import wording
 from cmb_models.report.data import Evaluation, ReportData
+from cmb_models.volume import triple
 
 EXTREMES = 2  # how many of each: best found, largest missed, most certain false positives
 
@@ -49,18 +50,18 @@ class Case:
 
 def misses(evaluation: Evaluation) -> list[Case]:
     """Marked CMBs that were not found, the largest first."""
-    return sorted((_lesion(row, "miss") for row in evaluation.missed), key=lambda c: -c.diameter_mm)
+    return [_lesion(row, "miss") for row in sorted(evaluation.missed, key=lambda row: -float(row["diameter_mm"]))]
 
 
 def false_positives(evaluation: Evaluation) -> list[Case]:
     """Findings where none is marked, the most certain first."""
-    found = [_case(row, "false_positive", None, wording.kind(row["label"])) for row in evaluation.false_positives]
-    return sorted(found, key=lambda c: -c.score)
+    rows = sorted(evaluation.false_positives, key=lambda row: -row["score"])
+    return [_case(row, "false_positive", None, wording.kind(row["label"])) for row in rows]
 
 
 def best(evaluation: Evaluation) -> list[Case]:
     """The microbleeds found with most certainty."""
-    return sorted((_lesion(row, "hit") for row in evaluation.hits), key=lambda c: -c.score)[:EXTREMES]
+    return [_lesion(row, "hit") for row in sorted(evaluation.hits, key=lambda row: -row["score"])[:EXTREMES]]
 
 
 def worst(evaluation: Evaluation) -> list[Case]:
@@ -100,6 +101,6 @@ def _lesion(row: dict, outcome: str) -> Case:
 
 
 def _case(row: dict, outcome: str, diameter: float | None, about: str) -> Case:
-    place = tuple(float(row[c]) for c in ("x_mm", "y_mm", "z_mm"))
+    place = triple(float(row[c]) for c in ("x_mm", "y_mm", "z_mm"))
     stage1, stage2 = (float(row[c]) if row[c] else None for c in ("stage1_score", "stage2_score"))
     return Case(row["scan"], outcome, place, diameter, row["score"], stage1, stage2, about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def score_chart(material: ReportData) -> str:
 
     def draw(axes: Axes, e: Evaluation) -> None:
         rows = [r for r in e.detections if r["outcome"] != "ignored"]
-        bins = np.linspace(0, 1, 26)
+        bins = np.linspace(0, 1, 26).tolist()
         for outcome, color, name in (("false_positive", GREY, "no microbleed"), ("hit", BLUE, "at a microbleed")):
             own = [r["score"] for r in rows if r["outcome"] == outcome]
             axes.hist(own, bins, color=color, alpha=0.75, label=f"{name} ({len(own)})", histtype="stepfilled")
@@ -95,7 +95,12 @@ def count_chart(material: ReportData, evaluation: Evaluation) -> str:
         ):
             if told[name] is not None:
                 panels[1].axhline(told[name], color=BLUE, lw=1.2, ls=dashes)
-                at = {"xytext": (-2, 2), "xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+                at: dict[str, Any] = {
+                    "xytext": (-2, 2),
+                    "xycoords": ("axes fraction", "data"),
+                    "textcoords": "offset points",
+                    "ha": "right",
+                }
                 panels[1].annotate(f"{label} {number(told[name])}", (1, told[name]), fontsize=8, **at)
         panels[1].axhline(0, color=GREY, lw=1, ls="--", zorder=1)
         panels[1].set(xlabel="mean of found and marked", ylabel="found − marked")
@@ -122,7 +127,8 @@ def search_chart(search: Mapping) -> str:
         if stopped:
             panels[0].plot(stopped, np.full(len(stopped), min(values)), "x", color=GREY, ms=5, label="stopped early")
         panels[0].set(xlabel="trial (0: as in params.yaml)", ylabel="mean sensitivity")
-        panels[0].xaxis.get_major_locator().set_params(integer=True)
+        # A linear axis has a MaxNLocator, which the stubs do not know.
+        panels[0].xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         for axes, name in zip(panels[1:], names, strict=True):
             _setting_axis(axes, name)
         for axes, place in zip(panels, [numbers, *([t["params"][n] for t in trials] for n in names)], strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config.params import Decision, Evaluate, PipelineConfig
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.detect.fusion import calibrated
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import DETECTIONS, LESIONS, read_rows, read_table
@@ -79,7 +80,7 @@ class ReportData:
     manifest_sha256: str
     config: PipelineConfig
     images: dict[str, Path]
-    split: dict
+    split: SubjectSplit
     settings: Evaluate
 
     @property

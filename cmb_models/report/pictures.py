@@ -79,6 +79,8 @@ def _planes(view: View, case: Case, sizes: list[tuple[float, float]], crop_mm: f
         bottom = (height - high) / 2
         panels.append(bare(figure.add_axes((left / width, bottom / height, wide / width, high / height))))
         left += wide + GAP_INCH
+    # Cases are measured before they are drawn.
+    assert case.diameter_mm is not None
     draw_planes(panels, view, case.world_mm, case.diameter_mm, crop_mm)
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", dpi=DPI, facecolor="black", pil_kwargs={"quality": QUALITY, "optimize": True})

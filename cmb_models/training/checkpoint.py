@@ -46,7 +46,11 @@ class TrainingState:
 
     def capture(self) -> dict[str, Any]:
         """A copy that later steps do not change."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
+        parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "average": self.average,
+        }
         random = {"torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()

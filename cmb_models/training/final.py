@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cmb_models.config.params import Cnn, Unet
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.files import read_json, write_json
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
@@ -41,7 +42,7 @@ class FinalJob:
 
     prepared_dir: Path
     candidates_dir: Path
-    split: dict
+    split: SubjectSplit
     settings: Unet | Cnn
     seed: int
     checkpoints: Path | None = None
@@ -50,6 +51,7 @@ class FinalJob:
 def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
     """The trained network's state dict, as arrays: torch would send tensors as handles that end with the worker."""
     examples = load_training(job.prepared_dir, job.split)
+    model: nn.Module
     if isinstance(job.settings, Unet):
         checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples)
         model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint)
@@ -61,7 +63,7 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
 
 
 def train_both(
-    unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: dict, seed: int, checkpoints: Path | None = None
+    unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: SubjectSplit, seed: int, checkpoints: Path | None = None
 ) -> tuple[nn.Module, nn.Module]:
     """Train both networks on every training subject, side by side.
 

@@ -19,7 +19,7 @@ def array_sha256(*arrays: np.ndarray) -> str:
     whole = hashlib.sha256()
     for array in arrays:
         whole.update(f"{array.shape}{array.dtype}".encode())
-        whole.update(np.ascontiguousarray(array))
+        whole.update(np.ascontiguousarray(array).data)
     return whole.hexdigest()
 
 

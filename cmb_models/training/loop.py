@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from cmb_models.training.prefetch import Prefetcher, prefetch_threads
 log = logging.getLogger(__name__)
 
 Step = Callable[[int], None]
+Network = TypeVar("Network", bound=nn.Module)
 MAX_GRADIENT = 5.0  # norm; without a limit the first steps, when every voxel is wrong, spoil Adam's scale for hundreds more
 SNAPSHOT = 50  # steps; after a diverging one training goes back this far at most, and checkpoints are written here
 HALVINGS = 2  # of the learning rate before a diverging training is given up
@@ -34,7 +36,9 @@ class Diverged(FloatingPointError):
     """A training whose loss or weights are no numbers any more, whatever the learning rate."""
 
 
-def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
+def train_unet(
+    sampler: UnetSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None
+) -> nn.Sequential:
     """Train stage 1 from a seed; returns the model in float32 on `best_device()`."""
     s: Unet = sampler.settings
     torch.manual_seed(seed)
@@ -53,7 +57,9 @@ def train_unet(sampler: UnetSampler, seed: int, step_done: Step | None = None, c
     return _fit(model, loss, sampler, seed, step_done, checkpoint, before)
 
 
-def train_cnn(sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None) -> nn.Module:
+def train_cnn(
+    sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None
+) -> PatchClassifier:
     """Train stage 2 from a seed; returns the model in float32 on `best_device()`."""
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
@@ -85,14 +91,14 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _fit(
-    model: nn.Module,
+    model: Network,
     loss: Callable[[list[torch.Tensor]], torch.Tensor],
     sampler: UnetSampler | CnnSampler,
     seed: int,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
     before: Step | None = None,
-) -> nn.Module:
+) -> Network:
     """AdamW with a warm-up and cosine decay in the precision of precision.py, then the mean of the last quarter's weights.
 
     loss: of a batch on the device. before: called with the number of each step before it. With a checkpoint a killed training goes
@@ -102,7 +108,8 @@ def _fit(
     """
     s: Unet | Cnn = sampler.settings
     device = best_device()
-    model.to(device, memory_format=torch.channels_last_3d).train()
+    # torch's stubs have no `memory_format` for modules.
+    model.to(device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
@@ -114,7 +121,8 @@ def _fit(
             return loss([to_device(part, device) for part in batches.take(step)])
 
         _take_steps(state, loss_of, step_done, checkpoint, before)
-    return state.average.module.eval()
+    # A copy of the model.
+    return cast(Network, state.average.module.eval())
 
 
 def _take_steps(
@@ -157,12 +165,13 @@ def _take_steps(
 def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step | None) -> None:
     """Go on from the checkpoint's state, if it has one, telling of the steps that are already done."""
     saved = checkpoint.load() if checkpoint else None
-    if saved is None:
+    if checkpoint is None or saved is None:
         return
     state.restore(saved)
     log.info("going on from step %d of %s", state.step, checkpoint.path)
-    for step in range(state.step if step_done else 0):
-        step_done(step)
+    if step_done:
+        for step in range(state.step):
+            step_done(step)
 
 
 def _gradient(state: TrainingState, loss_of: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,7 +73,8 @@ def stage_names(workspace: Path) -> list[str]:
 
 def installed_code(workspace: Path) -> CodeLock:
     """The lock that describes the installed library and the workspace's own scripts."""
-    stages, modules = {}, {}
+    stages: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for stage in stage_names(workspace):
         hashes = stage_modules(workspace, stage)
         stages[stage] = _digest(hashes)

@@ -59,6 +59,8 @@ def lineage(
     from cmb_models.registry.mlflow.store import open_registry
     from cmb_models.registry.provenance.trace import trace
 
+    # Checked above: there is a release where there is no scan.
+    assert ref is not None
     with open_registry() as registry:
         chain = trace(registry, ref)
     if as_json:

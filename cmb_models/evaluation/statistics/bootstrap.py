@@ -38,7 +38,8 @@ def percentiles(values: np.ndarray) -> list[float] | None:
 def ratio(part: np.ndarray, whole: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """sum(part) / sum(whole) in each resample (B,), NaN where whole is 0. part, whole: (S,); draws: (B, S)."""
     above, below = draws @ np.asarray(part, dtype=float), draws @ np.asarray(whole, dtype=float)
-    return np.divide(above, below, out=np.full(len(draws), np.nan), where=below > 0)
+    ratios: np.ndarray = np.divide(above, below, out=np.full(len(draws), np.nan), where=below > 0)
+    return ratios
 
 
 def no_narrower(resampled: np.ndarray, independent: list[float]) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cmb_models.evaluation.statistics.bootstrap import percentiles
@@ -61,7 +63,7 @@ def weighted_kappa(found: np.ndarray, marked: np.ndarray) -> float:
     return float(1 - observed / by_chance) if by_chance > 0 else float("nan")
 
 
-def agreement(found: np.ndarray, marked: np.ndarray, draws: np.ndarray) -> dict:
+def agreement(found: np.ndarray, marked: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     """icc, bias, lower_limit, upper_limit, weighted_kappa and intervals_95 of each, of counts (S,); None where undefined.
 
     draws: (B, S), bootstrap.subject_draws. Also the mean counts, which the bias is a difference of.

@@ -97,8 +97,9 @@ def _partners(a: np.ndarray, b: np.ndarray, tolerance_mm: float) -> tuple[np.nda
 def _finding(scan: ScoredScan, candidates: np.ndarray) -> Finding | None:
     if not len(candidates):
         return None
-    score, stage1, stage2 = (None if c is None else float(c[candidates[0]]) for c in (scan.scores, scan.stage1, scan.stage2))
-    return Finding(score, stage1, stage2)
+    n = candidates[0]
+    stage1, stage2 = (None if c is None else float(c[n]) for c in (scan.stage1, scan.stage2))
+    return Finding(float(scan.scores[n]), stage1, stage2)
 
 
 def _nearest(scan: ScoredScan, place: np.ndarray, tolerance_mm: float) -> Finding | None:

@@ -69,7 +69,7 @@ def pair_up(first: Judged, second: Judged) -> Pair:
     return Pair(tuple(as_second), tuple(b for _, b in both), (first.threshold, second.threshold), remarked)
 
 
-def _marks(scan: ScoredScan) -> list[tuple]:
+def _marks(scan: ScoredScan) -> list[tuple[float | str, ...]]:
     return sorted((*a.centre_mm, a.diameter_mm, a.label) for a in scan.annotations if a.is_cmb or a.label == "possible")
 
 

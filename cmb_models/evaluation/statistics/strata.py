@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from cmb_models.io.annotations import Annotation
 SIZES_MM = (2.0, 3.0, 5.0, 10.0)
 SLICES_MM = (1.0, 2.0, 3.0)  # 3D SWI, thick 3D SWI, usual clinical SWI; thicker ones make CMBs look like veins
 NOT_GIVEN = "not given"
+Row = dict[str, Any]  # of one class, as `strata` describes it
 
 
 def size_class(diameter_mm: float) -> str:
@@ -50,7 +53,7 @@ _SIZE_ORDER = [size_class(d) for d in (0.0, *SIZES_MM)]
 _SLICE_ORDER = [slice_class(s) for s in (*SLICES_MM, SLICES_MM[-1] + 1)]
 
 
-def strata(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict[str, list[dict]]:
+def strata(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, draws: np.ndarray) -> dict[str, list[Row]]:
     """Figures at a threshold apart by size, region, slice_thickness, voxel_size and dataset, each a list of rows.
 
     Rows by lesion (size, region): name, n_scans with such a lesion, n_lesions, hits, sensitivity. Rows by scan (the others) add
@@ -60,11 +63,12 @@ def strata(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, d
     found = [match(s, threshold, tolerance_mm) for s in scans]
     hit = [set(m.lesion_of.tolist()) for m in found]
 
-    def by_lesion(class_of: Callable[[Annotation], str]) -> list[dict]:
+    def by_lesion(class_of: Callable[[Annotation], str]) -> list[Row]:
         names = sorted({class_of(a) for s in scans for a in s.cmbs}, key=_order)
-        return [_row(name, *_per_scan(scans, hit, lambda a, own=name: class_of(a) == own), draws) for name in names]
+        counts = ((name, _per_scan(scans, hit, partial(_is_of, class_of, name))) for name in names)
+        return [_row(name, hits, lesions, draws) for name, (hits, lesions) in counts]
 
-    def by_scan(class_of: Callable[[ScoredScan], str]) -> list[dict]:
+    def by_scan(class_of: Callable[[ScoredScan], str]) -> list[Row]:
         rows = []
         for name in sorted({class_of(s) for s in scans}, key=_order):
             own = np.array([class_of(s) == name for s in scans])
@@ -84,20 +88,26 @@ def strata(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: float, d
     }
 
 
-def _order(name: str) -> tuple:
+def _is_of(class_of: Callable[[Annotation], str], name: str, annotation: Annotation) -> bool:
+    return class_of(annotation) == name
+
+
+def _order(name: str) -> tuple[bool, int, str]:
     """Sizes and thicknesses as they rise, other names by the alphabet, what was not given last."""
     known = [*_SIZE_ORDER, *_SLICE_ORDER]
     return name == NOT_GIVEN, known.index(name) if name in known else -1, name
 
 
-def _per_scan(scans: Sequence[ScoredScan], hit: list[set[int]], wanted: Callable[[Annotation], bool]) -> tuple:
+def _per_scan(
+    scans: Sequence[ScoredScan], hit: list[set[int]], wanted: Callable[[Annotation], bool]
+) -> tuple[np.ndarray, np.ndarray]:
     """Hits and lesions of each scan among the CMBs that are wanted, each (S,)."""
     lesions = [{n for n, a in enumerate(s.cmbs) if wanted(a)} for s in scans]
     hits = [len(own & found) for own, found in zip(lesions, hit, strict=True)]
     return np.array(hits, dtype=int), np.array([len(own) for own in lesions], dtype=int)
 
 
-def _row(name: str, hits: np.ndarray, lesions: np.ndarray, draws: np.ndarray) -> dict:
+def _row(name: str, hits: np.ndarray, lesions: np.ndarray, draws: np.ndarray) -> Row:
     total = int(lesions.sum())
     return {
         "name": name,

@@ -13,7 +13,7 @@ from cmb_models.phantom.grid import Grid, resample, smooth_noise
 from cmb_models.phantom.head.contrast import nucleus_t2star_ms, signal, t2star_ms
 from cmb_models.phantom.head.template import NUCLEI, Template, look_up
 from cmb_models.phantom.head.traits import IRON_PPM, Traits, WhiteMatterLesion
-from cmb_models.phantom.head.warp import Warp
+from cmb_models.phantom.head.warp import ToTemplate
 
 CHI_PPM = {"grey": 0.02, "white": -0.03, "fluid": 0.019}  # docs/phantom.md
 BONE_PPM, FAT_PPM = (
@@ -57,7 +57,7 @@ class _Tissue:
     maps: np.ndarray
 
 
-def build_head(traits: Traits, template: Template, warp: Warp, grid: Grid, config: PhantomConfig) -> Head:
+def build_head(traits: Traits, template: Template, warp: ToTemplate, grid: Grid, config: PhantomConfig) -> Head:
     """The subject on a grid. warp: anything that gives the template_coordinates of a grid."""
     coarse = grid.coarse(COARSE_MM)
     mm = warp.template_coordinates(coarse)
@@ -89,7 +89,7 @@ def lesion_maps(template: Template, lesions: tuple[WhiteMatterLesion, ...]) -> n
         x, y, z = (((template.full.axis_mm(a)[box[a]] - centre[a]) / half[a]) ** 2 for a in range(3))
         depth = np.clip((1.2 - np.sqrt(x[:, None, None] + y[:, None] + z)) / 0.4, 0, 1)  # a soft edge about the half axes
         depth[template.nucleus[box] > 0] = 0
-        stored = maps[(*box, 3)]
+        stored = maps[..., 3][box]
         np.maximum(stored, (depth * (lesion.brightness / LESION_STEP)).astype(np.uint8), out=stored)
     return maps
 

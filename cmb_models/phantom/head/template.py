@@ -86,7 +86,7 @@ class Template:
         """Signed distance in mm to the walls of the lateral ventricles on `half`, negative within: (I, J, K) float32."""
         tissue = self.grey[::2, ::2, ::2].astype(np.uint16) + self.white[::2, ::2, ::2]
         parts, _ = ndimage.label((tissue < 128) & (self.brain_mm < -22))  # -22: without the sulci
-        seed = parts[tuple(np.rint(self.half.index(VENTRICLE_SEED_MM)).astype(int))]
+        seed = parts[tuple(np.rint(self.half.index(np.array(VENTRICLE_SEED_MM))).astype(int))]
         return _signed_distance(parts == seed)
 
     @cached_property
@@ -132,7 +132,7 @@ class Template:
 @lru_cache(maxsize=1)
 def load_template() -> Template:
     """Read and prepare the template; about a second, once per process."""
-    t1, grey, white = (np.asarray(nib.load(map_path(kind)).dataobj) for kind in ("t1", "gm", "wm"))
+    t1, grey, white = (np.asarray(nib.Nifti1Image.from_filename(map_path(kind)).dataobj) for kind in ("t1", "gm", "wm"))
     full = Grid(t1.shape, (1.0, 1.0, 1.0), (-98.0, -134.0, -72.0))
     half = Grid(t1[::2, ::2, ::2].shape, (HALF_MM,) * 3, full.origin_mm)
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(t1[::2, ::2, ::2] > 0, iterations=2))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmb_models.phantom.head.template import Template, load_template
+from cmb_models.volume import triple
 
 AGE_YEARS = (50.0, 90.0)  # of those who are scanned for microbleeds: assumed
 REFERENCE_YEARS = 45.0  # at which IRON_PPM holds, and for which Peters 2007 gives the nuclei's T2*: assumed
@@ -137,5 +138,5 @@ def _draw_lesions(rng: np.random.Generator, template: Template, years: float) ->
             half = WML_DEEP_MM[0] * np.exp(rng.normal(0, WML_DEEP_MM[1])) * rng.uniform(0.7, 1.3, 3)
         half = np.minimum(half * size, WML_MOST_MM)
         brightness = float(rng.uniform(*WML_BRIGHTNESS))
-        lesions.append(WhiteMatterLesion(tuple(map(float, centre)), tuple(map(float, half)), brightness))
+        lesions.append(WhiteMatterLesion(triple(map(float, centre)), triple(map(float, half)), brightness))
     return tuple(lesions)

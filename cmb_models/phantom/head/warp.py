@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -21,6 +22,18 @@ FLOW_STEPS = 4  # of up to a millimetre each
 CLOSE_MM = 0.005  # where the search for the inverse stops
 FIXED_STEPS, NEWTON_STEPS = 8, 20  # of that search at most; the latter are for the few places where the shape is strained most
 LEAP_MM = 2.0  # the longest of Newton's steps along an axis
+
+
+class ToTemplate(Protocol):
+    """How places in some frame, the head's or a slab's, and template mm map onto each other."""
+
+    def template_coordinates(self, grid: Grid) -> np.ndarray:
+        """Template mm (3, I, J, K) float32 of every voxel of a grid in that frame."""
+        ...
+
+    def to_head(self, template_mm: np.ndarray) -> np.ndarray:
+        """Template mm (N, 3) to mm (N, 3) in that frame."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def _veins(
     diameter = SEEN_PER_RADIUS * radius
     wide = np.flatnonzero((diameter >= config.smallest_cmb_mm) & (diameter <= DIAMETER_MM[1]))
     inside = wide[_depth(placer, placer.warp.to_template(points[wide])) < -VEIN_DEPTH_MM]
-    found = []
+    found: list[Lesion] = []
     for n in rng.permutation(inside)[: 10 * count]:
         if len(found) < count and placer.place(points[n : n + 1], float(diameter[n]), ANYWHERE, VEIN_APART_MM) is not None:
             found.append(Lesion(label, "vein", _plain(points[n]), float(diameter[n]), 0.0, 0.0))

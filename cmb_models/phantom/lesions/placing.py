@@ -11,6 +11,7 @@ from cmb_models.phantom.head.template import Template
 from cmb_models.phantom.head.warp import Warp
 from cmb_models.phantom.scanner.slab import Slab
 from cmb_models.phantom.veins.raster import Veins
+from cmb_models.volume import triple
 
 APART_MM = 8.0  # between any two centres; plus half of what the larger one's diameter exceeds LARGE_MM by
 LARGE_MM = 6.0
@@ -95,7 +96,7 @@ class Placer:
         if shows is not None:
             head = head[shows(head, diameter_mm)]
         number = self.place(head, diameter_mm, vein_mm)
-        return None if number is None else tuple(float(v) for v in head[number])
+        return None if number is None else triple(float(v) for v in head[number])
 
     def vein_distance_mm(self, head_mm: np.ndarray) -> np.ndarray:
         """From points (N, 3) to the axis of the nearest vein, thick ones as if THICK_MM: (N,), infinite without veins."""

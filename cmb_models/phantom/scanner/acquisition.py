@@ -76,7 +76,7 @@ def scan_signal(
     moves = drift_vox is not None and bool(np.any(drift_vox))
     axes = [a for a in range(3) if signal.shape[a] != shape[a] or resolved[a] < 1 or (moves and a > 0)]
     kspace = to_kspace(signal, shape, axes)
-    if moves:
+    if drift_vox is not None and moves:
         _displace(kspace, drift_vox)
     share = float(np.prod(resolved))
     noise = rng.standard_normal((*shape, 2), dtype=np.float32)

@@ -8,7 +8,9 @@ import numpy as np
 import scipy.fft
 
 
-def dipole_field(chi_ppm: np.ndarray, spacing_mm: tuple[float, float, float], b0: Sequence[float] = (0.0, 0.0, 1.0)) -> np.ndarray:
+def dipole_field(
+    chi_ppm: np.ndarray, spacing_mm: tuple[float, float, float], b0: Sequence[float] | np.ndarray = (0.0, 0.0, 1.0)
+) -> np.ndarray:
     """Field shift along B0 in ppm, periodic at the edges, mean zero; same shape, float32.
 
     chi_ppm: (I, J, K) float32 susceptibility. b0: unit vector (3,) along the array's axes. The kernel 1/3 - (k.b0)^2/k^2 holds the
@@ -32,7 +34,7 @@ def shim(field_ppm: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Take away, as a scanner's shim does, the best quadratic along each axis within `inside` (bool, same shape)."""
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in field_ppm.shape]
     where = np.argwhere(inside[::4, ::4, ::4]) * 4
-    columns = [np.ones(len(where))]
+    columns: list[np.ndarray] = [np.ones(len(where))]
     for a, line in enumerate(axes):
         columns += [line[where[:, a]], line[where[:, a]] ** 2]
     weights = np.linalg.lstsq(np.stack(columns, 1), field_ppm[tuple(where.T)], rcond=None)[0].astype(np.float32)

@@ -14,6 +14,7 @@ from scipy.spatial.transform import RigidTransform, Rotation
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.grid import Grid, acquired_grid, fine_grid
 from cmb_models.phantom.head.warp import Warp
+from cmb_models.volume import triple
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Slab:
     @property
     def kept_grid(self) -> Grid:
         """The voxels that are stored."""
-        first = tuple(float(self.acquired.axis_mm(a)[g]) for a, g in enumerate(self.config.guard_vox))
+        first = triple(float(self.acquired.axis_mm(a)[g]) for a, g in enumerate(self.config.guard_vox))
         return Grid(self.config.shape, self.acquired.spacing_mm, first)
 
     @property

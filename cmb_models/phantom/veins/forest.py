@@ -29,7 +29,7 @@ class Veins:
     vein: np.ndarray
     radius_mm: np.ndarray
     kind: np.ndarray
-    drawn: dict[str, float] = field(default_factory=dict)
+    drawn: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def is_first(self) -> np.ndarray:
@@ -72,7 +72,7 @@ class _Batch:
 class Forest:
     """Trees while they grow. Parents are added before their branches."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.points_mm, self.along = np.zeros((0, 3)), np.zeros((0, 3))  # (P, 3) and the step that led there, away from the heart
         self.previous, self.kind = np.zeros(0, np.intp), np.zeros(0, np.int8)
         self.nominal_mm = np.zeros(0)  # (P,) radius as drawn, before its branches are known

@@ -143,12 +143,12 @@ def _cerebral_places(template: Template) -> tuple[np.ndarray, np.ndarray]:
     x, y, z = (half.axis_mm(a) for a in range(3))
     ventricles = ((x / 34) ** 2)[:, None, None] + (((y + 8) / 58) ** 2)[:, None] + ((z - 6) / 28) ** 2 < 1  # by eye
     places = [np.argwhere(m) * half.spacing_mm + half.origin_mm for m in (surface, sulci & ~ventricles)]
-    surface, fluid = (p[~below_tentorium(p) & (p[:, 2] > -60)] for p in places)
+    on_surface, fluid = (p[~below_tentorium(p) & (p[:, 2] > -60)] for p in places)
     x, y, z = np.abs(fluid[:, 0]), fluid[:, 1], fluid[:, 2]
     wide = (x < 4) | (x > 28) & (x < 46) & (y > -32) & (y < 26) & (z > -16) & (
         z < 18
     )  # the fissures: much fluid, not so many veins
-    return surface, np.concatenate([fluid[~wide], fluid[wide][::5]])
+    return on_surface, np.concatenate([fluid[~wide], fluid[wide][::5]])
 
 
 def _add_medullary(rng: np.random.Generator, template: Template, forest: Forest, named: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cmb_models.phantom.grid import Grid
-from cmb_models.phantom.head.warp import Warp
+from cmb_models.phantom.head.warp import ToTemplate, Warp
 from cmb_models.phantom.veins.forest import SINUS, Veins
 from cmb_models.phantom.veins.growth import draw_veins
 from cmb_models.phantom.veins.paths import unit
@@ -21,7 +21,7 @@ MARGIN_VOX = 12  # a piece this far outside the grid may reach into it: the radi
 SPREAD = (0.7548776662466927, 0.5698402909980532)  # 1/g, 1/g^2, g^3 = g + 1: steps that fill a square evenly
 
 
-def vein_fraction(veins: Veins, warp: Warp, grid: Grid) -> np.ndarray:
+def vein_fraction(veins: Veins, warp: ToTemplate, grid: Grid) -> np.ndarray:
     """Share of each voxel that is venous blood: (I, J, K) float32, 0..1.
 
     Every piece is a cylinder, filled with evenly spread samples that put their volume into the voxel they lie in.

@@ -52,7 +52,7 @@ def check_gate(bundle: Path, gate: Gate, production: Path | None = None, anew: J
     """
     itself = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
-    other = None if itself else read_evaluation_record(production)
+    other = None if production is None or itself else read_evaluation_record(production)
     if other is not None and anew is not None:
         other = replace(other, judged=anew)
     return judge(read_evaluation_record(bundle), gate, other, against)

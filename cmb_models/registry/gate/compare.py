@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmb_models.config.params import Gate, Params, load_params
+from cmb_models.dataset.entries import ScanEntry
 from cmb_models.errors import InputError
 from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.rows import DETECTIONS, detection_rows, read_table
@@ -81,18 +82,21 @@ def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> 
     detector = BundleDetector(bundle)
     entries = _entries(workspace, other.sha256, [s.key for s in other.scans])
     check_lineage(detector.bundle.lineage, entries, {e["subject"] for e in entries})
-    index = [e | {"path": str(workspace / e["path"])} for e in entries]
+    index: list[ScanEntry] = [{**e, "path": str(workspace / e["path"])} for e in entries]
     scans, threshold = score_scans(detector, workspace / params.ingest.raw_dir, index), detector.bundle.config.decision.threshold
     figures, sha256 = metrics_at(scans, threshold, params.gate.tolerance_mm), detector.bundle.manifest_sha256
     count_evaluation(workspace / EXPOSURE_LOG, sha256, locked_scans(entries), head_commit(workspace), figures)
     return Judged(tuple(scans), threshold, {e["key"]: e["sha256"] for e in entries})
 
 
-def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) -> list[dict]:
+def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) -> list[ScanEntry]:
     """The index's entries of scans, each file being what its hash says. Raises InputError with all that are not at hand."""
-    known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]} if (workspace / INDEX_FILE).is_file() else {}
+    known: dict[str, ScanEntry] = {}
+    if (workspace / INDEX_FILE).is_file():
+        known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]}
     found = {k: known.get(sha256.get(k, "")) for k in keys}
-    bad = [k for k, e in found.items() if e is None or not _is_whole(workspace, e)]
+    whole = {k: e for k, e in found.items() if e is not None and _is_whole(workspace, e)}
+    bad = [k for k in found if k not in whole]
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise InputError(
@@ -102,7 +106,7 @@ def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) ->
             f"none or another of {shown}",
             "run `dvc pull`",
         )
-    return list(found.values())
+    return list(whole.values())
 
 
 def _is_whole(workspace: Path, entry: Mapping[str, Any]) -> bool:
@@ -115,16 +119,17 @@ def _versus(
 ) -> Comparison:
     first, second = evidence
     pair = pair_up(first.judged, second.judged) if first.judged and second.judged else None
-    common = pair is not None and bool(pair.second)
+    common = pair if pair is not None and pair.second else None
     resamples = gate.bootstrap if common else 0
-    draws = subject_draws(pair.subjects if common else [], resamples, np.random.default_rng(gate.seed))
-    shown = (pair.first, pair.second) if common else (first.scans, second.scans)
-    found = disagreements(pair, gate.tolerance_mm) if common else []
+    draws = subject_draws(common.subjects if common else [], resamples, np.random.default_rng(gate.seed))
+    shown = (common.first, common.second) if common else (first.scans, second.scans)
+    found = disagreements(common, gate.tolerance_mm) if common else []
     hashes = second.judged.sha256 if second.judged else {}
     return Comparison(
-        *(_side(*about) for about in zip(releases, evidence, shown, strict=True)),
-        common=common,
-        differences=_in_common(pair, gate, draws) if common else _apart(evidence, gate),
+        first=_side(releases[0], first, shown[0]),
+        second=_side(releases[1], second, shown[1]),
+        common=common is not None,
+        differences=_in_common(common, gate, draws) if common else _apart(evidence, gate),
         disagreements=found,
         draws=draws,
         tolerance_mm=gate.tolerance_mm,
@@ -198,8 +203,9 @@ def _labels(evidence: Sequence[EvaluationRecord], rows: Sequence[list[dict]]) ->
     called = {sha256: key for key, sha256 in second.sha256.items()} if second else {}
     labels = {}
     for e, own in zip(evidence, rows, strict=True):
+        sha256_of_scan = e.judged.sha256 if e.judged else {}
         for row in own:
-            key = called.get(e.judged.sha256.get(row["scan"], ""), "")
+            key = called.get(sha256_of_scan.get(row["scan"], ""), "")
             labels[key, tuple(float(row[c]) for c in ("x_mm", "y_mm", "z_mm"))] = row["label"]
     return labels
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cmb_models.config.params import Gate
 from cmb_models.evaluation.matching import ScoredScan, judged
-from cmb_models.evaluation.metrics import count_intervals, counts_of, froc_table, metrics_at
+from cmb_models.evaluation.metrics import Metrics, count_intervals, counts_of, froc_table, metrics_at
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.statistics.calibration import adaptive_ece
 from cmb_models.evaluation.statistics.paired import Pair, differences, pair_up
@@ -76,19 +76,19 @@ def _operating(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws:
     found = metrics_at(scans, threshold, gate.tolerance_mm)
     intervals = count_intervals(counts_of(scans, threshold, gate.tolerance_mm), draws)
     of = f"{found['hits']} of {_plural(found['n_lesions'], 'microbleed')} in {_plural(found['n_scans'], 'scan')}"
-    sensitivity, (low, high) = (found["sensitivity"], intervals["sensitivity"]) if found["n_lesions"] else (None, (None, None))
-    ends = None if low is None else (low, high)
+    sensitivity, ends = (found["sensitivity"], intervals["sensitivity"]) if found["n_lesions"] else (None, None)
+    low = ends[0] if ends else None
     false, around = found["fp_per_scan"], intervals["fp_per_scan"]
     return [
         *at_least(SENSITIVITY, sensitivity, gate.min_sensitivity, ends, of),
         *at_least(f"{SENSITIVITY}, {LOW}", low, gate.min_sensitivity_low, ends, of),
         *at_most(FALSE, false, gate.max_fp_per_scan, around),
-        *at_most(f"{FALSE}, {HIGH}", around[1], gate.max_fp_per_scan_high, around),
+        *at_most(f"{FALSE}, {HIGH}", around[1] if around else None, gate.max_fp_per_scan_high, around),
         *_on_free_scans(found, intervals["fp_per_cmb_free_scan"], gate),
     ]
 
 
-def _on_free_scans(found: dict, interval: Sequence[float] | None, gate: Gate) -> list[Check]:
+def _on_free_scans(found: Metrics, interval: Sequence[float] | None, gate: Gate) -> list[Check]:
     name, limit, n = "false positives per CMB-free scan", gate.max_fp_per_cmb_free_scan, found["n_cmb_free_scans"]
     if n < gate.min_scans:
         return too_few(name, "max", limit, f"{_plural(n, 'such scan')}, {gate.min_scans} are needed to judge")
@@ -169,8 +169,8 @@ def against(evidence: EvaluationRecord, production: EvaluationRecord, gate: Gate
     """Not worse than production by more than the margins, on the scans both were evaluated on, by paired resampling of subjects."""
     if gate.sensitivity_margin is None and gate.fp_margin is None:
         return []
-    missing = [who for who, e in (("this release", evidence), ("production", production)) if e.judged is None]
-    if missing:
+    if evidence.judged is None or production.judged is None:
+        missing = [who for who, e in (("this release", evidence), ("production", production)) if e.judged is None]
         return _not_comparable(gate, f"no saved rows in {' and '.join(missing)}: run `dvc repro` and register again")
     pair = pair_up(production.judged, evidence.judged)
     if len(pair.second) < gate.min_common_scans:
@@ -226,4 +226,5 @@ def _number(value: Any) -> float | None:
 def _largest(value: Any) -> float | None:
     """A number, or the largest of a mapping of numbers (one a network); None when any is missing."""
     numbers = [_number(v) for v in flatten({"parity": value}).values()]
-    return None if not numbers or None in numbers else max(numbers)
+    known = [n for n in numbers if n is not None]
+    return max(known) if known and len(known) == len(numbers) else None

@@ -66,8 +66,8 @@ def listed_releases(registry: Registry) -> list[Listed]:
 
 def _figure(text: str | None) -> str:
     try:
-        return f"{float(text):.3g}"
-    except (TypeError, ValueError):
+        return "-" if text is None else f"{float(text):.3g}"
+    except ValueError:
         return "-"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import yaml
+from mlflow.pyfunc import PythonModel
 
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.io.nifti import scan_name
@@ -17,7 +18,7 @@ from cmb_models.release.bundle import BundleDetector
 from cmb_models.release.keys import trusted_keys
 
 
-class CmbDetector(mlflow.pyfunc.PythonModel):
+class CmbDetector(PythonModel):
     """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv.
 
     A release that uses phase looks for each scan's phase image beside it (dataset.layout.phase_beside).

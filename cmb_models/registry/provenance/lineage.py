@@ -156,7 +156,8 @@ def _in_head(workspace: Path, commit: str) -> bool:
 
 
 def _data_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> list[str]:
-    recorded, data = lineage.get("data", {}), {}
+    recorded: dict[str, str] = lineage.get("data", {})
+    data: dict[str, str] = {}
     for file in files_at(workspace, commit, "data/raw"):
         if file.endswith(".dvc"):
             outs = yaml.safe_load(file_at(workspace, commit, file) or b"").get("outs", [])

@@ -62,7 +62,7 @@ def bill_of_materials(lock: str, release: int, manifest_sha256: str, created: st
 
 def pins(lock: str) -> list[tuple[str, str]]:
     """Name and version of each pinned package. Raises InputError when there is none."""
-    found = [match.groups() for line in lock.splitlines() if (match := PIN.match(line.strip()))]
+    found = [(match[1], match[2]) for line in lock.splitlines() if (match := PIN.match(line.strip()))]
     if not found:
         raise InputError(
             "environment-unknown", ENVIRONMENT_LOCK, "lines such as numpy==2.4.6", "none", "pin the environment with `make lock`"

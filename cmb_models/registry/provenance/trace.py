@@ -101,7 +101,7 @@ def sightings(registry: Registry, wanted: str) -> tuple[list[Sighting], list[str
 
 def _roles(lineage: Mapping[str, Any], wanted: str) -> list[tuple[tuple[str, ...], str, str]]:
     """(roles, name, SHA-256) of each of a lineage's files whose hash begins with `wanted`."""
-    found = []
+    found: list[tuple[tuple[str, ...], str, str]] = []
     for role, parts in ROLES.items():
         for key, sha256 in ((k, h) for part in parts for k, h in lineage.get(part, {}).items()):
             if sha256.startswith(wanted):

@@ -63,12 +63,21 @@ def _shown(comparison: Comparison, kind: str, by: int) -> list[Shown]:
     """One kind of disagreement, the largest microbleeds and the most certain false positives first."""
     own = [d for d in comparison.disagreements if (d.kind, d.by) == (kind, by)]
     shown = [Shown(_case(d, comparison), _lines(d, comparison)) for d in own]
-    return sorted(shown, key=lambda s: -s.case.diameter_mm if kind == "hit" else -s.case.score)
+    return sorted(shown, key=lambda s: -_rank(s.case))
+
+
+def _rank(case: Case) -> float:
+    value = case.diameter_mm if case.outcome == "hit" else case.score
+    return 0.0 if value is None else value
 
 
 def _case(d: Disagreement, comparison: Comparison) -> Case:
     finding = d.first if d.by == 1 else d.second
+    # Whoever reported the place has a candidate there.
+    assert finding is not None
     if d.kind == "hit":
+        # A hit is one of a mark.
+        assert d.about is not None
         about, diameter = wording.plain(d.about.region) or "microbleed", d.about.diameter_mm
     else:
         about, diameter = wording.kind(comparison.labels.get((d.scan, d.world_mm), d.about.label if d.about else "")), None
@@ -76,12 +85,12 @@ def _case(d: Disagreement, comparison: Comparison) -> Case:
 
 
 def _lines(d: Disagreement, comparison: Comparison) -> tuple[str, str]:
-    return tuple(_line(side, f) for side, f in zip(comparison.sides, (d.first, d.second), strict=True))
+    return _line(comparison.first, d.first), _line(comparison.second, d.second)
 
 
 def _line(side: Side, finding: Finding | None) -> str:
     """What a release had at the place, such as "release 3: score 0.31, above its 0.24 (stage 1 0.60, stage 2 0.90)"."""
-    if finding is None:
+    if finding is None or side.threshold is None:
         return f"{side.name}: no candidate here"
     where = "above" if finding.score >= side.threshold else "below"
     stages = [f"stage {n} {v:.2f}" for n, v in ((1, finding.stage1), (2, finding.stage2)) if v is not None]

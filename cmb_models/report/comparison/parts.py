@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmb_models.evaluation.froc import STANDARD_FP, froc
-from cmb_models.evaluation.metrics import froc_table, metrics_at
+from cmb_models.evaluation.metrics import Metrics, froc_table, metrics_at
 from cmb_models.evaluation.plots import BAND_FP
 from cmb_models.evaluation.statistics.paired import Difference
 from cmb_models.evaluation.statistics.strata import strata
@@ -59,7 +59,7 @@ def _signed(value: float, digits: int) -> str:
 
 def verdict(d: Difference) -> str:
     """ "better", "worse" where the whole interval lies on one side of 0, else ""."""
-    if not d.interval or d.interval[0] <= 0 <= d.interval[1]:
+    if d.difference is None or not d.interval or d.interval[0] <= 0 <= d.interval[1]:
         return ""
     return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
 
@@ -88,20 +88,20 @@ def _forest(d: Difference) -> dict | None:
     return {"low": round(low, 1), "width": round(high - low, 1), "middle": round(middle, 1)}
 
 
-def box(side: Side, tolerance_mm: float) -> dict | None:
+def box(side: Side, tolerance_mm: float) -> Metrics | None:
     """The counts of one side; None without an evaluation."""
-    return metrics_at(side.scans, side.threshold, tolerance_mm) if side.scans else None
+    return metrics_at(side.scans, side.threshold, tolerance_mm) if side.scans and side.threshold is not None else None
 
 
 def summary(comparison: Comparison) -> str:
     """What the comparison says, in a few sentences; no more is claimed than the intervals hold."""
     first, second = comparison.first.name, comparison.second.name
-    if not comparison.common:
+    a, b = (box(side, comparison.tolerance_mm) for side in comparison.sides)
+    if not comparison.common or a is None or b is None:
         same = "they were not evaluated on the same locked scans"
         return f"{second.capitalize()} and {first} cannot be held against each other: {same}."
     lesions = sum(len(s.cmbs) for s in comparison.second.scans)
     found, false = comparison.differences["sensitivity"], comparison.differences["fp_per_scan"]
-    a, b = (box(side, comparison.tolerance_mm) for side in comparison.sides)
     text = f"On the same {plural(len(comparison.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
     if not comparison.disagreements:
         return text + f"{second} and {first} reported the same."
@@ -130,11 +130,12 @@ def check_row(check: Mapping) -> dict:
 
 def strata_tables(comparison: Comparison) -> list[dict]:
     """Both sides by size, region and dataset: heading, and rows of a name with one stratum's row a side, None where it has none."""
-    if not all(side.scans for side in comparison.sides):
+    judged = [(s.scans, s.threshold) for s in comparison.sides if s.scans and s.threshold is not None]
+    if len(judged) < len(comparison.sides):
         return []
     headings = {"size": "By size as marked", "region": "By region", "dataset": "By dataset (site)"}
     tables = []
-    both = [strata(s.scans, s.threshold, comparison.tolerance_mm, np.ones((1, len(s.scans)), dtype=int)) for s in comparison.sides]
+    both = [strata(scans, at, comparison.tolerance_mm, np.ones((1, len(scans)), dtype=int)) for scans, at in judged]
     for key, heading in headings.items():
         per_side = [{row["name"]: row for row in own[key]} for own in both]
         names = list(dict.fromkeys(name for rows in per_side for name in rows))
@@ -164,11 +165,11 @@ def froc_chart(comparison: Comparison) -> str:
 def _curve(axes: Axes, side: Side, color: str, comparison: Comparison) -> None:
     if comparison.common:
         band = froc_table(side.scans, comparison.tolerance_mm, comparison.draws.astype(float), BAND_FP)
-        low, high = ([row[end] for row in band] for end in ("low", "high"))
+        low, high = [row["low"] for row in band], [row["high"] for row in band]
         axes.fill_between(BAND_FP, low, high, color=color, alpha=0.13, lw=0, step="post", zorder=1)
     curve = froc(side.scans, comparison.tolerance_mm)
     x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
     axes.step(x, np.append(curve.sensitivity, curve.sensitivity[-1]), where="post", color=color, lw=2, label=side.name, zorder=3)
-    at = metrics_at(side.scans, side.threshold, comparison.tolerance_mm)
-    label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
-    axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)
+    if at := box(side, comparison.tolerance_mm):
+        label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
+        axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)

@@ -79,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         expected = os.environ.get(EXPECTED, "")
-        digest = take(*map(Path, arguments), expected) if len(arguments) == 2 else check(Path(arguments[0]), expected)
+        folders = [Path(a) for a in arguments]
+        digest = take(folders[0], folders[1], expected) if len(folders) == 2 else check(folders[0], expected)
     except (InputError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -76,15 +76,16 @@ def reconcile(wanted: DesiredState, targets: Sequence[Target], done: Done | None
     for target in targets:
         groups.setdefault(Path(target.repository).resolve(), []).append(target.url)
     results: list[Deployed] = []
-    faults = dict(wanted.faults)
+    faults: dict[str, Exception | str] = {**wanted.faults}
     for repository, urls in groups.items():
         with locked(repository):
             for result in _group(wanted, repository, list(dict.fromkeys(urls)), faults):
                 results.append(result)
                 if done:
                     done(result)
-    if len(targets) == 1 and len(faults) == 1 and targets[0].url in faults:
-        raise faults[targets[0].url]
+    only = faults.get(targets[0].url) if len(targets) == 1 and len(faults) == 1 else None
+    if isinstance(only, Exception):
+        raise only
     if faults:
         got = "; ".join(f"{where}: {fault}" for where, fault in faults.items())
         remedy = "mend it and run `cmb server deploy` again"

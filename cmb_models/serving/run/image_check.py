@@ -40,9 +40,9 @@ def faults(triton: Path | None) -> list[str]:
     numpy = sys.modules.get("numpy")
     if numpy is not None and int(numpy.__version__.split(".")[0]) >= 2:
         found.append(f"numpy {numpy.__version__}, with which Triton's Python backend may give wrong values")
-    for part in ("bin/tritonserver", "backends/python", "backends/onnxruntime") if triton else ():
-        if not (triton / part).exists():
-            found.append(f"{triton / part} is missing")
+    if triton is not None:
+        parts = (triton / part for part in ("bin/tritonserver", "backends/python", "backends/onnxruntime"))
+        found += [f"{part} is missing" for part in parts if not part.exists()]
     return found
 
 

@@ -132,7 +132,7 @@ class Security:
         Without a certificate there is no TLS, without a client_ca no mutual TLS, without a key everything is open.
         """
         found = []
-        if self.cert:
+        if self.cert and self.key:
             files = {"server-cert": self.cert, "server-key": self.key}
             files |= {"root-cert": self.client_ca} if self.client_ca else {}
             found += ["--grpc-use-ssl=true", *(f"--grpc-{name}={Path(file).absolute()}" for name, file in files.items())]

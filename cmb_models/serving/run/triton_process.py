@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
@@ -47,7 +48,7 @@ class Server:
     log: Path
     shm_prefix: str
     tls: bool
-    _supervisor: subprocess.Popen
+    _supervisor: subprocess.Popen[str]
 
     @property
     def address(self) -> str:
@@ -60,13 +61,22 @@ class Server:
 
     def keep(self) -> None:
         """From now on have the server started again, on the same ports and with nothing loaded, whenever it ends by itself."""
-        self._supervisor.stdin.write("keep\n")
-        self._supervisor.stdin.flush()
+        commands, _ = _pipes(self._supervisor)
+        commands.write("keep\n")
+        commands.flush()
 
     def started_anew(self) -> list[int]:
         """Process ids that the server has had since the last call, oldest first; [] while it runs on."""
-        ready, _, _ = select.select([self._supervisor.stdout], [], [], 0)
-        return [int(pid) for pid in os.read(self._supervisor.stdout.fileno(), 4096).split()] if ready else []
+        _, started = _pipes(self._supervisor)
+        ready, _, _ = select.select([started], [], [], 0)
+        return [int(pid) for pid in os.read(started.fileno(), 4096).split()] if ready else []
+
+
+def _pipes(supervisor: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    """Its stdin, which takes commands, and its stdout, which lists process ids."""
+    assert supervisor.stdin is not None
+    assert supervisor.stdout is not None
+    return supervisor.stdin, supervisor.stdout
 
 
 class PortTaken(Exception):
@@ -103,7 +113,7 @@ def running_server(
     repository.mkdir(parents=True, exist_ok=True)
     log = Path(log) if log else repository.parent / "server.log"
     with contextlib.ExitStack() as stack:
-        server = None
+        server: Server | None = None
         for attempt in range(TRIES):
             try:
                 chosen_env = server_env or default_environment()
@@ -118,6 +128,8 @@ def running_server(
                     ) from error
                 if attempt == TRIES - 1:
                     raise RuntimeError(f"no free ports for the server after {TRIES} tries; see {log}") from error
+        # The last try raises.
+        assert server is not None
         yield server
 
 
@@ -127,6 +139,7 @@ def _started(
 ) -> Iterator[Server]:
     facts = _environment_facts(server_env)
     token = uuid.uuid4().hex[:12]
+    shm_prefix = f"cmb-{token}-"
     folder = Path(tempfile.mkdtemp(prefix="cmb-server-"))
     supervisor = None
     try:
@@ -137,7 +150,7 @@ def _started(
             # Beside the log, unless the caller's environment says otherwise: empty for no request log.
             "environment": {REQUEST_LOG: str(log.resolve().with_name("requests.jsonl")), **_variables(facts, server_env)},
             "log": str(log),
-            "shm_prefix": f"cmb-{token}-",
+            "shm_prefix": shm_prefix,
             "folder": str(folder),
             "grace_s": EXIT_TIMEOUT_S + 4,
         }
@@ -150,17 +163,18 @@ def _started(
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
         )
-        pid = int(supervisor.stdout.readline())
+        pid = int(_pipes(supervisor)[1].readline())
         seen_at = (own_address(security.host), LOOPBACK, own_address(security.metrics_host))
-        urls = [f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True)]
-        server = Server(*urls, pid, log, spec["shm_prefix"], bool(security.cert), supervisor)
+        grpc_url, http_url, metrics_url = (f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True))
+        server = Server(grpc_url, http_url, metrics_url, pid, log, shm_prefix, bool(security.cert), supervisor)
         _wait_ready(server, token, start, ready_s)
         yield server
     finally:
         if supervisor is not None:
-            supervisor.stdin.close()
+            commands, started = _pipes(supervisor)
+            commands.close()
             supervisor.wait()
-            supervisor.stdout.close()
+            started.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -75,7 +75,7 @@ class Watchdog:
         """Serve again what was served. What cannot be served now is tried again later."""
         self._due = None
         try:
-            wanted = self._wanted()
+            wanted = self._wanted() if self._wanted else None
             for done in reconcile(wanted, [self._target]) if wanted else ():
                 self._say(str(done))
             self._retry_s = RETRY_S

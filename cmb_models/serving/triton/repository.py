@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = serving_files() / "model_repository"
 # The steps' code that is not their own model.py.
 SHARED = tuple(Path(__file__).with_name(f"{name}.py") for name in ("request_metrics", "request_reporter", "request_trace", "step"))
-TYPES = {
+TYPES: dict[type, str] = {
     np.float32: "TYPE_FP32",
     np.float64: "TYPE_FP64",
     np.int32: "TYPE_INT32",
@@ -130,7 +131,7 @@ def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
 
 def pinned_config(name: str, pin: Pin, uses_phase: bool) -> dict:
     """The same, for a release whose bundle is not at hand."""
-    steps = []
+    steps: list[dict[str, Any]] = []
     for step, (inputs, outputs) in flow(uses_phase).items():
         own = RENAMED.get(step, {})
         steps.append(
@@ -268,10 +269,10 @@ def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
 
 def remove_versions(repository: Path, keep: Iterable[int]) -> None:
     """Remove the version folders of all releases but `keep`, what a killed deployment left half written, and emptied models."""
-    keep = {str(v) for v in keep}
+    kept = {str(v) for v in keep}
     for model in (*MODELS, *ENSEMBLES):
         there = {p for p in (repository / model).glob("*") if p.is_dir()}
-        gone = {p for p in there if p.name not in keep}
+        gone = {p for p in there if p.name not in kept}
         for folder in gone:
             shutil.rmtree(folder)
         for file in (repository / model).glob(".partial-*"):

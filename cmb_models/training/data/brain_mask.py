@@ -125,4 +125,5 @@ def _ball(radius_mm: float, step_mm: list[float]) -> np.ndarray:
     """Voxels whose middles lie within radius_mm of the middle one."""
     half = [int(radius_mm / s) for s in step_mm]
     axes = np.ogrid[tuple(slice(-h, h + 1) for h in half)]
-    return sum((axis * s) ** 2 for axis, s in zip(axes, step_mm, strict=True)) <= radius_mm**2
+    i, j, k = ((axis * s) ** 2 for axis, s in zip(axes, step_mm, strict=True))
+    return i + j + k <= radius_mm**2

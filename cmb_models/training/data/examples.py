@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.dataset.leakage import keep_apart
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
@@ -96,7 +97,7 @@ def load_examples(folder: Path) -> list[Example]:
     return found
 
 
-def load_training(folder: Path, split: dict) -> list[Example]:
+def load_training(folder: Path, split: SubjectSplit) -> list[Example]:
     """The examples of the subjects in the split's folds, by key, once all in the folder are known to be no locked ones.
 
     split: split.json, or the part of it that nested cross-validation works on (validation.jobs.inner_split), whose `held_out`

@@ -17,7 +17,7 @@ def flip_and_turn(arrays: list[np.ndarray], rng: np.random.Generator) -> list[np
 
     i and j have the same spacing on the working grid of axial scans, so a quarter turn keeps lesions round.
     """
-    flips = [axis for axis in (-3, -2, -1) if rng.random() < 0.5]
+    flips = tuple(axis for axis in (-3, -2, -1) if rng.random() < 0.5)
     turn = rng.random() < 0.5
     changed = []
     for array in arrays:

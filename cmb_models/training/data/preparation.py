@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.config.params import LesionBankSettings, Preprocess
+from cmb_models.dataset.entries import ScanEntry, SubjectSplit
 from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase
 from cmb_models.dataset.leakage import check_split
 from cmb_models.detect.preprocess import prepare
@@ -22,8 +23,8 @@ Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what
 
 def prepare_training(
     raw_dir: Path,
-    index: list[dict],
-    split: dict,
+    index: list[ScanEntry],
+    split: SubjectSplit,
     settings: Preprocess,
     lesion_bank: LesionBankSettings,
     folder: Path,
@@ -51,7 +52,7 @@ def prepare_training(
     _check_alone(scans[0], settings, known[scans[0].key], folder)
 
 
-def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Example, tuple[float, float, float]]:
+def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[Example, tuple[float, float, float]]:
     """A scan's example, without synthetic lesions, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
     files, phase = {scan.path: entry["sha256"]}, None
     if settings.phase:
@@ -64,13 +65,19 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: dict) -> tuple[Exampl
             )
     volume = read_volume(scan.path)
     prepared = prepare(volume, settings, str(scan.path), phase)
-    sha256, *phase_sha256 = files.values()
-    affine = np.asarray(volume.affine)
-    example = Example(scan.key, scan.subject_key, prepared, scan.annotations, affine, sha256, None, *phase_sha256)
+    example = Example(
+        key=scan.key,
+        subject=scan.subject_key,
+        prepared=prepared,
+        annotations=scan.annotations,
+        source_affine=np.asarray(volume.affine),
+        sha256=entry["sha256"],
+        phase_sha256=entry.get("phase_sha256", "") if settings.phase else "",
+    )
     return example, volume.to_ras().spacing_mm
 
 
-def _check_alone(scan: ScanFile, settings: Preprocess, entry: dict, folder: Path) -> None:
+def _check_alone(scan: ScanFile, settings: Preprocess, entry: ScanEntry, folder: Path) -> None:
     """Prepare the first scan again after all others: statistics that run over several scans would change it.
 
     Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.

@@ -87,7 +87,7 @@ class UnetSampler:
             n, *look_alike = self.hard[rng.integers(len(self.hard))]
             start = look_alike - rng.integers(size // 6, size - size // 6)
         else:
-            n = rng.integers(len(self.examples))
+            n = int(rng.integers(len(self.examples)))
             start = self._anywhere(n, rng) - rng.integers(size // 6, size - size // 6)
         prepared = replace(self.examples[n].prepared, phase=None)  # which stage 1 does not see
         spacing = np.asarray(prepared.spacing_mm)
@@ -262,7 +262,7 @@ class CnnSampler:
 
     def _patch(self, positive: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         if rng.random() < (self.settings.inserted_fraction if positive else self.settings.inserted_mimic_fraction):
-            s = rng.integers(len(self._sets))
+            s = int(rng.integers(len(self._sets)))
             if len(self._inside[s]):
                 return self._inserted(s, positive, rng)
         pool = self._positive if positive else self._negative
@@ -273,12 +273,13 @@ class CnnSampler:
 
     def _inserted(self, s: int, cmb: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """A patch of scan `s` with a simulated CMB or mimic about its centre, off it by as much as a candidate may be."""
+        lesion_bank = self._lesion_banks[s]
+        # There is one wherever a fraction of insertions is above 0.
+        assert lesion_bank is not None
         jitter = np.asarray(self.settings.jitter_vox)
         patch = self._cut(s, self._place(s, rng), rng)
         middle = np.asarray(patch.shape[1:]) // 2 + rng.integers(-jitter, jitter + 1)
-        patch, _, label = insert_lesion(
-            patch, self._sets[s].prepared.spacing_mm, middle, self._lesion_banks[s], cmb, self._fill[s], rng
-        )
+        patch, _, label = insert_lesion(patch, self._sets[s].prepared.spacing_mm, middle, lesion_bank, cmb, self._fill[s], rng)
         return self._vary(patch, rng), kind_of(label)
 
     def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:
@@ -291,7 +292,7 @@ class CnnSampler:
         if len(mimics) and rng.random() < BESIDE:
             for _ in range(BESIDE_TRIES):
                 away = rng.standard_normal(3)
-                away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / group.prepared.spacing_mm
+                away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / np.asarray(group.prepared.spacing_mm)
                 place = np.rint(mimics[rng.integers(len(mimics))] + away).astype(int)
                 if self._brains[s].holds(place):
                     return place

@@ -76,9 +76,10 @@ def insert_lesion(
     n = rows[rng.integers(len(rows))]
     image = np.array(image, dtype=np.float32)
     swi, *phases = image.reshape(-1, *image.shape[-3:])  # views: what is written to them is written to the image
-    window, off = np.stack([1 - lesion_bank.share[n], *(lesion_bank.phase[n] for _ in phases)]), lesion_bank.off_vox[n]
+    stored = [] if lesion_bank.phase is None else [lesion_bank.phase[n]] * len(phases)
+    window, off = np.stack([1 - lesion_bank.share[n], *stored]), lesion_bank.off_vox[n]
     flips = rng.random(3) < 0.5
-    window, off = np.flip(window, np.flatnonzero(flips) + 1), np.where(flips, -off, off)
+    window, off = np.flip(window, tuple((np.flatnonzero(flips) + 1).tolist())), np.where(flips, -off, off)
     if rng.random() < 0.5 and window.shape[1] == window.shape[2]:
         window, off = np.swapaxes(window, 1, 2), off[[1, 0, 2]]
     middle = np.rint(at_vox).astype(int)

@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
 from cmb_models.phantom.scanner.slab import make_slab
 from cmb_models.training.synthesis.insertion import LesionBank
-from cmb_models.volume import Volume, index_from_world
+from cmb_models.volume import Volume, index_from_world, triple
 
 Size = tuple[float, float, float]
 SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the synthetic lesions: microbleeds vary most
@@ -79,7 +80,7 @@ def write_lesion_bank(
         parts = made[n * boxes : (n + 1) * boxes]
         with atomic_write(folder / lesion_bank_name(size)) as temporary, temporary.open("wb") as stream:
             names = [name for name, array in vars(parts[0]).items() if array is not None]
-            arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+            arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
             np.savez_compressed(stream, **arrays)
 
 
@@ -96,8 +97,8 @@ def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> LesionBank:
     swi, phase = (Volume(image, slab.acquired.affine()) for image in uniform_images(slab, lesions))
     seen = resample(swi, preprocess.spacing_mm)
     index = index_from_world(places, seen.affine)
-    windows = [_window(seen, i, 1.0) for i in index]
-    whole = [n for n, w in enumerate(windows) if w is not None]
+    whole = [n for n, i in enumerate(index) if _holds_window(seen, i)]
+    windows = np.stack([_window(seen, index[n], 1.0) for n in whole])
     diameters = np.array([lesions[n].diameter_mm for n in whole], dtype=np.float32)
     phases = None
     if preprocess.phase:
@@ -105,15 +106,23 @@ def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> LesionBank:
         real, imaginary = (Volume(part, phase.affine) for part in (vectors.real, vectors.imag))
         radians = Volume(np.angle(resample_vectors(real, imaginary, preprocess.spacing_mm)), seen.affine)
         phases = np.stack([_window(radians, index[n], 0.0) for n in whole])
-    return LesionBank(np.stack([windows[n] for n in whole]), (index - np.rint(index))[whole], labels[whole], diameters, phases)
+    return LesionBank(windows, (index - np.rint(index))[whole], labels[whole], diameters, phases)
 
 
-def _window(seen: Volume, index: np.ndarray, far: float) -> np.ndarray | None:
-    """What is kept around an index (3,), fading at its border to what is `far` from all lesions; None where the box ends sooner."""
-    half = (HALF_MM / np.array(seen.spacing_mm)).astype(int)
-    middle = np.rint(index).astype(int)
-    if np.any(middle < half) or np.any(middle + half >= seen.data.shape):
-        return None
+def _half_vox(seen: Volume) -> np.ndarray:
+    """Half the side (3,) of the windows that are kept, in voxels."""
+    return (HALF_MM / np.array(seen.spacing_mm)).astype(int)
+
+
+def _holds_window(seen: Volume, index: np.ndarray) -> bool:
+    """Whether the whole window around an index (3,) lies within the box."""
+    half, middle = _half_vox(seen), np.rint(index).astype(int)
+    return not (np.any(middle < half) or np.any(middle + half >= seen.data.shape))
+
+
+def _window(seen: Volume, index: np.ndarray, far: float) -> np.ndarray:
+    """What is kept around an index (3,), fading at its border to what is `far` from all lesions."""
+    half, middle = _half_vox(seen), np.rint(index).astype(int)
     window = seen.data[tuple(slice(m - h, m + h + 1) for m, h in zip(middle, half, strict=True))]
     ramps = [np.clip((h - np.abs(np.arange(-h, h + 1))) / FADE_VOX, 0, 1) for h in half]
     fade = np.minimum(np.minimum(ramps[0][:, None, None], ramps[1][:, None]), ramps[2])
@@ -122,13 +131,13 @@ def _window(seen: Volume, index: np.ndarray, far: float) -> np.ndarray | None:
 
 def _config(native_mm: Size, rng: np.random.Generator) -> PhantomConfig:
     field = float(rng.choice(list(FIELD_TE_MS)))
-    fov = tuple(2 * int(np.ceil(BOX_MM / 2 / s)) * s for s in native_mm)
+    fov = triple(2 * int(np.ceil(BOX_MM / 2 / s)) * s for s in native_mm)
     return PhantomConfig(
         spacing_mm=native_mm,
         fov_mm=fov,
         fov_centre_mm=(0.0, 0.0, 0.0),
         guard_mm=(0.0, 0.0, 0.0),
-        oblique_deg=tuple(float(d) for d in np.clip(rng.normal(0, TILT_DEG), -45, 45)),
+        oblique_deg=triple(float(d) for d in np.clip(rng.normal(0, TILT_DEG), -45, 45)),
         field_t=field,
         te_ms=float(rng.uniform(*FIELD_TE_MS[field])),
         tr_ms=1000.0,  # any: relaxation is not seen in a signal of 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
@@ -25,7 +25,9 @@ def importances(trials: Sequence[dict]) -> dict[str, float] | None:
         return None
     names = sorted(done[0]["params"])
     ranges = {n: (min(t["params"][n] for t in done), max(t["params"][n] for t in done)) for n in names}
-    space = {n: FloatDistribution(low, high, log=n in LOG_SCALE) for n, (low, high) in ranges.items() if low < high}
+    space: dict[str, BaseDistribution] = {
+        n: FloatDistribution(low, high, log=n in LOG_SCALE) for n, (low, high) in ranges.items() if low < high
+    }
     if not space:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)

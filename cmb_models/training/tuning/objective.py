@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from cmb_models.config.params import Cnn, Fusion, Params, Section, Tuning, Unet
+from cmb_models.config.params import Cnn, Fusion, Params, Section, TuneCnn, TuneUnet, Tuning, Unet
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.detect.fusion import fused_score
 from cmb_models.evaluation.froc import froc, mean_sensitivity
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
@@ -32,13 +34,15 @@ from cmb_models.training.validation.jobs import (
 from cmb_models.training.validation.workers import Workers
 from cmb_models.workspace.code_lock import library_hash
 
+Recipe = TypeVar("Recipe", bound=Section)
 
-def apply_tuned(recipe: Section, tuned: dict) -> Section:
+
+def apply_tuned(recipe: Recipe, tuned: dict) -> Recipe:
     """The recipe of params.yaml with the settings that tuning found (models/tuned/*.json), checked like any other."""
     return type(recipe).model_validate({**recipe.model_dump(), **tuned["settings"]})
 
 
-def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
+def search_unet(params: Params, prepared_dir: Path, split: SubjectSplit) -> dict:
     """Search stage 1's recipe; the value of a trial is stage 1's mean sensitivity up to tune_unet.fp_per_scan, out of fold.
 
     Returns {"settings", "trial", "study", "best_value", "trials"}.
@@ -62,7 +66,7 @@ def search_unet(params: Params, prepared_dir: Path, split: dict) -> dict:
     return _search("unet", settings, params.unet, (config, params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
-def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: dict) -> dict:
+def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: SubjectSplit) -> dict:
     """Search stage 2's recipe on out-of-fold candidates; the value of a trial is that of both stages' joint score.
 
     Returns as search_unet.
@@ -111,11 +115,11 @@ def _outcome(scans: list[ScoredScan], params: Params, settings: Tuning, most_can
 
 def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold: int) -> str:
     numbers = [number + 1 for _, number in asked]
-    numbers = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"tune {what}: trial {numbers} of {settings.trials}, fold {fold + 1}"
+    shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"tune {what}: trial {shown} of {settings.trials}, fold {fold + 1}"
 
 
-def _search(stage: str, settings: Tuning, recipe: Section, depends_on: tuple, folds: list, evaluate: Callable) -> dict:
+def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_on: tuple, folds: list, evaluate: Callable) -> dict:
     """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]

@@ -110,7 +110,8 @@ def _run_batch(
 
     None is finished before all are: killed in between, the whole batch is run again, by proposals from the same finished trials.
     """
-    alive, outcomes = list(range(len(batch))), {n: [] for n in range(len(batch))}
+    alive = list(range(len(batch)))
+    outcomes: dict[int, list[Outcome]] = {n: [] for n in alive}
     for fold in range(folds):
         for n, outcome in zip(list(alive), evaluate([(chosen[n], first + n) for n in alive], fold), strict=True):
             if outcome is None:
@@ -180,6 +181,8 @@ def summary(study: optuna.Study) -> dict:
     for number, t in enumerate(finished):
         row = {"number": number, "state": t.state.name, "value": t.value, "params": t.params, "over": t.constraints}
         row |= {"folds": t.user_attrs["folds"], "diverged": t.user_attrs.get("diverged", False)}
+        # Only a running trial has none.
+        assert t.duration is not None
         rows.append(row | {"seconds": round(t.duration.total_seconds(), 1)})
     chosen = [t.number for t in finished].index(best.number)
     return {"study": study.study_name, "best_trial": chosen, "best_value": best.value, "trials": rows}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.config.params import Cnn, Params, Unet
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import load_training
@@ -30,7 +31,7 @@ from cmb_models.training.validation.workers import Workers
 
 
 def candidates_out_of_fold(
-    params: Params, unet: Unet, prepared_dir: Path, split: dict, checkpoints: Path | None = None
+    params: Params, unet: Unet, prepared_dir: Path, split: SubjectSplit, checkpoints: Path | None = None
 ) -> list[OutOfFoldCandidates]:
     """Stage 1 trained once a fold; candidates of each scan from the model that did not see its subject, by key."""
     folds, seed = fold_of(split), params.detect_candidates.seed
@@ -45,7 +46,7 @@ def candidates_out_of_fold(
 
 
 def cross_validate(
-    params: Params, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: dict, checkpoints: Path | None = None
+    params: Params, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: SubjectSplit, checkpoints: Path | None = None
 ) -> list[ScoredScan]:
     """Both stages out of fold: stage 2 is trained once a fold on the other folds' out-of-fold candidates. Joint scores, by key."""
     folds, seed = fold_of(split), params.cross_validate.seed

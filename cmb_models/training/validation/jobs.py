@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cmb_models.config.params import Cnn, Decision, Params, PipelineConfig, Unet
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.dataset.leakage import keep_apart
 from cmb_models.detect.detector import propose
 from cmb_models.detect.patches import cut_channels
@@ -182,7 +184,7 @@ def cnn_checkpoint(
     )
 
 
-def fold_of(split: dict) -> list[frozenset[str]]:
+def fold_of(split: SubjectSplit) -> list[frozenset[str]]:
     """The held-out subjects of each fold, from split.json. Raises InputError for fewer than two folds or an empty one."""
     numbers = split["folds"].values()
     folds = [frozenset(s for s, f in split["folds"].items() if f == n) for n in range(max(numbers, default=-1) + 1)]
@@ -203,7 +205,7 @@ def others(folds: list[frozenset[str]], held_out: int) -> frozenset[str]:
     return frozenset().union(*(f for n, f in enumerate(folds) if n != held_out))
 
 
-def inner_split(split: dict, outer: int) -> dict:
+def inner_split(split: SubjectSplit, outer: int) -> SubjectSplit:
     """What is left of split.json when fold `outer` is held out: the other folds, numbered anew, and whom to leave alone."""
     rest = sorted(set(split["folds"].values()) - {outer})
     folds = {s: rest.index(f) for s, f in split["folds"].items() if f != outer}
@@ -213,8 +215,9 @@ def inner_split(split: dict, outer: int) -> dict:
 def save_candidates(folder: Path, mined: OutOfFoldCandidates) -> None:
     """Write one scan's candidates as <key>.npz."""
     with atomic_write(folder / f"{mined.key}.npz") as temporary:
-        arrays = {"index_vox": mined.index_vox, "centre_mm": mined.centre_mm, "stage1_score": mined.stage1_score}
-        np.savez_compressed(temporary, trained_on=np.array(sorted(mined.trained_on), dtype=np.str_), **arrays)
+        arrays: dict[str, Any] = {"trained_on": np.array(sorted(mined.trained_on), dtype=np.str_)}
+        arrays |= {"index_vox": mined.index_vox, "centre_mm": mined.centre_mm, "stage1_score": mined.stage1_score}
+        np.savez_compressed(temporary, **arrays)
 
 
 def load_candidates(folder: Path) -> list[OutOfFoldCandidates]:

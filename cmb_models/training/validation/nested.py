@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.config.params import Cnn, Params, Unet
+from cmb_models.dataset.entries import SubjectSplit
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.operating_point import fusion_for
@@ -49,7 +50,7 @@ class Inside:
 
 
 def nested_cross_validate(
-    params: Params, prepared_dir: Path, split: dict, work: Path, checkpoints: Path | None = None
+    params: Params, prepared_dir: Path, split: SubjectSplit, work: Path, checkpoints: Path | None = None
 ) -> list[OuterFold]:
     """All outer folds of split.json. work: folder for candidates and nothing that lasts.
 
@@ -70,7 +71,9 @@ def nested_cross_validate(
     return _judge(params, prepared_dir, examples, folds, found, checkpoints)
 
 
-def _inside(params: Params, prepared_dir: Path, split: dict, outer: int, candidates_dir: Path, checkpoints: Path | None) -> Inside:
+def _inside(
+    params: Params, prepared_dir: Path, split: SubjectSplit, outer: int, candidates_dir: Path, checkpoints: Path | None
+) -> Inside:
     """Tune, mine and score among the other folds, by the very functions that the stages use on all of them."""
     inner = inner_split(split, outer)
     tuned_unet = search_unet(params, prepared_dir, inner)

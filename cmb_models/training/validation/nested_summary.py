@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _figures(parts: Sequence[Part], params: Params, rng: np.random.Generator) ->
     """What all outer folds together come to, each at its own threshold. parts: calibrated scans and threshold of each."""
     tolerance, resamples = params.evaluate.tolerance_mm, params.evaluate.bootstrap
     scans = [s for part, _ in parts for s in part]
-    metrics = pooled(parts, tolerance) | {"intervals_95": pooled_intervals(parts, tolerance, resamples, rng)}
+    metrics: dict[str, Any] = {**pooled(parts, tolerance), "intervals_95": pooled_intervals(parts, tolerance, resamples, rng)}
     draws = subject_draws([s.subject for s in scans], resamples, rng)
     metrics["ece"], metrics["intervals_95"]["ece"] = calibration_error(scans, tolerance, draws)
     add_sensitivity_at(metrics, scans, tolerance, draws)
@@ -97,6 +98,8 @@ def recomputed_nested(folder: Path, params: Params) -> dict | None:
     if not rows:
         return None
     saved = read_rows(folder, rows)
+    # What is nested is out of fold.
+    assert saved.folds is not None
     thresholds = {int(row["fold"]): float(row["threshold"]) for row in rows}
     if missing := sorted(set(saved.folds.values()) - set(thresholds)):
         got = f"none of fold {missing[0] + 1}"

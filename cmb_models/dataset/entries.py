@@ -1,0 +1,39 @@
+"""What data/index.json and data/split.json hold."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class ScanEntry(TypedDict):
+    """One scan of the index. subject: with its dataset's name before it. shape and spacing_mm: along i, j and k as stored."""
+
+    key: str
+    dataset: str
+    subject: str
+    session: str
+    path: str
+    sha256: str
+    shape: list[int]
+    spacing_mm: list[float]
+    n_cmbs: int
+    phase_sha256: NotRequired[str]
+
+
+class ScanIndex(TypedDict):
+    """data/index.json."""
+
+    scans: list[ScanEntry]
+
+
+class SubjectSplit(TypedDict):
+    """data/split.json. folds: fold of each training subject. locked: subjects of the held-out test set. notes: sentences.
+
+    held_out: never in the file; the subjects of the outer fold where this is the inner split of a nested cross-validation.
+    """
+
+    folds: dict[str, int]
+    locked: list[str]
+    locked_sha256: list[str]
+    notes: list[str]
+    held_out: NotRequired[list[str]]
