@@ -104,11 +104,12 @@ def test_a_script_that_the_template_no_longer_has_is_removed_unless_the_site_cha
     assert not (site / "pipelines/report.py").exists() and upgrade(site).differences == {}
 
 
-def test_a_changed_value_of_a_renamed_key_is_named(site, newer):
-    edit(site / "params.yaml", "min_scans: 3", "min_scans: 4")
-    newer("params.yaml", "min_scans: 3", "least_scans: 3")
+def test_a_changed_value_of_a_renamed_key_is_named(site):
+    """As if an older template had called it so, and the site had changed it."""
+    edit(site / ".cmb/template/params.yaml", "min_scans: 3", "least_scans: 3")
+    edit(site / "params.yaml", "min_scans: 3", "least_scans: 4")
     before = (site / "params.yaml").read_text()
-    with refused("upgrade-conflict", case="params.yaml", got="min_scans|least_scans"):
+    with refused("upgrade-conflict", case=r"params\.yaml", got="least_scans"):
         upgrade(site)
     assert (site / "params.yaml").read_text() == before
 
