@@ -41,7 +41,7 @@ KINDS = {"as shipped": {}, "nothing inserted": NOTHING_PLANTED}
 
 
 class NoFilters(nn.Module):
-    """In DarkSpots' place: as many channels, the filled ones empty. The network has the same weights and sees the image alone."""
+    """In BottomHatFilter' place: as many channels, the filled ones empty. The network has the same weights and sees the image alone."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         n, _, *size = images.shape
@@ -67,7 +67,7 @@ def score(asked: Asked) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans, by scan."""
     if asked.filters:
         return run_cnn_job(asked.job)
-    with mock.patch("cmb_models.networks.cnn.DarkSpots", NoFilters):
+    with mock.patch("cmb_models.networks.cnn.BottomHatFilter", NoFilters):
         return run_cnn_job(asked.job)
 
 
