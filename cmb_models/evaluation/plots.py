@@ -44,7 +44,8 @@ def make_froc_figure(
     axes = figure.add_subplot()
     draw_froc(axes, scans, operating, tolerance_mm, draws)
     lesions = sum(len(s.cmbs) for s in scans)
-    axes.set_title(f"{title}: {lesions} microbleeds in {len(scans)} scans", loc="left")
+    counted = f"{lesions} microbleed{'s' * (lesions != 1)} in {len(scans)} scan{'s' * (len(scans) != 1)}"
+    axes.set_title(f"{title}: {counted}", loc="left")
     return figure
 
 
