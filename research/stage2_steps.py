@@ -41,7 +41,7 @@ KINDS = {"as shipped": {}, "nothing inserted": NOTHING_PLANTED}
 
 
 class NoFilters(nn.Module):
-    """In BottomHatFilter' place: as many channels, the filled ones empty. The network has the same weights and sees the image alone."""
+    """In place of BottomHatFilter: as many channels, the filtered ones empty. The weights are the same; it sees the image alone."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         n, _, *size = images.shape
