@@ -40,16 +40,13 @@ def load(bundle: str | os.PathLike[str], *, trusted_keys: Mapping[str, bytes] | 
     Raises:
         InputError: If the bundle is incomplete, changed, not signed as required, or has impossible settings.
     """
-    from cmb_models.release.bundle import BundleDetector
-    from cmb_models.release.signing import verify_signature
+    from cmb_models.release.bundle import NO_KEYS, BundleDetector
 
-    if trusted_keys is not None:
-        if not trusted_keys:
-            raise InputError(
-                "key-missing", bundle, "a trusted key to check its signature with", "none", "pass a key, or None to ask for none"
-            )
-        verify_signature(Path(bundle), trusted_keys)
-    return BundleDetector(Path(bundle), threads)
+    if trusted_keys is not None and not trusted_keys:
+        raise InputError(
+            "key-missing", bundle, "a trusted key to check its signature with", "none", "pass a key, or None to ask for none"
+        )
+    return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS)
 
 
 def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, shared_memory: bool = False) -> Client:

@@ -145,6 +145,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def shipped(packaged: str, checkout: str) -> Path:
+    """A folder that the wheel carries inside the package at `packaged`; a checkout has it at `checkout`, next to the package."""
+    package = Path(__file__).resolve().parent
+    return package / packaged if (package / packaged).is_dir() else package.parent / checkout
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -103,7 +103,7 @@ def main(
     params, split = load_params(workspace / "params.yaml"), read_json(workspace / "data/split.json")
     cnn, folds = apply_tuned(params.cnn, read_json(workspace / "models/tuned/cnn.json")), fold_of(split)
     examples = {e.key: e for e in load_training(workspace / "data/prepared", split)}
-    mined = {m.key: m for m in load_candidates(workspace / "data/candidates")}
+    mined = load_candidates(workspace / "data/candidates")
     asked = trainings(workspace, cnn, folds, steps, seeds, params.cross_validate.seed)
     with Workers(len(asked), unet=False) as workers:
         total = sum(a.job.cnn.steps for a in asked)

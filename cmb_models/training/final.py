@@ -56,7 +56,7 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
         checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples)
         model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint)
     else:
-        mined = {m.key: m for m in load_candidates(job.candidates_dir)}
+        mined = load_candidates(job.candidates_dir)
         checkpoint = cnn_checkpoint(job.checkpoints, job.settings, job.seed, examples, mined)
         model = train_cnn(cnn_sampler(examples, mined, job.settings), job.seed, count_step, checkpoint)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}

@@ -22,7 +22,7 @@ import yaml
 from cmb_models import __version__
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
-from cmb_models.workspace.normal_form import normal_form
+from cmb_models.workspace.normal_form import is_type_checking, normal_form
 from cmb_models.workspace.paths import CODE_LOCK, ENVIRONMENT_LOCK, SCRIPTS
 
 LIBRARY = "cmb_models"
@@ -184,7 +184,7 @@ def _data_files(folder: Path) -> tuple[Path, ...]:
 def _imports(tree: ast.Module) -> set[str]:
     """Library modules that a module imports at run time, functions included; `from a import b` gives a.b where that is one."""
     names: set[str] = set()
-    unread = {id(inside) for node in ast.walk(tree) if _is_type_checking(node) for inside in ast.walk(node)}
+    unread = {id(inside) for node in ast.walk(tree) if is_type_checking(node) for inside in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in unread:
             continue
@@ -195,10 +195,6 @@ def _imports(tree: ast.Module) -> set[str]:
                 whole = f"{node.module}.{alias.name}"
                 names.add(whole if _file_of(whole) else node.module)
     return {n for n in names if n == LIBRARY or n.startswith(f"{LIBRARY}.")}
-
-
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _file_of(module: str) -> Path | None:

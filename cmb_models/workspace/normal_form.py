@@ -43,14 +43,17 @@ class _Stripper(ast.NodeTransformer):
         return ast.Pass() if _is_logging(value) else self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return ast.Pass()
-        return self.generic_visit(node)
+        return ast.Pass() if is_type_checking(node) else self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         if any(isinstance(t, ast.Name) and t.id == "__version__" for t in node.targets):
             return ast.Pass()
         return self.generic_visit(node)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    """Whether a node is a block that only type checkers read."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _is_logging(value: ast.expr) -> bool:

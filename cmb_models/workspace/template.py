@@ -12,11 +12,10 @@ from pathlib import Path
 
 from cmb_models.config.params import load_params
 from cmb_models.errors import InputError
-from cmb_models.files import write_text
+from cmb_models.files import shipped, write_text
 from cmb_models.workspace.code_lock import CodeChange, code_change, read_lock, write_lock
 from cmb_models.workspace.paths import CODE_LOCK, ENVIRONMENT_LOCK, PARAMS
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # As the template was when the workspace was created or last upgraded: the base of the next merge.
 BASE = Path(".cmb/template")
 DVC_FILES = (Path(".dvc/config"), Path(".dvc/.gitignore"))
@@ -64,7 +63,7 @@ class Upgrade:
 
 def template() -> dict[Path, str]:
     """The files of a new workspace, by path: from the installed package, or from the checkout that it runs from."""
-    source = PACKAGE / "template" if (PACKAGE / "template").is_dir() else PACKAGE.parent
+    source = shipped("template", ".")
     names = [Path("dvc.yaml"), PARAMS, *(p.relative_to(source) for p in sorted((source / "pipelines").glob("*.py")))]
     files = {name: (source / name).read_text(encoding="utf-8") for name in names}
     return {**files, Path(".gitignore"): GITIGNORE, Path(".dvcignore"): DVCIGNORE}

@@ -131,7 +131,7 @@ def test_every_subject_is_judged_once_by_models_that_never_knew_it(workspace):
     for number, fold in enumerate(folds):
         outer = {SUBJECTS[number]}
         assert {s.subject for s in fold.inner} == set(SUBJECTS) - outer
-        candidates = {m.key: m for m in load_candidates(folder / f"nested/outer-{number}")}
+        candidates = load_candidates(folder / f"nested/outer-{number}")
         assert set(candidates) == set(SUBJECTS)
         for key, mined in candidates.items():
             assert not mined.trained_on & (outer | {key})

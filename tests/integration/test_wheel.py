@@ -89,7 +89,7 @@ def installed(tmp_path_factory) -> Installed:
 def test_the_package_is_the_wheels(installed):
     code = (
         "import cmb_models as c; from cmb_models.serving.triton.files import serving_files as s;"
-        "from cmb_models.workspace.template import PACKAGE as p; print(c.__file__, s(), p / 'template/dvc.yaml', sep='\\n')"
+        "from cmb_models.workspace.code_lock import PACKAGE as p; print(c.__file__, s(), p / 'template/dvc.yaml', sep='\\n')"
     )
     for path in installed.run("python", "-c", code).splitlines():
         assert Path(path).is_relative_to(installed.packages) and Path(path).exists()

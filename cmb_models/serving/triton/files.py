@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2]
+from cmb_models.files import shipped
 
 
 def serving_files() -> Path:
     """The folder with `model_repository/` and `backends/`."""
-    packaged = PACKAGE / "serving/files"
-    return packaged if packaged.is_dir() else PACKAGE.parent / "serving"
+    return shipped("serving/files", "serving")

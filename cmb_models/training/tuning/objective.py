@@ -72,7 +72,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     Returns as search_unet.
     """
     examples = {e.key: e for e in load_training(prepared_dir, split)}
-    mined = {m.key: m for m in load_candidates(candidates_dir)}
+    mined = load_candidates(candidates_dir)
     folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
     joint = fusion_for(examples.values())
 

@@ -52,7 +52,7 @@ def cross_validate(
     folds, seed = fold_of(split), params.cross_validate.seed
     unseen = frozenset(split.get("held_out", ()))
     examples = {e.key: e for e in load_training(prepared_dir, split)}
-    mined = {m.key: m for m in load_candidates(candidates_dir)}
+    mined = load_candidates(candidates_dir)
     jobs = [
         CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen, checkpoints)
         for n, held in enumerate(folds)

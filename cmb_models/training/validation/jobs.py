@@ -117,7 +117,7 @@ def candidates_in(
 
 def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans' candidates, by scan."""
-    mined = {m.key: m for m in load_candidates(job.candidates_dir)}
+    mined = load_candidates(job.candidates_dir)
     training, held_out = _divide(job)
     checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined)
     model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint)
@@ -220,13 +220,13 @@ def save_candidates(folder: Path, mined: OutOfFoldCandidates) -> None:
         np.savez_compressed(temporary, **arrays)
 
 
-def load_candidates(folder: Path) -> list[OutOfFoldCandidates]:
-    """All scans' candidates of a folder, by key."""
-    found = []
+def load_candidates(folder: Path) -> dict[str, OutOfFoldCandidates]:
+    """Candidates of each scan of a folder, by key."""
+    found = {}
     for file in sorted(Path(folder).glob("*.npz")):
         with np.load(file) as arrays:
             trained_on = frozenset(arrays["trained_on"].tolist())
-            found.append(
-                OutOfFoldCandidates(file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"])
+            found[file.stem] = OutOfFoldCandidates(
+                file.stem, trained_on, arrays["index_vox"], arrays["centre_mm"], arrays["stage1_score"]
             )
     return found

@@ -116,7 +116,7 @@ def _judge(
         scores = workers.map(run_cnn_job, [cnn_job(f) for f in found], sum(f.cnn.steps for f in found), f"stage 2, {title}")
     results = []
     for fold, by_scan in zip(found, scores, strict=True):
-        known = {m.key: m for m in load_candidates(fold.candidates_dir)}
+        known = load_candidates(fold.candidates_dir)
         outer = join(examples, known, by_scan, fusion_for(fold.scans))
         results.append(OuterFold(fold.number, fold.scans, tuple(outer), fold.chosen))
     return results

@@ -86,7 +86,7 @@ STAGES = ("train", "tune_unet", "detect_candidates", "tune_cnn", "cross_validate
 def test_what_is_clean_passes(folder):
     examples = load_training(folder / "prepared", SPLIT)
     assert [e.subject for e in examples] == ["s_a", "s_b"]
-    cnn_sampler(examples, {m.key: m for m in load_candidates(folder / "candidates")}, CNN)
+    cnn_sampler(examples, load_candidates(folder / "candidates"), CNN)
     check_split(SPLIT, SCANS)
 
 
@@ -244,7 +244,7 @@ def test_a_bundle_that_does_not_say_what_it_has_seen_is_not_evaluated(missing):
 def test_stage_2_trained_on_candidates_of_a_stage_1_that_saw_the_scan(folder):
     examples = load_training(folder / "prepared", SPLIT)
     save_candidates(folder / "candidates", mined("s_b", {"s_a", "s_b"}))
-    known = {m.key: m for m in load_candidates(folder / "candidates")}
+    known = load_candidates(folder / "candidates")
     with refused("leakage"):
         cnn_sampler(examples, known, CNN)
     job = CnnJob(folder / "prepared", folder / "candidates", frozenset({"s_a"}), frozenset({"s_b"}), CNN, 0)
@@ -256,7 +256,7 @@ def test_candidates_from_a_stage_1_that_saw_the_outer_fold(folder):
     """Out of fold as to its own scan, but the fold that all this is judged on was among its training data."""
     save_example(folder / "prepared", of("s_c"))
     save_candidates(folder / "candidates", mined("s_a", {"s_b", "s_c"}))
-    known = {m.key: m for m in load_candidates(folder / "candidates")}
+    known = load_candidates(folder / "candidates")
     example_a = [e for e in load_training(folder / "prepared", {**SPLIT, "held_out": ["s_c"]}) if e.subject == "s_a"]
     cnn_sampler(example_a, known, CNN)
     with refused("leakage"):
@@ -266,7 +266,7 @@ def test_candidates_from_a_stage_1_that_saw_the_outer_fold(folder):
 def test_candidates_that_are_missing(folder):
     (folder / "candidates/s_b.npz").unlink()
     with refused("candidates-missing"):
-        cnn_sampler(load_training(folder / "prepared", SPLIT), {m.key: m for m in load_candidates(folder / "candidates")}, CNN)
+        cnn_sampler(load_training(folder / "prepared", SPLIT), load_candidates(folder / "candidates"), CNN)
 
 
 def test_a_fold_without_microbleeds_is_not_tuned_on(folder):

@@ -38,7 +38,7 @@ def site(tmp_path):
 def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch):
     monkeypatch.setenv("CMB_CORES", "2")  # one thread for each of the two: sums are ordered by the number of threads
     models = train_both(SHORT_UNET, SHORT_CNN, site / "prepared", site / "candidates", SPLIT, SEED)
-    examples, mined = load_training(site / "prepared", SPLIT), {m.key: m for m in load_candidates(site / "candidates")}
+    examples, mined = load_training(site / "prepared", SPLIT), load_candidates(site / "candidates")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
