@@ -22,7 +22,7 @@ from cmb_models.hash_chain import append_entry
 from cmb_models.registry.history.archive import keep
 from cmb_models.registry.history.state import registry_state
 from cmb_models.registry.mlflow.store import MODEL, open_registry
-from cmb_models.registry.provenance.lineage import keep_lineage
+from cmb_models.registry.provenance.lineage import cache_lineage
 from cmb_models.release.bundle import write_manifest
 from tests.support.bundles import make_bundle
 
@@ -63,7 +63,7 @@ def make_workspace(folder: Path, n_releases: int) -> None:
     with open_registry(folder) as registry:
         registry.move(before, registry_state(folder).head)
     for number in range(1, n_releases + 1):
-        keep_lineage(folder, number, bundle, manifest)
+        cache_lineage(folder, number, bundle, manifest)
     for number in (n_releases - 1, n_releases):
         keep(folder, number, bundle, manifest)
 

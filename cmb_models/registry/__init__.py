@@ -1,4 +1,4 @@
-"""Releases: registering a workspace's bundle in MLflow, promoting and rolling back by alias, and the log of who did what.
+"""Release registry: registration in MLflow, promotion and rollback of roles, and the audit log.
 
-mlflow is imported inside functions only, so that the commands' help stays quick.
+mlflow is imported inside functions, so that `cmb --help` stays quick.
 """

@@ -1,6 +1,6 @@
-"""Moving the roles production, previous and challenger: the gate, the kept copy, the log entry, then the aliases.
+"""Assignment of the roles production, previous and challenger: run the gate, archive the bundle, log the move, update the aliases.
 
-The log entry is the move. Killed before it, nothing has happened; killed after it, `resume` makes the aliases follow.
+The log entry commits the move. If a command is killed earlier, nothing has changed; if later, `resume` updates the aliases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cmb_models.config.params import Params
     from cmb_models.registry.gate.check import Check, GateReport
 
-__all__ = [  # what other modules and tests ask for here
+__all__ = [
     "PRODUCTION",
     "Move",
     "audit_fault",
@@ -45,9 +45,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Move:
-    """What a command did. moved is False when nothing was to do or the gate failed; before: what had the role before.
+    """The outcome of a command.
 
-    forced: the gate failed and was overruled. notes: what went otherwise than usual, in words.
+    Attributes:
+        release: The release that the command was about.
+        before: The release that had the role before.
+        moved: False if there was nothing to do or the gate failed.
+        checks: The gate's checks.
+        forced: The gate failed and was overridden.
+        notes: Anything unusual, as sentences.
     """
 
     release: int
@@ -63,12 +69,18 @@ class Move:
 
 
 def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = False) -> Move:
-    """Make a release (number, `latest` or alias) production if it passes the gate; the old production becomes previous.
+    """Make a release production if it passes the gate; the old production becomes previous.
 
-    force: promote it although the gate fails, which needs a reason and is marked in the log. Without it a failed gate returns
-    `failed` checks, with nothing moved or logged. Raises InputError for an unknown or changed release, a lineage that git and
-    DVC do not bear out, a broken log, aliases that were moved outside, and a promoter who also registered the release where
-    `promotion.approver_differs` is set.
+    Args:
+        ref: Release number, `latest` or alias.
+        reason: Why, for the audit log.
+        start: A folder inside the workspace.
+        force: Promote it even if the gate fails, which needs a reason and is marked in the log. Otherwise a failed gate returns
+            `failed` checks, with nothing moved or logged.
+
+    Raises:
+        InputError: For an unknown or changed release, a lineage that git and DVC contradict, a broken log, aliases that were moved
+            outside `cmb`, and a promoter who also registered the release if `promotion.approver_differs` is set.
     """
     _require_reason(reason, force, "--override-gate")
     with open_registry(start) as registry, first_only(registry):
@@ -93,7 +105,7 @@ def promote(ref: str, reason: str = "", start: Path = Path("."), force: bool = F
 
 
 def challenge(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
-    """Make a release the challenger, to run beside production; the gate is asked and its report kept, but need not pass."""
+    """Make a release the challenger, which runs in shadow mode; the gate is run and its report kept, but need not pass."""
     with open_registry(start) as registry, first_only(registry):
         release, logged = registry.resolve(ref), _logged(registry)
         before = logged.aliases.get(CHALLENGER)
@@ -109,7 +121,7 @@ def challenge(ref: str, reason: str = "", start: Path = Path(".")) -> Move:
 
 
 def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
-    """Have no challenger any more. Raises InputError when there is none."""
+    """Remove the challenger role. Raises InputError if there is no challenger."""
     with open_registry(start) as registry, first_only(registry):
         logged = _logged(registry)
         before = logged.aliases.get(CHALLENGER)
@@ -121,11 +133,12 @@ def withdraw_challenger(reason: str = "", start: Path = Path(".")) -> Move:
 
 
 def rollback(reason: str, start: Path = Path(".")) -> Move:
-    """Swap production and previous by the log, wherever the aliases point. Needs a reason.
+    """Swap production and previous as the audit log has them, whatever the aliases. Needs a reason.
 
-    MLflow need not answer: the aliases then wait for `resume`.
+    Works while MLflow is unreachable; `resume` then updates the aliases later.
 
-    Raises InputError when there is no previous release or its files were changed.
+    Raises:
+        InputError: If there is no previous release or its files were changed.
     """
     _require_reason(reason, True, "a rollback")
     with open_registry(start) as registry, first_only(registry):
@@ -143,28 +156,28 @@ def rollback(reason: str, start: Path = Path(".")) -> Move:
 
 
 def resume(start: Path = Path(".")) -> list[str]:
-    """Make the registry agree with the log, after a killed command or a move outside; what was done, in words ([]: nothing)."""
+    """Make the registry agree with the log after a killed command or an alias moved outside `cmb`; return the repairs made."""
     with open_registry(start) as registry, registry_lock(registry):
-        logged, done = _logged(registry), []
+        logged, repairs = _logged(registry), []
         if moved_outside(registry, logged) or registry.head() != logged.head:
             found = {role: n for role, n in registry.aliases().items() if role in ROLES}
             _follow(registry, logged)
-            done.append(f"the aliases were {words(found)} and are {words(logged.aliases)}")
+            repairs.append(f"the aliases were {words(found)} and are {words(logged.aliases)}")
         for entry in read_entries(registry.workspace / AUDIT_LOG)[-1:]:
             digest = entry.get("gate_report_sha256", "")
             file = gate_report(registry.workspace, entry["release"], entry["manifest_sha256"], digest)
             if digest and file.is_file() and _log_report(registry, registry.resolve(str(entry["release"])), file) is True:
-                done.append(f"the gate report of release {entry['release']} was added to its MLflow run")
-        return done
+                repairs.append(f"the gate report of release {entry['release']} was added to its MLflow run")
+        return repairs
 
 
 def _require_reason(reason: str, needed: bool, what: str) -> None:
     if needed and not reason.strip():
-        raise InputError("reason-missing", "--reason", f"why, for {what}", "nothing", "say it in a few words: it stays in the log")
+        raise InputError("reason-missing", "--reason", f"why, for {what}", "nothing", "give one: it is kept in the audit log")
 
 
 def _logged(registry: Registry, offline: bool = False) -> RegistryState:
-    """What the log says, if it is whole and not older than the registry. offline: good enough when that cannot be asked."""
+    """The state in the log, which must be unbroken and not behind the registry. offline: accept an unreachable registry."""
     file = registry.workspace / AUDIT_LOG
     if fault := first_fault(file):
         raise InputError("log-damaged", file, "an unbroken log", fault, "restore it from git or a backup before promoting")
@@ -178,7 +191,7 @@ def _logged(registry: Registry, offline: bool = False) -> RegistryState:
 
 
 def _params(registry: Registry) -> Params:
-    from cmb_models.config.params import load_params  # here, since a rollback needs none
+    from cmb_models.config.params import load_params  # a rollback does without it
 
     return load_params(registry.workspace / PARAMS)
 
@@ -188,14 +201,14 @@ def _require_other_approver(registry: Registry, release: Release, params: Params
         return
     user, trainer = user_name(registry.workspace), release.tags.get("user", "")
     if not trainer or _mail(user) == _mail(trainer):
-        expected = "an approver other than who registered it (promotion.approver_differs)"
+        expected = "an approver other than the user who registered it (promotion.approver_differs)"
         raise InputError(
-            "approver-needed", f"release {release.number}", expected, trainer or "nobody named", "let somebody else promote it"
+            "approver-needed", f"release {release.number}", expected, trainer or "no user recorded", "have someone else promote it"
         )
 
 
 def _mail(user: str) -> str:
-    """Who somebody is: the e-mail address of `Name <address>`, whatever the name is written like."""
+    """The e-mail address of `Name <address>`, which identifies a user."""
     return user.rpartition("<")[2].strip("> ").lower()
 
 
@@ -216,14 +229,14 @@ def _move(
     report: GateReport | None = None,
     forced: bool = False,
 ) -> tuple[str, ...]:
-    """Keep the bundle and the report, log the move, let the aliases follow; return notes. The order is what makes it safe."""
+    """Archive bundle and report, log the move, update the aliases; return notes. This order makes it crash-safe."""
     workspace, manifest = registry.workspace, release.tags.get("manifest_sha256", "")
     if release.number in goal.values():
         keep(workspace, release.number, registry.fetch(release).bundle_dir, manifest)
-    kept, digest = (None, "")
+    report_file, digest = None, ""
     if report is not None:
-        told = {**report.as_dict(), "release": release.number, "forced": forced}
-        kept, digest = keep_report(workspace, release.number, manifest, told)
+        content = {**report.as_dict(), "release": release.number, "forced": forced}
+        report_file, digest = keep_report(workspace, release.number, manifest, content)
     aliases = _aliases(registry, logged)
     entry = append_entry(
         workspace / AUDIT_LOG,
@@ -238,13 +251,13 @@ def _move(
         gate_report_sha256=digest,
         before=logged.aliases,
         after={role: n for role in ROLES if (n := goal.get(role)) is not None},
-        **({} if aliases == logged.aliases else {"found": aliases}),  # moved outside, and put right by this move
+        **({} if aliases == logged.aliases else {"found": aliases}),  # moved outside `cmb`, corrected by this move
     )
-    return _after(registry, release, entry, kept)
+    return _after(registry, release, entry, report_file)
 
 
 def _aliases(registry: Registry, logged: RegistryState) -> dict[str, int]:
-    """Where the aliases are; as logged when that cannot be asked."""
+    """The aliases in MLflow; as logged if it is unreachable."""
     try:
         return {role: n for role, n in registry.aliases().items() if role in ROLES}
     except Unreachable:
@@ -252,14 +265,14 @@ def _aliases(registry: Registry, logged: RegistryState) -> dict[str, int]:
 
 
 def _after(registry: Registry, release: Release, entry: dict[str, Any], report: Path | None) -> tuple[str, ...]:
-    """What follows a logged move: the aliases, and the report for MLflow's pages."""
+    """Update the aliases after a logged move and attach the gate report to the MLflow run; return notes."""
     notes = []
     if "clock" in entry:
-        notes.append(f"the clock stands at {entry['clock']}, before the last entry of the log; this one carries {entry['time']}")
+        notes.append(f"the clock ({entry['clock']}) is behind the last entry of the log; this entry is dated {entry['time']}")
     try:
         _follow(registry, registry_state(registry.workspace))
     except Unreachable as error:
-        notes.append(f"the move is logged, but the aliases wait for `cmb release repair`: {error}")
+        notes.append(f"the move is logged, but the aliases are not updated; run `cmb release repair`: {error}")
         return tuple(notes)
     logged = _log_report(registry, release, report) if report else True
     return (*notes, logged) if isinstance(logged, str) else tuple(notes)
@@ -270,7 +283,7 @@ def _follow(registry: Registry, logged: RegistryState) -> None:
 
 
 def _log_report(registry: Registry, release: Release, file: Path) -> bool | str:
-    """Show a gate report on the pages of the release's run: True when added, False when it was there, else why not in words."""
+    """Attach a gate report to the MLflow run; return True if added, False if already present, else an explanation."""
     if not release.run_id:
         return f"release {release.number} is not in MLflow any more, so its gate report is kept in {file} alone"
     try:
@@ -278,5 +291,5 @@ def _log_report(registry: Registry, release: Release, file: Path) -> bool | str:
             return False
         registry.client.log_artifact(release.run_id, str(file), GATE_ARTIFACTS)
         return True
-    except Exception as error:  # whatever a store can raise: the move is done, and the report is kept
+    except Exception as error:  # stores raise many types; the move is done and the report archived
         return f"the gate report was not added to MLflow ({' '.join(str(error).split())[:200]}); it is kept in {file}"

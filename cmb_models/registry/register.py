@@ -1,4 +1,4 @@
-"""Registering a workspace's bundle as a release: refused unless git and DVC can say exactly what it was made from."""
+"""Registration of a workspace's bundle as a release; rejected unless git and DVC account for everything it was made from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cmb_models.records import flatten, is_number
 from cmb_models.registry.mlflow.store import MODEL, Registry, Release, open_registry, quiet_mlflow
 from cmb_models.registry.mlflow.tracking import log_numbers, start_run
 from cmb_models.registry.promote import PRODUCTION, registry_lock
-from cmb_models.registry.provenance.lineage import keep_lineage, require_lineage
+from cmb_models.registry.provenance.lineage import cache_lineage, require_lineage
 from cmb_models.release.bundle import verify_manifest
 from cmb_models.release.finalize import EVALUATION_FILES, complete_bundle
 from cmb_models.release.keys import public_pem, require_key, trusted_keys
@@ -43,7 +43,7 @@ DATASET_ROLES = {"training": "training_scans", "locked test": "locked_scans"}  #
 
 @dataclass(frozen=True)
 class Registration:
-    """The release that holds the workspace's bundle; is_new is False when it was registered before."""
+    """The release that holds the workspace's bundle; is_new is False if it was already registered."""
 
     release: int
     is_new: bool
@@ -51,18 +51,21 @@ class Registration:
 
 
 def register(start: Path = Path(".")) -> Registration:
-    """Register models/bundle of the workspace around `start` as a new release, or name the one that already holds it.
+    """Register models/bundle of the workspace around `start` as a new release, or return the one that already holds it.
 
-    The same bundle with the same dvc.lock is the same release. Raises InputError for a dirty git tree, outputs that differ
-    from dvc.lock, missing reports, a bundle that differs from its manifest, a lineage that the repository contradicts, and a
-    missing or wrong signing key where the workspace's commit holds public keys.
+    The same bundle with the same dvc.lock is the same release.
+
+    Raises:
+        InputError: For a dirty git tree, outputs that differ from dvc.lock, missing reports, a bundle that differs from its
+            manifest, a lineage that the repository contradicts, and a missing or wrong signing key where the workspace's commit
+            holds public keys.
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
     key = require_key(workspace)
     require_tracked(workspace, (SPLIT, BUNDLE, EVALUATE_METRICS, CROSS_VALIDATE_METRICS, *EVALUATION_FILES))
     status = start_dvc_status(workspace)
-    quiet_mlflow()  # imports while DVC works
+    quiet_mlflow()  # import it while DVC runs
     require_up_to_date(workspace, status)
     export_sha256 = verify_manifest(workspace / BUNDLE)
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
@@ -79,12 +82,12 @@ def register(start: Path = Path(".")) -> Registration:
             require_lineage(workspace, bundle)
             tags = {"manifest_sha256": manifest_sha256, "signed_by": _sign(bundle, key, workspace)}
             number = _log_release(registry, bundle, lineage, {k: v for k, v in tags.items() if v}, metrics)
-            keep_lineage(workspace, number, bundle, manifest_sha256)
+            cache_lineage(workspace, number, bundle, manifest_sha256)
         return Registration(number, True, metrics)
 
 
 def _sign(bundle: Path, key: Path | None, workspace: Path) -> str:
-    """Sign the bundle and check it as it will be checked; return the name of the public key, "" without a key."""
+    """Sign the bundle and verify the signature; return the name of the public key, "" without a key."""
     if key is None:
         return ""
     sign_bundle(bundle, key)
@@ -92,27 +95,27 @@ def _sign(bundle: Path, key: Path | None, workspace: Path) -> str:
 
 
 def _metrics(file: Path) -> dict[str, Any]:
-    """One stage's metrics.json; numbers must be finite, null stands for undefined."""
+    """Read the metrics.json of a stage; numbers must be finite, null means undefined."""
     metrics = read_json(file)
-    bad = [k for k, v in flatten(metrics).items() if isinstance(v, float) and not is_number(v)]
-    if bad:
+    invalid = [k for k, v in flatten(metrics).items() if isinstance(v, float) and not is_number(v)]
+    if invalid:
         raise InputError(
             "metrics-not-finite",
             file,
             "finite numbers or null",
-            f"not finite: {', '.join(bad)}",
+            f"not finite: {', '.join(invalid)}",
             "correct the stage that writes it",
         )
     return metrics
 
 
 def _registered(releases: list[Release], export_sha256: str, dvc_lock_sha256: str) -> Release | None:
-    wanted = (export_sha256, dvc_lock_sha256)
-    return next((r for r in releases if (r.tags.get("export_sha256"), r.tags.get("dvc_lock_sha256")) == wanted), None)
+    hashes = (export_sha256, dvc_lock_sha256)
+    return next((r for r in releases if (r.tags.get("export_sha256"), r.tags.get("dvc_lock_sha256")) == hashes), None)
 
 
 def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str, str], metrics: dict) -> int:
-    """One MLflow run with the model, registered with all its tags at once, so that a killed command leaves no half release."""
+    """Log an MLflow run with the model and register it with all tags in one call: an interruption leaves no partial release."""
     mlflow = quiet_mlflow()
     tags = _tags(lineage, metrics["evaluate"]) | tags
     run_id = start_run(registry, "release", {"stage": "register", **tags})
@@ -121,40 +124,39 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
         log_numbers(registry, run_id, params, metrics)
         _log_datasets(registry, run_id, lineage)
         reports = registry.workspace / "reports"
-        for shown in sorted((*reports.rglob("*.png"), *reports.glob("*.html"))):
-            registry.client.log_artifact(run_id, str(shown), shown.parent.relative_to(registry.workspace).as_posix())
+        for file in sorted((*reports.rglob("*.png"), *reports.glob("*.html"))):
+            registry.client.log_artifact(run_id, str(file), file.parent.relative_to(registry.workspace).as_posix())
         model_id = _log_model(mlflow, bundle)
     registry.ensure_model()
-    told = _description(metrics)
-    made = registry.client.create_model_version(
-        MODEL, f"models:/{model_id}", run_id, tags=tags, description=told, model_id=model_id
+    version = registry.client.create_model_version(
+        MODEL, f"models:/{model_id}", run_id, tags=tags, description=_description(metrics), model_id=model_id
     )
-    return int(made.version)
+    return int(version.version)
 
 
 def _description(metrics: dict) -> str:
-    """What MLflow's page of the version says first: both evaluations in words; one without a figure is left out."""
+    """The model version's description in MLflow: a summary of both evaluations, without undefined figures."""
     lines = []
     for stage, name in (("evaluate", "Locked scans"), ("cross_validate", "Out of fold")):
         found, wrong = (metrics.get(stage, {}).get(k) for k in ("sensitivity", "fp_per_scan"))
         if is_number(found) and is_number(wrong):
             counts = [metrics[stage].get(k) for k in ("n_lesions", "n_scans")]
             of = " of {} microbleeds in {} scans".format(*counts) if all(map(is_number, counts)) else ""
-            lines.append(f"{name}: {100 * found:.0f} %{of} found, {wrong:.2f} false positives a scan.")
+            lines.append(f"{name}: {100 * found:.0f} %{of} found, {wrong:.2f} false positives per scan.")
     return "\n\n".join([*lines, "The model card is in the artifacts. Research software, not a medical device."])
 
 
 def _tags(lineage: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
-    """For `cmb release list` and MLflow's pages: hashes, commit, studies and trials, and the figures that gate a release."""
+    """Tags for `cmb release list` and the MLflow UI: hashes, commit, studies, trials and the headline metrics."""
     tags = {k: v for k, v in lineage.items() if isinstance(v, str) and v}
     tags |= {k: str(v) for k, v in flatten({"studies": lineage.get("studies", {})}).items()}
     return tags | {k: str(test[k]) for k in TAGS_FROM_METRICS if is_number(test.get(k))}
 
 
 def _log_model(mlflow, bundle: Path) -> str:
-    """Log the bundle as a pyfunc model of the active run; return MLflow's id of it."""
+    """Log the bundle as a pyfunc model of the active run; return its model id."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow asks for an input example, which would be a whole scan
+        warnings.simplefilter("ignore")  # MLflow asks for an input example, which would be an entire scan
         logged = mlflow.pyfunc.log_model(
             name=MODEL,
             python_model=str(Path(__file__).with_name("mlflow") / "pyfunc_model.py"),
@@ -166,23 +168,23 @@ def _log_model(mlflow, bundle: Path) -> str:
 
 
 def _log_datasets(registry: Registry, run_id: str, lineage: dict[str, Any]) -> None:
-    """The datasets as inputs of the run, with what they were used for: MLflow's digest is DVC's hash."""
+    """Log the datasets and their use as inputs of the run, with DVC's hash as MLflow's digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     inputs = []
     for path, md5 in lineage["data"].items():
         name = Path(path).name
         counts = {role: sum(k.startswith(f"{name}_") for k in lineage.get(key, {})) for role, key in DATASET_ROLES.items()}
-        used = [role for role, n in counts.items() if n] or ["unused"]
+        contexts = [role for role, n in counts.items() if n] or ["unused"]
         source = json.dumps({"path": path, "md5": md5})
         dataset = Dataset(name, md5, "dvc", source, profile=json.dumps({"scans": counts}))
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(used))]))
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(contexts))]))
     if inputs:
         registry.client.log_inputs(run_id, inputs)
 
 
 def _signature():
-    """What pyfunc_model.py takes and gives, for MLflow's own checks."""
+    """The MLflow signature of pyfunc_model.py."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 

@@ -1,4 +1,4 @@
-"""A release on disk: both networks as ONNX, the settings they were evaluated with, and a manifest over every file.
+"""The bundle, a release on disk: both networks as ONNX, the settings they were evaluated with, and a manifest of all files.
 
 Loading verifies the manifest and opens ONNX files only; nothing is unpickled and no code of the bundle runs.
 """
@@ -30,7 +30,7 @@ UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
 EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
-GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; beside the scan, where any phase is looked for
+GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; named like any phase image
 REQUIRED = (UNET_FILE, CNN_FILE, PIPELINE_FILE, METADATA_FILE, LINEAGE_FILE, CARD_FILE, GOLDEN_SCAN, GOLDEN_ANSWER)
 
 # Names inside the ONNX graphs: (1, 1, I, J, K) image to heatmap, (N, C, i, j, k) patches to stage2_score (N,).
@@ -52,7 +52,7 @@ class Bundle:
 
 
 def write_manifest(folder: Path) -> str:
-    """Write manifest.json over all files of a bundle folder and return its SHA-256. Call it last."""
+    """Write manifest.json for all files of a bundle folder and return its SHA-256. Call it last."""
     folder = Path(folder)
     return write_checksums(folder / MANIFEST_FILE, _listable(folder))
 
@@ -79,7 +79,7 @@ def verify_manifest(folder: Path) -> str:
 
 
 def _listable(folder: Path) -> set[str]:
-    """Every file of a bundle that its manifest lists: all but the manifest and the signature over it."""
+    """Every file of a bundle but the manifest and the signature."""
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     return files - {MANIFEST_FILE, SIGNATURE_FILE}
 
@@ -89,11 +89,11 @@ def load_bundle(folder: Path, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> Bu
 
     Args:
         folder: The bundle.
-        trusted_keys: Public keys (PEM by name), one of which must have signed it; whoever opens a bundle for use finds them with
-            `release.keys.trusted_keys`. Without any no signature is required.
+        trusted_keys: Public keys (PEM by name), one of which must have signed it; see `release.keys.trusted_keys`. Without any
+            no signature is required.
 
     Raises:
-        InputError: For anything missing, changed or impossible, and for a bundle that none of the keys signed.
+        InputError: For missing or changed files, invalid settings, and a bundle that none of the keys signed.
     """
     folder = Path(folder)
     require_signature(folder, trusted_keys)

@@ -1,4 +1,4 @@
-"""Checksum files: JSON that lists a folder's files with their SHA-256; bundles, model repositories and evidence carry one."""
+"""Checksum files: JSON with the SHA-256 of a folder's files, used by bundles, model repositories and audit packages."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def require_listed(file: Path, codes: tuple[str, str], found: Collection[str], r
 
     Args:
         file: The checksum file.
-        codes: Of the errors, for an unreadable file and for differences.
+        codes: Error codes for an unreadable file and for differences.
         found: POSIX paths of the files in the folder, all of which must be listed.
-        remedy: What the error tells to do.
-        required: What must be there although it may not be listed.
+        remedy: The errors' remedy.
+        required: Paths that must exist whether listed or not.
 
     Raises:
-        InputError: For an unreadable file, and with everything that is missing, not listed or changed.
+        InputError: For an unreadable file, and listing all files that are missing, not listed or changed.
     """
     folder, name = file.parent, file.stem
     try:

@@ -1,4 +1,4 @@
-"""What a bundle tells of its own evaluation on the locked scans: the saved rows, the figures reported, the scans' hashes."""
+"""A bundle's evaluation on the locked scans: the saved rows, the reported metrics, the scans' hashes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from cmb_models.release.bundle import EVALUATION_DIR, LINEAGE_FILE, MANIFEST_FIL
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """judged: the saved rows, None in a bundle without. reported: its metrics.json of the locked set, {} without.
+    """The locked evaluation of a bundle.
 
-    parity: differences of ONNX to torch, as the export stage told them. contradictions: what its rows say otherwise than it does.
-    gate_before: the gate section of params.yaml as it stood before training, None where the release did not record it.
+    Attributes:
+        bundle: The bundle's folder.
+        manifest_sha256: SHA-256 of its manifest.
+        judged: The saved rows; None in a bundle without them.
+        reported: The metrics of the locked set; {} without an evaluation.
+        parity: Score differences of ONNX to torch from the export stage.
+        contradictions: Reported values that differ from the rows.
+        gate_before: The gate section of params.yaml before training; None if the release did not record it.
     """
 
     bundle: Path
@@ -37,7 +43,7 @@ class EvaluationRecord:
 
 
 def read_evaluation_record(bundle: Path) -> EvaluationRecord:
-    """Read a bundle's evaluation. Raises InputError for rows that are there in part, or with other columns."""
+    """Read a bundle's evaluation. Raises InputError for incomplete rows and wrong columns."""
     bundle = Path(bundle)
     metadata = read_json(bundle / METADATA_FILE)
     reported = metadata.get("metrics", {}).get("evaluate", {})
@@ -53,15 +59,15 @@ def read_evaluation_record(bundle: Path) -> EvaluationRecord:
 
 
 def _contradictions(bundle: Path, reported: Mapping[str, Any]) -> tuple[str, ...]:
-    """Reported totals, and the bundle's own threshold, that differ from the rows: these would be another evaluation's."""
+    """Reported totals, or the bundle's threshold, that differ from the rows, which then belong to another evaluation."""
     rows = read_table(bundle / EVALUATION_DIR / SCANS)
     totals = {"n_scans": len(rows)}
     columns = {"n_lesions": "n_cmbs", "hits": "hits", "false_positives": "false_positives"}
     totals |= {name: sum(int(r[column]) for r in rows) for name, column in columns.items()}
-    own: list[tuple[str, Any, float]] = [
+    compared: list[tuple[str, Any, float]] = [
         (f"{name} {reported[name]}", reported[name], n) for name, n in totals.items() if is_number(reported.get(name))
     ]
     if (bundle / PIPELINE_FILE).is_file():
         threshold = read_json(bundle / PIPELINE_FILE)["decision"]["threshold"]
-        own.append((f"threshold {threshold}", threshold, float(rows[0]["threshold"])))
-    return tuple(f"{told} where the rows have {n:g}" for told, value, n in own if value != n)
+        compared.append((f"threshold {threshold}", threshold, float(rows[0]["threshold"])))
+    return tuple(f"{name} where the rows have {n:g}" for name, value, n in compared if value != n)

@@ -1,4 +1,4 @@
-"""Networks to ONNX and everything a bundle holds besides."""
+"""Export of the networks to ONNX and of the bundle's other files."""
 
 from __future__ import annotations
 
@@ -34,18 +34,29 @@ from cmb_models.runtime.torch import as_callable
 def write_bundle(
     folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, settings: Export, inputs: dict[str, Path]
 ) -> dict[str, float]:
-    """Write a whole bundle into an empty folder and return its parity, the largest score differences torch - ONNX.
+    """Write a bundle into an empty folder.
 
-    inputs: the files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
-    Raises InputError when parity exceeds settings.parity_tolerance: such networks would not answer as they were evaluated.
+    Args:
+        folder: The bundle's folder.
+        unet: Stage 1.
+        cnn: Stage 2.
+        config: The release's settings.
+        settings: Of the export.
+        inputs: Files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
+
+    Returns:
+        The largest score difference of ONNX to torch by network.
+
+    Raises:
+        InputError: If a difference exceeds settings.parity_tolerance: the networks would not perform as evaluated.
     """
     export_networks(unet, cnn, config, folder)
     write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
     parity = _golden(folder, unet, cnn, config, settings)
-    about, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
-    write_json(folder / bundle.METADATA_FILE, about)
+    described, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
+    write_json(folder / bundle.METADATA_FILE, described)
     write_json(folder / bundle.LINEAGE_FILE, origin)
-    write_text(folder / bundle.CARD_FILE, model_card(config, about, origin))
+    write_text(folder / bundle.CARD_FILE, model_card(config, described, origin))
     bundle.write_manifest(folder)
     return parity
 
@@ -80,14 +91,14 @@ def _to_onnx(model: nn.Module, example: torch.Tensor, dynamic: dict[int, Any], n
             external_data=False,
             verbose=False,
         )
-        # It is None without `dynamo` alone.
+        # It is None only without `dynamo`.
         assert program is not None
         program.save(path, external_data=False)
     _drop_traces(path)
 
 
 def _drop_traces(path: Path) -> None:
-    """Take out where in which file each node came from: two machines' exports would differ by their folders' names."""
+    """Remove source locations of nodes, by which exports from different folders would differ."""
     model = onnx.load(path)
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
@@ -95,7 +106,7 @@ def _drop_traces(path: Path) -> None:
 
 
 def _golden(folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, settings: Export) -> dict[str, float]:
-    """Write the known-answer scan with the exported networks' answer, and compare these networks with torch on it."""
+    """Write the golden scan with the exported networks' result, and compare the networks with torch."""
     scan, simulated_phase, _ = golden_scan(settings.golden_seed)
     phase = simulated_phase if config.preprocess.phase else None
     write_volume(folder / bundle.GOLDEN_SCAN, scan)
@@ -122,12 +133,11 @@ def _golden(folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: Pip
 
 
 def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
-    """What went into the networks.
+    """The part of lineage.json that is known at export.
 
-    Hash of every scan (and phase image, where phase is used) as training recorded it, the device and precision of the training,
-    whose scores calibrated them, the chosen trials, and what the gate asked for when training began.
-
-    `cmb release register` adds what is known only then: the commit, dvc.lock and params.yaml.
+    SHA-256 of every scan (and phase image, if used) as training recorded it, device and precision of the training, subjects of
+    the calibration, the chosen trials, and the gate settings before training. `cmb release register` adds the commit and the
+    hashes of dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]

@@ -1,4 +1,4 @@
-"""From an exported bundle to a release's: rows of the locked evaluation, lineage, metrics and the model card added."""
+"""Completion of an exported bundle: rows of the locked evaluation, lineage, metrics and the model card are added."""
 
 from __future__ import annotations
 
@@ -25,16 +25,24 @@ from cmb_models.workspace.paths import BUNDLE, EVALUATE_DIR
 from cmb_models.workspace.versioning import git_lines, is_tracked
 
 FROC, PICTURE = "froc.json", "froc.png"
-EVALUATION_FILES = tuple(f"{EVALUATE_DIR}/{name}" for name in (SCANS, LESIONS, DETECTIONS, FROC))  # what releases are compared by
+EVALUATION_FILES = tuple(f"{EVALUATE_DIR}/{name}" for name in (SCANS, LESIONS, DETECTIONS, FROC))  # read when releases are compared
 FALSE = "false_positive"
 FOLDED_LESIONS = f"reports/cross_validate/{LESIONS}"
 
 
 def complete_bundle(workspace: Path, target: Path, facts: dict[str, Any], metrics: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Copy the workspace's exported bundle to `target` and complete it; return its lineage and its manifest's SHA-256.
+    """Copy the workspace's exported bundle to `target` and complete it.
 
-    facts: keys for lineage.json, over those that the export stage wrote (study and trial ids stay). metrics: {stage: {...}}.
-    export_files in the lineage are the exported files' hashes, so that a reproduction can be compared file by file.
+    The lineage's export_files are the exported files' hashes, so that a reproduction can be compared file by file.
+
+    Args:
+        workspace: The workspace.
+        target: Folder to create.
+        facts: Keys for lineage.json, merged over those of the export stage.
+        metrics: Metrics by stage.
+
+    Returns:
+        The lineage, and the manifest's SHA-256.
     """
     shutil.copytree(workspace / BUNDLE, target)
     exported = read_json(target / MANIFEST_FILE)["files"]
@@ -53,19 +61,19 @@ def complete_bundle(workspace: Path, target: Path, facts: dict[str, Any], metric
 
 
 def _metadata(workspace: Path, exported: dict[str, Any], lineage: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    """The export's metadata with metrics, what the commit says was changed, and the sizes of the microbleeds."""
-    said = "; ".join(git_lines(workspace, "log", "-1", "--format=%s", lineage["git_commit"])) or "registered"
+    """The export's metadata with metrics, the commit's subject as changelog, and the sizes of the microbleeds."""
+    subject = "; ".join(git_lines(workspace, "log", "-1", "--format=%s", lineage["git_commit"])) or "registered"
     data = {name: dict(part) for name, part in exported.get("data", {}).items()}
     for name, file in (("training", FOLDED_LESIONS), ("locked", f"{EVALUATE_DIR}/{LESIONS}")):
         if name in data and (sizes := _diameters_mm(workspace / file)):
             data[name]["diameter_mm"] = {"min": min(sizes), "median": median(sizes), "max": max(sizes)}
-    changelog = {**exported.get("changelog", {}), lineage["created"]: f"{said} ({lineage['git_commit'][:8]})"}
+    changelog = {**exported.get("changelog", {}), lineage["created"]: f"{subject} ({lineage['git_commit'][:8]})"}
     merged = {**exported, "changelog": changelog, "metrics": {**exported.get("metrics", {}), **metrics}}
     return merged | ({"data": data} if data else {}) | {"mistakes": _mistakes(workspace)}
 
 
 def _mistakes(workspace: Path) -> dict[str, dict[str, int]]:
-    """Of the locked evaluation: what the false positives lie on, as the annotations name it, and why microbleeds were missed."""
+    """Counts in the locked evaluation: annotation labels at false positives, and reasons why microbleeds were missed."""
     folder = workspace / EVALUATE_DIR
     detections, lesions = (read_table(folder / name) for name in (DETECTIONS, LESIONS))
     false = [r["label"] or "nothing marked" for r in detections if r["at_threshold"] == FALSE]
@@ -74,5 +82,5 @@ def _mistakes(workspace: Path) -> dict[str, dict[str, int]]:
 
 
 def _diameters_mm(file: Path) -> list[float]:
-    """Of the microbleeds marked, as evaluation/rows.py saved them; [] without the file."""
+    """Diameters of the annotated microbleeds in saved evaluation rows; [] without the file."""
     return [float(row["diameter_mm"]) for row in read_table(file) if row["label"] == "cmb"] if file.is_file() else []

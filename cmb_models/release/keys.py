@@ -1,8 +1,8 @@
-"""A site's keys: where the private one is, and which public ones releases must be signed by.
+"""A site's signing keys: lookup of the private key and of the trusted public keys.
 
-A workspace that commits a public key (keys/*.pub) thereby requires them. The keys that count are those of the commit checked out:
-neither a file laid next to them nor one taken away changes what is required. Several keys may be valid at once, so that a key can
-be replaced while older releases stay usable; to withdraw one, delete it and commit.
+A workspace that commits a public key (keys/*.pub) thereby requires signatures. Only keys in the checked-out commit count, so
+uncommitted files in keys/ have no effect. Several keys may be valid at once, so that a key can be replaced while older releases
+stay usable; to withdraw one, delete it and commit.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ PRIVATE_MODE = 0o600
 
 
 def new_keys(folder: Path) -> tuple[Path, Path]:
-    """Make an EC key pair (P-256, PEM, no passphrase) in `folder`; return the paths of the private and the public key.
+    """Create an EC key pair (P-256, PEM, no passphrase) in `folder`; return the paths of the private and the public key.
 
-    The private key is readable by its owner alone. Raises InputError where one of the files is there already, and for a private key
-    that git would see.
+    Only the owner can read the private key.
+
+    Raises:
+        InputError: If one of the files exists, and for a private key that git would not ignore.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -53,7 +55,7 @@ def new_keys(folder: Path) -> tuple[Path, Path]:
 
 
 def _write_new(file: Path, content: bytes, mode: int) -> None:
-    """Write a file that must not be there yet, with its mode from the first byte on."""
+    """Write a new file, created with its final mode."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
@@ -62,7 +64,7 @@ def _write_new(file: Path, content: bytes, mode: int) -> None:
 
 
 def public_pem(private_file: Path) -> bytes:
-    """The public half of a private key's file, as PEM. Raises InputError for a file that holds none."""
+    """The public key (PEM) of a private key's file. Raises InputError for a file without a usable key."""
     from cryptography.hazmat.primitives import serialization
 
     try:
@@ -76,9 +78,10 @@ def public_pem(private_file: Path) -> bytes:
 
 
 def signing_key(workspace: Path) -> Path | None:
-    """The private key that CMB_SIGNING_KEY names, else the workspace's own keys/release.key; None without either.
+    """The private key that CMB_SIGNING_KEY names, else the workspace's keys/release.key; None without either.
 
-    Raises InputError for a named one that is missing and for one that others can read.
+    Raises:
+        InputError: For a named key that is missing, and for a key that other users can read.
     """
     named = os.environ.get(KEY_VARIABLE)
     file = Path(named) if named else Path(workspace) / KEYS_DIR / KEY_FILE
@@ -97,20 +100,20 @@ def signing_key(workspace: Path) -> Path | None:
 
 
 def trusted_keys(start: Path) -> dict[str, bytes]:
-    """Public keys that a release must be signed by one of.
+    """Public keys, one of which must have signed a release.
 
-    They are resolved once, by whoever opens a release for use (a command, the registry, a deployment), and passed on.
+    Resolved once by the caller that opens a release for use (a command, the registry, a deployment), and passed on.
 
     Args:
-        start: A folder, whose workspace's commit counts.
+        start: A folder inside the workspace whose commit counts.
 
     Returns:
         PEM by name: keys/*.pub of the commit checked out around `start`, and the file that CMB_PUBLIC_KEY names, for hosts without
-        a workspace. {}, so that no signature is required, only where there is no variable and either no git repository around
-        `start` or no key in its commit.
+        a workspace. {}, which requires no signature, only without that variable and either without a git repository around
+        `start` or without a key in its commit.
 
     Raises:
-        InputError: Where git cannot be consulted, and for a variable that names no file.
+        InputError: If git fails, and for a variable that names no file.
     """
     keys: dict[str, bytes] = {}
     workspace = workspace_around(start)
@@ -133,14 +136,14 @@ def trusted_keys(start: Path) -> dict[str, bytes]:
 
 
 def bundle_keys(bundle: Path, start: Path) -> dict[str, bytes]:
-    """Public keys that one bundle folder must be signed by one of.
+    """Public keys, one of which must have signed a bundle folder.
 
     Args:
         bundle: The bundle's folder.
-        start: A folder, whose workspace's commit counts.
+        start: A folder inside the workspace whose commit counts.
 
     Returns:
-        {} for the bundle that the stages of that workspace write, which is no release yet and which DVC vouches for; for any other
+        {} for the bundle that the stages of that workspace write, which is not a release yet and is tracked by DVC; else
         `trusted_keys`.
 
     Raises:
@@ -153,9 +156,10 @@ def bundle_keys(bundle: Path, start: Path) -> dict[str, bytes]:
 
 
 def require_key(workspace: Path) -> Path | None:
-    """The key to sign a new release with; None where there is none and none is needed.
+    """The key to sign a new release with; None if there is none and none is required.
 
-    Raises InputError where signatures are required and the private key is missing or is not a trusted one's.
+    Raises:
+        InputError: If signatures are required and the private key is missing or not that of a trusted key.
     """
     keys, key = trusted_keys(workspace), signing_key(workspace)
     if not keys:
@@ -164,6 +168,6 @@ def require_key(workspace: Path) -> Path | None:
         remedy = f"set {KEY_VARIABLE} to the private key's file"
         raise InputError("key-missing", workspace, f"a key to sign with, since it has {names(keys)}", "none", remedy)
     if key_hash(public_pem(key)) not in {key_hash(pem) for pem in keys.values()}:
-        remedy = f"commit its public half in {KEYS_DIR}/, or sign with a key that is there"
-        raise InputError("key-wrong", key, f"the private half of {names(keys)}", "another key", remedy)
+        remedy = f"commit its public key to {KEYS_DIR}/, or sign with a key that is committed"
+        raise InputError("key-wrong", key, f"the private key of {names(keys)}", "another key", remedy)
     return key

@@ -1,7 +1,7 @@
-"""metadata.json of a bundle, in the manner of MONAI's bundles: what the networks take and give, what they were made from.
+"""metadata.json of a bundle, modelled on MONAI bundles: the networks' inputs and outputs, and the data they were trained on.
 
-Keys are MONAI's where it has them (its schema of 2024-07-25); stage 2, which MONAI's single network has no place for, has its own
-`cnn_data_format`, and `data` describes the scans.
+Keys follow MONAI's schema of 2024-07-25. Stage 2, for which that schema has no key, is described by `cnn_data_format`, and the
+scans by `data`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cmb_models.release import bundle
 
 NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, and no substitute for a reader."
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-PACKAGES = ("openvino", "scipy", "nibabel", "pydantic")  # what runs a bundle, beside numpy
+PACKAGES = ("openvino", "scipy", "nibabel", "pydantic")  # needed to run a bundle, with numpy
 
 
 def metadata(config: PipelineConfig, parity: dict[str, float], index: ScanIndex, split: SubjectSplit) -> dict[str, Any]:
-    """All of metadata.json that is known when the networks are exported; `cmb release register` adds metrics and changelog.
+    """The part of metadata.json that is known at export; `cmb release register` adds metrics and changelog.
 
-    index, split: data/index.json and data/split.json. parity: largest score differences torch - ONNX by network.
+    index, split: data/index.json and data/split.json. parity: largest score difference of ONNX to torch by network.
     """
     scans = index["scans"]
     return {
@@ -79,7 +79,7 @@ def _phase(config: PipelineConfig) -> bool:
 
 
 def _unet_format(config: PipelineConfig) -> dict[str, Any]:
-    """Stage 1: the whole volume on the working grid to a heatmap."""
+    """Stage 1: the volume on the working grid to a heatmap."""
     shape = [f"{m} * n" for m in config.preprocess.multiple_vox]
     image = _tensor("magnitude", 1, shape, [-config.preprocess.clip, config.preprocess.clip], {"0": "SWI, normalised"})
     heatmap = _tensor("probabilities", 1, shape, [0, 1], {"0": "near a microbleed's centre"})
@@ -98,7 +98,7 @@ def _cnn_format(config: PipelineConfig) -> dict[str, Any]:
 def _tensor(
     kind: str, channels: int, shape: Sequence[str | int], limits: list[float], names: dict[str, str], is_patch: bool = False
 ) -> dict[str, Any]:
-    """One tensor in MONAI's words; shape without batch and channels."""
+    """One tensor in MONAI's schema; shape without batch and channels."""
     return {
         "type": "image" if kind == "magnitude" else kind,
         "format": kind,

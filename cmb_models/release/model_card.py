@@ -1,6 +1,6 @@
-"""The model card of a bundle as Markdown, written from its metadata, settings and lineage alone.
+"""The model card of a bundle as Markdown, generated from its metadata, settings and lineage.
 
-The export stage writes it without figures, `cmb release register` again with them; what is not known is left out, never guessed.
+The export stage writes it without metrics, `cmb release register` adds them; unknown values are omitted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ COUNTS = {
     "scans_without_microbleeds": "scans without any",
 }
 MEANS = {"log_odds": "log odds are", "geometric": "logarithm is"}
-MIN_LESIONS = 5  # below, a row's interval tells nothing; the counts still stand in reports/
+MIN_LESIONS = 5  # with fewer, an interval is uninformative; the counts are in reports/
 LIMITS = """\
-- The figures hold for scans like the locked ones: same scanners, same protocols, same readers' idea of a microbleed. Measure on
-  others first.
-- Not tested on children, on other sequences than SWI, or after surgery. Slices thicker than 6 mm are refused.
-- Which microbleeds are missed, and what is taken for one, stands in the tables above; vessels seen end-on, calcifications and iron
-  look alike in SWI.
+- The figures hold for scans like the locked ones: same scanners, protocols and annotation practice. Evaluate on your own scans
+  first.
+- Not tested on children, on other sequences than SWI, or after surgery. Slices thicker than 6 mm are rejected.
+- The tables above list missed microbleeds and false positives; vessels in cross-section, calcifications and iron deposits mimic
+  microbleeds in SWI.
 - A scan without findings is not a scan without microbleeds."""
 
 
@@ -44,9 +44,9 @@ def model_card(
     froc: Sequence[Mapping[str, Any]] = (),
     picture: bool = False,
 ) -> str:
-    """The whole card.
+    """Generate the card.
 
-    froc: rows {fp_per_scan, sensitivity, low, high} of the locked evaluation, () before there was one. picture: the bundle has
+    froc: rows {fp_per_scan, sensitivity, low, high} of the locked evaluation, () before it. picture: the bundle has
     evaluation/froc.png.
     """
     metrics = metadata.get("metrics", {})
@@ -71,7 +71,7 @@ def _head(config: PipelineConfig, metadata: Mapping[str, Any], lineage: Mapping[
         share, rate = (_value(test, key, kind) for key, _, kind in FIGURES[:2])
         lines += [
             "",
-            f"On {test['n_scans']} locked scans with {test['n_lesions']} microbleeds, which no part of the training saw, it finds "
+            f"On {test['n_scans']} locked scans with {test['n_lesions']} microbleeds, which were not used in training, it finds "
             f"{test['hits']}: {share} at {rate} false positives per scan (95 % intervals over subjects).",
         ]
     if "created" in lineage:
@@ -81,10 +81,10 @@ def _head(config: PipelineConfig, metadata: Mapping[str, Any], lineage: Mapping[
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    """The evaluations side by side, each figure with its interval."""
+    """The evaluations side by side, each metric with its interval."""
     folded = metrics.get("cross_validate", {})
     columns = {"locked scans": metrics.get("evaluate", {}), "out of fold": folded}
-    columns |= {"out of fold, thresholds chosen apart": folded.get("cross_fitted", {}), "nested": folded.get("nested", {})}
+    columns |= {"out of fold, cross-fitted thresholds": folded.get("cross_fitted", {}), "nested": folded.get("nested", {})}
     columns = {name: part for name, part in columns.items() if part}
     if not columns:
         return ""
@@ -94,8 +94,8 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         cells = [_value(c, key, kind) for c in columns.values()]
         if any(cell != "–" for cell in cells):
             rows.append((label, *cells))
-    looks = metrics.get("evaluate", {}).get("locked_set")
-    note = f"\n\n{told(looks)}" if looks else ""
+    exposure = metrics.get("evaluate", {}).get("locked_set")
+    note = f"\n\n{told(exposure)}" if exposure else ""
     if notes := folded.get("notes"):
         note += "\n\n" + "\n".join(f"- {n}" for n in notes)
     return "## Measured\n\n" + _table(("", *columns), rows) + note
@@ -122,20 +122,20 @@ def _strata(strata: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             false = f"{g['fp_per_scan']:.2f}" if g.get("fp_per_scan") is not None else "–"
             rows.append((str(g["name"]).replace("_", " "), f"{g['hits']} of {g['n_lesions']}", _value(share, "s", "share"), false))
         if rows:
-            width = 4 if any(row[3] != "–" for row in rows) else 3  # a false positive has no size and no region
+            width = 4 if any(row[3] != "–" for row in rows) else 3  # false positives have neither size nor region
             head = (title, "found", "sensitivity", "false positives per scan")
             tables.append(_table(head[:width], [row[:width] for row in rows]))
     return f"### Where it finds them (locked scans, groups of {MIN_LESIONS} or more)\n\n" + "\n\n".join(tables) if tables else ""
 
 
 def _mistakes(mistakes: Mapping[str, Mapping[str, int]]) -> str:
-    """What was taken for a microbleed and why some were missed, on the locked scans."""
+    """False positives and misses on the locked scans, with their reasons."""
     titles = {"false_positives": "False positives lie on", "missed": "Missed, since"}
     tables = []
     for key, title in titles.items():
         if rows := [(name.replace("mimic:", "").replace("_", " "), str(n)) for name, n in mistakes.get(key, {}).items()]:
             tables.append(_table((title, "number"), rows))
-    return "### What goes wrong (locked scans)\n\n" + "\n\n".join(tables) if tables else ""
+    return "### Errors (locked scans)\n\n" + "\n\n".join(tables) if tables else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -167,7 +167,7 @@ def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
         "Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations in the SWI volume, a 3D CNN tells",
         "microbleeds from mimics.",
         "",
-        "- Input: one whole-head SWI volume as the scanner makes it, any orientation, slices up to 6 mm.",
+        "- Input: one whole-head SWI volume as stored by the scanner, any orientation, slices up to 6 mm.",
     ]
     if config.preprocess.phase:
         lines.append("- Its high-pass filtered phase image, in any unit and with either sign.")
@@ -175,9 +175,9 @@ def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
     lines += [
         f"- Working grid {spacing} mm; at most {config.candidates.max_per_scan} candidates per scan reach stage 2.",
         f"- Operating point: calibrated score of {decision.threshold:.3f} or more, chosen on out-of-fold scores.",
-        f"- Joint score: its {MEANS[decision.joint_mean]} the weighted mean of those of both stages' scores, stage 1's by "
-        f"{1 - decision.stage2_weight:.3f}, stage 2's by {decision.stage2_weight:.3f}.",
-        f"- Calibration: sigmoid({decision.slope:.3f} · logit(joint score) {'+' if decision.intercept >= 0 else '−'} "
+        f"- Fused score: its {MEANS[decision.joint_mean]} the weighted mean of those of both stages' scores, with weights "
+        f"{1 - decision.stage2_weight:.3f} for stage 1 and {decision.stage2_weight:.3f} for stage 2.",
+        f"- Calibration: sigmoid({decision.slope:.3f} · logit(fused score) {'+' if decision.intercept >= 0 else '−'} "
         f"{abs(decision.intercept):.3f}).",
     ]
     parity = metadata.get("parity", {})
@@ -204,11 +204,11 @@ def _value(part: Mapping[str, Any], key: str, kind: str) -> str:
     if key == "fp_per_cmb_free_scan" and part.get("n_cmb_free_scans") == 0:
         return "–"  # a mean over no scans
     scale, digits = {"share": (100, ".0f"), "rate": (1, ".2f"), "small": (1, ".3f")}[kind]
-    said = f"{scale * value:{digits}}" + (" %" if kind == "share" else "")
-    between = (part.get("intervals_95") or {}).get(key)
-    if between and None not in between:
-        said += f" ({scale * between[0]:{digits}}–{scale * between[1]:{digits}})"
-    return said
+    text = f"{scale * value:{digits}}" + (" %" if kind == "share" else "")
+    interval = (part.get("intervals_95") or {}).get(key)
+    if interval and None not in interval:
+        text += f" ({scale * interval[0]:{digits}}–{scale * interval[1]:{digits}})"
+    return text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
-"""Signatures of releases: made offline with a site's own EC key by `model-signing`, checked wherever a release is opened.
+"""Signatures of releases, made offline with a site's EC key by `model-signing` and verified when a release is opened.
 
-Which keys are trusted is an argument; release/keys.py finds them.
+Trusted keys are an argument; release/keys.py finds them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import ModuleType
 
 from cmb_models.errors import InputError
 
-SIGNATURE_FILE = "model.sig"  # over all other files, the manifest too, which therefore cannot list it
+SIGNATURE_FILE = "model.sig"  # signs all other files including the manifest, which therefore cannot list it
 
 
 def sign_bundle(folder: Path, key: Path) -> None:
-    """Write model.sig into a bundle with a complete manifest: a signature over every other file."""
+    """Write model.sig into a bundle with a complete manifest: a signature of all other files."""
     signing, hashing = _library("signing", folder), _library("hashing", folder)
     folder = Path(folder)
     config = signing.Config().use_elliptic_key_signer(private_key=key)
@@ -28,13 +28,13 @@ def sign_bundle(folder: Path, key: Path) -> None:
 
 
 def require_signature(folder: Path, trusted_keys: Mapping[str, bytes]) -> None:
-    """Refuse a bundle without a valid signature by one of the trusted keys.
+    """Reject a bundle without a valid signature by one of the trusted keys.
 
-    Together with verify_manifest, which refuses files that no manifest lists, this covers every byte.
+    Together with verify_manifest, which rejects unlisted files, this covers every byte.
 
     Args:
         folder: The bundle.
-        trusted_keys: PEM by name, as `release.keys.trusted_keys` finds them; where there are none, nothing is required.
+        trusted_keys: PEM by name, as `release.keys.trusted_keys` finds them; {} requires no signature.
 
     Raises:
         InputError: For a bundle that is unsigned, signed by another key, or changed since.
@@ -44,15 +44,15 @@ def require_signature(folder: Path, trusted_keys: Mapping[str, bytes]) -> None:
 
 
 def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
-    """Check a bundle's model.sig with whichever of `keys` (PEM by name) made it; return that key's name."""
+    """Verify a bundle's model.sig with the key of `keys` (PEM by name) that made it; return that key's name."""
     folder = Path(folder)
     file = folder / SIGNATURE_FILE
-    wanted = f"a signature by {names(keys)}"
+    expected = f"a signature by {names(keys)}"
     if not file.is_file():
         raise InputError(
             "signature-missing",
             folder,
-            wanted,
+            expected,
             f"no {SIGNATURE_FILE}",
             "register it again with the signing key, or use a signed release",
         )
@@ -61,7 +61,7 @@ def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
     if name is None:
         got = f"one by another key ({signer[:12] or 'unreadable'})"
         raise InputError(
-            "signature-invalid", folder, wanted, got, "use a release that this site signed, or commit that key if it is trusted"
+            "signature-invalid", folder, expected, got, "use a release that this site signed, or commit that key if it is trusted"
         )
     verifying = _library("verifying", folder)
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,8 +69,8 @@ def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
         public_file.write_bytes(keys[name])
         try:
             verifying.Config().use_elliptic_key_verifier(public_key=public_file).verify(folder, file)
-        except Exception as error:  # the library raises ValueError, cryptography's and protobuf's own; all mean: not as signed
-            got = _difference(str(error)) or f"a false signature ({type(error).__name__})"
+        except Exception as error:  # ValueError and types of cryptography and protobuf all mean an invalid signature
+            got = _difference(str(error)) or f"an invalid signature ({type(error).__name__})"
             raise InputError(
                 "bundle-changed", folder, f"the files that {name} signed", got, "fetch the release again, or restore it"
             ) from error
@@ -78,7 +78,7 @@ def verify_signature(folder: Path, keys: Mapping[str, bytes]) -> str:
 
 
 def _difference(message: str) -> str:
-    """What model-signing found changed, in words: it prints whole digests as bytes. "" when it named no file."""
+    """The changed files in an error of model-signing, which also prints digests as bytes; "" if it names no file."""
     changed = re.findall(r"Hash mismatch for \\*'([^'\\]+)\\*'", message)
     extra, missing = (re.findall(kind + r" files[^:]*: ([^\"\[]+)", message) for kind in ("Extra", "Missing"))
     words = [f"{name} changed" for name in changed]
@@ -86,7 +86,7 @@ def _difference(message: str) -> str:
 
 
 def _signer(file: Path) -> str:
-    """SHA-256 of the public key (PEM) that a signature says it was made with; "" when it cannot be read."""
+    """SHA-256 of the public key (PEM) that a signature claims; "" if unreadable."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["verificationMaterial"]["publicKey"]["hint"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -94,7 +94,7 @@ def _signer(file: Path) -> str:
 
 
 def key_hash(pem: bytes) -> str:
-    """SHA-256 of a public key in the one form that signatures name it by; "" for a file that holds none."""
+    """SHA-256 of a public key in the form that signatures use; "" for an invalid key."""
     from cryptography.hazmat.primitives import serialization
 
     try:
@@ -111,7 +111,7 @@ def names(keys: Mapping[str, bytes]) -> str:
 
 
 def _library(part: str, folder: Path) -> ModuleType:
-    """A module of model-signing. A small environment does without, and then cannot open what must be signed."""
+    """Import a module of model-signing, which is optional where no signature is required."""
     import importlib
 
     try:

@@ -193,7 +193,7 @@ def test_a_log_cut_off_or_written_anew_is_noticed(site):
     for entry in map(json.loads, longer.splitlines()):
         fields = {k: v for k, v in entry.items() if k not in ("n", "time", "sha256", "previous_sha256")}
         append_entry(site / "audit.jsonl", **fields | {"reason": "a better one"})
-    assert "line 2 is not the one that moved the registry's aliases: the log was written anew" in audit_fault(site)
+    assert "line 2 is not the one that moved the registry's aliases: the log was rewritten" in audit_fault(site)
 
 
 def test_changed_kept_files_and_reports_are_named(site):

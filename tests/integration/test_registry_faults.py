@@ -53,7 +53,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(site):
     winners = [number for number, fault in told.items() if not fault]
     assert len(winners) == 1, told
     (loser,) = (fault for fault in told.values() if fault)
-    assert f"got production {winners[0]}, by promote of Site Engineer" in loser and "somebody was faster" in loser
+    assert f"got production {winners[0]}, by promote of Site Engineer" in loser and "run the command again" in loser
     (entry,) = read_entries(site / "audit.jsonl")
     assert str(entry["release"]) == winners[0]
     assert aliases(site) == {"production": int(winners[0])}
@@ -131,11 +131,11 @@ def test_a_clock_set_back_does_not_turn_the_order_of_the_log(site, monkeypatch):
     monkeypatch.setattr("cmb_models.hash_chain.utc_now", lambda: "2020-01-01T00:00:00Z")
     result = cmb("release", "promote", "2", "--reason", "better")
     said = " ".join(result.output.split())
-    assert f"the clock stands at 2020-01-01T00:00:00Z, before the last entry of the log; this one carries {time}" in said
+    assert f"the clock (2020-01-01T00:00:00Z) is behind the last entry of the log; this entry is dated {time}" in said
     entry = read_entries(site / "audit.jsonl")[1]
     assert (entry["time"], entry["clock"]) == (time, "2020-01-01T00:00:00Z")
     report = audit(site)
-    assert report.faults == () and "line 2: the clock stood at 2020-01-01T00:00:00Z" in report.notes[0]
+    assert report.faults == () and "line 2: the clock (2020-01-01T00:00:00Z)" in report.notes[0]
 
 
 def test_entries_out_of_time_are_a_fault(site, monkeypatch):
@@ -152,7 +152,7 @@ def test_entries_out_of_time_are_a_fault(site, monkeypatch):
     import json
 
     log.write_text(log.read_text() + json.dumps(entry | {"sha256": canonical_sha256(entry)}) + "\n")
-    assert audit_fault(site) == f"audit.jsonl line 2 is of 2020-01-01T00:00:00Z, before the line before it ({first['time']})"
+    assert audit_fault(site) == f"audit.jsonl line 2 is dated 2020-01-01T00:00:00Z, before its predecessor ({first['time']})"
 
 
 def test_moves_over_a_run_that_was_deleted_are_told(site):

@@ -28,7 +28,7 @@ def compare(
     from cmb_models.registry.gate.compare import as_dict
     from cmb_models.registry.gate.compare import compare as run
 
-    comparison = run(baseline, candidate, anew=rerun_baseline)
+    comparison = run(baseline, candidate, rerun=rerun_baseline)
     if html is not None:
         from cmb_models.files import write_text
         from cmb_models.report.comparison.page import render

@@ -1,4 +1,4 @@
-"""What a release must show before it may be promoted: its own measurements against the site's `gate` parameters."""
+"""The promotion gate: a release's evaluation against the limits in the site's `gate` parameters."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Check", "GateReport", "check_gate"]
 
 @dataclass(frozen=True)
 class GateReport:
-    """What a release was asked for and showed. manifest_sha256: of its bundle. against: of production's, "" without one.
+    """The gate's result for a release.
 
-    settings: the gate's, as they were.
+    manifest_sha256: of its bundle. against: of production's bundle, "" without one. settings: the gate's at the time.
     """
 
     manifest_sha256: str
@@ -35,32 +35,36 @@ class GateReport:
         return all(c.passed for c in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON, for the audit log and the gate report that is kept with the release."""
+        """As JSON, for the audit log and the archived gate report."""
         checks = [c.as_dict() for c in self.checks]
         settings = {} if self.settings is None else self.settings.model_dump(mode="json")
-        told = {"manifest_sha256": self.manifest_sha256, "against": self.against, "passed": self.passed}
-        return {**told, "checks": checks, "settings": settings}
+        result = {"manifest_sha256": self.manifest_sha256, "against": self.against, "passed": self.passed}
+        return {**result, "checks": checks, "settings": settings}
 
 
-def check_gate(bundle: Path, gate: Gate, production: Path | None = None, anew: Judged | None = None) -> GateReport:
-    """Every check of a release that the gate's settings ask for. production: the bundle in production.
+def check_gate(bundle: Path, gate: Gate, production: Path | None = None, rerun: Judged | None = None) -> GateReport:
+    """Run every check that the gate's settings enable.
 
-    anew: production's answers to this release's locked scans (compare.judge_anew), in place of the rows in its bundle.
+    Metrics are recomputed from the rows of the locked evaluation in the bundle; a metric without rows is not measured, and fails.
+    Apart from latency, the same bundles and settings give the same report.
 
-    What is judged is counted anew from the rows of the locked evaluation in the bundle; a figure that it has no rows for was not
-    measured, and fails. Latency apart, the same bundles and settings give the same report.
+    Args:
+        bundle: The release's bundle.
+        gate: The gate's settings.
+        production: The bundle in production.
+        rerun: Production's results on this release's locked scans (compare.rerun_evaluation), instead of the rows in its bundle.
     """
-    itself = production is None or Path(production).resolve() == Path(bundle).resolve()
+    is_production = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
-    other = None if production is None or itself else read_evaluation_record(production)
-    if other is not None and anew is not None:
-        other = replace(other, judged=anew)
+    other = None if production is None or is_production else read_evaluation_record(production)
+    if other is not None and rerun is not None:
+        other = replace(other, judged=rerun)
     return judge(read_evaluation_record(bundle), gate, other, against)
 
 
-def judge(own: EvaluationRecord, gate: Gate, production: EvaluationRecord | None, against: str) -> GateReport:
-    """The same of evidence that was read. against: SHA-256 of production's manifest, "" without one."""
-    checks = [*unchanged(own.gate_before, gate), *criteria.own(own, gate), *criteria.running(own, gate)]
+def judge(candidate: EvaluationRecord, gate: Gate, production: EvaluationRecord | None, against: str) -> GateReport:
+    """As check_gate, from evaluation records. against: SHA-256 of production's manifest, "" without one."""
+    checks = [*unchanged(candidate.gate_before, gate), *criteria.absolute(candidate, gate), *criteria.runtime(candidate, gate)]
     if production is not None:
-        checks += criteria.against(own, production, gate)
-    return GateReport(own.manifest_sha256, against, tuple(checks), gate)
+        checks += criteria.non_inferiority(candidate, production, gate)
+    return GateReport(candidate.manifest_sha256, against, tuple(checks), gate)

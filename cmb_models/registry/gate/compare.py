@@ -1,4 +1,4 @@
-"""Two releases held against each other on the locked scans that both were evaluated on."""
+"""Comparison of two releases on the locked scans that both were evaluated on."""
 
 from __future__ import annotations
 
@@ -29,11 +29,17 @@ from cmb_models.workspace.versioning import head_commit
 INDEX_FILE = "data/index.json"  # of the ingest stage: each scan's path and hash
 
 
-def compare(first: str, second: str, start: Path = Path("."), anew: bool = False) -> Comparison:
-    """Hold release `second` against `first` (numbers, `latest` or aliases); the gate is asked with `first` as production.
+def compare(first: str, second: str, start: Path = Path("."), rerun: bool = False) -> Comparison:
+    """Compare release `second` with `first`, and run the gate with `first` as production.
 
-    anew: run `first` on the locked scans of `second`, from the workspace's data, rather than read its own evaluation; slow. Raises
-    InputError for an unknown or changed release, for one held against itself, and with anew where the scans are not at hand.
+    Args:
+        first: Number, `latest` or alias of the baseline.
+        second: The same of the release under test.
+        start: A folder inside the workspace.
+        rerun: Run `first` on the locked scans of `second`, from the workspace's data, instead of reading its evaluation; slow.
+
+    Raises:
+        InputError: For an unknown or changed release, for two equal ones, and with `rerun` if scans are missing.
     """
     with open_registry(start) as registry:
         releases = registry.resolve(first), registry.resolve(second)
@@ -50,14 +56,14 @@ def compare(first: str, second: str, start: Path = Path("."), anew: bool = False
     params = load_params(workspace / PARAMS)
     evidence = [read_evaluation_record(b) for b in bundles]
     rows = [read_table(e.bundle / EVALUATION_DIR / DETECTIONS) if e.judged else [] for e in evidence]
-    if anew:
-        fresh = judge_anew(bundles[0], _rows_of(evidence[1], releases[1]), workspace, params)
-        rows[0] = detection_rows(fresh.scans, fresh.threshold, params.gate.tolerance_mm)
-        evidence[0] = replace(evidence[0], judged=fresh)
+    if rerun:
+        result = rerun_evaluation(bundles[0], _rows_of(evidence[1], releases[1]), workspace, params)
+        rows[0] = detection_rows(result.scans, result.threshold, params.gate.tolerance_mm)
+        evidence[0] = replace(evidence[0], judged=result)
     report = judge(evidence[1], params.gate, evidence[0], evidence[0].manifest_sha256)
     comparison = _versus(releases, evidence, report, params.gate, workspace)
-    looked = [f"It was a look at these locked scans, counted in {EXPOSURE_LOG}: commit it."] if anew else []
-    return replace(comparison, labels=_labels(evidence, rows), notes=(*comparison.notes, *looked))
+    exposure = [f"This evaluation of the locked scans was counted in {EXPOSURE_LOG}: commit it."] if rerun else []
+    return replace(comparison, labels=_labels(evidence, rows), notes=(*comparison.notes, *exposure))
 
 
 def _rows_of(evidence: EvaluationRecord, release: Release) -> Judged:
@@ -67,11 +73,13 @@ def _rows_of(evidence: EvaluationRecord, release: Release) -> Judged:
     return evidence.judged
 
 
-def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> Judged:
-    """A bundle's answers to the locked scans that another release was evaluated on, from the workspace's files.
+def rerun_evaluation(bundle: Path, other: Judged, workspace: Path, params: Params) -> Judged:
+    """Evaluate a bundle on the locked scans that another release was evaluated on, from the workspace's files.
 
-    Seconds a scan, and one more look at these, which the workspace's count of looks remembers. Raises InputError where a scan is
-    not at hand or differs, where the bundle was trained on one, and where the count is broken.
+    Takes seconds per scan and is recorded in the exposure log.
+
+    Raises:
+        InputError: If a scan is missing or changed, if the bundle was trained on one, or if the exposure log is broken.
     """
     from cmb_models.dataset.leakage import check_lineage
     from cmb_models.evaluation.metrics import metrics_at
@@ -90,26 +98,26 @@ def judge_anew(bundle: Path, other: Judged, workspace: Path, params: Params) -> 
 
 
 def _entries(workspace: Path, sha256: Mapping[str, str], keys: Sequence[str]) -> list[ScanEntry]:
-    """The index's entries of scans, each file being what its hash says. Raises InputError with all that are not at hand."""
+    """The index entries of scans whose files match their hash. Raises InputError listing all that do not."""
     known: dict[str, ScanEntry] = {}
     if (workspace / INDEX_FILE).is_file():
         known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]}
     found = {k: known.get(sha256.get(k, "")) for k in keys}
-    whole = {k: e for k, e in found.items() if e is not None and _is_whole(workspace, e)}
-    bad = [k for k in found if k not in whole]
-    if bad:
-        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    valid = {k: e for k, e in found.items() if e is not None and _is_unchanged(workspace, e)}
+    missing = [k for k in found if k not in valid]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise InputError(
             "locked-scans-changed",
             workspace / INDEX_FILE,
-            "the locked scans at hand",
-            f"none or another of {shown}",
+            "the locked scans in the workspace",
+            f"missing or changed: {shown}",
             "run `dvc pull`",
         )
-    return list(whole.values())
+    return list(valid.values())
 
 
-def _is_whole(workspace: Path, entry: Mapping[str, Any]) -> bool:
+def _is_unchanged(workspace: Path, entry: Mapping[str, Any]) -> bool:
     file = workspace / entry["path"]
     return file.is_file() and sha256_of(file) == entry["sha256"]
 
@@ -153,14 +161,14 @@ def _differences(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Differe
 
 
 def _in_common(pair: Pair, gate: Gate, draws: np.ndarray) -> dict[str, Difference]:
-    """Differences, without an interval where there are too few scans: resamples of one or two would look certain."""
+    """Differences, without intervals for too few scans: a bootstrap of one or two would appear certain."""
     found = _differences(pair, gate, draws)
     few = len(pair.second) < gate.min_common_scans
     return {name: replace(d, interval=None) if few else d for name, d in found.items()}
 
 
 def _apart(evidence: Sequence[EvaluationRecord], gate: Gate) -> dict[str, Difference]:
-    """Each one's figures on its own locked scans, without differences: those would compare scans, not releases."""
+    """Each release's metrics on its own locked scans, without differences, which would compare scans, not releases."""
     sides = []
     for e in evidence:
         scans, threshold = (e.judged.scans, e.judged.threshold) if e.judged else ((), 0.5)
@@ -171,47 +179,49 @@ def _apart(evidence: Sequence[EvaluationRecord], gate: Gate) -> dict[str, Differ
 
 
 def _notes(evidence: Sequence[EvaluationRecord], pair: Pair | None, gate: Gate) -> list[str]:
-    """What to know before believing a figure."""
+    """Caveats to the comparison."""
     notes = [f"A release's saved rows contradict the figures it reports: {c}." for e in evidence for c in e.contradictions]
     if pair is None:
         return [*notes, "A bundle without the rows of its locked evaluation cannot be compared: run `dvc repro`, register again."]
     counts = [len(e.scans) for e in evidence]
     if not pair.second:
-        return [*notes, "The two were evaluated on different locked scans: the figures of each are on its own."]
+        return [*notes, "The two were evaluated on different locked scans: each has its metrics on its own scans."]
     if counts != [len(pair.second)] * 2:
-        told = f"evaluated on {counts[0]} and {counts[1]} locked scans; figures are on the {len(pair.second)} in common"
-        notes.append(f"The two were {told}.")
+        counts_text = f"{counts[0]} and {counts[1]} locked scans; metrics are on the {len(pair.second)} in common"
+        notes.append(f"The two were evaluated on {counts_text}.")
     if len(pair.second) < gate.min_common_scans:
-        notes.append(f"{gate.min_common_scans} scans in common are needed to tell the two apart (gate.min_common_scans).")
+        notes.append(f"{gate.min_common_scans} scans in common are needed to compare the two (gate.min_common_scans).")
     if pair.remarked:
-        notes.append(f"{len(pair.remarked)} of these scans were marked anew in between; both are held against the newer marks.")
+        notes.append(
+            f"{len(pair.remarked)} of these scans were re-annotated in between; both are evaluated against the newer annotations."
+        )
     return notes
 
 
 def _images(workspace: Path, wanted: Mapping[str, str]) -> dict[str, Path]:
-    """Path of each scan (key: SHA-256) that is at hand and is what it was."""
+    """Path of each scan (key: SHA-256) whose file is present and unchanged."""
     if not (workspace / INDEX_FILE).is_file():
         return {}
     known = {e["sha256"]: e for e in read_json(workspace / INDEX_FILE)["scans"]}
-    here = {key: known[sha256] for key, sha256 in wanted.items() if sha256 in known}
-    return {key: workspace / e["path"] for key, e in here.items() if _is_whole(workspace, e)}
+    found = {key: known[sha256] for key, sha256 in wanted.items() if sha256 in known}
+    return {key: workspace / e["path"] for key, e in found.items() if _is_unchanged(workspace, e)}
 
 
 def _labels(evidence: Sequence[EvaluationRecord], rows: Sequence[list[dict]]) -> dict[tuple, str]:
-    """What is marked at each candidate, by (scan as the second calls it, place): rows know mimics, which no score depends on."""
+    """Annotation label at each candidate, by (key of the scan in the second release, position)."""
     second = evidence[1].judged
-    called = {sha256: key for key, sha256 in second.sha256.items()} if second else {}
+    keys = {sha256: key for key, sha256 in second.sha256.items()} if second else {}
     labels = {}
-    for e, own in zip(evidence, rows, strict=True):
+    for e, detections in zip(evidence, rows, strict=True):
         sha256_of_scan = e.judged.sha256 if e.judged else {}
-        for row in own:
-            key = called.get(sha256_of_scan.get(row["scan"], ""), "")
+        for row in detections:
+            key = keys.get(sha256_of_scan.get(row["scan"], ""), "")
             labels[key, tuple(float(row[c]) for c in ("x_mm", "y_mm", "z_mm"))] = row["label"]
     return labels
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON: figures with intervals, the gate's checks, and every place of disagreement."""
+    """A comparison as JSON: metrics with intervals, the gate's checks, and every disagreement."""
     sides = {n: {"release": s.name, "aliases": s.about, "manifest_sha256": s.manifest_sha256, "threshold": s.threshold,
                  "n_scans": len(s.scans), "n_lesions": sum(len(x.cmbs) for x in s.scans)}
              for n, s in (("first", comparison.first), ("second", comparison.second))}  # fmt: skip

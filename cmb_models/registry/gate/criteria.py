@@ -1,4 +1,4 @@
-"""The gate's conditions, a group a function; each gives the checks that the settings ask for."""
+"""The gate's criteria, one function per group; each returns the checks that the settings enable."""
 
 from __future__ import annotations
 
@@ -32,15 +32,20 @@ SIZE_FLOORS = (
 )  # of config.release.SizeFloors, as strata.SIZES_MM
 
 
-def own(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
-    """What the release shows by itself: at its threshold, on its curve, site by site and size by size, and its calibration."""
+def absolute(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
+    """Checks of the release alone: at its threshold, on its FROC curve, by site and size, and of its calibration."""
     if evidence.judged is None:
         return _reported(evidence, gate) + _without_rows(gate)
     scans, threshold = evidence.scans, evidence.judged.threshold
     draws = subject_draws([s.subject for s in scans], gate.bootstrap, np.random.default_rng(gate.seed)).astype(float)
-    said = "; ".join(evidence.contradictions)
     return [
-        *at_most("reported figures that its saved rows contradict", len(evidence.contradictions), 0, None, said),
+        *at_most(
+            "reported figures that its saved rows contradict",
+            len(evidence.contradictions),
+            0,
+            None,
+            "; ".join(evidence.contradictions),
+        ),
         *_operating(scans, threshold, gate, draws),
         *_at_fp(scans, gate, draws),
         *_strata(scans, threshold, gate, draws),
@@ -49,16 +54,16 @@ def own(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
 
 
 def _reported(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
-    """The two figures at the operating point as the release reports them."""
-    # Without a CMB or a scan to test on, the evaluation's figures are perfect and mean nothing.
-    told = evidence.reported
-    sensitivity = _number(told.get("sensitivity")) if _number(told.get("n_lesions")) else None
-    fp_per_scan = _number(told.get("fp_per_scan")) if _number(told.get("n_scans")) else None
+    """Checks of the two metrics at the operating point as the release reports them."""
+    # Without a CMB or a scan to test on, the reported metrics are perfect and mean nothing.
+    reported = evidence.reported
+    sensitivity = _number(reported.get("sensitivity")) if _number(reported.get("n_lesions")) else None
+    fp_per_scan = _number(reported.get("fp_per_scan")) if _number(reported.get("n_scans")) else None
     return at_least(SENSITIVITY, sensitivity, gate.min_sensitivity) + at_most(FALSE, fp_per_scan, gate.max_fp_per_scan)
 
 
 def _without_rows(gate: Gate) -> list[Check]:
-    """All that the rows are needed for, as not measured."""
+    """All checks that need the rows, as not measured."""
     rate = f"sensitivity at {gate.at_fp_per_scan:g} false positives per scan"
     floors = gate.min_size_sensitivity.model_dump().values()
     least = [(f"{SENSITIVITY}, {LOW}", gate.min_sensitivity_low), (rate, gate.min_sensitivity_at_fp)]
@@ -72,7 +77,7 @@ def _without_rows(gate: Gate) -> list[Check]:
 
 
 def _operating(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws: np.ndarray) -> list[Check]:
-    """At the release's own threshold, as it would be served."""
+    """Checks at the release's threshold."""
     found = metrics_at(scans, threshold, gate.tolerance_mm)
     intervals = count_intervals(counts_of(scans, threshold, gate.tolerance_mm), draws)
     of = f"{found['hits']} of {_plural(found['n_lesions'], 'microbleed')} in {_plural(found['n_scans'], 'scan')}"
@@ -91,31 +96,31 @@ def _operating(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws:
 def _on_free_scans(found: Metrics, interval: Sequence[float] | None, gate: Gate) -> list[Check]:
     name, limit, n = "false positives per CMB-free scan", gate.max_fp_per_cmb_free_scan, found["n_cmb_free_scans"]
     if n < gate.min_scans:
-        return too_few(name, "max", limit, f"{_plural(n, 'such scan')}, {gate.min_scans} are needed to judge")
+        return too_few(name, "max", limit, f"{_plural(n, 'such scan')}, at least {gate.min_scans} needed")
     return at_most(name, found["fp_per_cmb_free_scan"], limit, interval, _plural(n, "scan"))
 
 
 def _at_fp(scans: Sequence[ScoredScan], gate: Gate, draws: np.ndarray) -> list[Check]:
-    """Read off the curve at the stated rate of false positives."""
+    """Sensitivity on the FROC curve at the stated rate of false positives."""
     if gate.min_sensitivity_at_fp is None and gate.min_sensitivity_at_fp_low is None:
         return []
     row = froc_table(scans, gate.tolerance_mm, draws, (gate.at_fp_per_scan,))[0]
-    told = row["sensitivity"] is not None
-    low, ends = (row["low"], (row["low"], row["high"])) if told else (None, None)
+    is_defined = row["sensitivity"] is not None
+    low, ends = (row["low"], (row["low"], row["high"])) if is_defined else (None, None)
     name, at = f"sensitivity at {gate.at_fp_per_scan:g} false positives per scan", f"at threshold {row['threshold']:.3f}"
     first = at_least(name, row["sensitivity"], gate.min_sensitivity_at_fp, ends, at)
     return first + at_least(f"{name}, {LOW}", low, gate.min_sensitivity_at_fp_low, ends, at)
 
 
 def _strata(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws: np.ndarray) -> list[Check]:
-    """Floors of every dataset and every class of size."""
+    """Lower limits for every dataset and size class."""
     tables = strata(scans, threshold, gate.tolerance_mm, draws)
     checks: list[Check] = []
     for row in tables["dataset"]:
         checks += _floor(f"sensitivity of dataset {row['name']}", row, gate.min_site_sensitivity, gate.min_lesions)
         name, limit, n = f"false positives per scan of dataset {row['name']}", gate.max_site_fp_per_scan, row["n_scans"]
         if n < gate.min_scans:
-            checks += too_few(name, "max", limit, f"{_plural(n, 'scan')}, {gate.min_scans} are needed to judge")
+            checks += too_few(name, "max", limit, f"{_plural(n, 'scan')}, at least {gate.min_scans} needed")
         else:
             checks += at_most(name, row["fp_per_scan"], limit, row["fp_interval_95"], _plural(n, "scan"))
     floors = size_floors(gate)
@@ -125,26 +130,26 @@ def _strata(scans: Sequence[ScoredScan], threshold: float, gate: Gate, draws: np
 
 
 def size_floors(gate: Gate) -> dict[str, float | None]:
-    """The floor of each class of size by its name in strata."""
+    """The lower limit of each size class by its name in strata."""
     names = [size_class(mm) for mm in (0.0, *SIZES_MM)]
     return {name: getattr(gate.min_size_sensitivity, key) for name, key in zip(names, SIZE_FLOORS, strict=True)}
 
 
 def _floor(name: str, row: dict, limit: float | None, least: int) -> list[Check]:
     if row["n_lesions"] < least:
-        return too_few(name, "min", limit, f"{_plural(row['n_lesions'], 'microbleed')}, {least} are needed to judge")
+        return too_few(name, "min", limit, f"{_plural(row['n_lesions'], 'microbleed')}, at least {least} needed")
     return at_least(name, row["sensitivity"], limit, row["interval_95"], f"{row['hits']} of {row['n_lesions']}")
 
 
 def _ece(scans: Sequence[ScoredScan], tolerance_mm: float) -> float | None:
-    """Calibration error over all candidates; None when there are none, of which no error is nothing good."""
+    """Calibration error over all candidates; None without any, since zero error would then be no merit."""
     groups = [judged(s, tolerance_mm) for s in scans]
     scores, hit = (np.concatenate(column) for column in zip(*groups, strict=True))
     return adaptive_ece(scores, hit) if len(scores) else None
 
 
-def running(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
-    """How faithful and how quick its networks are."""
+def runtime(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
+    """Checks of ONNX parity and latency."""
     parity = at_most("largest score difference of ONNX to torch", _largest(evidence.parity), gate.max_parity)
     if gate.max_seconds is None:
         return parity
@@ -153,7 +158,7 @@ def running(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
 
 
 def _seconds(evidence: EvaluationRecord) -> float:
-    """Time of one answer to the bundle's golden scan, its networks being open: once, since this only shows what is far too slow."""
+    """Latency of the bundle's golden scan with loaded networks; measured once, which is enough to reject what is far too slow."""
     from cmb_models.io.nifti import read_volume
     from cmb_models.release.bundle import GOLDEN_PHASE, GOLDEN_SCAN, BundleDetector
 
@@ -165,16 +170,16 @@ def _seconds(evidence: EvaluationRecord) -> float:
     return time.perf_counter() - start
 
 
-def against(evidence: EvaluationRecord, production: EvaluationRecord, gate: Gate) -> list[Check]:
-    """Not worse than production by more than the margins, on the scans both were evaluated on, by paired resampling of subjects."""
+def non_inferiority(evidence: EvaluationRecord, production: EvaluationRecord, gate: Gate) -> list[Check]:
+    """Checks that the release is not worse than production by more than the margins, by paired bootstrap over the common scans."""
     if gate.sensitivity_margin is None and gate.fp_margin is None:
         return []
     if evidence.judged is None or production.judged is None:
-        missing = [who for who, e in (("this release", evidence), ("production", production)) if e.judged is None]
+        missing = [name for name, e in (("this release", evidence), ("production", production)) if e.judged is None]
         return _not_comparable(gate, f"no saved rows in {' and '.join(missing)}: run `dvc repro` and register again")
     pair = pair_up(production.judged, evidence.judged)
     if len(pair.second) < gate.min_common_scans:
-        return _not_comparable(gate, f"{_in_common(pair)}, {gate.min_common_scans} are needed: {REMEDY}")
+        return _not_comparable(gate, f"{_in_common(pair)}, at least {gate.min_common_scans} needed: {REMEDY}")
     draws = subject_draws(pair.subjects, gate.bootstrap, np.random.default_rng(gate.seed)).astype(float)
     found = differences(pair, gate.tolerance_mm, draws)
     return _margins(pair, found, gate)
@@ -186,14 +191,14 @@ REMEDY = "`cmb release compare production REF --rerun-baseline` runs production 
 def _margins(pair: Pair, found: dict, gate: Gate) -> list[Check]:
     sensitivity, false = found["sensitivity"], found["fp_per_scan"]
     lesions = sum(len(s.cmbs) for s in pair.second)
-    note = _in_common(pair) + (f", {len(pair.remarked)} of them marked anew since" if pair.remarked else "")
+    note = _in_common(pair) + (f", {len(pair.remarked)} of them re-annotated since" if pair.remarked else "")
     if lesions < gate.min_lesions:
-        few = f"{note}, which hold {_plural(lesions, 'microbleed')}, {gate.min_lesions} are needed: lock more with"
+        few = f"{note} with {_plural(lesions, 'microbleed')}, at least {gate.min_lesions} needed: lock more scans with microbleeds"
         checks = _margin_of_sensitivity(None, None, gate, few)
     else:
-        told = f"difference {sensitivity.difference:+.3f} on {note}"
+        difference = f"difference {sensitivity.difference:+.3f} on {note}"
         low = sensitivity.interval[0] if sensitivity.interval else None
-        checks = _margin_of_sensitivity(low, sensitivity.interval, gate, told)
+        checks = _margin_of_sensitivity(low, sensitivity.interval, gate, difference)
     high = false.interval[1] if false.interval else None
     return checks + _margin_of_fp(high, false.interval, gate, f"difference {false.difference:+.3f} on {note}")
 
@@ -224,7 +229,7 @@ def _number(value: Any) -> float | None:
 
 
 def _largest(value: Any) -> float | None:
-    """A number, or the largest of a mapping of numbers (one a network); None when any is missing."""
+    """A number, or the largest of a mapping of numbers (one per network); None if any is missing."""
     numbers = [_number(v) for v in flatten({"parity": value}).values()]
     known = [n for n in numbers if n is not None]
     return max(known) if known and len(known) == len(numbers) else None

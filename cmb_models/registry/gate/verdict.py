@@ -1,4 +1,4 @@
-"""One condition of the gate, what it measured, and both in words."""
+"""One check of the gate: its limit, the measured value, and its wording."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 class Check:
     """One condition: `measured` must be at least (`min`) or at most (`max`) `limit`.
 
-    measured None: there is no such number, which fails, unless `told`: too little to judge by, which is said and passes.
-    interval: 95 % over subjects, of the figure that measured is, or is the end of. note: what to know or to do about it.
+    measured None: not measured, which fails unless `told`: too few data to judge, which is reported and passes.
+    interval: 95 % over subjects, of the metric that `measured` is, or is an end of. note: explanation or remedy.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
         return {**asdict(self), "interval": interval, "passed": self.passed}
 
     def sentence(self) -> str:
-        """The check in words, for the message of a failed gate."""
+        """The check as a sentence."""
         got = "was not measured" if self.measured is None else f"is {self.measured:.4g}"
         if self.told and self.measured is None:
             got = "was not judged"
@@ -46,7 +46,7 @@ Interval = Sequence[float] | None
 
 
 def at_least(name: str, measured: float | None, limit: float | None, interval: Interval = None, note: str = "") -> list[Check]:
-    """A check with a lowest value; none when the limit is None, which switches it off."""
+    """A check with a lowest value; [] if the limit is None."""
     return _checks(name, measured, "min", limit, interval, note)
 
 
@@ -56,7 +56,7 @@ def at_most(name: str, measured: float | None, limit: float | None, interval: In
 
 
 def too_few(name: str, bound: str, limit: float | None, note: str) -> list[Check]:
-    """What would be asked, were there enough to tell by."""
+    """A check that cannot be judged for lack of data."""
     return [] if limit is None else [Check(name, None, bound, limit, None, note, told=True)]
 
 

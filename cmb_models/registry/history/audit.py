@@ -1,4 +1,4 @@
-"""Does everything still agree: the log with itself, with the registry's aliases, and with what was kept?"""
+"""Verification of the audit log: its hash chain, the registry's aliases and the archived releases."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cmb_models.registry.history.state import ROLES, RegistryState, state_from_l
 from cmb_models.registry.mlflow.store import Registry, open_registry, require_not_behind, require_same
 from cmb_models.workspace.paths import AUDIT_LOG
 
-RESUME = "`cmb release repair` sets them as the log says"
+RESUME = "`cmb release repair` sets them as logged"
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """faults: what does not hold, the first broken link first; notes: what is worth knowing and breaks nothing. In words."""
+    """faults: inconsistencies, a broken hash chain first; notes: harmless observations. Both as sentences."""
 
     entries: int
     faults: tuple[str, ...]
@@ -32,8 +32,7 @@ class AuditReport:
 
 
 def audit(start: Path = Path(".")) -> AuditReport:
-    """Check the audit log of the workspace around `start`, its aliases and what it keeps. After a broken link nothing else is
-    asked: what stands behind it is not known."""
+    """Verify the audit log of the workspace around `start`, the aliases and the archive; only the chain if that is broken."""
     with open_registry(start) as registry:
         file = registry.workspace / AUDIT_LOG
         fault, entries = first_fault(file), read_entries(file)
@@ -45,28 +44,28 @@ def audit(start: Path = Path(".")) -> AuditReport:
 
 
 def audit_fault(start: Path = Path(".")) -> str:
-    """The first thing that does not hold, in words; "" when all does."""
+    """The first fault; "" if there is none."""
     return next(iter(audit(start).faults), "")
 
 
 def moved_outside(registry: Registry, logged: RegistryState) -> str:
-    """How the registry's aliases differ from what the log says, in words; "" when they agree.
+    """How the registry's aliases differ from the log; "" if they agree.
 
-    A release that was deleted in MLflow can have no alias there and is not asked for one.
+    A release that was deleted from MLflow is not expected to have an alias.
     """
-    there = {r.number for r in registry.releases()}
-    expected = {role: n for role, n in logged.aliases.items() if n in there}
+    registered = {r.number for r in registry.releases()}
+    expected = {role: n for role, n in logged.aliases.items() if n in registered}
     found = {role: n for role, n in registry.aliases().items() if role in ROLES}
     if found == expected:
         return ""
-    ends = f"the aliases are {words(found)} but {AUDIT_LOG} ends with {words(expected)}"
-    return f"{ends}: moved outside `cmb`, or a command was killed midway; {RESUME}"
+    difference = f"the aliases are {words(found)} but {AUDIT_LOG} ends with {words(expected)}"
+    return f"{difference}: moved outside `cmb`, or a command was interrupted; {RESUME}"
 
 
 def _clock(entries: list[dict[str, Any]]) -> Iterator[str]:
     for before, after in pairwise(entries):
         if after["time"] < before["time"]:
-            yield f"{AUDIT_LOG} line {after['n']} is of {after['time']}, before the line before it ({before['time']})"
+            yield f"{AUDIT_LOG} line {after['n']} is dated {after['time']}, before its predecessor ({before['time']})"
 
 
 def _registry_faults(registry: Registry, logged: RegistryState, entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -75,10 +74,10 @@ def _registry_faults(registry: Registry, logged: RegistryState, entries: list[di
         require_not_behind(logged, head)
     except InputError as error:
         yield str(error)
-        return  # the aliases follow entries that are not here
+        return  # the aliases reflect entries that this log lacks
     n, _, digest = head.partition(" ")
     if head and entries[int(n) - 1]["sha256"] != digest:
-        yield f"{AUDIT_LOG} line {n} is not the one that moved the registry's aliases: the log was written anew"
+        yield f"{AUDIT_LOG} line {n} is not the one that moved the registry's aliases: the log was rewritten"
     if moved := moved_outside(registry, logged):
         yield moved
     for release in registry.releases():
@@ -105,17 +104,17 @@ def _kept_faults(workspace: Path, entries: list[dict[str, Any]]) -> Iterator[str
 
 
 def _notes(registry: Registry, logged: RegistryState, entries: list[dict[str, Any]]) -> Iterator[str]:
-    there = {r.number for r in registry.releases()}
+    registered = {r.number for r in registry.releases()}
     for role, number in logged.aliases.items():
         folder = kept_bundle(registry.workspace, number, logged.manifests.get(number, ""))
-        where = f"its files are kept in {folder}" if folder.is_dir() else "and its files are not kept here either"
-        if number not in there:
+        where = f"its files are in {folder}" if folder.is_dir() else "and its files are not archived here either"
+        if number not in registered:
             yield f"release {number} ({role}) was deleted from MLflow; {where}"
         elif not folder.is_dir():
-            yield f"release {number} ({role}) is not kept here: {folder} is missing"
+            yield f"release {number} ({role}) is not archived here: {folder} is missing"
     for entry in entries:
         if entry.get("clock"):
-            yield f"line {entry['n']}: the clock stood at {entry['clock']}, before the entry before; it carries that one's time"
+            yield f"line {entry['n']}: the clock ({entry['clock']}) was behind the previous entry, whose time was used"
         digest = entry.get("gate_report_sha256", "")
         if digest and not gate_report(registry.workspace, entry["release"], entry["manifest_sha256"], digest).is_file():
-            yield f"line {entry['n']}: the gate report of release {entry['release']} ({digest[:8]}) is not kept here"
+            yield f"line {entry['n']}: the gate report of release {entry['release']} ({digest[:8]}) is not archived here"

@@ -1,4 +1,4 @@
-"""One change of a registry at a time."""
+"""The lock of a registry: one change at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cmb_models.workspace.paths import AUDIT_LOG
 
 @contextmanager
 def registry_lock(registry: Registry) -> Iterator[None]:
-    """One change of the registry at a time in a workspace: waits for the other. A killed holder's lock ends with it."""
+    """Wait for the registry lock of the workspace; the lock of a killed process is released."""
     file = registry.workspace / STATE_DIR / "registry.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(file):
@@ -24,16 +24,16 @@ def registry_lock(registry: Registry) -> Iterator[None]:
 
 @contextmanager
 def first_only(registry: Registry) -> Iterator[None]:
-    """The lock for whoever moves a release; refused with InputError when somebody else moved one while this command waited.
+    """The lock for a move of roles. Raises InputError if another command moved one while this one waited.
 
-    Whoever decided on a move decided it for what was in production then.
+    The decision to move was based on what was in production before.
     """
     before = registry_state(registry.workspace)
     with registry_lock(registry):
-        now = registry_state(registry.workspace)
-        if now.head != before.head:
+        current = registry_state(registry.workspace)
+        if current.head != before.head:
             last = read_entries(registry.workspace / AUDIT_LOG)[-1]
-            got = f"{words(now.aliases)}, by {last['action']} of {last['user']} at {last['time']}"
-            remedy = "somebody was faster: look at `cmb release history`, then run the command again if it is still wanted"
+            got = f"{words(current.aliases)}, by {last['action']} of {last['user']} at {last['time']}"
+            remedy = "see `cmb release history`, then run the command again if it still applies"
             raise InputError("registry-moved", "registry", f"{words(before.aliases)}, as when this command began", got, remedy)
         yield

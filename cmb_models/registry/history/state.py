@@ -1,6 +1,6 @@
-"""What the audit log says: which release is production, previous and challenger, now or on any past day.
+"""The roles according to the audit log: which release is production, previous and challenger, now or on any past day.
 
-The log is what counts; the aliases in MLflow follow it, since there anybody can move them and nothing is remembered.
+The log is authoritative and the aliases in MLflow follow it, since anyone can move these without a trace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END_OF_DAY = "T23:59:59Z"
 
 @dataclass(frozen=True)
 class RegistryState:
-    """Where a log ends. aliases: release numbers by role; manifests: of every release it names; n, sha256: its last entry."""
+    """The state after a log. aliases: release numbers by role; manifests: of every release; n, sha256: its last entry."""
 
     aliases: dict[str, int]
     manifests: dict[int, str]
@@ -29,17 +29,17 @@ class RegistryState:
 
     @property
     def head(self) -> str:
-        """Number and hash of the last entry, as the registry remembers it; "" before the first."""
+        """Number and hash of the last entry, as tagged in the registry; "" before the first."""
         return f"{self.n} {self.sha256}" if self.n else ""
 
 
 def registry_state(workspace: Path) -> RegistryState:
-    """What the workspace's log says now; it is not checked for broken links."""
+    """The current state of the workspace's log, whose hash chain is not verified."""
     return state_from_log(read_entries(Path(workspace) / AUDIT_LOG))
 
 
 def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
-    """Where these entries, oldest first, end."""
+    """The state after these entries, oldest first."""
     if not entries:
         return RegistryState({}, {})
     last = entries[-1]
@@ -48,7 +48,7 @@ def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
 
 
 def state_at(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
-    """The entry by which each role's release stood at a moment (UTC), by role; {} when nothing had been promoted.
+    """The entry that assigned each role as it was at a time (UTC), by role; {} if nothing had been promoted.
 
     when: YYYY-MM-DD for the end of that day, or YYYY-MM-DDTHH:MM:SSZ. Raises InputError for anything else.
     """
@@ -56,16 +56,16 @@ def state_at(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, An
     past = [e for e in entries if e["time"] <= moment]
     found = {}
     for role in ROLES:
-        now = past[-1]["after"].get(role) if past else None
-        if now is None:
+        holder = past[-1]["after"].get(role) if past else None
+        if holder is None:
             continue
-        came = (e for e in reversed(past) if e["after"].get(role) == now and e["before"].get(role) != now)
-        found[role] = next(came, past[-1])
+        assigned = (e for e in reversed(past) if e["after"].get(role) == holder and e["before"].get(role) != holder)
+        found[role] = next(assigned, past[-1])
     return found
 
 
 def words(aliases: dict[str, int]) -> str:
-    """Aliases in a sentence: production first."""
+    """Aliases as text, production first."""
     return ", ".join(f"{role} {aliases[role]}" for role in ROLES if role in aliases) or "unset"
 
 
@@ -73,8 +73,8 @@ def _moment(when: str) -> str:
     try:
         if len(when) == len("2026-01-31"):
             return datetime.strptime(when, "%Y-%m-%d").strftime("%Y-%m-%d") + END_OF_DAY
-        given = datetime.fromisoformat(when)
-        moment = given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+        parsed = datetime.fromisoformat(when)
+        moment = parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     except ValueError as error:
         expected = "a day as 2026-01-31 or a time as 2026-01-31T12:00:00Z"

@@ -1,4 +1,4 @@
-"""Reaching MLflow: imported quietly, its silence told in one sentence."""
+"""The MLflow connection: a quiet import, and one error for an unreachable store."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from cmb_models.errors import InputError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-# What MLflow tells a caller who asked for something impossible; any other fault is one of the store or the way to it.
-ANSWERED = {"RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+# Error codes of a reachable store for an impossible request; any other fault means that it is unreachable.
+REQUEST_ERRORS = {"RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 class Unreachable(InputError):
-    """The registry does not answer; the audit log and the kept releases are still there."""
+    """The registry does not answer; the audit log and the archived releases remain available."""
 
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Make one clear sentence of a store that does not answer; what MLflow itself says to a request passes."""
+    """Raise Unreachable for a store that does not answer; MLflow's answers to invalid requests pass through."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        if isinstance(error, MlflowException) and error.error_code in ANSWERED:
+        if isinstance(error, MlflowException) and error.error_code in REQUEST_ERRORS:
             raise
         got = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreachable(
@@ -38,19 +38,19 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 def without_password(uri: str) -> str:
-    """A store's address as it may be shown."""
+    """A store's address with the password masked."""
     return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:…@", uri)
 
 
 def quiet_environment() -> None:
-    """Have MLflow, imported now or later, without telemetry, job runner, progress bars and long waits for a dead server."""
+    """Switch off MLflow's telemetry, job runner and progress bars, and shorten its wait for a dead server."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         "GIT_PYTHON_REFRESH": "quiet",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own seven keep a command waiting for minutes
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default of seven delays a command by minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }
     for name, value in defaults.items():
@@ -58,7 +58,7 @@ def quiet_environment() -> None:
 
 
 def quiet_mlflow():
-    """Import mlflow without messages about its own housekeeping."""
+    """Import mlflow without its database messages."""
     quiet_environment()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The releases as `cmb release list` lists them: role, figures, data, age."""
+"""Rows of `cmb release list`: role, metrics, data, age."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ class Listed:
 
     @property
     def age_s(self) -> int | None:
-        """Seconds since it was registered; None when that is not known."""
+        """Seconds since registration; None if unknown."""
         try:
-            made = datetime.fromisoformat(self.tags.get("created", ""))
-            return max(0, int((self.now - made).total_seconds()))
+            created = datetime.fromisoformat(self.tags.get("created", ""))
+            return max(0, int((self.now - created).total_seconds()))
         except (ValueError, TypeError):
             return None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: figures as numbers would hide how they were written, so they stay text."""
-        told = {key: self.tags.get(key) for key in (*FIGURES, *SHOWN)}
+        """As JSON; metrics stay text, as they were recorded."""
+        recorded = {key: self.tags.get(key) for key in (*FIGURES, *SHOWN)}
         base = {"release": self.number, "role": self.role or None, "aliases": list(self.aliases)}
-        return {**base, **told, "age_s": self.age_s, "is_registered": self.is_registered}
+        return {**base, **recorded, "age_s": self.age_s, "is_registered": self.is_registered}
 
     def row(self) -> tuple[str, ...]:
-        """As text, one cell a column of COLUMNS."""
+        """As text, one cell per column of COLUMNS."""
         figures = (_figure(self.tags.get(key)) for key in FIGURES)
         data, commit = (self.tags.get(key, "")[:8] or "-" for key in ("data_sha256", "git_commit"))
         return str(self.number), self._role_cell(), *figures, data, _age(self.age_s), commit
 
     def _role_cell(self) -> str:
-        """The role, then what MLflow shows otherwise than the log: other aliases, or no release at all."""
+        """The role, then how MLflow differs from the log: other aliases, or a deleted release."""
         others = [f"{alias} in MLflow" for alias in self.aliases if alias != self.role]
         gone = [] if self.is_registered else ["deleted from MLflow"]
         return "\n".join([self.role or "–", *others, *gone])
 
 
 def listed_releases(registry: Registry) -> list[Listed]:
-    """All releases, oldest first; those that have a role although they were deleted from MLflow are listed too."""
+    """All releases, oldest first, including releases with a role that were deleted from MLflow."""
     logged, now = registry_state(registry.workspace), datetime.now(UTC)
     roles = {logged.aliases[role]: role for role in reversed(ROLES) if role in logged.aliases}
     found = [Listed(r.number, roles.get(r.number, ""), r.aliases, r.tags, True, now) for r in registry.releases()]

@@ -19,15 +19,15 @@ from cmb_models.release.keys import trusted_keys
 
 
 class CmbDetector(PythonModel):
-    """Paths of NIfTI files in, one row a detection out: the columns of the client's detections.csv.
+    """Maps paths of NIfTI files to one row per detection, with the columns of the client's detections.csv.
 
-    A release that uses phase looks for each scan's phase image beside it (dataset.layout.phase_beside).
+    A release that uses phase reads each scan's phase image from the file next to it (dataset.layout.phase_beside).
     """
 
     def load_context(self, context) -> None:
-        """Open the bundle, verified against its manifest, and its signature by the keys that the folder of the caller requires.
+        """Open the bundle after verifying its manifest, and its signature where the working directory's workspace requires one.
 
-        MLflow passes no argument of the caller on, so that the keys are resolved here; CMB_PUBLIC_KEY names one explicitly.
+        MLflow passes on no arguments, so the keys are resolved here; CMB_PUBLIC_KEY names one explicitly.
         """
         folder = Path(context.artifacts["bundle"])
         self._detector = BundleDetector(folder, trusted_keys=trusted_keys(Path(".")))
@@ -38,18 +38,18 @@ class CmbDetector(PythonModel):
         rows = []
         for path in model_input["path"]:
             answer = self._detector.detect(path, case=str(path))
-            said = self._release, answer.manifest_sha256
+            origin = self._release, answer.manifest_sha256
             rows += [
-                (scan_name(path), *d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *said)
+                (scan_name(path), *d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, *origin)
                 for d in answer.detections
             ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _release_number(folder: Path) -> int:
-    """The model version that MLflow notes beside the model when it is loaded from the registry; 0 when loaded otherwise."""
-    note = folder.parents[1] / "registered_model_meta"
-    return int(yaml.safe_load(note.read_text(encoding="utf-8"))["model_version"]) if note.is_file() else 0
+    """The model version that MLflow records next to a model loaded from the registry; 0 for a model loaded otherwise."""
+    file = folder.parents[1] / "registered_model_meta"
+    return int(yaml.safe_load(file.read_text(encoding="utf-8"))["model_version"]) if file.is_file() else 0
 
 
 mlflow.models.set_model(CmbDetector())

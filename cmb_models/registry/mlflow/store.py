@@ -1,4 +1,4 @@
-"""Where releases are kept: an MLflow store beside the workspace, or the one that MLFLOW_TRACKING_URI names."""
+"""The MLflow store of the releases: the workspace's mlflow.db, or the server that MLFLOW_TRACKING_URI names."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 MODEL = "cmb-detector"  # the registered model whose versions are the releases, and the experiment's models
 EXPERIMENT = "cmb"
-BUNDLE_ARTIFACT = "artifacts/bundle"  # where a logged model keeps the bundle
+BUNDLE_ARTIFACT = "artifacts/bundle"  # path of the bundle in a logged model
 STATE_DIR = "serving-state"
 SQLITE = "sqlite:///"
-HEAD_TAG = "audit_head"  # of the registered model: which entry of the audit log its aliases follow
+HEAD_TAG = "audit_head"  # tag of the registered model: the entry of the audit log that its aliases reflect
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Release:
-    """One registered model version. tags: its lineage, flat; aliases: those that point to it now."""
+    """One registered model version. tags: its flattened lineage; aliases: those that point to it."""
 
     number: int
     run_id: str
@@ -45,7 +45,7 @@ class Release:
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """A release's verified bundle in the write-once store or the local cache."""
+    """A release's verified bundle in the release archive or the local cache."""
 
     release: int
     bundle_dir: Path
@@ -54,7 +54,7 @@ class ReleaseFiles:
 
 @dataclass(frozen=True)
 class Registry:
-    """An open MLflow store. is_local: the workspace's own SQLite file, whose artifacts lie beside it."""
+    """An open MLflow store. is_local: the workspace's own SQLite file, with its artifacts next to it."""
 
     workspace: Path
     uri: str
@@ -62,22 +62,22 @@ class Registry:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's own client; asking for it imports mlflow, which takes seconds."""
+        """MLflow's client; the first access imports mlflow, which takes seconds."""
         mlflow = quiet_mlflow()
         mlflow.set_tracking_uri(self.uri)
         with reaching(self.uri):
             return mlflow.MlflowClient(self.uri, self.uri)
 
     def experiment_id(self) -> str:
-        """The experiment that holds the stages' and releases' runs, made when missing."""
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return found.experiment_id
+        """The experiment that holds the stages' and releases' runs, created if missing."""
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return experiment.experiment_id
         location = (self.workspace / "mlartifacts").as_uri() if self.is_local else None
         return self.client.create_experiment(EXPERIMENT, artifact_location=location)
 
     def ensure_model(self) -> None:
-        """Create the registered model that all releases are versions of, unless it is there."""
+        """Create the registered model that all releases are versions of, unless it exists."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -87,12 +87,12 @@ class Registry:
                 raise
 
     def aliases(self) -> dict[str, int]:
-        """Release numbers by alias as MLflow has them, whoever moved them; {} before the first registration."""
+        """Release numbers by alias as MLflow has them; {} before the first registration."""
         model = self._model()
         return {alias: int(n) for alias, n in model.aliases.items()} if model else {}
 
     def head(self) -> str:
-        """The last entry of the audit log that moved the aliases here, as `RegistryState.head`; "" before the first."""
+        """The last entry of the audit log that the aliases reflect, as `RegistryState.head`; "" before the first."""
         model = self._model()
         return model.tags.get(HEAD_TAG, "") if model else ""
 
@@ -110,19 +110,19 @@ class Registry:
         return sorted(found, key=lambda release: release.number)
 
     def move(self, goal: Mapping[str, int | None], head: str) -> None:
-        """Point each alias of `goal` to its release (None or a deleted release: remove it) and note the log's last entry.
+        """Point each alias of `goal` to its release (None or a deleted release: remove it) and record the log's last entry.
 
-        MLflow is asked alias by alias, production last: the move that counts. The entry is noted after all of them, so that a move
-        that was killed midway is found and finished by `cmb release repair`.
+        Aliases are set one by one, production last, and the entry after all of them, so that `cmb release repair` detects and
+        completes a move that was interrupted.
         """
         registered = {release.number for release in self.releases()}
         goal = {alias: n if n in registered else None for alias, n in goal.items()}
-        now = self.aliases()
+        existing = self.aliases()
         with reaching(self.uri):
             for alias in sorted(goal, key=lambda a: a == "production"):
                 if goal[alias] is not None:
                     self.client.set_registered_model_alias(MODEL, alias, str(goal[alias]))
-                elif alias in now:
+                elif alias in existing:
                     self.client.delete_registered_model_alias(MODEL, alias)
             self.client.set_registered_model_tag(MODEL, HEAD_TAG, head)
 
@@ -139,10 +139,10 @@ class Registry:
                 raise
 
     def resolve(self, ref: str) -> Release:
-        """The release that a number, `latest` or an alias names. Raises InputError when there is none.
+        """The release that a number, `latest` or an alias names. Raises InputError if there is none.
 
-        production, previous and challenger are what the audit log says, even when MLflow cannot be reached or the release was
-        deleted there: an alias that was moved past `cmb` is not followed.
+        The roles production, previous and challenger come from the audit log, even if MLflow is unreachable or the release was
+        deleted from it: an alias that was moved outside `cmb` is not followed.
         """
         logged = registry_state(self.workspace)
         if ref in ROLES and ref in logged.aliases:
@@ -166,12 +166,12 @@ class Registry:
         raise InputError("release-unknown", f"release {ref}", f"one of {known} or latest", got, "see `cmb release list`")
 
     def _logged(self, logged: RegistryState, number: int) -> Release:
-        """A release that the log names, with what MLflow still knows of it."""
+        """A release that the log names, with the tags that MLflow still has."""
         try:
             require_not_behind(logged, self.head())
             releases = self.releases()
         except Unreachable as error:
-            logger.warning("%s; going by %s and the kept releases", error, AUDIT_LOG)
+            logger.warning("%s; using %s and the archived releases", error, AUDIT_LOG)
             releases = []
         known = next((r for r in releases if r.number == number), None)
         if known is None:
@@ -180,7 +180,7 @@ class Registry:
         return known
 
     def fetch(self, release: Release) -> ReleaseFiles:
-        """A release's bundle, files and signature verified: as kept at its promotion, from the local cache, or downloaded."""
+        """A release's bundle, files and signature verified: from the archive, the local cache, or downloaded."""
         from cmb_models.release.keys import trusted_keys
         from cmb_models.release.signing import require_signature
 
@@ -225,7 +225,7 @@ class Registry:
 
 
 def _require_manifest(folder: Path, number: int, expected: str) -> None:
-    from cmb_models.release.bundle import verify_manifest  # brings scipy, which asking for aliases does without
+    from cmb_models.release.bundle import verify_manifest  # imports scipy, which reading aliases does without
 
     got = verify_manifest(folder)
     if got != expected:
@@ -236,17 +236,17 @@ def _require_manifest(folder: Path, number: int, expected: str) -> None:
 
 
 def require_same(release: Release, logged: RegistryState) -> None:
-    """Refuse a release whose tag names another manifest than the audit log did when it was promoted."""
+    """Reject a release whose manifest tag differs from the audit log."""
     known, tag = logged.manifests.get(release.number, ""), release.tags.get("manifest_sha256", "")
     if known and tag != known:
         got = f"{tag[:12] or 'none'} in its tags"
         raise InputError(
-            "release-changed", f"release {release.number}", f"manifest {known[:12]} as {AUDIT_LOG} says", got, "put the tag back"
+            "release-changed", f"release {release.number}", f"manifest {known[:12]} as in {AUDIT_LOG}", got, "restore the tag"
         )
 
 
 def require_not_behind(logged: RegistryState, head: str) -> None:
-    """Refuse a log that lacks entries which moved the aliases: cut off, or written in another clone. head: `Registry.head`."""
+    """Reject a log that lacks entries which the aliases reflect: truncated, or behind another clone. head: `Registry.head`."""
     n = int(head.split()[0]) if head else 0
     if n > logged.n:
         remedy = f"bring {AUDIT_LOG} up to date (git pull, or restore it from a backup)"
@@ -255,33 +255,34 @@ def require_not_behind(logged: RegistryState, head: str) -> None:
 
 @contextmanager
 def open_registry(start: Path = Path(".")) -> Iterator[Registry]:
-    """Open the registry of the workspace around `start`; the process's MLflow settings are put back afterwards.
+    """Open the registry of the workspace around `start`; the process's MLflow settings are restored afterwards.
 
-    Not to be nested. MLFLOW_TRACKING_URI, when set, wins over the workspace's own mlflow.db. mlflow is imported when a first
-    question needs it.
+    Not to be nested. MLFLOW_TRACKING_URI, if set, takes precedence over the workspace's mlflow.db. mlflow is imported on first use.
     """
     workspace = find_workspace(Path(start))
-    given = os.environ.get(URI_VARIABLE)
-    uri = given or f"{SQLITE}{workspace / 'mlflow.db'}"
+    configured_uri = os.environ.get(URI_VARIABLE)
+    uri = configured_uri or f"{SQLITE}{workspace / 'mlflow.db'}"
     quiet_environment()
     if "mlflow" in sys.modules:
         quiet_mlflow().set_tracking_uri(uri)
-    os.environ[URI_VARIABLE] = uri  # what mlflow goes by, imported now or later
+    os.environ[URI_VARIABLE] = uri  # read by mlflow on import
     try:
-        yield Registry(workspace, uri, given is None)
+        yield Registry(workspace, uri, configured_uri is None)
     finally:
         if "mlflow" in sys.modules:
             sys.modules["mlflow"].set_tracking_uri(None)
         os.environ.pop(URI_VARIABLE, None)
-        if given is not None:
-            os.environ[URI_VARIABLE] = given
+        if configured_uri is not None:
+            os.environ[URI_VARIABLE] = configured_uri
 
 
 def fetch_release(ref: str = "production", workspace: Path = Path(".")) -> ReleaseFiles:
-    """The verified bundle of a release (number, `latest` or role): the kept copy, else one in `serving-state/releases/`.
+    """The verified bundle of a release (number, `latest` or role): the archived copy, else one in `serving-state/releases/`.
 
-    Only files are downloaded: nothing is unpickled and no code of the release runs. Raises InputError when there is no such
-    release or alias, and when a file differs from what was registered.
+    Only files are downloaded: nothing is unpickled and no code of the release runs.
+
+    Raises:
+        InputError: If there is no such release or alias, or a file differs from what was registered.
     """
     with open_registry(workspace) as registry:
         return registry.fetch(registry.resolve(ref))

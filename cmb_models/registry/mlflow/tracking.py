@@ -1,4 +1,4 @@
-"""Logging to MLflow for the stages of the pipeline: numbers and files, one run a stage."""
+"""Logging to MLflow for the stages of the pipeline: params, metrics and artifacts, one run per stage."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ def log_stage(
     tags: Mapping[str, str] | None = None,
     workspace: Path = Path("."),
 ) -> str:
-    """Log one finished run named after a DVC stage into the workspace's experiment; return its run id.
+    """Log one finished run named after a DVC stage into the workspace's experiment.
 
-    A store that cannot be reached is a warning and gives "": the stage's outputs do not depend on it.
+    Args:
+        stage: Name of the stage.
+        params: Parameters, may be nested: keys are joined by dots.
+        metrics: Metrics, may be nested; values that are not finite numbers are left out.
+        artifacts: Files to store with the run.
+        tags: Further tags.
+        workspace: A folder inside the workspace.
 
-    params and metrics may be nested: keys are joined by dots. Metrics that are not finite numbers are left out.
-    artifacts: files to keep with the run.
+    Returns:
+        The run id; "" with a warning if the store cannot be reached, since the stage's outputs do not depend on it.
     """
     try:
         with open_registry(workspace) as registry:
@@ -42,7 +48,7 @@ def log_stage(
                 registry.client.log_artifact(run_id, str(file))
             registry.client.set_terminated(run_id)
             return run_id
-    except Exception as error:  # whatever a store or the network between can raise: an hour's training is worth more than its log
+    except Exception as error:  # no fault of the store or network may lose an hour's training
         logger.warning("%s was not logged to MLflow: %s", stage, " ".join(str(error).split())[:300])
         return ""
 
@@ -53,7 +59,7 @@ def start_run(registry: Registry, name: str, tags: Mapping[str, str]) -> str:
 
 
 def log_numbers(registry: Registry, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    """Log flattened parameters and metrics in as few requests as MLflow allows."""
+    """Log flattened parameters and metrics in as few requests as MLflow permits."""
     from mlflow.entities import Metric, Param
     from mlflow.utils.time import get_current_time_millis
 

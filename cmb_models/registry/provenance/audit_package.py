@@ -1,4 +1,4 @@
-"""What a quality system files about a release: one folder with everything that was known when it was let through."""
+"""The audit package of a release for a quality system: one folder with all evidence for its approval."""
 
 from __future__ import annotations
 
@@ -28,28 +28,30 @@ FROM_BUNDLE = (MANIFEST_FILE, METADATA_FILE, LINEAGE_FILE, CARD_FILE)
 def export_evidence(ref: str, out: Path, start: Path = Path(".")) -> list[str]:
     """Write a release's evidence to the folder `out`, which must not exist; return the names of its files.
 
-    Gate reports and approvals are those of the audit log, each checked; index.json lists every file with its SHA-256. Raises
-    InputError for a release or log that does not hold, and for an `out` that is there.
+    Gate reports and approvals come from the audit log and are verified; index.json lists every file with its SHA-256.
+
+    Raises:
+        InputError: For a release or log that fails verification, and for an existing `out`.
     """
     out = Path(out)
     if out.exists():
         raise InputError(
-            "folder-taken", out, "a folder that does not exist yet", "one that does", "name another: evidence is never written over"
+            "folder-taken", out, "a folder that does not exist yet", "one that does", "name another: evidence is never overwritten"
         )
     report = audit(start)
     if not report.holds:
-        raise InputError("log-damaged", AUDIT_LOG, "a log that holds", report.faults[0], "see `cmb release verify`")
+        raise InputError("log-damaged", AUDIT_LOG, "a valid log", report.faults[0], "see `cmb release verify`")
     with open_registry(start) as registry:
         release, workspace = registry.resolve(ref), registry.workspace
         files = registry.fetch(release)
         entries = read_entries(workspace / AUDIT_LOG)
-        own = [e for e in entries if _concerns(e, release.number)]
+        relevant = [e for e in entries if _concerns(e, release.number)]
         with atomic_directory(out) as folder:
             for name in FROM_BUNDLE:
                 shutil.copyfile(files.bundle_dir / name, folder / name)
-            _copy_reports(workspace, folder, files, own)
-            write_json(folder / APPROVAL_FILE, [_approval(e) for e in own if e["release"] == release.number])
-            write_text(folder / EXTRACT_FILE, "".join(json.dumps(e, sort_keys=True) + "\n" for e in own))
+            _copy_reports(workspace, folder, files, relevant)
+            write_json(folder / APPROVAL_FILE, [_approval(e) for e in relevant if e["release"] == release.number])
+            write_text(folder / EXTRACT_FILE, "".join(json.dumps(e, sort_keys=True) + "\n" for e in relevant))
             logged = state_from_log(entries)
             write_json(
                 folder / VERIFIED_FILE,
@@ -68,13 +70,13 @@ def _concerns(entry: dict[str, Any], number: int) -> bool:
 
 
 def _approval(entry: dict[str, Any]) -> dict[str, Any]:
-    """Who decided what about the release, when and why."""
+    """The fields of a log entry that document a decision."""
     keys = ("n", "time", "action", "user", "registered_by", "reason", "forced", "gate_report_sha256", "manifest_sha256", "sha256")
     return {key: entry[key] for key in keys if key in entry}
 
 
 def _copy_reports(workspace: Path, folder: Path, files: ReleaseFiles, entries: list[dict[str, Any]]) -> None:
-    """The gate's reports on the release, each compared with its hash in the log; those kept elsewhere are missing here too."""
+    """Copy the release's gate reports, verified against the log. Raises InputError for one that is not in this archive."""
     for entry in entries:
         digest = entry.get("gate_report_sha256", "")
         if digest and entry["release"] == files.release:
@@ -91,6 +93,6 @@ def _copy_reports(workspace: Path, folder: Path, files: ReleaseFiles, entries: l
 
 def _write_index(folder: Path, files: ReleaseFiles, user: str) -> list[str]:
     names = sorted(p.name for p in folder.iterdir())
-    told = {"release": files.release, "manifest_sha256": files.manifest_sha256, "exported": utc_now(), "exported_by": user}
-    write_checksums(folder / INDEX_FILE, names, told)
+    header = {"release": files.release, "manifest_sha256": files.manifest_sha256, "exported": utc_now(), "exported_by": user}
+    write_checksums(folder / INDEX_FILE, names, header)
     return [INDEX_FILE, *names]

@@ -1,7 +1,7 @@
-"""What releases were made from: read without downloading whole bundles, and checked against git and DVC before a promotion.
+"""The lineage of releases: read without downloading entire bundles, and verified against git and DVC before a promotion.
 
-A release's lineage.json counts only when its hash stands in the manifest that the registry's tag names. These two small files are
-kept in the workspace, so that `cmb release lineage` looks through hundreds of releases at once, and are verified at every reading.
+lineage.json is trusted only if its hash is in the manifest that the registry's tag names. Both files are cached in the workspace,
+so that `cmb release lineage` searches hundreds of releases at once, and are verified on every read.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
 
 FILES_AT_COMMIT = {"dvc_lock_sha256": DVC_LOCK, "params_sha256": PARAMS, **LOCKS}
-KEPT, FETCHED = "serving-state/lineage", "serving-state/releases"  # below the workspace; the first is written here
-DOWNLOADS = 8  # at once, from a store reached by URL
+LINEAGE_CACHE, RELEASE_CACHE = "serving-state/lineage", "serving-state/releases"  # below the workspace
+DOWNLOADS = 8  # in parallel, from a remote store
 
 
 def read_lineages(registry: Registry, releases: Iterable[Release]) -> dict[int, dict[str, Any] | InputError]:
-    """The verified lineage of each release by number; an InputError for one that cannot be had, so that none is left out."""
+    """The verified lineage of each release by number; an InputError for one that cannot be read."""
     releases = list(releases)
     found: dict[int, dict[str, Any] | InputError] = {r.number: _cached(registry.workspace, r) or {} for r in releases}
     missing = [r for r in releases if not found[r.number]]
@@ -44,23 +44,23 @@ def read_lineages(registry: Registry, releases: Iterable[Release]) -> dict[int, 
 
 
 def read_lineage(registry: Registry, release: Release) -> dict[str, Any]:
-    """The verified lineage of one release. Raises InputError when its files are gone or were changed."""
+    """The verified lineage of one release. Raises InputError if its files are missing or changed."""
     got = read_lineages(registry, [release])[release.number]
     if isinstance(got, InputError):
         raise got
     return got
 
 
-def keep_lineage(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> None:
-    """Keep what read_lineages needs of a release's bundle."""
-    with atomic_directory(workspace / KEPT / f"{number}-{manifest_sha256[:8]}") as folder:
+def cache_lineage(workspace: Path, number: int, bundle: Path, manifest_sha256: str) -> None:
+    """Cache the files of a release's bundle that read_lineages needs."""
+    with atomic_directory(workspace / LINEAGE_CACHE / f"{number}-{manifest_sha256[:8]}") as folder:
         for name in (MANIFEST_FILE, LINEAGE_FILE):
             (folder / name).write_bytes((bundle / name).read_bytes())
 
 
 def _cached(workspace: Path, release: Release) -> dict[str, Any] | None:
     expected = release.tags.get("manifest_sha256", "")
-    places = [workspace / cache / f"{release.number}-{expected[:8]}" for cache in (KEPT, FETCHED)]
+    places = [workspace / cache / f"{release.number}-{expected[:8]}" for cache in (LINEAGE_CACHE, RELEASE_CACHE)]
     for folder in (*places, kept_bundle(workspace, release.number, expected)):
         lineage = _verified(folder, expected)
         if lineage is not None:
@@ -69,7 +69,7 @@ def _cached(workspace: Path, release: Release) -> dict[str, Any] | None:
 
 
 def _verified(folder: Path, manifest_sha256: str) -> dict[str, Any] | None:
-    """lineage.json of a folder if it is the one that this manifest lists; None otherwise."""
+    """lineage.json of a folder if the manifest with this hash lists it; None otherwise."""
     try:
         manifest, lineage = ((folder / name).read_bytes() for name in (MANIFEST_FILE, LINEAGE_FILE))
         if hashlib.sha256(manifest).hexdigest() != manifest_sha256:
@@ -81,13 +81,13 @@ def _verified(folder: Path, manifest_sha256: str) -> dict[str, Any] | None:
 
 
 def _fetch(registry: Registry, release: Release) -> dict[str, Any] | InputError:
-    """Bring a release's two files from the artifact store into the cache."""
+    """Copy a release's two files from the artifact store into the cache."""
     from mlflow.exceptions import MlflowException
 
     from cmb_models.registry.mlflow.store import BUNDLE_ARTIFACT, MODEL
 
     expected = release.tags.get("manifest_sha256", "")
-    name, remedy = f"release {release.number}", "restore its files; without them nobody can say what it was made from"
+    name, remedy = f"release {release.number}", "restore its files; without them its origin is unknown"
     try:
         root = registry.client.get_model_version_download_uri(MODEL, str(release.number))
         with tempfile.TemporaryDirectory() as scratch:
@@ -95,7 +95,7 @@ def _fetch(registry: Registry, release: Release) -> dict[str, Any] | InputError:
             lineage = _verified(folder, expected)
             if lineage is None:
                 return InputError("release-changed", name, f"its {LINEAGE_FILE} as registered", "a missing or changed one", remedy)
-            keep_lineage(registry.workspace, release.number, folder, expected)
+            cache_lineage(registry.workspace, release.number, folder, expected)
             return lineage
     except (MlflowException, OSError) as error:
         return InputError("artifact-missing", name, "its files in the artifact store", " ".join(str(error).split())[:200], remedy)
@@ -115,32 +115,37 @@ def _download(uri: str, scratch: str, tracking_uri: str) -> Path:
 
 
 def require_lineage(workspace: Path, bundle_dir: Path, tags: Mapping[str, str] | None = None) -> None:
-    """Refuse a release whose lineage git and DVC do not bear out today.
+    """Reject a release whose lineage git or DVC contradict.
 
-    bundle_dir: its verified bundle. tags: the registry's, which must say the same. Raises InputError naming all that differs: a
-    commit that is gone or on no branch, files that are others at that commit, datasets that its .dvc files do not name, a split
-    that its dvc.lock does not.
+    Args:
+        workspace: The workspace.
+        bundle_dir: The release's verified bundle.
+        tags: The registry's tags, which must agree with the lineage.
+
+    Raises:
+        InputError: Listing all differences: a commit that is missing or on no branch, other file contents at that commit, datasets
+            that differ from its .dvc files, a split that differs from its dvc.lock.
     """
     lineage = json.loads((Path(bundle_dir) / LINEAGE_FILE).read_text(encoding="utf-8"))
     faults = lineage_faults(workspace, lineage)
     faults += [
-        f"the registry's tag {key} says {tags[key]}, its lineage {value}"
+        f"the registry's tag {key} is {tags[key]}, its lineage has {value}"
         for key, value in sorted(lineage.items())
         if tags and isinstance(value, str) and key in tags and tags[key] != value
     ]
     if faults:
         remedy = "restore the commit or the tag, or train and register again"
-        raise InputError("lineage-contradicted", bundle_dir, "a lineage that git and DVC bear out", "; ".join(faults), remedy)
+        raise InputError("lineage-contradicted", bundle_dir, "a lineage that git and DVC confirm", "; ".join(faults), remedy)
 
 
 def lineage_faults(workspace: Path, lineage: Mapping[str, Any]) -> list[str]:
-    """Everything in a lineage that the repository contradicts, in words; [] when it holds. Raises InputError when git fails."""
+    """Everything in a lineage that the repository contradicts; [] if it holds. Raises InputError if git fails."""
     commit = str(lineage.get("git_commit", ""))
     if not commit or not has_commit(workspace, commit):
         return [f"commit {commit or '(none)'} is not in this repository"]
     faults = []
     if not git_lines(workspace, "for-each-ref", "--contains", commit, "--count=1") and not _in_head(workspace, commit):
-        faults.append(f"commit {commit[:12]} is on no branch and would be lost")
+        faults.append(f"commit {commit[:12]} is on no branch, so git may delete it")
     for key, file in FILES_AT_COMMIT.items():
         content = file_at(workspace, commit, file)
         got = "" if content is None else hashlib.sha256(content).hexdigest()
@@ -151,7 +156,7 @@ def lineage_faults(workspace: Path, lineage: Mapping[str, Any]) -> list[str]:
 
 
 def _in_head(workspace: Path, commit: str) -> bool:
-    """A detached HEAD is no branch, yet what it holds is at hand."""
+    """Whether HEAD, which may be detached, contains the commit."""
     return commit in git_lines(workspace, "rev-list", "HEAD")
 
 
@@ -163,19 +168,19 @@ def _data_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> li
             outs = yaml.safe_load(file_at(workspace, commit, file) or b"").get("outs", [])
             data |= {(Path(file).parent / out["path"]).as_posix(): out.get("md5", "") for out in outs}
     differing = sorted(path for path in {*data, *recorded} if data.get(path) != recorded.get(path))
-    faults = [f"dataset {path} is not as its .dvc file at {commit[:12]} says" for path in differing]
+    faults = [f"dataset {path} differs from its .dvc file at {commit[:12]}" for path in differing]
     if canonical_sha256(recorded) != lineage.get("data_sha256"):
-        faults.append("its hash over all datasets is not that of the datasets it lists")
+        faults.append("its hash over all datasets does not match the datasets it lists")
     return faults
 
 
 def _split_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> list[str]:
-    """The split is DVC's, so git knows its MD5 only: the file itself is sought in DVC's cache, then in the workspace."""
+    """Faults of the split: git has only its MD5, so the file is read from DVC's cache or the workspace."""
     lock = yaml.safe_load(file_at(workspace, commit, DVC_LOCK) or b"") or {}
     outs = {out["path"]: out.get("md5", "") for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])}
     if SPLIT.as_posix() not in outs:
         return [f"{DVC_LOCK} at {commit[:12]} has no {SPLIT}"]
     file = cached_out(workspace, SPLIT.as_posix(), outs[SPLIT.as_posix()])
     if file is None:
-        return [f"{SPLIT} of {commit[:12]} is neither here nor in DVC's cache, so that it cannot be checked (`dvc fetch`)"]
+        return [f"{SPLIT} of {commit[:12]} is in neither the workspace nor DVC's cache, so it cannot be verified (`dvc fetch`)"]
     return [] if sha256_of(file) == lineage.get("split_sha256") else [f"{SPLIT} at {commit[:12]} is not the one of its lineage"]

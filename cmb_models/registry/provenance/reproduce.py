@@ -1,6 +1,6 @@
-"""Training a release again from its commit and data, in a clone beside the workspace, and comparing what comes out.
+"""Reproduction of a release: retrain it from its commit and data in a clone, and compare the results.
 
-The workspace is not touched: the clone has its own DVC cache, MLflow store and log of looks at the locked set.
+The workspace is not touched: the clone has its own DVC cache, MLflow store and exposure log.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cmb_models.release.keys import KEY_VARIABLE
 from cmb_models.workspace.paths import BUNDLE, ENVIRONMENT_LOCK
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
-STAGES = ("evaluate", "cross_validate")  # whose figures are compared
-NO_FIGURE = ("locked_set",)  # counts the looks at the locked set, and this was another look
-OWN_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # not for the clone
+STAGES = ("evaluate", "cross_validate")  # whose metrics are compared
+NOT_COMPARED = ("locked_set",)  # counts evaluations of the locked set, to which this one adds
+WORKSPACE_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # unset in the clone
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing compared, in words."""
+    """One compared value, as text."""
 
     what: str
     registered: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came out. notes: what may explain a difference, or where the files were kept."""
+    """The result of a reproduction. notes: possible reasons for a difference, and the folder of the files."""
 
     release: int
     commit: str
@@ -61,13 +61,19 @@ class Reproduction:
 
 
 def reproduce(ref: str, folder: Path | None = None, start: Path = Path("."), quiet: bool = False) -> Reproduction:
-    """Clone the release's commit, pull its data, run every stage by force and compare bundle and figures.
+    """Clone the release's commit, pull its data, force a run of every stage, and compare bundle and metrics.
 
-    folder: for the clone, kept afterwards; a temporary one is removed. quiet: the stages' own words go to stderr. Raises InputError
-    for a lineage that the repository contradicts, data that DVC does not have, and stages that fail.
+    Args:
+        ref: Release number, `latest` or alias.
+        folder: For the clone, kept afterwards; a temporary one if None.
+        start: A folder inside the workspace.
+        quiet: Send the stages' output to stderr.
+
+    Raises:
+        InputError: For a lineage that the repository contradicts, data that DVC does not have, and stages that fail.
     """
     if folder is not None and Path(folder).exists():
-        raise InputError("folder-taken", folder, "a folder that is not there yet", "one that is", "name another, or remove it")
+        raise InputError("folder-taken", folder, "a folder that does not exist yet", "one that does", "name another, or remove it")
     with open_registry(start) as registry:
         release = registry.resolve(ref)
         lineage, workspace = read_lineage(registry, release), registry.workspace
@@ -102,20 +108,26 @@ def _place(folder: Path | None) -> Iterator[Path]:
 
 
 def _check_out(workspace: Path, clone: Path, commit: str) -> None:
-    """The commit in a clone of its own, so that the workspace's branches and files stay as they are."""
+    """Check the commit out in a new clone."""
     for command in (("clone", "-q", "--no-checkout", str(workspace), str(clone)), ("checkout", "-q", "--detach", commit)):
         cwd = workspace if command[0] == "clone" else clone
-        done = subprocess.run(["git", *command], cwd=cwd, env=_environment(clone), text=True, capture_output=True, check=False)
-        if done.returncode:
+        process = subprocess.run(["git", *command], cwd=cwd, env=_environment(clone), text=True, capture_output=True, check=False)
+        if process.returncode:
             raise InputError(
-                "git-failed", commit, "a commit that can be cloned", " ".join(done.stderr.split())[-300:], "repair the repository"
+                "git-failed",
+                commit,
+                "a commit that can be cloned",
+                " ".join(process.stderr.split())[-300:],
+                "repair the repository",
             )
 
 
 def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> None:
-    """The datasets from the workspace's own DVC cache, else from the remote that the commit's DVC settings name."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=workspace, text=True, capture_output=True, check=False)
-    cache = (workspace / (done.stdout.strip() or ".dvc/cache")).resolve()
+    """Pull the datasets from the workspace's DVC cache, else from the remote of the commit's DVC settings."""
+    process = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=workspace, text=True, capture_output=True, check=False
+    )
+    cache = (workspace / (process.stdout.strip() or ".dvc/cache")).resolve()
     targets = [f"{path}.dvc" for path in datasets]
     remedy = "run `dvc fetch` in the workspace, or restore the data from a backup"
     _run(clone, True, "remote", "add", "--local", "--force", "workspace", str(cache), remedy=remedy)
@@ -126,17 +138,17 @@ def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> Non
 
 
 def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[str, str] | None = None) -> None:
-    """One DVC command in the clone, its output passed on (to stderr when quiet). more: environment variables besides."""
+    """Run a DVC command in the clone, its output passed on (to stderr if quiet). more: further environment variables."""
     command = [sys.executable, "-m", "dvc", *arguments]
     out = sys.stderr if quiet else None
     sys.stdout.flush()
-    done = subprocess.run(command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), check=False)
-    if done.returncode:
-        raise InputError("dvc-failed", clone, f"`dvc {arguments[0]}` to succeed", f"exit code {done.returncode}", remedy)
+    process = subprocess.run(command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), check=False)
+    if process.returncode:
+        raise InputError("dvc-failed", clone, f"`dvc {arguments[0]}` to succeed", f"exit code {process.returncode}", remedy)
 
 
 def _stream(out) -> int | None:
-    """A file descriptor for a child's output; None to inherit. Under a test's capture stderr has none."""
+    """A file descriptor for a child's output; None to inherit. pytest's captured stderr has none."""
     try:
         return None if out is None else out.fileno()
     except (OSError, ValueError):
@@ -144,14 +156,14 @@ def _stream(out) -> int | None:
 
 
 def _environment(clone: Path) -> dict[str, str]:
-    """This interpreter, the clone's code, and no settings of the workspace: its runs must not land in the site's registry."""
-    environment = {k: v for k, v in os.environ.items() if k not in OWN_VARIABLES}
+    """Variables for this interpreter and the clone's code, without the workspace's: runs must not reach the site's registry."""
+    environment = {k: v for k, v in os.environ.items() if k not in WORKSPACE_VARIABLES}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     return environment | {"PATH": path, "PYTHONPATH": str(clone), "DVC_NO_ANALYTICS": "true"}
 
 
 def compare(lineage: Mapping[str, Any], registered: Mapping[str, Any], clone: Path) -> tuple[Row, ...]:
-    """Manifest and files as they were exported, then every figure, of the release and of the clone's outputs."""
+    """Compare the exported manifest and files, then every metric, of the release and of the clone."""
     bundle = clone / BUNDLE
     rows = [Row("exported manifest", _short(lineage["export_sha256"]), _short(verify_manifest(bundle)))]
     before, after = lineage["export_files"], read_json(bundle / MANIFEST_FILE)["files"]
@@ -164,24 +176,24 @@ def compare(lineage: Mapping[str, Any], registered: Mapping[str, Any], clone: Pa
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({k: v for k, v in metrics.items() if k not in NO_FIGURE})
+    return flatten({k: v for k, v in metrics.items() if k not in NOT_COMPARED})
 
 
 def _figure_rows(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Row]:
-    """The plain figures one by one; those inside (intervals, strata) only where they differ, and else as a count."""
+    """Scalar metrics one by one; nested ones (intervals, strata) only if they differ, else as a count."""
     names = sorted({*old, *new})
     plain = [n for n in names if "." not in n and not isinstance(old.get(n), list)]
-    inside = [n for n in names if n not in plain]
-    rows = [Row(f"{stage}: {n}", _said(old.get(n)), _said(new.get(n))) for n in plain]
-    differing = [n for n in inside if old.get(n) != new.get(n)]
-    rows += [Row(f"{stage}: {n}", _said(old.get(n)), _said(new.get(n))) for n in differing]
-    if inside and not differing:
-        rows.append(Row(f"{stage}: intervals, strata, …", f"{len(inside)} figures", f"{len(inside)} figures"))
+    nested = [n for n in names if n not in plain]
+    rows = [Row(f"{stage}: {n}", _text(old.get(n)), _text(new.get(n))) for n in plain]
+    differing = [n for n in nested if old.get(n) != new.get(n)]
+    rows += [Row(f"{stage}: {n}", _text(old.get(n)), _text(new.get(n))) for n in differing]
+    if nested and not differing:
+        rows.append(Row(f"{stage}: intervals, strata, …", f"{len(nested)} figures", f"{len(nested)} figures"))
     return rows
 
 
-def _said(value: Any) -> str:
-    """A figure with all its digits: a difference in the last one is a difference."""
+def _text(value: Any) -> str:
+    """A value with all its digits."""
     return "–" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
@@ -194,24 +206,26 @@ def _short(sha256: str) -> str:
 
 
 def _precision(lineage: Mapping[str, Any]) -> str:
-    """The precision to train in: the release's own, unless the user set one or this processor would have to emulate it; "" then."""
+    """The release's training precision; "" if the user set one or this processor would have to emulate it."""
     from cmb_models.training.precision import BFLOAT16, best_device, native_bfloat16
 
-    own = lineage.get("compute", {}).get("precision", "")
-    if os.environ.get(PRECISION_VARIABLE) or best_device().type == "cuda":  # a device decides by what it is
+    precision = lineage.get("compute", {}).get("precision", "")
+    if os.environ.get(PRECISION_VARIABLE) or best_device().type == "cuda":  # determined by the device
         return ""
-    return "" if own == BFLOAT16 and not native_bfloat16() else own
+    return "" if precision == BFLOAT16 and not native_bfloat16() else precision
 
 
-def _notes(lineage: Mapping[str, Any], clone: Path, kept: bool) -> tuple[str, ...]:
+def _notes(lineage: Mapping[str, Any], clone: Path, is_kept: bool) -> tuple[str, ...]:
     notes = []
     before, now = lineage.get("compute"), read_json(clone / BUNDLE / LINEAGE_FILE).get("compute")
     if before and before != now:
-        notes.append(f"trained on {_hardware(now)}, the release on {_hardware(before)}: weights differ by that")
+        notes.append(f"trained on {_hardware(now)}, the release on {_hardware(before)}: weights differ for that reason")
     lock = clone / ENVIRONMENT_LOCK
     running = Path(__file__).resolve().parents[3] / ENVIRONMENT_LOCK
     if lock.is_file() and running.is_file() and sha256_of(lock) != sha256_of(running):
-        notes.append(f"the packages in use are those of another {ENVIRONMENT_LOCK} than the release's: weights may differ for that")
-    if kept:
+        notes.append(
+            f"the installed packages follow another {ENVIRONMENT_LOCK} than the release: weights may differ for that reason"
+        )
+    if is_kept:
         notes.append(f"kept in {clone}")
     return tuple(notes)

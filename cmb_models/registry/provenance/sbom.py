@@ -1,4 +1,4 @@
-"""What a release is made with, as a CycloneDX 1.6 bill of materials: every package of the environment that its commit pins."""
+"""The software bill of materials of a release (CycloneDX 1.6): every package that its commit pins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)")
 
 
 def locked_environment(workspace: Path, commit: str, expected_sha256: str) -> str:
-    """requirements.lock as it was at a release's commit. Raises InputError when that is not the one the release names."""
+    """requirements.lock at a release's commit. Raises InputError if it is not the one that the release recorded."""
     content = file_at(workspace, commit, ENVIRONMENT_LOCK) if has_commit(workspace, commit) else None
     got = "none" if content is None else hashlib.sha256(content).hexdigest()
     if content is None or not expected_sha256 or got != expected_sha256:
@@ -28,8 +28,8 @@ def locked_environment(workspace: Path, commit: str, expected_sha256: str) -> st
 def bill_of_materials(lock: str, release: int, manifest_sha256: str, created: str) -> str:
     """CycloneDX 1.6 as JSON, validated against its schema. lock: lines `name==version`; created: ISO 8601.
 
-    The model is the main component, with its manifest's hash; each package is a component with its purl. RuntimeError when the
-    result does not follow the schema.
+    The model is the main component, with its manifest's hash; each package is a component with its purl. Raises
+    RuntimeError if the result violates the schema.
     """
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.bom import Bom
@@ -61,7 +61,7 @@ def bill_of_materials(lock: str, release: int, manifest_sha256: str, created: st
 
 
 def pins(lock: str) -> list[tuple[str, str]]:
-    """Name and version of each pinned package. Raises InputError when there is none."""
+    """Name and version of each pinned package. Raises InputError if there is none."""
     found = [(match[1], match[2]) for line in lock.splitlines() if (match := PIN.match(line.strip()))]
     if not found:
         raise InputError(

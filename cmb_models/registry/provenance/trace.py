@@ -1,4 +1,4 @@
-"""The chain from an alias to every training scan, and back from a scan to every release that saw it."""
+"""Tracing from an alias to every training scan, and from a scan to every release that used it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cmb_models.workspace.versioning import git_lines, has_commit
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
 
-SHORTEST = 8  # hexadecimal digits of a scan's hash; of a thousand scans two share these with a probability of 1e-4
+MIN_DIGITS = 8  # of a scan's hash; two of a thousand scans share eight with a probability of 1e-4
 ROLES = {"training": ("training_scans", "training_phases"), "locked test": ("locked_scans", "locked_phases")}
 PARENT_KEYS = ("created", "user", "git_commit", "manifest_sha256")
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """One release that saw a scan. roles: training, calibration, locked test; key: its name then; aliases: of the release now."""
+    """A use of a scan by a release. roles: training, calibration, locked test; key: name of the scan; aliases: of the release."""
 
     release: int
     aliases: tuple[str, ...]
@@ -36,7 +36,7 @@ class Sighting:
 
 
 def trace(registry: Registry, ref: str) -> dict[str, Any]:
-    """The whole chain of a release as JSON: aliases, manifest, commit, hashes, studies, datasets, scans, parents to the first."""
+    """The lineage of a release as JSON: aliases, manifest, commit, hashes, studies, datasets, scans, ancestors."""
     release = registry.resolve(ref)
     lineage = read_lineage(registry, release)
     by_number = {r.number: r for r in registry.releases()}
@@ -55,7 +55,7 @@ def trace(registry: Registry, ref: str) -> dict[str, Any]:
 
 
 def _commit(workspace: Path, commit: str) -> dict[str, str]:
-    """Who committed what when; {} for a commit that is not in this clone."""
+    """Author, date and subject; {} for a commit that is not in this clone."""
     if not commit or not has_commit(workspace, commit):
         return {}
     lines = git_lines(workspace, "log", "-1", "--format=%an <%ae>%n%aI%n%s", commit)
@@ -63,7 +63,7 @@ def _commit(workspace: Path, commit: str) -> dict[str, str]:
 
 
 def _parents(release: Release, by_number: Mapping[int, Release]) -> list[Release]:
-    """The releases that were in production when each was registered, newest first. A loop, which only edited tags make, ends it."""
+    """The releases that were in production when each was registered, newest first. Stops at a cycle in edited tags."""
     parents, seen = [], {release.number}
     while (text := release.tags.get("parent_release", "")).isdigit() and int(text) in by_number and int(text) not in seen:
         release = by_number[int(text)]
@@ -73,38 +73,38 @@ def _parents(release: Release, by_number: Mapping[int, Release]) -> list[Release
 
 
 def scan_hash(scan: str) -> str:
-    """What to look for: the SHA-256 of a file, or the first digits of one as given. Raises InputError for anything else."""
+    """The SHA-256 of a file, or the given leading digits of one. Raises InputError for anything else."""
     if Path(scan).is_file():
         return sha256_of(Path(scan))
-    wanted = scan.lower().removeprefix("sha256:")
-    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", wanted):
-        expected = f"a file, or {SHORTEST} to 64 hexadecimal digits of its SHA-256"
+    digits = scan.lower().removeprefix("sha256:")
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", digits):
+        expected = f"a file, or {MIN_DIGITS} to 64 hexadecimal digits of its SHA-256"
         raise InputError(
             "hash-invalid", f"--scan {scan}", expected, "neither", "give the NIfTI file as it was trained on, or its hash"
         )
-    return wanted
+    return digits
 
 
-def sightings(registry: Registry, wanted: str) -> tuple[list[Sighting], list[str]]:
-    """Every release that saw a scan whose SHA-256 begins with `wanted`, and in words those releases that could not be asked."""
+def sightings(registry: Registry, digits: str) -> tuple[list[Sighting], list[str]]:
+    """Every release that used a scan whose SHA-256 begins with `digits`, and an error for each release that cannot be read."""
     releases = registry.releases()
     lineages = read_lineages(registry, releases)
-    seen, unread = [], []
+    found, unread = [], []
     for release in releases:
         lineage = lineages[release.number]
         if isinstance(lineage, InputError):
             unread.append(str(lineage))
         else:
-            seen += [Sighting(release.number, release.aliases, *found) for found in _roles(lineage, wanted)]
-    return seen, unread
+            found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, digits)]
+    return found, unread
 
 
-def _roles(lineage: Mapping[str, Any], wanted: str) -> list[tuple[tuple[str, ...], str, str]]:
-    """(roles, name, SHA-256) of each of a lineage's files whose hash begins with `wanted`."""
+def _roles(lineage: Mapping[str, Any], digits: str) -> list[tuple[tuple[str, ...], str, str]]:
+    """(roles, name, SHA-256) of each of a lineage's files whose hash begins with `digits`."""
     found: list[tuple[tuple[str, ...], str, str]] = []
     for role, parts in ROLES.items():
         for key, sha256 in ((k, h) for part in parts for k, h in lineage.get(part, {}).items()):
-            if sha256.startswith(wanted):
+            if sha256.startswith(digits):
                 calibrated = any(key == s or key.startswith(f"{s}_") for s in lineage.get("calibrated_on", ()))
                 found.append(((role, "calibration") if calibrated else (role,), key, sha256))
     return found

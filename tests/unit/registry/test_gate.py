@@ -94,9 +94,9 @@ def test_too_few_to_judge_is_told_and_passes(tmp_path):
     report = check_gate(folder, gate(min_site_sensitivity=0.9, max_site_fp_per_scan=1, max_fp_per_cmb_free_scan=1))
     told = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.told}
     assert told == {
-        "sensitivity of dataset a": (None, True, "9 microbleeds, 10 are needed to judge"),
-        "false positives per scan of dataset a": (None, True, "3 scans, 5 are needed to judge"),
-        "false positives per CMB-free scan": (None, True, "0 such scans, 5 are needed to judge"),
+        "sensitivity of dataset a": (None, True, "9 microbleeds, at least 10 needed"),
+        "false positives per scan of dataset a": (None, True, "3 scans, at least 5 needed"),
+        "false positives per CMB-free scan": (None, True, "0 such scans, at least 5 needed"),
     }
     assert report.passed and "was not judged" in next(c for c in report.checks if c.told).sentence()
 
@@ -248,7 +248,7 @@ def test_a_gate_loosened_after_training_is_noticed(tmp_path, now, said):
     limits = {"min_sensitivity": 0.8, "max_fp_per_scan": 2, "fp_margin": 0.5}
     folder = write_evidence(tmp_path, locked(hits=5), gate=only_asking(**limits))
     check = check_gate(folder, gate(**limits | now)).checks[0]
-    assert (check.passed, check.note.partition(": put back")[0]) == (not said, said)
+    assert (check.passed, check.note.partition(": restore them")[0]) == (not said, said)
 
 
 def test_a_size_whose_floor_was_lowered_is_named(tmp_path):

@@ -84,7 +84,7 @@ def test_a_forged_name_of_the_signer_is_refused(bundle, pair, workspace, tmp_pat
     signature = json.loads((bundle / "model.sig").read_text())
     signature["verificationMaterial"]["publicKey"]["hint"] = hint
     (bundle / "model.sig").write_text(json.dumps(signature))
-    with pytest.raises(InputError, match=r"the files that keys/release\.pub signed, got a false signature"):
+    with pytest.raises(InputError, match=r"the files that keys/release\.pub signed, got an invalid signature"):
         require_signature(bundle, trusted_keys(workspace))
 
 
