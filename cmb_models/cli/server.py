@@ -97,7 +97,7 @@ def _deploy_first(repository: Path, url: str, wanted: _DesiredStateSource) -> No
         typer.echo(f"nothing deployed: {error}")
         return
     try:
-        reconcile(found, [Target(url, repository)], done=typer.echo)
+        reconcile(found, [Target(url, repository)], on_deployed=typer.echo)
     except InputError as error:
         with Admin(url) as admin:
             if DETECTOR not in admin.observed().pins:
@@ -116,7 +116,7 @@ def deploy(
 
     pairs = _addresses(server, state_dir)
     shared = repository or state_dir / REPOSITORY
-    deploy_aliases([Target(url, Path(own) if own else shared) for url, _, own in pairs], done=typer.echo)
+    deploy_aliases([Target(url, Path(own) if own else shared) for url, _, own in pairs], on_deployed=typer.echo)
 
 
 def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, str]]:

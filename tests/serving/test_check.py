@@ -119,7 +119,7 @@ def test_wrong_golden_answer_is_told_in_numbers(site, capsys, tmp_path, quickly)
     write_json(wrong / GOLDEN_ANSWER, answer)
     write_manifest(wrong)
     assert main([site.url, "--quick", "--bundle", str(wrong)]) == 1
-    assert "places up to 1.50 mm" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "positions up to 1.50 mm" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_release_that_finds_nothing_is_noticed_and_shows_what_zero_candidates_do(site, capsys, quickly):

@@ -240,9 +240,9 @@ def test_one_candidate_and_hundreds_are_the_bundles_own(site, bundles, tmp_path,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda a: replace(a, candidates=a.candidates[:-1]), "39 candidates for 40"),
+        (lambda a: replace(a, candidates=a.candidates[:-1]), "39 candidates instead of 40"),
         (lambda a: replace(a, release=4), "an answer of release 4"),
-        (lambda a: replace(a, candidates=(a.candidates[1], *a.candidates[1:])), "places up to"),
+        (lambda a: replace(a, candidates=(a.candidates[1], *a.candidates[1:])), "positions up to"),
         (lambda a: replace(a, candidates=(replace(a.candidates[0], score=0.5), *a.candidates[1:])), "scores up to"),
     ],
     ids=["one missing", "other release", "one twice", "other score"],
@@ -278,6 +278,6 @@ def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles)
     release, told = site.next(), []
     wanted = desired_bundle(bundles[1], release, {})
     with pytest.raises(InputError, match=f"127.0.0.1:9: expected servers that take release {release}"):
-        reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], done=told.append)
+        reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], on_deployed=told.append)
     assert [d.release for d in told] == [release]
     assert np.isclose(site.client.detect(head()).threshold, 0.8)

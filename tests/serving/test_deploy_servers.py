@@ -31,14 +31,14 @@ def test_servers_of_one_repository(tmp_path):
     with running_server(repository) as one:
         with running_server(repository, log=tmp_path / "other.log") as other:
             both = [Target(one.grpc_url, repository), Target(other.grpc_url, repository)]
-            assert [d.did for d in reconcile(first, both)] == [
+            assert [d.changes for d in reconcile(first, both)] == [
                 (f"switched to {first.releases[DETECTOR].pin} after its golden scan passed",)
             ] * 2
             reconcile(second, both[:1])
             assert on_disk(repository) == {"1", "2", "3"}
         told = []
         with pytest.raises(InputError, match="got no connection"):
-            reconcile(first, both[::-1], done=told.append)  # the one that has ended comes first
+            reconcile(first, both[::-1], on_deployed=told.append)  # the one that has ended comes first
         assert [d.server_url for d in told] == [one.grpc_url]
         assert on_disk(repository) == {"1", "2", "3"}, "files go only when every server has been asked"
         with running_server(repository, log=tmp_path / "other.log") as empty:
@@ -56,7 +56,7 @@ def test_servers_of_one_repository(tmp_path):
             with Client(empty.grpc_url) as client:
                 assert client.detect(head()).release == 2
             third = DesiredState({DETECTOR: verified(bundles[1], 2)})
-            assert [d.did for d in reconcile(third, both)] == [
+            assert [d.changes for d in reconcile(third, both)] == [
                 ("previous 1 unloaded", "challenger 3 unloaded", "release 1, 3 removed")
             ] * 2
             assert on_disk(repository) == {"2"}

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, VOLUME, unpack
 from cmb_models.io.nifti import read_volume
 from cmb_models.release.bundle import GOLDEN_SCAN, load_bundle
-from cmb_models.serving.deploy.checksums import check, take
+from cmb_models.serving.deploy.checksums import copy_verified, verify
 from cmb_models.serving.deploy.desired import desired_bundle
 from cmb_models.serving.deploy.export import write_immutable
 from cmb_models.serving.deploy.golden import check_golden
@@ -38,8 +38,8 @@ def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("image")
     bundle = load_bundle(make_bundle(folder / "bundle"))
     write_immutable(folder / "written", desired_bundle(bundle.path, 4, {}))
-    digest = check(folder / "written")
-    take(folder / "written", folder / "models", digest)
+    digest = verify(folder / "written")
+    copy_verified(folder / "written", folder / "models", digest)
     for path in sorted((folder / "models").rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     facts = bundled._environment_facts(bundled.default_environment())

@@ -13,7 +13,7 @@ from cmb_models.release.bundle import BundleDetector
 from cmb_models.serving.deploy.desired import DesiredState, verified
 from cmb_models.serving.deploy.export import DEPLOYMENT_FILE, write_immutable
 from cmb_models.serving.deploy.fleet import Target, reconcile
-from cmb_models.serving.deploy.golden import try_golden
+from cmb_models.serving.deploy.golden import run_golden
 from cmb_models.serving.deploy.observed import Admin
 from cmb_models.serving.deploy.status import Named, server_status
 from cmb_models.serving.run.triton_process import running_server
@@ -81,9 +81,9 @@ def test_every_ensemble_answers_as_its_bundle(url, wanted, ensemble, fewest, mos
 
 def test_golden_answers_are_those_of_the_bundles(url, wanted):
     for ensemble, release in wanted.releases.items():
-        try_golden(url, ensemble, release.bundle, release.pin.release)
+        run_golden(url, ensemble, release.bundle, release.pin.release)
     with refused("golden-answer", got="an answer of release 7"):
-        try_golden(url, CHALLENGER, wanted.releases[CHALLENGER].bundle, 8)
+        run_golden(url, CHALLENGER, wanted.releases[CHALLENGER].bundle, 8)
 
 
 def test_nothing_can_be_loaded_or_unloaded(url, wanted, tmp_path):

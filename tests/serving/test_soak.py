@@ -41,5 +41,5 @@ def test_a_wrong_answer_would_be_noticed(tmp_path):
     other = BundleDetector(make_bundle(tmp_path / "b", threshold=0.5)).detect(head())
     assert fault_of(first, first) == ""
     assert fault_of(first, other) == "another manifest or threshold"
-    assert re.match("[0-9]+ candidates for|places up to|scores up to", fault_of(first, moved))
+    assert re.match("[0-9]+ candidates instead of|positions up to|scores up to", fault_of(first, moved))
     assert amiss("INTERNAL: x") and amiss("wordless NOT_FOUND") and not amiss("NOT_FOUND")

@@ -150,7 +150,7 @@ def test_killed_step_gives_a_clean_status_and_is_started_anew(kept, step):
     server, stub = kept.pid, stub_of(kept.pid, step)
     told = killed_within_a_request(kept, lambda: os.kill(stub, signal.SIGKILL), stub)
     assert told == "" or "is not healthy" in told
-    kept.told(f"{step} of release 1; started anew")
+    kept.told(f"{step} of release 1; restarted")
     kept.until_right()
     assert kept.pid == server and stub_of(server, step) != stub
 

@@ -1,4 +1,4 @@
-"""What command.py asks of a server. Each check returns a line about what was seen, or raises Failed with what is wrong."""
+"""The checks of `cmb server check`. Each returns a line about what it observed, or raises Failed with the fault."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.release.bundle import GOLDEN_PHASE, GOLDEN_SCAN, load_bundle
-from cmb_models.serving.check.answers import PLACE_TOLERANCE_MM, difference, rows_of
-from cmb_models.serving.check.scans import faulty, head, stored_as, swell
+from cmb_models.serving.check.answers import POSITION_TOLERANCE_MM, difference, rows_of
+from cmb_models.serving.check.scans import faulty, head, smooth_tissue, stored_as
 from cmb_models.serving.deploy.golden import check_golden
 from cmb_models.volume import Volume
 
-SIZES = {  # by what they prove: shape, spacing in mm
+SIZES = {  # by name: shape, spacing in mm
     "odd": ((81, 95, 37), (1.0, 1.0, 2.0)),
     "thick": ((67, 85, 31), (1.3, 1.1, 3.9)),
     "fine": ((131, 117, 71), (0.7, 0.8, 1.1)),
@@ -32,22 +32,22 @@ SIZES = {  # by what they prove: shape, spacing in mm
 TYPICAL = ((197, 233, 94), (0.9, 0.9, 1.6))
 LARGE = ((512, 448, 80), (0.45, 0.45, 1.75))
 ORDERS = {"LPS": ((0, 1, 2), (-1, -1, 1)), "sagittal": ((1, 2, 0), (-1, -1, 1)), "coronal": ((0, 2, 1), (1, -1, -1))}
-REFUSED = {"nan": "NaN", "constant": "constant", "thin": "field of view"}  # fault: a word that the refusal must have
-CLIENTS, EACH = 8, 2
+REJECTED = {"nan": "NaN", "constant": "constant", "thin": "field of view"}  # fault: a word that the error must contain
+CLIENTS, REQUESTS_EACH = 8, 2
 NEAR_MM = 3.0
 
 
 class Failed(Exception):
-    """The server does not do what it must."""
+    """The server failed a check."""
 
 
-class NotShown(Exception):
-    """Nothing was wrong, but what the check is for did not come up."""
+class Inconclusive(Exception):
+    """No fault, but the case to be checked did not occur."""
 
 
 @dataclass
 class Server:
-    """The server under test. model: which of its ensembles. seconds: of answers, by the size of the scan."""
+    """The server under test. model: the ensemble to check. seconds: latencies by size of scan."""
 
     url: str
     model: str = DETECTOR
@@ -55,7 +55,7 @@ class Server:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def detect(self, volume: Volume, case: str, phase: Volume | None = None) -> DetectionResult:
-        """One answer on a connection of its own, signed by the release that is served. Raises InputError as the client does."""
+        """Detect on a new connection and check that the result names the release being served. Raises InputError as the client."""
         with Client(self.url, model=self.model) as client:
             answer, serving = client.detect(volume, phase, case=case), client.serving()
         if serving is None or (answer.release, answer.manifest_sha256) != (serving.release, serving.manifest_sha256):
@@ -64,31 +64,31 @@ class Server:
 
 
 def contract(server: Server) -> str:
-    """The ensemble has the inputs and outputs of contract.py, names, types and shapes."""
+    """The ensemble has the inputs and outputs of contract.py, by name, type and shape."""
     with Client(server.url, model=server.model) as client:
         if client.serving() is None:
             raise Failed(f"{server.model} is not deployed; run `cmb server deploy`")
-        wanted = inputs_of(client.requires_phase)
+        inputs = inputs_of(client.requires_phase)
     with connect(server.url) as raw:
         metadata = raw.get_model_metadata(server.model, client_timeout=30)
-    for kind, tensors, served in (("inputs", wanted, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
+    for kind, tensors, served in (("inputs", inputs, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
         expected, got = {_described(t) for t in tensors}, {(t.name, t.datatype, tuple(t.shape)) for t in served}
         if expected != got:
             raise Failed(
                 f"{kind} without {sorted(expected - got)}, with {sorted(got - expected)}; client and server differ in version"
             )
-    return f"{len(wanted)} inputs, {len(OUTPUTS)} outputs"
+    return f"{len(inputs)} inputs, {len(OUTPUTS)} outputs"
 
 
 def pins(server: Server) -> str:
-    """Every step of the ensemble is pinned to the one release that it claims, and loaded."""
+    """Every step of the ensemble is loaded and pinned to the release that the ensemble names."""
     with connect(server.url) as raw:
         config = raw.get_model_config(server.model, client_timeout=30).config
         release = int(config.parameters["release"].string_value)
         steps = {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
         mixed = {name: version for name, version in steps.items() if version != release}
         if mixed or not steps:
-            raise Failed(f"release {release} with steps of others: {mixed or 'no steps'}")
+            raise Failed(f"release {release} with steps of other releases: {mixed or 'no steps'}")
         absent = [name for name in steps if not raw.is_model_ready(name, str(release), client_timeout=30)]
     if absent:
         raise Failed(f"steps not loaded in version {release}: {', '.join(absent)}")
@@ -96,9 +96,9 @@ def pins(server: Server) -> str:
 
 
 def golden(server: Server) -> str:
-    """The bundle's golden scan has the bundle's own answer, of the release that is served."""
+    """The golden scan gives the bundle's recorded result."""
     if server.bundle is None:
-        raise NotShown("no --bundle given")
+        raise Inconclusive("no --bundle given")
     bundle = load_bundle(server.bundle)
     phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
     answer = server.detect(read_volume(bundle.path / GOLDEN_SCAN), "the golden scan", phase)
@@ -110,7 +110,7 @@ def golden(server: Server) -> str:
 
 
 def spots(server: Server) -> str:
-    """Dark spots in a plain head are among the candidates, where they lie: a release that finds nothing must not look well."""
+    """Dark spots in a uniform head are among the candidates: a release that finds no_candidates must not pass."""
     scan = head(*SIZES["odd"])
     answer = _timed(server, scan.volume, "odd", scan.phase)
     places = np.asarray([c.position_mm for c in answer.candidates]).reshape(-1, 3)
@@ -121,7 +121,7 @@ def spots(server: Server) -> str:
 
 
 def orientations(server: Server) -> str:
-    """The same head in several sizes, stored in several orders of voxels: the same places and scores, on voxels of the scan."""
+    """A head in several sizes and voxel orders gives the same positions and scores, on voxels of the scan."""
     for size, (shape, spacing) in SIZES.items():
         scan = head(shape, spacing)
         first = _timed(server, scan.volume, size, scan.phase)
@@ -134,51 +134,53 @@ def orientations(server: Server) -> str:
     return f"{len(SIZES)} sizes, each in {1 + len(ORDERS)} orders"
 
 
-def nothing(server: Server) -> str:
-    """A scan without any spot has an answer, and it may be empty. Needs a release that finds nothing in smooth tissue."""
-    least = None
-    for name, scan in (("even tissue", swell()), ("a smooth head", head((72, 72, 40), (1.2, 1.2, 2.0), spots=False))):
+def no_candidates(server: Server) -> str:
+    """A scan without candidates is answered. Needs a release that finds none in smooth tissue."""
+    fewest = None
+    for name, scan in (("even tissue", smooth_tissue()), ("a smooth head", head((72, 72, 40), (1.2, 1.2, 2.0), spots=False))):
         try:
             answer = server.detect(scan.volume, name, scan.phase)
-        except InputError as error:  # phase without any vein may be refused, and rightly so
-            raise NotShown(f"refused, so what no candidates do was not seen: {error}") from error
+        except InputError as error:  # rightly rejected if its phase has no vein
+            raise Inconclusive(f"rejected, so the case without candidates did not occur: {error}") from error
         if not answer.candidates:
             return f"{name}: 0 candidates, answered"
-        least = min(least or len(answer.candidates), len(answer.candidates))
-    raise NotShown(f"answered, but this release has {least} faint candidates in anything: what none does was not seen")
+        fewest = min(fewest or len(answer.candidates), len(answer.candidates))
+    raise Inconclusive(
+        f"answered, but this release has {fewest} faint candidates or more in any scan: the case without candidates did not occur"
+    )
 
 
-def refusals(server: Server) -> str:
-    """Scans that are none are refused in words, and the server answers the next one."""
+def rejections(server: Server) -> str:
+    """Invalid scans are rejected for the right reason, and the next valid scan is answered."""
     scan = head(*SIZES["odd"])
-    for kind, word in REFUSED.items():
+    for kind, word in REJECTED.items():
         volume = faulty(kind, scan)
         try:  # the phase of a thin scan is as thin
             server.detect(volume, kind, Volume(scan.phase.data[:, :, : volume.data.shape[2]], scan.phase.affine))
         except InputError as error:
             if word not in str(error):
-                raise Failed(f"{kind}: refused, but not for that: {error}") from error
+                raise Failed(f"{kind}: rejected for another reason: {error}") from error
         else:
-            raise Failed(f"{kind}: answered instead of refused")
-    server.detect(scan.volume, "after the refusals", scan.phase)
-    return ", ".join(REFUSED)
+            raise Failed(f"{kind}: answered instead of rejected")
+    server.detect(scan.volume, "after the rejections", scan.phase)
+    return ", ".join(REJECTED)
 
 
-def together(server: Server) -> str:
-    """Eight clients at once, each with a connection of its own, all get the answer that one alone gets."""
+def concurrency(server: Server) -> str:
+    """Eight concurrent clients, each on its own connection, get the same result as a single client."""
     scan = head(*SIZES["odd"])
     alone = server.detect(scan.volume, "alone", scan.phase)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        answers = list(pool.map(lambda n: server.detect(scan.volume, f"request {n}", scan.phase), range(CLIENTS * EACH)))
-    took = time.perf_counter() - began
+        answers = list(pool.map(lambda n: server.detect(scan.volume, f"request {n}", scan.phase), range(CLIENTS * REQUESTS_EACH)))
+    elapsed_s = time.perf_counter() - start
     for n, answer in enumerate(answers):
         _same(alone, answer, f"request {n} of {len(answers)}")
-    return f"{CLIENTS} clients, {len(answers)} answers in {took:.1f} s"
+    return f"{CLIENTS} clients, {len(answers)} answers in {elapsed_s:.1f} s"
 
 
 def latency(server: Server, sizes: dict[str, tuple], runs: int = 3) -> str:
-    """Time answers of further sizes; the table shows all. Nothing is too slow here: a GPU's first answer builds its plans."""
+    """Time further sizes; the table shows all. There is no limit: a GPU builds its plans on the first request."""
     for name, (shape, spacing) in sizes.items():
         scan = head(shape, spacing)
         for _ in range(runs):
@@ -187,7 +189,7 @@ def latency(server: Server, sizes: dict[str, tuple], runs: int = 3) -> str:
 
 
 def latencies(server: Server) -> list[dict]:
-    """Seconds by size: how many answers, the first, the median, the slowest."""
+    """Latencies in seconds by size: number of answers, first, median, slowest."""
     return [
         {"size": name, "answers": len(s), "first_s": s[0], "median_s": statistics.median(s), "slowest_s": max(s)}
         for name, s in server.seconds.items()
@@ -195,16 +197,16 @@ def latencies(server: Server) -> list[dict]:
 
 
 def checks(sizes: dict[str, tuple]) -> dict[str, Callable[[Server], str]]:
-    """All checks by name, in the order they run. sizes: further ones to time."""
+    """All checks by name, in order. sizes: further ones to time."""
     return {
         "contract": contract,
         "pins": pins,
         "golden": golden,
         "spots": spots,
         "orientations": orientations,
-        "zero candidates": nothing,
-        "refusals": refusals,
-        "together": together,
+        "zero candidates": no_candidates,
+        "refusals": rejections,
+        "together": concurrency,
         "latency": lambda server: latency(server, sizes),
     }
 
@@ -214,9 +216,9 @@ def _described(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _timed(server: Server, volume: Volume, size: str, phase: Volume) -> DetectionResult:
-    began = time.perf_counter()
+    start = time.perf_counter()
     answer = server.detect(volume, size, phase)
-    server.seconds.setdefault(size, []).append(time.perf_counter() - began)
+    server.seconds.setdefault(size, []).append(time.perf_counter() - start)
     return answer
 
 
@@ -229,5 +231,5 @@ def _on_voxels(answer: DetectionResult, volume: Volume, case: str) -> None:
     for one in answer.candidates:
         centre = volume.affine[:3, :3] @ one.index + volume.affine[:3, 3]
         within = all(0 <= i < n for i, n in zip(one.index, volume.data.shape, strict=True))
-        if not within or np.abs(centre - one.position_mm).max() > 0.51 * max(volume.spacing_mm) + PLACE_TOLERANCE_MM:
+        if not within or np.abs(centre - one.position_mm).max() > 0.51 * max(volume.spacing_mm) + POSITION_TOLERANCE_MM:
             raise Failed(f"{case}: voxel {one.index} of {volume.data.shape} for {np.round(one.position_mm, 1).tolist()} mm")

@@ -1,6 +1,6 @@
-"""Does a server do what it must? `cmb server check HOST:PORT`, or in the image `python -m cmb_models.serving.check.command`.
+"""`cmb server check HOST:PORT`, in the image `python -m cmb_models.serving.check.command`: checks of a running server.
 
-Needs what a client needs and no more. Imports wait until the command runs, so that `cmb --help` stays quick.
+Needs only the client's packages. Imports are deferred, so that `cmb --help` stays quick.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not sho
 
 @dataclass(frozen=True)
 class Result:
-    """One check: what it is called, at which ensemble, how it went and what was seen."""
+    """The result of one check of an ensemble."""
 
     model: str
     check: str
@@ -35,24 +35,26 @@ class Result:
 
 def check_server(
     url: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server's gRPC address.", show_default=False)],
-    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle it should serve: its golden scan is sent.")] = None,
-    scan: Annotated[Path | None, typer.Option(metavar="FILE", help="A scan of yours to send too.")] = None,
-    challenger: Annotated[bool, typer.Option("--challenger", help="Check the challenger's ensemble as well.")] = False,
-    challenger_bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle that the challenger should be.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Time no further sizes of scan.")] = False,
-    large: Annotated[bool, typer.Option("--large", help="Time 512x448x80 too, 73 MB.")] = False,
+    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle it should serve, for its golden scan.")] = None,
+    scan: Annotated[Path | None, typer.Option(metavar="FILE", help="A further scan to send.")] = None,
+    challenger: Annotated[bool, typer.Option("--challenger", help="Also check the challenger.")] = False,
+    challenger_bundle: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The bundle that the challenger should serve.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the timing of further sizes.")] = False,
+    large: Annotated[bool, typer.Option("--large", help="Also time 512x448x80 (73 MB).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a server from outside: the contract, one release throughout, answers, refusals, many clients, times.
+    """Check a server from outside: contract, pinned release, results, rejections, concurrency, latency.
 
-    Exit code: 0 no check failed, 1 one did, 2 the server could not be asked.
+    Exit code: 0 no check failed, 1 a check failed, 2 the server could not be reached.
     """
     from cmb_models.client.contract import CHALLENGER, DETECTOR
     from cmb_models.client.grpc import Client
     from cmb_models.serving.check.checks import LARGE, TYPICAL, Server
 
     with Client(url, timeout_s=30) as client:
-        client.serving()  # a server that cannot be reached is no failed check
+        client.serving()  # an unreachable server is an error, not a failed check
     sizes = ({} if quick else {"197x233x94": TYPICAL}) | ({"512x448x80": LARGE} if large else {})
     servers = [Server(url, DETECTOR, bundle)]
     if challenger or challenger_bundle:
@@ -65,30 +67,30 @@ def check_server(
 
 
 def run_checks(server: Server, sizes: dict[str, tuple]) -> list[Result]:
-    """Run every check; one that fails does not keep the next from being run. sizes: further scans to time, name to (shape, mm)."""
+    """Run every check, also after a failed one. sizes: further scans to time, name to (shape, mm)."""
     from cmb_models.serving.check.checks import checks
 
     results = []
     for name, check in checks(sizes).items():
         results.append(_result(server, name, lambda check=check: check(server)))
         if name == "contract" and results[-1].status == "failed":
-            return results  # what is not deployed or speaks otherwise fails all the rest, which would only hide why
+            return results  # every further check would fail and hide the cause
     return results
 
 
 def _result(server: Server, name: str, check) -> Result:
     from tritonclient.utils import InferenceServerException
 
-    from cmb_models.serving.check.checks import Failed, NotShown
+    from cmb_models.serving.check.checks import Failed, Inconclusive
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
-        status, seen = "passed", check()
-    except NotShown as why:
-        status, seen = "not shown", str(why)
-    except (Failed, InputError, RuntimeError, InferenceServerException) as why:
-        status, seen = "failed", str(why)
-    return Result(server.model, name, status, seen, time.perf_counter() - began)
+        status, observed = "passed", check()
+    except Inconclusive as error:
+        status, observed = "not shown", str(error)
+    except (Failed, InputError, RuntimeError, InferenceServerException) as error:
+        status, observed = "failed", str(error)
+    return Result(server.model, name, status, observed, time.perf_counter() - start)
 
 
 def _send(server: Server, file: Path) -> Result:
@@ -113,7 +115,7 @@ def _print(url: str, servers: Sequence[Server], results: Sequence[Result]) -> No
     from cmb_models.serving.check.checks import latencies
 
     console = Console(highlight=False)
-    table = Table("check", "", "what was seen", "s", title=f"{url}", title_justify="left")
+    table = Table("check", "", "observed", "s", title=f"{url}", title_justify="left")
     several = len(servers) > 1
     for r in results:
         name = f"{r.model} {r.check}" if several else r.check
@@ -139,13 +141,13 @@ def _print_json(url: str, servers: Sequence[Server], results: Sequence[Result]) 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command without `cmb`, for images and installs that lack it; returns the exit code."""
+    """The command for images and installs without `cmb`; returns the exit code."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(check_server)
     try:
         app(args=list(arguments), prog_name="check")
-    except SystemExit as end:
-        return int(end.code or 0)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
     return 2

@@ -1,4 +1,4 @@
-"""What servers are to serve: by the registry's aliases, or one given bundle."""
+"""The desired state of servers: from the registry's roles, or from one bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmb_models.serving.triton.repository import ROLES, Pin, pin_of
 
 @dataclass(frozen=True)
 class Release:
-    """A verified bundle and how it is told from all others."""
+    """A verified bundle and the pin that identifies it."""
 
     pin: Pin
     bundle: Bundle
@@ -22,10 +22,14 @@ class Release:
 
 @dataclass(frozen=True)
 class DesiredState:
-    """What each ensemble is to run; one that is not named is to be unloaded, one of `untouched` stays as it is.
+    """The release that each ensemble is to run; other ensembles are unloaded, except those in `untouched`.
 
-    faults: what could not be had, by alias; those ensembles are untouched. head: where the audit log ended.
-    keeps_replaced: the release that answered before becomes the previous one, since nobody says which else.
+    Attributes:
+        releases: Release by ensemble.
+        untouched: Ensembles left as they are.
+        faults: Releases that could not be read, by alias; their ensembles are untouched.
+        head: Last entry of the audit log.
+        keeps_replaced: The replaced release becomes the previous one, since no registry names it.
     """
 
     releases: Mapping[str, Release]
@@ -36,12 +40,12 @@ class DesiredState:
 
     @property
     def release(self) -> int:
-        """The release that is to answer."""
+        """The release number in production."""
         return self.releases[DETECTOR].pin.release
 
 
 def verified(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> Release:
-    """A bundle folder as release `release`. Raises InputError for a damaged one, an unsigned one and for a number below 1."""
+    """A bundle folder as release `release`. Raises InputError for a damaged or unsigned bundle and for a number below 1."""
     bundle = load_bundle(bundle_dir, trusted_keys)
     if release < 1:
         raise InputError("release-number", bundle_dir, "a release number of 1 or more", str(release), "register the bundle first")
@@ -49,7 +53,7 @@ def verified(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes] =
 
 
 def desired_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, bytes]) -> DesiredState:
-    """One bundle as the release that answers; the challenger stays what it is.
+    """One bundle as production; the challenger is left as it is.
 
     Args:
         bundle_dir: The bundle.
@@ -64,10 +68,10 @@ def desired_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, by
 
 
 def desired_roles(workspace: Path) -> DesiredState:
-    """What the registry's aliases name, files and signatures verified.
+    """The releases that the registry's roles name, files and signatures verified.
 
-    Raises InputError when there is no release in production or its files are not as registered. Trouble with another alias is a
-    fault of the result: it must not keep production from being served.
+    Raises InputError if there is no release in production or its files are not as registered. A fault of another role is part of
+    the result, since it must not prevent production from being served.
     """
     from cmb_models.registry.history.state import PRODUCTION, registry_state
     from cmb_models.registry.mlflow.store import open_registry
@@ -91,7 +95,7 @@ def desired_roles(workspace: Path) -> DesiredState:
 
 
 def log_head(workspace: Path) -> str:
-    """Where the workspace's audit log ends now."""
+    """Number and hash of the last entry of the workspace's audit log."""
     from cmb_models.registry.history.state import registry_state
     from cmb_models.workspace.versioning import find_workspace
 

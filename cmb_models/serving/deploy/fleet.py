@@ -1,8 +1,7 @@
-"""Make servers agree with the registry: write a release's files, load it beside the old ones, try its golden scan, then switch.
+"""Deployment to servers: write a release's files, load it next to the old ones, test its golden scan, then switch.
 
-What is wanted is an argument; what is there is asked of each server every time, and asked again at the end. So a deployment does
-nothing where all is in place, and one that was killed at any point is finished by the next. The release that answers is untouched
-until the new one has passed.
+The desired state is an argument; the observed state is read from each server before and after. A deployment therefore does nothing
+if all is in place, and completes one that was interrupted. Production is not switched until the new release has passed.
 """
 
 from __future__ import annotations
@@ -23,31 +22,35 @@ from cmb_models.serving.triton.repository import is_written, remove_versions, wr
 
 logger = logging.getLogger(__name__)
 
-MOST_ROUNDS = 5  # deployments in a row, when somebody moves the aliases meanwhile
-Done = Callable[[Deployed], None]
+MAX_ROUNDS = 5  # deployments in a row, if roles move meanwhile
+OnDeployed = Callable[[Deployed], None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One server and the model repository that it reads, which others may read too. url: HOST:PORT of its gRPC."""
+    """One server and the model repository that it reads, which servers may share. url: HOST:PORT of its gRPC."""
 
     url: str
     repository: Path
 
 
-def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), done: Done | None = None) -> list[Deployed]:
-    """Make every server serve what the registry's aliases name: production, previous and challenger; one result a server.
+def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), on_deployed: OnDeployed | None = None) -> list[Deployed]:
+    """Make every server serve production, previous and challenger as in the registry; one result per server.
 
-    done: called with each result as it comes. A server that fails does not keep the others from being served: InputError with all
-    the faults comes at the end. Aliases that are moved meanwhile are followed.
+    on_deployed: called with each result. A failing server does not stop deployment to the others: InputError with all faults is
+    raised at the end. Roles that move meanwhile are followed.
     """
-    for _ in range(MOST_ROUNDS):
-        wanted = desired_roles(workspace)
-        results = reconcile(wanted, targets, done)
-        if log_head(workspace) == wanted.head:
+    for _ in range(MAX_ROUNDS):
+        desired = desired_roles(workspace)
+        results = reconcile(desired, targets, on_deployed)
+        if log_head(workspace) == desired.head:
             return results
     raise InputError(
-        "registry-moved", "registry", "aliases that stay for a while", f"moved {MOST_ROUNDS} times", "run `cmb server deploy` again"
+        "registry-moved",
+        "registry",
+        "roles that stay unchanged meanwhile",
+        f"moved {MAX_ROUNDS} times",
+        "run `cmb server deploy` again",
     )
 
 
@@ -57,46 +60,46 @@ def deploy_bundle(
     repository: Path,
     server_url: str,
     trusted_keys: Mapping[str, bytes] = NO_KEYS,
-    done: Done | None = None,
+    on_deployed: OnDeployed | None = None,
 ) -> Deployed:
     """Make one server serve a bundle as `release`, the number that clients see.
 
-    repository: the model repository's folder, which the server reads too. The release that answered before stays loaded, older
-    ones are removed. trusted_keys: public keys (PEM by name), one of which must have signed the bundle; {} requires no signature.
+    repository: the model repository's folder, which the server reads. The replaced release stays loaded, older ones are removed.
+    trusted_keys: public keys (PEM by name), one of which must have signed the bundle; {} requires no signature.
     Raises InputError, with the old release still serving, for a bundle that is damaged, not signed as required, cannot be loaded or
-    does not give its golden answer, and for a release number that is served already with another content.
+    fails its golden scan, and for a release number that is already served with other content.
     """
-    wanted = desired_bundle(bundle_dir, release, trusted_keys)
-    return reconcile(wanted, [Target(server_url, Path(repository))], done)[0]
+    desired = desired_bundle(bundle_dir, release, trusted_keys)
+    return reconcile(desired, [Target(server_url, Path(repository))], on_deployed)[0]
 
 
-def reconcile(wanted: DesiredState, targets: Sequence[Target], done: Done | None = None) -> list[Deployed]:
-    """Make every server agree with `wanted`, those of one repository together; raises InputError at the end as `deploy_aliases`."""
+def reconcile(desired: DesiredState, targets: Sequence[Target], on_deployed: OnDeployed | None = None) -> list[Deployed]:
+    """Make every server agree with `desired`, those of one repository together; raises InputError as `deploy_aliases`."""
     groups: dict[Path, list[str]] = {}
     for target in targets:
         groups.setdefault(Path(target.repository).resolve(), []).append(target.url)
     results: list[Deployed] = []
-    faults: dict[str, Exception | str] = {**wanted.faults}
+    faults: dict[str, Exception | str] = {**desired.faults}
     for repository, urls in groups.items():
         with locked(repository):
-            for result in _group(wanted, repository, list(dict.fromkeys(urls)), faults):
+            for result in _group(desired, repository, list(dict.fromkeys(urls)), faults):
                 results.append(result)
-                if done:
-                    done(result)
-    only = faults.get(targets[0].url) if len(targets) == 1 and len(faults) == 1 else None
-    if isinstance(only, Exception):
-        raise only
+                if on_deployed:
+                    on_deployed(result)
+    single = faults.get(targets[0].url) if len(targets) == 1 and len(faults) == 1 else None
+    if isinstance(single, Exception):
+        raise single
     if faults:
         got = "; ".join(f"{where}: {fault}" for where, fault in faults.items())
-        remedy = "mend it and run `cmb server deploy` again"
-        raise InputError("server-refused-release", ", ".join(faults), f"servers that take release {wanted.release}", got, remedy)
+        remedy = "correct this and run `cmb server deploy` again"
+        raise InputError("server-refused-release", ", ".join(faults), f"servers that take release {desired.release}", got, remedy)
     return results
 
 
-def _group(wanted: DesiredState, repository: Path, urls: Sequence[str], faults: dict[str, Exception | str]) -> Iterator[Deployed]:
-    """Serve the servers of one repository in turn, then clear it of what none of them needs. Faults go into `faults`, by server."""
+def _group(desired: DesiredState, repository: Path, urls: Sequence[str], faults: dict[str, Exception | str]) -> Iterator[Deployed]:
+    """Deploy to the servers of one repository in turn, then remove unused files. Faults go into `faults`, by server."""
     try:
-        for release in wanted.releases.values():
+        for release in desired.releases.values():
             write_release(repository, release.bundle, release.pin.release)
     except InputError as error:
         faults |= dict.fromkeys(urls, error)
@@ -104,7 +107,7 @@ def _group(wanted: DesiredState, repository: Path, urls: Sequence[str], faults: 
     for url in urls:
         try:
             with Admin(url) as admin:
-                result = reconcile_server(admin, repository, wanted)
+                result = reconcile_server(admin, repository, desired)
         except (InputError, RuntimeError) as error:
             logger.warning("%s: %s", url, error)
             faults[url] = error
@@ -116,9 +119,9 @@ def _group(wanted: DesiredState, repository: Path, urls: Sequence[str], faults: 
 
 
 def _clear(repository: Path, urls: Sequence[str]) -> None:
-    """Remove the files of releases that no server runs, and write the configurations as they run them.
+    """Remove the files of releases that no server runs, and write the configurations in use.
 
-    Where one cannot be asked, all stays as it is: it may need them, and the next deployment clears up.
+    Does nothing if a server is unreachable: it may need them, and the next deployment cleans up.
     """
     found: list[ObservedState] = []
     for url in urls:
@@ -126,7 +129,7 @@ def _clear(repository: Path, urls: Sequence[str]) -> None:
             with Admin(url) as admin:
                 found.append(admin.observed())
         except InputError as error:
-            logger.warning("files of older releases stay: %s", error)
+            logger.warning("files of older releases are kept: %s", error)
             return
     remove_versions(repository, set().union(*(observed.pinned for observed in found)))
     pins = found[0].pins
@@ -136,9 +139,9 @@ def _clear(repository: Path, urls: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def locked(repository: Path, wait: bool = True) -> Iterator[None]:
-    """One deployment at a time in a repository; the lock goes with the process that holds it.
+    """Hold the repository's deployment lock, which the process releases on exit.
 
-    Raises BlockingIOError where another holds it and `wait` is false.
+    Raises BlockingIOError if another process holds it and `wait` is false.
     """
     repository.mkdir(parents=True, exist_ok=True)
     with exclusive(repository / ".lock", wait):

@@ -1,4 +1,4 @@
-"""The golden scan: does an ensemble of a server give a bundle's own answer, and name its release?"""
+"""The golden-scan test: an ensemble must return the bundle's recorded result and its release."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cmb_models.release.bundle import GOLDEN_ANSWER, GOLDEN_PHASE, GOLDEN_SCAN, 
 from cmb_models.serving.check.answers import difference, rows_of
 
 
-def try_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> None:
-    """Send a bundle's golden scan through an ensemble. Raises InputError or RuntimeError unless its answer is the bundle's own."""
+def run_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> None:
+    """Send a bundle's golden scan through an ensemble. Raises InputError or RuntimeError if the result differs."""
     with Client(server_url, model=ensemble) as client:
         phase = read_volume(bundle.path / GOLDEN_PHASE) if bundle.config.preprocess.phase else None
         answer = client.detect(read_volume(bundle.path / GOLDEN_SCAN), phase, case=f"{bundle.path / GOLDEN_SCAN}")
@@ -22,7 +22,7 @@ def try_golden(server_url: str, ensemble: str, bundle: Bundle, release: int) -> 
 
 
 def check_golden(answer: DetectionResult, bundle: Bundle, release: int) -> None:
-    """Raise InputError unless an answer to the golden scan is the bundle's own, and signed by this release."""
+    """Raise InputError unless a result for the golden scan matches the bundle's and names this release."""
     expected = np.asarray(read_json(bundle.path / GOLDEN_ANSWER)["candidates"], dtype=np.float64).reshape(-1, 4)
     faults = []
     if Serving(answer.release, answer.manifest_sha256) != Serving(release, bundle.manifest_sha256):
@@ -31,6 +31,4 @@ def check_golden(answer: DetectionResult, bundle: Bundle, release: int) -> None:
         faults.append(fault)
     if faults:
         remedy = "the server keeps its release; compare its environment with the one that exported the bundle"
-        raise InputError(
-            "golden-answer", f"golden scan of {bundle.path}", "the bundle's own golden answer", "; ".join(faults), remedy
-        )
+        raise InputError("golden-answer", f"golden scan of {bundle.path}", "the bundle's golden answer", "; ".join(faults), remedy)

@@ -1,4 +1,4 @@
-"""Asking one server what it has loaded, and telling it to load and unload."""
+"""The observed state of a server, and its model control: load and unload."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cmb_models.serving.triton.repository import ENSEMBLES, Pin
 from cmb_models.serving.triton.step import MODELS
 
 LOAD_S = 300.0  # a GPU server builds its plans while loading
-ASK_S = 20.0
-DRAIN_S = 120.0  # how long requests may still run in a version that is going
+QUERY_S = 20.0
+DRAIN_S = 120.0  # for requests that still run in a version being unloaded
 
 
 @dataclass(frozen=True)
 class ObservedState:
-    """What a server has ready. pins: what each ensemble runs; resident: models by release, ensembles left out."""
+    """What a server has ready. pins: by ensemble; resident: models by release, without ensembles."""
 
     pins: Mapping[str, Pin]
     resident: Mapping[int, frozenset[str]]
 
     @property
     def pinned(self) -> set[int]:
-        """Releases that some ensemble runs."""
+        """Releases that an ensemble runs."""
         return {pin.release for pin in self.pins.values()}
 
     def has(self, release: int, models: Iterable[str]) -> bool:
@@ -38,7 +38,7 @@ class ObservedState:
 
 
 class Admin:
-    """A connection for loading and unloading; $CMB_ADMIN_KEY opens a server that restricts these calls to holders of its key."""
+    """A connection for model control; CMB_ADMIN_KEY authorizes it on a server that restricts these calls."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -52,7 +52,7 @@ class Admin:
         self._client.close()
 
     def observed(self) -> ObservedState:
-        """What the server has ready now. Raises InputError when it cannot be asked."""
+        """The server's current state. Raises InputError if it cannot be reached."""
         index = self._index()
         pins = {name: pin for name in ENSEMBLES if "READY" in index.get(name, {}).values() and (pin := self._pin(name))}
         resident: dict[int, set[str]] = {}
@@ -63,41 +63,41 @@ class Admin:
         return ObservedState(pins, {version: frozenset(models) for version, models in resident.items()})
 
     def load(self, config: dict) -> None:
-        """Load a model with the configuration given. Raises InputError when it cannot be; the server goes on with what it had."""
+        """Load a model with a configuration. Raises InputError on failure; the server then keeps what it had."""
         try:
             self._client.load_model(config["name"], config=json.dumps(config), headers=self._headers, client_timeout=LOAD_S)
         except InferenceServerException as error:
             remedy = "the server keeps its release; read its log and export the bundle again"
-            raise self._told(error, f"model {config['name']}", "files that the server can load", remedy) from error
+            raise self._error(error, f"model {config['name']}", "files that the server can load", remedy) from error
 
     def unload(self, name: str) -> None:
-        """Unload a model; nothing happens when it is not loaded."""
+        """Unload a model, if loaded."""
         try:
             self._client.unload_model(name, headers=self._headers, client_timeout=LOAD_S)
         except InferenceServerException as error:
-            raise self._told(error, f"model {name}", "a server that unloads it", "read the server's log") from error
+            raise self._error(error, f"model {name}", "a server that unloads it", "read the server's log") from error
 
     def drain(self) -> None:
-        """Return when no version is going any more: its last request has been answered. Raises InputError if that takes long."""
+        """Wait until no version is unloading, so that all its requests were answered. Raises InputError after DRAIN_S."""
         deadline = time.monotonic() + DRAIN_S
         while "UNLOADING" in (states := {s for versions in self._index().values() for s in versions.values()}):
             if time.monotonic() > deadline:
                 raise InputError(
                     "server-timeout",
                     self.url,
-                    f"versions that go within {DRAIN_S:g} s",
+                    f"versions unloaded within {DRAIN_S:g} s",
                     f"{sorted(states)}",
                     "read the server's log",
                 )
             time.sleep(0.05)
 
     def _index(self) -> dict[str, dict[int, str]]:
-        """State of every version of every model that the server knows of."""
+        """State by version of every model that the server knows."""
         try:
-            models = self._client.get_model_repository_index(headers=self._headers, client_timeout=ASK_S).models
+            models = self._client.get_model_repository_index(headers=self._headers, client_timeout=QUERY_S).models
         except InferenceServerException as error:
             remedy = "start one with `cmb server run`, or correct --server"
-            raise self._told(error, self.url, "a server that tells what it has loaded", remedy) from error
+            raise self._error(error, self.url, "a server that lists its models", remedy) from error
         index: dict[str, dict[int, str]] = {}
         for model in models:
             if model.version:
@@ -105,20 +105,20 @@ class Admin:
         return index
 
     def _pin(self, ensemble: str) -> Pin | None:
-        """What an ensemble is pinned to by its own configuration; None when it is not ready (any more)."""
+        """The pin in an ensemble's configuration; None if it is not ready (any more)."""
         with contextlib.suppress(InferenceServerException):
-            config = self._client.get_model_config(ensemble, headers=self._headers, client_timeout=ASK_S).config
-            told = {key: value.string_value for key, value in config.parameters.items()}
-            pin = Pin(int(told.get("release") or 0), told.get("manifest_sha256", ""), told.get("steps_sha256", ""))
+            config = self._client.get_model_config(ensemble, headers=self._headers, client_timeout=QUERY_S).config
+            values = {key: value.string_value for key, value in config.parameters.items()}
+            pin = Pin(int(values.get("release") or 0), values.get("manifest_sha256", ""), values.get("steps_sha256", ""))
             if {step.model_version for step in config.ensemble_scheduling.step} == {pin.release}:
                 return pin
         return None
 
-    def _told(self, error: InferenceServerException, case: str, expected: str, remedy: str) -> InputError:
+    def _error(self, error: InferenceServerException, case: str, expected: str, remedy: str) -> InputError:
         got = " ".join((error.message() or str(error)).split())[:500]
         if "is not allowed" in got:
-            expected, got = "a server that may be told what to load", "one whose repository is read-only"
-            remedy = "write another by `cmb server export` and restart the server on it"
+            expected, got = "a server with explicit model control", "one whose repository is read-only"
+            remedy = "export another with `cmb server export` and restart the server on it"
         elif "restricted" in got:
             remedy = "set CMB_ADMIN_KEY to the server's key"
         elif "UNAVAILABLE" in str(error.status()) and "load" not in got:

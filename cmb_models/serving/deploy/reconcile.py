@@ -1,7 +1,8 @@
-"""Make one server agree: load, try, switch, keep the one before, let go of what is older, and ask it whether it is so.
+"""Reconciliation of one server: load, test, switch, keep the previous release, unload older ones, and verify.
 
-Order is what loses no request: an ensemble is switched by one `load` with its new pins while both releases are resident, and
-a version goes only when no ensemble runs it, since an ensemble that pins a removed version is unloaded without a word.
+The order ensures that no request is lost: an ensemble is switched by one `load` with its new pins while both releases are
+resident, and a version is unloaded only when no ensemble runs it, since Triton silently unloads an ensemble that pins a removed
+version.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from cmb_models.client.contract import DETECTOR, STEPS
 from cmb_models.errors import InputError
 from cmb_models.serving.deploy.desired import DesiredState, Release
-from cmb_models.serving.deploy.golden import try_golden
+from cmb_models.serving.deploy.golden import run_golden
 from cmb_models.serving.deploy.observed import Admin, ObservedState
 from cmb_models.serving.triton.repository import (
     ENSEMBLES,
@@ -38,14 +39,18 @@ ALIASES = {ensemble: alias for alias, ensemble in ROLES.items()}
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was done at one server. previous: the release that stays loaded for a rollback; did: in words, nothing when empty.
+    """The result of a deployment to one server.
 
-    faults: what went wrong with previous and challenger while production is served, by alias.
+    Attributes:
+        server_url: Address of the server.
+        pins: Pin of each ensemble.
+        changes: What was done, as text; () if nothing.
+        faults: Of previous and challenger while production is served, by alias.
     """
 
     server_url: str
     pins: Mapping[str, Pin]
-    did: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     faults: Mapping[str, Exception] = field(default_factory=dict)
 
     @property
@@ -62,77 +67,77 @@ class Deployed:
 
     @property
     def changed(self) -> bool:
-        return bool(self.did)
+        return bool(self.changes)
 
     def __str__(self) -> str:
         if self.changed:
-            return f"{self.server_url}: {'; '.join(self.did)}"
-        beside = [f"{ALIASES[e]} {pin.release}" for e, pin in self.pins.items() if e in ALIASES and e != DETECTOR]
-        also = f", with {' and '.join(beside)} loaded" if beside else ""
-        return f"{self.server_url}: serves {self.pins[DETECTOR]} already{also}, nothing to do"
+            return f"{self.server_url}: {'; '.join(self.changes)}"
+        others = [f"{ALIASES[e]} {pin.release}" for e, pin in self.pins.items() if e in ALIASES and e != DETECTOR]
+        suffix = f", with {' and '.join(others)} loaded" if others else ""
+        return f"{self.server_url}: already serves {self.pins[DETECTOR]}{suffix}, nothing to do"
 
 
-def reconcile_server(admin: Admin, repository: Path, wanted: DesiredState) -> Deployed:
-    """Make one server agree with `wanted`, whose files are written. Raises InputError or RuntimeError when production cannot be
-    switched, with what answered before still answering."""
+def reconcile_server(admin: Admin, repository: Path, desired: DesiredState) -> Deployed:
+    """Bring one server to `desired`, whose files are written. Raises InputError or RuntimeError if production cannot be switched;
+    the old release then still serves."""
     observed = admin.observed()
-    _require_same_content(observed, wanted)
-    did: list[str] = []
+    _require_same_content(observed, desired)
+    changes: list[str] = []
     faults: dict[str, Exception] = {}
-    if PROBE in observed.pins:  # of a deployment that was killed
+    if PROBE in observed.pins:  # left by an interrupted deployment
         admin.unload(PROBE)
     replaced = observed.pins.get(DETECTOR)
-    for ensemble, release in wanted.releases.items():
+    for ensemble, release in desired.releases.items():
         try:
-            keep = replaced if wanted.keeps_replaced and ensemble == DETECTOR else None
-            did += _bring(admin, repository, ensemble, release, keep)
+            keep = replaced if desired.keeps_replaced and ensemble == DETECTOR else None
+            changes += _switch(admin, repository, ensemble, release, keep)
         except (InputError, RuntimeError) as error:
             _withdraw(admin, repository)
             if ensemble == DETECTOR:
                 raise
             faults[ALIASES[ensemble]] = error
     for ensemble in ROLES.values():
-        if ensemble not in wanted.releases and ensemble not in wanted.untouched and ensemble in observed.pins:
+        if ensemble not in desired.releases and ensemble not in desired.untouched and ensemble in observed.pins:
             admin.unload(ensemble)
-            did.append(f"{ALIASES[ensemble]} {observed.pins[ensemble].release} unloaded")
-    did += _settle(admin, repository)
-    sound = {e: r for e, r in wanted.releases.items() if ALIASES[e] not in faults}
-    did += _confirm(admin, repository, sound)
-    return Deployed(admin.url, {e: p for e, p in admin.observed().pins.items() if e != PROBE}, tuple(did), faults)
+            changes.append(f"{ALIASES[ensemble]} {observed.pins[ensemble].release} unloaded")
+    changes += _unload_unused(admin, repository)
+    deployed = {e: r for e, r in desired.releases.items() if ALIASES[e] not in faults}
+    changes += _confirm(admin, repository, deployed)
+    return Deployed(admin.url, {e: p for e, p in admin.observed().pins.items() if e != PROBE}, tuple(changes), faults)
 
 
-def _require_same_content(observed: ObservedState, wanted: DesiredState) -> None:
-    """Refuse a server that has a wanted release's number with another content: it belongs to another registry."""
-    for release in wanted.releases.values():
+def _require_same_content(observed: ObservedState, desired: DesiredState) -> None:
+    """Reject a server with other content under a desired release's number: it belongs to another registry."""
+    for release in desired.releases.values():
         for pin in observed.pins.values():
             if pin.release == release.pin.release and pin.manifest_sha256 != release.pin.manifest_sha256:
                 got = f"manifest {release.pin.manifest_sha256[:12]} while the server has {pin.manifest_sha256[:12]}"
-                remedy = "use this server's own registry or another --state-dir"
-                raise InputError("release-changed", f"release {pin.release}", "one content for ever", got, remedy)
+                remedy = "use this server's registry or another --state-dir"
+                raise InputError("release-changed", f"release {pin.release}", "the same content as on the server", got, remedy)
 
 
-def _bring(admin: Admin, repository: Path, ensemble: str, release: Release, replaced: Pin | None) -> list[str]:
-    """Have an ensemble run a release, after its golden scan; what was done, in words. replaced: what is to be the previous one."""
+def _switch(admin: Admin, repository: Path, ensemble: str, release: Release, replaced: Pin | None) -> list[str]:
+    """Switch an ensemble to a release that passes its golden scan; return what was done. replaced: the future previous release."""
     observed, number = admin.observed(), release.pin.release
     uses_phase = release.bundle.config.preprocess.phase
     resident = observed.has(number, _models(uses_phase))
     before = observed.pins.get(ensemble)
     if before == release.pin and resident:
         return []
-    tried = resident and release.pin in observed.pins.values()
-    if not tried:
+    tested = resident and release.pin in observed.pins.values()
+    if not tested:
         _load_steps(admin, repository, {*(r for r in observed.pinned if is_written(repository, r)), number})
-    if not tried or ensemble == DETECTOR:
-        _try_out(admin, repository, release)
-    kept = []
+    if not tested or ensemble == DETECTOR:
+        _test_golden(admin, repository, release)
+    previous = []
     if replaced and replaced.release != number and is_written(repository, replaced.release):
-        _load(admin, repository, PREVIOUS, replaced)  # before the switch: killed after it, nobody would know what was replaced
-        kept = [_told(PREVIOUS, replaced, None)]
+        _load(admin, repository, PREVIOUS, replaced)  # first: after an interrupted switch the replaced release is unknown
+        previous = [_change(PREVIOUS, replaced, None)]
     _load(admin, repository, ensemble, release.pin)
-    return [_told(ensemble, release.pin, before), *kept]
+    return [_change(ensemble, release.pin, before), *previous]
 
 
-def _told(ensemble: str, pin: Pin, before: Pin | None) -> str:
+def _change(ensemble: str, pin: Pin, before: Pin | None) -> str:
     if ensemble == PREVIOUS:
         return f"release {pin.release} stays loaded for a rollback"
     if ensemble != DETECTOR:
@@ -141,11 +146,11 @@ def _told(ensemble: str, pin: Pin, before: Pin | None) -> str:
     return f"switched to {pin}{old} after its golden scan passed"
 
 
-def _try_out(admin: Admin, repository: Path, release: Release) -> None:
-    """Send the golden scan through an ensemble of its own that is pinned to the new release; no client of the detector sees it."""
+def _test_golden(admin: Admin, repository: Path, release: Release) -> None:
+    """Send the golden scan through the probe ensemble pinned to the new release, invisible to clients."""
     _load(admin, repository, PROBE, release.pin)
     try:
-        try_golden(admin.url, PROBE, release.bundle, release.pin.release)
+        run_golden(admin.url, PROBE, release.bundle, release.pin.release)
     finally:
         admin.unload(PROBE)
 
@@ -156,9 +161,9 @@ def _load(admin: Admin, repository: Path, ensemble: str, pin: Pin) -> None:
 
 
 def _withdraw(admin: Admin, repository: Path) -> None:
-    """Take out again what no ensemble runs. Trouble here is logged only: the next deployment starts from what it finds."""
+    """Unload what no ensemble runs after a failure. Errors are only logged: the next deployment retries."""
     try:
-        _settle(admin, repository)
+        _unload_unused(admin, repository)
     except InputError as error:
         logger.warning("%s: could not withdraw the failed release: %s", admin.url, error)
 
@@ -168,7 +173,7 @@ def _models(uses_phase: bool) -> list[str]:
 
 
 def _load_steps(admin: Admin, repository: Path, versions: set[int]) -> None:
-    """Make `versions` resident, and nothing else: a model that none of them runs (step.model_of) goes."""
+    """Make exactly `versions` resident; models that none of them runs (step.model_of) are unloaded."""
     configs = step_configs(repository, versions)
     for config in configs.values():
         write_config(repository, config)
@@ -179,32 +184,32 @@ def _load_steps(admin: Admin, repository: Path, versions: set[int]) -> None:
 
 
 def revive(admin: Admin, repository: Path, steps: Iterable[tuple[str, int]]) -> None:
-    """Start steps (model and release) anew, in whatever state they are; the others run on, and no ensemble is unloaded."""
+    """Restart steps (model and release); the others keep running, and no ensemble is unloaded."""
     for model, release in steps:
         touch_step(repository, model, release)
     _load_steps(admin, repository, {release for release in admin.observed().pinned if is_written(repository, release)})
 
 
-def _settle(admin: Admin, repository: Path) -> list[str]:
-    """Let go of every version that no ensemble runs, once its last request is answered; what was done, in words."""
+def _unload_unused(admin: Admin, repository: Path) -> list[str]:
+    """Unload every version that no ensemble runs, once its last request is answered; return what was done."""
     observed = admin.observed()
-    stray = sorted(set(observed.resident) - observed.pinned)
-    if not stray:
+    unused = sorted(set(observed.resident) - observed.pinned)
+    if not unused:
         return []
     if observed.pinned and not all(is_written(repository, release) for release in observed.pinned):
-        return []  # what runs has lost its files: it goes on as it is
+        return []  # a running release has lost its files: leave it running
     if observed.pinned:
         _load_steps(admin, repository, observed.pinned)
     else:
         for model in (*ENSEMBLES, *MODELS):
             admin.unload(model)
     admin.drain()
-    return [f"release {', '.join(map(str, stray))} removed"]
+    return [f"release {', '.join(map(str, unused))} removed"]
 
 
 def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) -> list[str]:
-    """Ask the server what it runs and for each golden answer. Steps that have died are started anew; what was done, in words."""
-    did = []
+    """Verify pins and golden answers on the server. Dead steps are restarted; return what was done."""
+    changes = []
     observed = admin.observed()
     for ensemble, release in releases.items():
         if observed.pins.get(ensemble) != release.pin:
@@ -217,10 +222,10 @@ def _confirm(admin: Admin, repository: Path, releases: Mapping[str, Release]) ->
                 "is another deployment at work? run `cmb server deploy` again",
             )
         try:
-            try_golden(admin.url, ensemble, release.bundle, release.pin.release)
+            run_golden(admin.url, ensemble, release.bundle, release.pin.release)
         except RuntimeError as error:
-            logger.warning("%s: %s; its steps are started anew", admin.url, error)
+            logger.warning("%s: %s; its steps are restarted", admin.url, error)
             revive(admin, repository, {(model, release.pin.release) for model in MODELS})
-            try_golden(admin.url, ensemble, release.bundle, release.pin.release)
-            did.append(f"steps of release {release.pin.release} started anew")
-    return did
+            run_golden(admin.url, ensemble, release.bundle, release.pin.release)
+            changes.append(f"steps of release {release.pin.release} restarted")
+    return changes

@@ -1,4 +1,4 @@
-"""Registry and servers side by side: which release each alias names, which one each server runs for it, and where they differ."""
+"""Status of registry and servers: the desired and observed release of each role, and their differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Named:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One server. aliases: what answers for each; loaded: releases with a ready step; fault: why it could not be asked."""
+    """One server. aliases: release by role; loaded: releases with a ready step; fault: why it could not be reached."""
 
     url: str
     aliases: Mapping[str, Named]
@@ -36,8 +36,8 @@ class ServerStatus:
     fault: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        told = {"url": self.url, "is_reachable": not self.fault, "fault": self.fault or None, "aliases": _aliases(self.aliases)}
-        return {**told, "loaded": list(self.loaded), "differences": list(self.differences)}
+        base = {"url": self.url, "is_reachable": not self.fault, "fault": self.fault or None, "aliases": _aliases(self.aliases)}
+        return {**base, "loaded": list(self.loaded), "differences": list(self.differences)}
 
     def row(self) -> tuple[str, ...]:
         if self.fault:
@@ -48,7 +48,7 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What the registry wants and what servers do. differences: of the registry with itself, then of each server, in words."""
+    """Desired and observed state. moved: how MLflow's aliases differ from the audit log."""
 
     registry: Mapping[str, Named]
     servers: tuple[ServerStatus, ...]
@@ -56,26 +56,26 @@ class Status:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        own = (f"registry: {self.moved}",) if self.moved else ()
-        return (*own, *(f"{s.url}: {d}" for s in self.servers for d in ((s.fault,) if s.fault else s.differences)))
+        registry = (f"registry: {self.moved}",) if self.moved else ()
+        return (*registry, *(f"{s.url}: {d}" for s in self.servers for d in ((s.fault,) if s.fault else s.differences)))
 
     def as_dict(self) -> dict[str, Any]:
-        told = {"registry": _aliases(self.registry), "servers": [s.as_dict() for s in self.servers]}
-        return {**told, "differences": list(self.differences), "agree": not self.differences}
+        base = {"registry": _aliases(self.registry), "servers": [s.as_dict() for s in self.servers]}
+        return {**base, "differences": list(self.differences), "agree": not self.differences}
 
     def rows(self) -> list[tuple[str, ...]]:
-        """As text, one cell a column of COLUMNS; the registry first."""
+        """As text, one cell per column of COLUMNS; the registry first."""
         return [("registry", *_cells(self.registry), "", ""), *(s.row() for s in self.servers)]
 
 
 def status_of(urls: Sequence[str], workspace: Path = Path(".")) -> Status:
-    """Ask the registry and every server. A server that cannot be asked is told as such; the registry's faults are raised."""
-    wanted, moved = registry_status(workspace)
-    return Status(wanted, tuple(server_status(url, wanted) for url in urls), moved)
+    """Query the registry and every server. Unreachable servers are reported as such; faults of the registry are raised."""
+    desired, moved = registry_status(workspace)
+    return Status(desired, tuple(server_status(url, desired) for url in urls), moved)
 
 
 def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
-    """What each alias names by the audit log, and how MLflow's own aliases differ, in words. Reads no files of releases."""
+    """The release of each role by the audit log, and how MLflow's aliases differ from it. Reads no files of releases."""
     from cmb_models.registry.history.audit import moved_outside
     from cmb_models.registry.history.state import registry_state
     from cmb_models.registry.mlflow.connection import Unreachable
@@ -83,16 +83,16 @@ def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
 
     with open_registry(workspace) as registry:
         logged = registry_state(registry.workspace)
-        wanted = {alias: Named(n, logged.manifests.get(n, "")) for alias, n in logged.aliases.items() if alias in ROLES}
+        desired = {alias: Named(n, logged.manifests.get(n, "")) for alias, n in logged.aliases.items() if alias in ROLES}
         try:
             require_not_behind(logged, registry.head())
-            return wanted, moved_outside(registry, logged) or ""
+            return desired, moved_outside(registry, logged) or ""
         except Unreachable as error:
-            return wanted, f"MLflow could not be asked: {error}"
+            return desired, f"MLflow is unreachable: {error}"
 
 
-def server_status(url: str, wanted: Mapping[str, Named]) -> ServerStatus:
-    """What one server runs, compared with what is wanted."""
+def server_status(url: str, desired: Mapping[str, Named]) -> ServerStatus:
+    """Observed state of one server, compared with the desired state."""
     try:
         with Admin(url) as admin:
             observed = admin.observed()
@@ -101,17 +101,17 @@ def server_status(url: str, wanted: Mapping[str, Named]) -> ServerStatus:
     aliases = {
         alias: Named(pin.release, pin.manifest_sha256) for alias, e in ROLES.items() if (pin := observed.pins.get(e)) is not None
     }
-    return ServerStatus(url, aliases, tuple(sorted(observed.resident)), tuple(_differences(wanted, aliases, observed)))
+    return ServerStatus(url, aliases, tuple(sorted(observed.resident)), tuple(_differences(desired, aliases, observed)))
 
 
-def _differences(wanted: Mapping[str, Named], aliases: Mapping[str, Named], observed: ObservedState) -> list[str]:
+def _differences(desired: Mapping[str, Named], aliases: Mapping[str, Named], observed: ObservedState) -> list[str]:
     found = [
-        f"{alias} is {aliases.get(alias, 'none')}, expected {wanted.get(alias, 'none')}"
+        f"{alias} is {aliases.get(alias, 'none')}, expected {desired.get(alias, 'none')}"
         for alias in ROLES
-        if wanted.get(alias) != aliases.get(alias)
+        if desired.get(alias) != aliases.get(alias)
     ]
-    stray = sorted(set(observed.resident) - {named.release for named in wanted.values()})
-    return found + [f"release {n} is still loaded" for n in stray]
+    unused = sorted(set(observed.resident) - {named.release for named in desired.values()})
+    return found + [f"release {n} is still loaded" for n in unused]
 
 
 def _cells(aliases: Mapping[str, Named]) -> list[str]:

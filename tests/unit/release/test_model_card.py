@@ -13,5 +13,7 @@ def test_the_joint_score_is_told_as_it_is_made(mean, what):
     config = settings()
     decision = config.decision.model_copy(update={"joint_mean": mean, "stage2_weight": 0.25, "slope": 2.0, "intercept": -1.5})
     card = model_card(config.model_copy(update={"decision": decision}), {}, {})
-    expected = f"its {what} the weighted mean of those of both stages' scores, stage 1's by 0.750, stage 2's by 0.250."
+    expected = (
+        f"its {what} the weighted mean of those of both stages' scores, with weights 0.750 for stage 1 and 0.250 for stage 2."
+    )
     assert expected in card and "sigmoid(2.000 · logit(fused score) − 1.500)" in card
