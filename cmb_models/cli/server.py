@@ -122,9 +122,9 @@ def deploy(
 def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, str]]:
     """The servers named, or the one that was started here, with its administrator's key."""
     from cmb_models.client.contract import ADMIN_KEY
-    from cmb_models.serving.run.state_dir import kept_key, running_url
+    from cmb_models.serving.run.state_dir import running_url, stored_key
 
-    if not server and (key := kept_key(state)):  # another machine's server has its own
+    if not server and (key := stored_key(state)):  # another machine's server has its own
         os.environ.setdefault(ADMIN_KEY, key)
     return [one.partition("=") for one in server or [running_url(state)]]
 

@@ -21,7 +21,7 @@ from cmb_models.client.shared_memory import shared_inputs
 from cmb_models.errors import InputError
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.settings import Security, is_loopback
-from cmb_models.serving.run.state_dir import KEY_FILE, kept_key, state_key
+from cmb_models.serving.run.state_dir import KEY_FILE, state_key, stored_key
 from cmb_models.serving.run.triton_process import running_server
 from tests.support.bundles import head, make_bundle
 from tests.support.certificates import make_certificate, make_root
@@ -144,15 +144,15 @@ def test_server_on_a_network_is_reached_with_tls_alone_and_http_gives_no_answers
 def test_state_folder_keeps_a_key_for_its_owner(tmp_path, monkeypatch):
     monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
     state = tmp_path / "state"
-    assert kept_key(state) is None
+    assert stored_key(state) is None
     key = state_key(state)
     assert len(key) >= 32
-    assert state_key(state) == kept_key(state) == key
+    assert state_key(state) == stored_key(state) == key
     assert stat.S_IMODE((state / KEY_FILE).stat().st_mode) == 0o600
     assert [p.name for p in state.iterdir()] == [KEY_FILE]
     (state / KEY_FILE).chmod(0o644)
     with refused("key-exposed"):
-        kept_key(state)
+        stored_key(state)
     monkeypatch.setenv("CMB_ADMIN_KEY", KEY)
     assert state_key(state) == KEY
 
@@ -174,7 +174,7 @@ def test_serve_command_restricts_and_deploys_with_its_own_key(tmp_path, monkeypa
                 assert client.detect(head()).release == 1
             with refused("server-refused-release"):
                 deploy_bundle(make_bundle(tmp_path / "two", threshold=0.5), 2, tmp_path / "serving-state" / "repository", url)
-            monkeypatch.setenv("CMB_ADMIN_KEY", kept_key(tmp_path / "serving-state"))
+            monkeypatch.setenv("CMB_ADMIN_KEY", stored_key(tmp_path / "serving-state"))
             assert connect(url).get_model_repository_index(headers=admin_headers()).models
         finally:
             process.terminate()

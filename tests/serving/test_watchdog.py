@@ -163,7 +163,7 @@ def test_killed_server_gives_a_clean_status_and_serves_again(kept):
     kept.until_right()
     assert kept.url == url and kept.pid != server
     assert living_steps(kept.pid) == {(step, 1) for step in STEPS}
-    kept.told("was started again")
+    kept.told("was restarted")
 
 
 def test_steps_without_a_process_are_dead():

@@ -1,8 +1,8 @@
-"""What the image runs: CMB_* variables become tritonserver's arguments, and this process becomes tritonserver.
+"""The image's entry point: turns CMB_* variables into arguments and replaces itself by tritonserver.
 
 `python3 -m cmb_models.serving.run.entrypoint [TRITON ARGUMENT ...]` starts the server; with `health` as its only argument it
-checks a running one (the image's HEALTHCHECK). No shell stands between, so a stop signal reaches the server itself. Unsafe
-settings are rejected: settings.VARIABLES describes each, docs/serving.md when to use which.
+checks a running one (the image's HEALTHCHECK). There is no shell, so stop signals reach the server. Unsafe settings are
+rejected; settings.VARIABLES describes each, docs/serving.md when to use which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cmb_models.errors import InputError
 from cmb_models.serving.run.settings import MODES, PING_MS, RESTRICTED, VARIABLES, Settings, read_settings
 from cmb_models.serving.run.triton_process import thread_arguments
 
-OVER_HTTP = ("inference", "metadata", "model-config", "statistics", *RESTRICTED)  # all but health: Triton's HTTP has no TLS
+OVER_HTTP = ("inference", "metadata", "model-config", "statistics", *RESTRICTED)  # all but health, since Triton's HTTP has no TLS
 
 
 def triton_arguments(settings: Settings) -> list[str]:
@@ -34,7 +34,7 @@ def triton_arguments(settings: Settings) -> list[str]:
         *(f"--{service}-port={port}" for service, port in ports.items()),
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}",
         *thread_arguments(),
-        "--grpc-infer-allocation-pool-size=0",  # messages of hundreds of megabytes are freed, not kept for the next
+        "--grpc-infer-allocation-pool-size=0",  # free messages of hundreds of megabytes after use
         *settings.security.guard(OVER_HTTP),
     ]
     if settings.backends:
@@ -43,13 +43,13 @@ def triton_arguments(settings: Settings) -> list[str]:
 
 
 def ready(environ: Mapping[str, str], timeout_s: float = 5) -> bool:
-    """Whether the server that these variables describe is ready, every model loaded. False when nothing answers."""
+    """Whether the server that these variables describe is ready, with every model loaded. False if nothing answers."""
     address = environ.get("CMB_ADDRESS") or VARIABLES["CMB_ADDRESS"][0]
     host = "127.0.0.1" if ipaddress.ip_address(address).is_unspecified else address
     port = int(environ.get("CMB_HTTP_PORT") or VARIABLES["CMB_HTTP_PORT"][0])
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request("GET", "/v2/health/ready", headers={"Connection": "close"})  # a kept connection would stall the end
+        connection.request("GET", "/v2/health/ready", headers={"Connection": "close"})  # open connections stall Triton's shutdown
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -58,7 +58,7 @@ def ready(environ: Mapping[str, str], timeout_s: float = 5) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answer `health`, or become tritonserver; 2 and one line on stderr when it must not start."""
+    """Answer `health`, or become tritonserver; returns 2 with a line on stderr for invalid settings."""
     if list(arguments) == ["health"]:
         return 0 if ready(os.environ) else 1
     try:

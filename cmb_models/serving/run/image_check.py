@@ -27,7 +27,7 @@ HEAVY = ("torch", "monai", "mlflow", "optuna", "matplotlib", "onnxruntime")
 
 
 def faults(triton: Path | None) -> list[str]:
-    """What is wrong with the running environment, in words. triton: its folder, None where only Python is looked at."""
+    """Faults of the running environment. triton: Triton's folder; None to check only Python."""
     found = []
     for name in (*STEPS, *TOOLS):
         try:
@@ -39,7 +39,7 @@ def faults(triton: Path | None) -> list[str]:
         found.append(f"the steps import {', '.join(heavy)}")
     numpy = sys.modules.get("numpy")
     if numpy is not None and int(numpy.__version__.split(".")[0]) >= 2:
-        found.append(f"numpy {numpy.__version__}, with which Triton's Python backend may give wrong values")
+        found.append(f"numpy {numpy.__version__}, with which Triton's Python backend may return wrong values")
     if triton is not None:
         parts = (triton / part for part in ("bin/tritonserver", "backends/python", "backends/onnxruntime"))
         found += [f"{part} is missing" for part in parts if not part.exists()]

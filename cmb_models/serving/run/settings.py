@@ -1,8 +1,8 @@
-"""Settings of a server: who may reach it, what they may do there, and in a container everything from CMB_* variables.
+"""Settings of a server: its security, and for the image all settings from CMB_* variables.
 
-On loopback: no TLS, and an admin key all the same, since loading a model runs its code and other users of the machine reach
-loopback too. Anywhere else: TLS and an admin key, or no start. HTTP has no TLS in Triton. `Security` is the one place that checks
-this, for `cmb server run` and for the image.
+On loopback an admin key suffices; it is needed since loading a model runs its code and loopback is open to other users of the
+machine. Elsewhere TLS and an admin key are required. Triton's HTTP has no TLS. `Security` enforces this for `cmb server run` and
+for the image.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from cmb_models.client.contract import ADMIN_KEY
 from cmb_models.errors import InputError
 
 LOOPBACK = "127.0.0.1"
-LEAST_KEY = 16  # characters: a random key has 43, a word that can be guessed fewer
-KEY = re.compile(rf"[A-Za-z0-9_-]{{{LEAST_KEY},}}")  # Triton splits its argument at other signs
-OTHERS = re.compile(r"[^A-Za-z0-9_-]")
-# Calls that change a server or read its host's memory and files. Left open: health, metadata, model-config (which says the
-# release), statistics (counts, as in the metrics) and inference.
+MIN_KEY_LENGTH = 16  # a random key has 43 characters, a guessable word fewer
+KEY = re.compile(rf"[A-Za-z0-9_-]{{{MIN_KEY_LENGTH},}}")  # Triton splits its argument at other characters
+INVALID_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
+# Calls that change a server or read its host's memory and files. Open: health, metadata, model-config (which names the release),
+# statistics (counts, as in the metrics) and inference.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-# As well over HTTP once gRPC is on a network: Triton's HTTP has no TLS.
+# Also restricted over HTTP once gRPC is on a network, since Triton's HTTP has no TLS.
 ALSO_OVER_HTTP = ("inference", "model-config")
-PING_MS = 10_000  # clients may ask this often whether the line lives; they do every minute (client/connection.py)
+PING_MS = 10_000  # minimum interval of clients' keep-alive pings; they send one per minute (client/connection.py)
 
 IMMUTABLE, EXPLICIT = "immutable", "explicit"
 MODES = {IMMUTABLE: "none", EXPLICIT: "explicit"}  # to --model-control-mode
-# name: (default, what it is for). Everything this module reads; tests hold the files in deploy/ to it.
+# name: (default, description). All variables of this module; tests check the files in deploy/ against it.
 VARIABLES = {
     "CMB_MODE": (
         IMMUTABLE,
@@ -47,18 +47,18 @@ VARIABLES = {
     "CMB_SERVER_KEY": ("", "PEM file of its private key"),
     "CMB_SERVER_CLIENT_CA": ("", "PEM file of the authority whose clients alone may connect (mTLS)"),
     "CMB_ADMIN_KEY": ("", "opens model control and shared memory; explicit mode needs it"),
-    "CMB_ADMIN_KEY_FILE": ("", "a file that holds it, instead"),
+    "CMB_ADMIN_KEY_FILE": ("", "a file that holds it instead"),
     "CMB_INSECURE_NETWORK": ("", "1: no TLS although others can connect, since a mesh or ingress encrypts"),
-    "CMB_EXIT_TIMEOUT_S": ("30", "how long requests under way may take once the server is told to stop"),
-    "CMB_REQUEST_LOG": ("", "left to the steps: the file for their line a request; /dev/stdout is the container's log"),
+    "CMB_EXIT_TIMEOUT_S": ("30", "how long running requests may take after a stop signal"),
+    "CMB_REQUEST_LOG": ("", "read by the steps: file for one line per request; /dev/stdout is the container's log"),
     "CMB_TRITON": ("/opt/tritonserver/bin/tritonserver", "the server's program"),
-    "CMB_BACKENDS": ("", "folder of backends, where it is not the program's own"),
+    "CMB_BACKENDS": ("", "folder of backends, if not the program's default"),
 }
 
 
 @dataclass(frozen=True)
 class Names:
-    """What whoever starts a server calls the settings of `Security`, for its errors."""
+    """Names of the settings of `Security` in its errors: options or variables."""
 
     host: str
     cert: str
@@ -76,16 +76,16 @@ class Security:
 
     Attributes:
         host: Address that gRPC listens on.
-        admin_key: Opens RESTRICTED; None leaves them to everybody.
+        admin_key: Authorizes the RESTRICTED calls; None leaves them open to everyone.
         cert: PEM file of the server's certificate.
         key: PEM file of its private key.
-        client_ca: PEM file of the root of the clients' certificates, which are then asked for.
+        client_ca: PEM file of the root of the clients' certificates, which are then required.
         metrics_host: Address of the metrics.
         is_encrypted_outside: A mesh or ingress encrypts, so that no TLS is needed on a network.
-        names: What the caller calls these settings.
+        names: The settings' names in errors.
 
     Raises:
-        InputError: For what would leave a server on a network open, and for files that cannot be read.
+        InputError: For settings that would leave a server on a network open, and for unreadable files.
     """
 
     host: str = LOOPBACK
@@ -100,9 +100,9 @@ class Security:
     def __post_init__(self) -> None:
         names = self.names
         files = {names.cert: self.cert, names.key: self.key, names.client_ca: self.client_ca}
-        given = [name for name, file in files.items() if file and _file(name, str(file))]
+        configured = [name for name, file in files.items() if file and _file(name, str(file))]
         if (self.cert is None) != (self.key is None) or (self.client_ca and not self.cert):
-            got = f"{' and '.join(given)} alone"
+            got = f"{' and '.join(configured)} alone"
             raise InputError("tls-incomplete", "TLS", f"{names.cert} with {names.key}", got, "set both, or neither")
         is_open = not is_loopback(self.host, names.host)
         if is_open and not (self.cert or self.is_encrypted_outside):
@@ -117,7 +117,7 @@ class Security:
             require_key(ADMIN_KEY, self.admin_key)
 
     def arguments(self) -> list[str]:
-        """For tritonserver, which takes the admin key no other way: whoever may list this machine's processes reads it there."""
+        """tritonserver's arguments. They are the only way to pass the admin key, so local users who can list processes see it."""
         found = [
             f"--grpc-address={self.host}",
             f"--http-address={LOOPBACK}",
@@ -127,9 +127,9 @@ class Security:
         return found + self.guard(RESTRICTED if is_loopback(self.host) else (*ALSO_OVER_HTTP, *RESTRICTED))
 
     def guard(self, over_http: Sequence[str]) -> list[str]:
-        """tritonserver's arguments for TLS and for what the admin key opens: RESTRICTED over gRPC, `over_http` over HTTP.
+        """tritonserver's arguments for TLS and for the calls that need the admin key: RESTRICTED over gRPC, `over_http` over HTTP.
 
-        Without a certificate there is no TLS, without a client_ca no mutual TLS, without a key everything is open.
+        Without a certificate there is no TLS, without client_ca no mutual TLS, without a key no restriction.
         """
         found = []
         if self.cert and self.key:
@@ -147,23 +147,23 @@ class Security:
 def require_key(source: str, key: str) -> None:
     """Raise InputError, naming `source`, for an admin key that is too short or that Triton would split."""
     if not KEY.fullmatch(key):
-        expected = f"{LEAST_KEY} or more letters, digits, - and _"
-        got = f"{len(key)} characters" + (", others among them" if OTHERS.search(key) else "") if key else "none"
+        expected = f"{MIN_KEY_LENGTH} or more letters, digits, - and _"
+        got = f"{len(key)} characters" + (", invalid ones among them" if INVALID_CHARACTER.search(key) else "") if key else "none"
         raise InputError("admin-key-unusable", source, expected, got, "make one with `openssl rand -hex 32`")
 
 
-def own_address(host: str) -> str:
-    """At which this machine itself reaches what listens on `host`."""
+def local_address(host: str) -> str:
+    """The address at which this machine reaches a server that listens on `host`."""
     return LOOPBACK if _resolved(host).is_unspecified else host
 
 
 def is_loopback(host: str, name: str = OPTIONS.host) -> bool:
-    """Whether only this machine reaches an address. Raises InputError, naming the setting, for a name that nothing answers to."""
+    """Whether an address is reachable only from this machine. Raises InputError, naming the setting, for an unresolvable name."""
     return _resolved(host, name).is_loopback
 
 
 def _resolved(host: str, name: str = OPTIONS.host) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address as it is, a name's by IPv4."""
+    """The IP address; a name is resolved to IPv4."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -178,7 +178,7 @@ def _resolved(host: str, name: str = OPTIONS.host) -> ipaddress.IPv4Address | ip
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server of the image is to run. Ports are on the address of `security`, whose admin key is never empty."""
+    """Settings of the image's server. Ports are on the address of `security`, whose admin key is never empty."""
 
     mode: str
     repository: Path
@@ -192,12 +192,12 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings in a set of environment variables. Raises InputError for what is impossible, missing or not safe."""
+    """The settings in a set of environment variables. Raises InputError for invalid, missing or unsafe ones."""
     value = {name: environ.get(name) or default for name, (default, _) in VARIABLES.items()}
     if value["CMB_MODE"] not in MODES:
         raise InputError("setting-invalid", "CMB_MODE", " or ".join(MODES), value["CMB_MODE"], "correct the variable")
     cert, key, client_ca = (Path(value[n]) if value[n] else None for n in (IN_IMAGE.cert, IN_IMAGE.key, IN_IMAGE.client_ca))
-    # First, so that what is unsafe is reported before what is missing.
+    # First: unsafe settings are reported before missing ones.
     security = Security(
         host=_ip_address(value["CMB_ADDRESS"]),
         admin_key=_admin_key(value),
@@ -222,7 +222,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _admin_key(value: Mapping[str, str]) -> str:
-    """The key given, or in immutable mode one that nobody knows: what it guards is then shut."""
+    """The configured key; in immutable mode without one a random key, which blocks the restricted calls."""
     key, source = value[ADMIN_KEY], ADMIN_KEY
     if value["CMB_ADMIN_KEY_FILE"]:
         if key:

@@ -1,4 +1,4 @@
-"""The state directory of `cmb server run`: server.json, there as long as the server is, and the admin key."""
+"""The state directory of `cmb server run`: server.json while the server runs, and the admin key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cmb_models.files import exclusive, read_json, write_json
 from cmb_models.serving.run.triton_process import Server
 
 SERVER_FILE, REPOSITORY, LOG = "server.json", "repository", "server.log"
-KEY_FILE = "admin.key"  # for its owner alone
+KEY_FILE = "admin.key"  # mode 600
 
 
 @contextlib.contextmanager
 def announced(state: Path, server: Server) -> Iterator[Callable[[int], None]]:
-    """Write server.json for as long as the block runs; what is given writes it anew with another process id."""
+    """Keep server.json while the block runs; the yielded function updates its process id."""
 
     def announce(pid: int) -> None:
         write_json(state / SERVER_FILE, {"grpc_url": server.address, "http_url": server.http_url, "pid": pid})
@@ -32,7 +32,7 @@ def announced(state: Path, server: Server) -> Iterator[Callable[[int], None]]:
 
 
 def running_url(state: Path) -> str:
-    """The gRPC address of the server of a state folder. Raises InputError when none runs."""
+    """The gRPC address of a state directory's server. Raises InputError if none runs."""
     file = Path(state) / SERVER_FILE
     if not file.is_file():
         raise InputError(
@@ -47,7 +47,7 @@ def running_url(state: Path) -> str:
 
 @contextlib.contextmanager
 def only_one(state: Path) -> Iterator[None]:
-    """Refuse a second server on the same state folder; the claim goes with the process, however it ends."""
+    """Lock the state directory against a second server; the process releases the lock on exit."""
     state.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
@@ -60,11 +60,11 @@ def only_one(state: Path) -> Iterator[None]:
 
 
 def state_key(state: Path) -> str:
-    """The admin key of a server with this state folder: CMB_ADMIN_KEY, else the folder's own, made at random when there is none."""
-    if given := os.environ.get(ADMIN_KEY):
-        return given
-    if (found := kept_key(state)) is not None:
-        return found
+    """The admin key: CMB_ADMIN_KEY, else that of the state directory, generated if missing."""
+    if key := os.environ.get(ADMIN_KEY):
+        return key
+    if (key := stored_key(state)) is not None:
+        return key
     state.mkdir(parents=True, exist_ok=True)
     temporary = state / f".partial-{os.getpid()}-{KEY_FILE}"
     key = secrets.token_urlsafe(32)
@@ -79,8 +79,8 @@ def state_key(state: Path) -> str:
     return key
 
 
-def kept_key(state: Path) -> str | None:
-    """The key that a state folder keeps; None without one. Raises InputError for one that others may read or that is not ours."""
+def stored_key(state: Path) -> str | None:
+    """The key in a state directory; None without one. Raises InputError if others can read it or it belongs to another user."""
     file = Path(state) / KEY_FILE
     try:
         mode = file.stat().st_mode
@@ -93,4 +93,4 @@ def kept_key(state: Path) -> str | None:
         return None
     except PermissionError as error:
         remedy = f"run this as the user who started the server, or set {ADMIN_KEY}"
-        raise InputError("key-exposed", file, "the server's admin key", "a file of another user's", remedy) from error
+        raise InputError("key-exposed", file, "the server's admin key", "a file of another user", remedy) from error

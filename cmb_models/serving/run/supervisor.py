@@ -1,8 +1,8 @@
-"""Keeps one tritonserver: starts it, waits for it or for the end of its own standard input, and leaves nothing behind.
+"""Supervisor of one tritonserver: starts it, restarts it if asked to, and cleans up after it.
 
-Its input is a pipe that the starting process holds. The pipe closes however that process ends, killed outright included, so the
-server, its Python stubs, its shared memory and its temporary folder go in every case. Once told `keep` there, it starts a server
-that ended by itself again, with the same ports and nothing loaded. Standard library alone: it starts at once.
+Its standard input is a pipe held by the parent process. The pipe closes however the parent ends, SIGKILL included, and the server,
+its Python stubs, its shared memory and its temporary folder are then removed. After the command `keep` the supervisor restarts a
+server that exits, on the same ports with nothing loaded. It imports only the standard library, to start quickly.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 KEEP = b"keep"
-STEADY_S = 60.0  # a server that ran for longer ended for another reason than the one before
-MOST_S = 30.0  # the longest wait before starting it again
-MOST_STARTS = 10  # in a row, none of them steady; then it is given up
+STEADY_S = 60.0  # a longer run resets the count of failed starts
+MAX_DELAY_S = 30.0  # before a restart
+MAX_STARTS = 10  # in a row without a steady run, then give up
 
 
 def main(spec_file: str) -> int:
     """Run the server described by a JSON file: command, environment, log, shm_prefix, folder (removed), grace_s.
 
-    Prints the server's process id, and that of each one that is started after it.
+    Prints the process id of the server and of each restarted one.
     """
     spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    told, short = _Input(), 0
+    control, short = _Control(), 0
     try:
         while True:
-            since = time.monotonic()
-            code = _run(spec, told)
-            short = 0 if time.monotonic() - since > STEADY_S else short + 1
-            if told.closed or not told.keep or short >= MOST_STARTS:
+            started = time.monotonic()
+            code = _run(spec, control)
+            short = 0 if time.monotonic() - started > STEADY_S else short + 1
+            if control.closed or not control.keep or short >= MAX_STARTS:
                 return code
-            pause_s = min(MOST_S, 0.25 * 2**short)
-            _note(spec["log"], f"tritonserver ended ({code}); it is started again in {pause_s:g} s")
-            told.wait(pause_s)
-            if told.closed:
+            pause_s = min(MAX_DELAY_S, 0.25 * 2**short)
+            _log(spec["log"], f"tritonserver ended ({code}); restarting in {pause_s:g} s")
+            control.wait(pause_s)
+            if control.closed:
                 return code
     finally:
         shutil.rmtree(spec["folder"], ignore_errors=True)
 
 
-def _run(spec: dict, told: _Input) -> int:
-    """Run the server once, until it ends or nobody wants it any more; its exit status."""
+def _run(spec: dict, control: _Control) -> int:
+    """Run the server until it exits or the pipe closes; return its exit status."""
     with open(spec["log"], "ab") as log:
         server = subprocess.Popen(
             spec["command"],
@@ -65,8 +65,8 @@ def _run(spec: dict, told: _Input) -> int:
     try:
         sys.stdout.write(f"{server.pid}\n")
         sys.stdout.flush()
-        while server.poll() is None and not told.closed:
-            told.wait(0.2)
+        while server.poll() is None and not control.closed:
+            control.wait(0.2)
         return server.returncode or 0
     finally:
         _end(server, spec["grace_s"])
@@ -74,21 +74,21 @@ def _run(spec: dict, told: _Input) -> int:
             file.unlink(missing_ok=True)
 
 
-class _Input:
-    """What the starting process says: `keep`, or that it is gone."""
+class _Control:
+    """Commands of the parent process: `keep`, or a closed pipe."""
 
     def __init__(self) -> None:
         self.closed, self.keep = False, False
 
     def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or as soon as something is said."""
+        """Return after `seconds`, or on input."""
         ready, _, _ = select.select([sys.stdin], [], [], seconds)
         if ready:
-            said = os.read(sys.stdin.fileno(), 1024)
-            self.closed, self.keep = not said, self.keep or KEEP in said
+            data = os.read(sys.stdin.fileno(), 1024)
+            self.closed, self.keep = not data, self.keep or KEEP in data
 
 
-def _note(log: str, text: str) -> None:
+def _log(log: str, text: str) -> None:
     with open(log, "ab") as stream:
         stream.write(f"supervisor: {text}\n".encode())
 
@@ -98,7 +98,7 @@ def _end_with_parent() -> None:
 
 
 def _end(server: subprocess.Popen, grace_s: float) -> None:
-    """Ask the server to end, then kill it and all its stubs, which share its process group."""
+    """Terminate the server, then kill it and its stubs, which share its process group."""
     with contextlib.suppress(ProcessLookupError):
         server.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""The tritonserver that comes with the server environment, on loopback: started, watched until ready, and ended without a trace."""
+"""The bundled tritonserver as a context manager: started under the supervisor, awaited until ready, ended and cleaned up."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from typing import IO
 from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
 from cmb_models.machine import cores, require_linux
-from cmb_models.serving.run.settings import LOOPBACK, Security, own_address
+from cmb_models.serving.run.settings import LOOPBACK, Security, local_address
 from cmb_models.serving.triton.files import serving_files
 
 BACKENDS = serving_files() / "backends"
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
-EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown, so it gets this long
-TRIES = 5  # a free port may be taken between choosing and binding it
+EXIT_TIMEOUT_S = 4  # open HTTP keep-alive connections stall Triton's shutdown
+MAX_TRIES = 5  # another process may take a port before it is bound
 IN_USE = "already in use"  # in the server's log when a port is taken
-REQUEST_LOG = "CMB_REQUEST_LOG"  # where the steps write a line a request (serving/triton/request_reporter.py)
-ASK_PYTHON = (
+REQUEST_LOG = "CMB_REQUEST_LOG"  # where the steps write one line per request (serving/triton/request_reporter.py)
+PYTHON_FACTS = (
     "import json, sys, sysconfig as s; print(json.dumps({'site': s.get_path('purelib'),"
     " 'lib': s.get_config_var('LIBDIR'), 'version': '%d.%d' % sys.version_info[:2]}))"
 )
@@ -39,7 +39,7 @@ ASK_PYTHON = (
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. URLs are HOST:PORT. pid is tritonserver's own; shm_prefix starts its names in /dev/shm."""
+    """A running server. URLs are HOST:PORT. pid: of tritonserver. shm_prefix: of its names in /dev/shm."""
 
     grpc_url: str
     http_url: str
@@ -52,7 +52,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Its gRPC address for clients, which says whether to use TLS, so that nothing depends on what the environment holds."""
+        """Its gRPC address with a scheme for TLS or plain, independent of the client's environment."""
         return f"{SECURE if self.tls else PLAIN}{self.grpc_url}"
 
     def alive(self) -> bool:
@@ -60,33 +60,33 @@ class Server:
         return self._supervisor.poll() is None
 
     def keep(self) -> None:
-        """From now on have the server started again, on the same ports and with nothing loaded, whenever it ends by itself."""
+        """From now on restart the server on the same ports, with nothing loaded, if it exits."""
         commands, _ = _pipes(self._supervisor)
         commands.write("keep\n")
         commands.flush()
 
-    def started_anew(self) -> list[int]:
-        """Process ids that the server has had since the last call, oldest first; [] while it runs on."""
+    def restarted_pids(self) -> list[int]:
+        """Process ids of restarts since the last call, oldest first; [] without a restart."""
         _, started = _pipes(self._supervisor)
         ready, _, _ = select.select([started], [], [], 0)
         return [int(pid) for pid in os.read(started.fileno(), 4096).split()] if ready else []
 
 
 def _pipes(supervisor: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    """Its stdin, which takes commands, and its stdout, which lists process ids."""
+    """Its stdin for commands, and its stdout with process ids."""
     assert supervisor.stdin is not None
     assert supervisor.stdout is not None
     return supervisor.stdin, supervisor.stdout
 
 
 class PortTaken(Exception):
-    """A port that was free when chosen is not any more."""
+    """Another process took a port after it was chosen."""
 
 
 def default_environment() -> Path:
-    """The server's Python environment: $CMB_SERVER_ENV, else `.venv-server` beside the running environment."""
-    chosen = os.environ.get("CMB_SERVER_ENV")
-    return Path(chosen) if chosen else Path(sys.prefix).parent / ".venv-server"
+    """The server's Python environment: $CMB_SERVER_ENV, else `.venv-server` next to the running environment."""
+    path = os.environ.get("CMB_SERVER_ENV")
+    return Path(path) if path else Path(sys.prefix).parent / ".venv-server"
 
 
 @contextlib.contextmanager
@@ -100,11 +100,11 @@ def running_server(
     arguments: Sequence[str] = (),
     security: Security | None = None,
 ) -> Iterator[Server]:
-    """A ready server on a model repository, with nothing loaded; ended on leaving, by whatever way.
+    """A ready server on a model repository, with nothing loaded; ended on exit.
 
-    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one beside the repository.
-    arguments: more of tritonserver's own. security: who may reach it, else this machine alone, without a key.
-    Raises InputError for a missing environment or a taken port, RuntimeError with the log's end when it is not ready after
+    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one next to the repository.
+    arguments: further ones for tritonserver. security: by default loopback without a key.
+    Raises InputError for a missing environment or a taken port, RuntimeError with the end of the log if it is not ready after
     `ready_s`.
     """
     require_linux("serving")
@@ -114,20 +114,19 @@ def running_server(
     log = Path(log) if log else repository.parent / "server.log"
     with contextlib.ExitStack() as stack:
         server: Server | None = None
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             try:
-                chosen_env = server_env or default_environment()
-                started = _started(repository, chosen_env, grpc_port, log, ready_s, arguments, security)
+                environment = server_env or default_environment()
+                started = _started(repository, environment, grpc_port, log, ready_s, arguments, security)
                 server = stack.enter_context(started)
                 break
             except PortTaken as error:
                 if grpc_port and _taken(grpc_port):
-                    got = "one in use"
                     raise InputError(
-                        "port-in-use", f"port {grpc_port}", "a free port", got, "stop what uses it or pass --port 0"
+                        "port-in-use", f"port {grpc_port}", "a free port", "one in use", "stop what uses it or pass --port 0"
                     ) from error
-                if attempt == TRIES - 1:
-                    raise RuntimeError(f"no free ports for the server after {TRIES} tries; see {log}") from error
+                if attempt == MAX_TRIES - 1:
+                    raise RuntimeError(f"no free ports for the server after {MAX_TRIES} tries; see {log}") from error
         # The last try raises.
         assert server is not None
         yield server
@@ -147,7 +146,7 @@ def _started(
         ports = _free_ports(grpc_port)
         spec = {
             "command": [*_command(facts, repository, folder / "backends", ports, token), *arguments, *security.arguments()],
-            # Beside the log, unless the caller's environment says otherwise: empty for no request log.
+            # Next to the log unless the caller's environment sets it; empty for no request log.
             "environment": {REQUEST_LOG: str(log.resolve().with_name("requests.jsonl")), **_variables(facts, server_env)},
             "log": str(log),
             "shm_prefix": shm_prefix,
@@ -161,11 +160,11 @@ def _started(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
+            start_new_session=True,  # only this process receives Ctrl-C, and then ends the server
         )
         pid = int(_pipes(supervisor)[1].readline())
-        seen_at = (own_address(security.host), LOOPBACK, own_address(security.metrics_host))
-        grpc_url, http_url, metrics_url = (f"{host}:{port}" for host, port in zip(seen_at, ports, strict=True))
+        hosts = (local_address(security.host), LOOPBACK, local_address(security.metrics_host))
+        grpc_url, http_url, metrics_url = (f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
         server = Server(grpc_url, http_url, metrics_url, pid, log, shm_prefix, bool(security.cert), supervisor)
         _wait_ready(server, token, start, ready_s)
         yield server
@@ -184,7 +183,7 @@ def _environment_facts(server_env: Path) -> dict:
     remedy = "run `make setup`, or set CMB_SERVER_ENV to an environment made from serving/requirements.txt"
     if not python.exists():
         raise InputError("server-environment", server_env, "the server's Python environment", "none", remedy)
-    facts = json.loads(subprocess.run([python, "-I", "-c", ASK_PYTHON], capture_output=True, text=True, check=True).stdout)
+    facts = json.loads(subprocess.run([python, "-I", "-c", PYTHON_FACTS], capture_output=True, text=True, check=True).stdout)
     facts["triton"] = str(Path(facts["site"]) / "pytriton" / "tritonserver")
     if not Path(facts["triton"]).is_dir():
         raise InputError("server-environment", server_env, "an environment with the bundled tritonserver", "one without it", remedy)
@@ -211,7 +210,7 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         *thread_arguments(),
-        "--grpc-infer-allocation-pool-size=0",  # else the messages of eight requests, scans and all, are kept for reuse
+        "--grpc-infer-allocation-pool-size=0",  # otherwise the messages of eight requests stay allocated
         f"--grpc-port={grpc}",
         f"--http-port={web}",
         f"--metrics-port={metrics}",
@@ -220,10 +219,10 @@ def _command(facts: dict, repository: Path, backends: Path, ports: tuple[int, in
 
 
 def thread_arguments() -> list[str]:
-    """Options that give ONNX Runtime's backend as many threads as this process may use; by default it takes all of the machine's.
+    """Options that limit ONNX Runtime's backend to the cores that this process may use, instead of all cores of the machine.
 
-    The stand-in of CPU servers counts for itself. Here and not in the models' configurations: a deployment may be made on another
-    machine than the one that serves.
+    Set here, not in the models' configurations, since deployment may run on another machine. The CPU stand-in backend counts cores
+    itself.
     """
     options = ("enable-global-threadpool=1", f"intra_op_thread_count={cores()}")
     return [f"--backend-config=onnxruntime,{option}" for option in options]
@@ -231,17 +230,17 @@ def thread_arguments() -> list[str]:
 
 def _variables(facts: dict, server_env: Path) -> dict[str, str]:
     """The server's environment variables: its stub finds packages by the first python3 on PATH."""
-    left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ADMIN_KEY)
-    variables = {k: v for k, v in os.environ.items() if k not in left_out}
+    excluded = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ADMIN_KEY)
+    variables = {k: v for k, v in os.environ.items() if k not in excluded}
     variables["PATH"] = f"{(server_env / 'bin').absolute()}{os.pathsep}{variables.get('PATH', os.defpath)}"
     variables["LD_LIBRARY_PATH"] = f"{facts['site']}/nvidia_pytriton.libs{os.pathsep}{facts['lib']}"
-    # The Python steps' linear algebra is tiny; a thread pool in each of their processes would only cost memory.
+    # The Python steps need little linear algebra; thread pools would only cost memory.
     variables |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return variables
 
 
 def _free_ports(grpc_port: int) -> tuple[int, int, int]:
-    """gRPC, HTTP and metrics ports; held open together, so that they differ."""
+    """gRPC, HTTP and metrics ports; held open together so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
         for s in sockets:
@@ -257,9 +256,9 @@ def _taken(port: int) -> bool:
 
 
 def _wait_ready(server: Server, token: str, log_start: int, ready_s: float) -> None:
-    """Return when this very server answers: another one may hold the port, so its id is compared.
+    """Wait until this server answers; its id is compared, since another server may hold the port.
 
-    Asked over HTTP, which is on loopback without TLS whatever gRPC is, and starts after it.
+    Uses HTTP, which is always on loopback without TLS and starts after gRPC.
     """
     deadline = time.monotonic() + ready_s
     while time.monotonic() < deadline and server.alive():

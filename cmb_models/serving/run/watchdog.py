@@ -1,7 +1,7 @@
-"""Keep a bundled server right: what was served is deployed again after a restart, and a step that died is started anew.
+"""Watchdog of a bundled server: redeploys after a restart, and restarts dead steps.
 
-The supervisor starts a server that ended. The rest has to be noticed: tritonserver never starts the process of a Python step again,
-and goes on telling that its model is ready while every request fails, so the processes themselves are looked at.
+The supervisor restarts a server that exits. tritonserver does not restart the process of a Python step and keeps reporting its
+model as ready while every request fails, so the watchdog checks the processes.
 """
 
 from __future__ import annotations
@@ -23,77 +23,77 @@ from cmb_models.serving.run.triton_process import Server
 
 logger = logging.getLogger(__name__)
 
-WATCH_S = 0.5  # between two looks
-SILENT_S = 60.0  # a server that answers nobody for so long is ended, and so started again
-RETRY_S, MOST_RETRY_S = 10.0, 600.0  # between two tries to deploy what cannot be: doubled each time
+WATCH_S = 0.5  # between two checks
+SILENT_S = 60.0  # an unresponsive server is killed, and so restarted, after this time
+RETRY_S, MAX_RETRY_S = 10.0, 600.0  # delay before a failed deployment is retried, doubled each time
 STUB = "triton_python_backend_stub"
 
 Step = tuple[str, int]  # a model and its version
 
 
 class Watchdog:
-    """Watches one server. wanted: what it is to serve, asked for at every restart; None: its repository is read-only, and it loads
-    all of that by itself. say: told each event in a sentence."""
+    """Watchdog of one server. desired: called at every restart for the state to deploy; None for a read-only repository, which the
+    server loads itself. report: called with a sentence for each event."""
 
     def __init__(
-        self, server: Server, repository: Path, wanted: Callable[[], DesiredState | None] | None, say: Callable[[str], None]
+        self, server: Server, repository: Path, desired: Callable[[], DesiredState | None] | None, report: Callable[[str], None]
     ) -> None:
-        self._server, self._target, self._wanted, self._say = server, Target(server.address, repository), wanted, say
+        self._server, self._target, self._desired, self._report = server, Target(server.address, repository), desired, report
         self.pid = server.pid
         self._dead: set[Step] = set()
-        self._heard = time.monotonic()
-        self._due: float | None = None  # when to deploy again
+        self._answered_at = time.monotonic()
+        self._due: float | None = None  # time of the next deployment
         self._retry_s = RETRY_S
 
     def watch(self, restarted: Callable[[int], None]) -> None:
-        """Watch until the server is given up. restarted: called with the process id of every new one."""
+        """Watch until the supervisor gives up. restarted: called with the process id of every restart."""
         self._server.keep()
         while self._server.alive():
-            for pid in self._server.started_anew():
-                self._say(f"the server ended by itself and was started again (process {pid}); see {self._server.log}")
-                self.pid, self._heard, self._dead = pid, time.monotonic(), set()
-                self._due = time.monotonic() if self._wanted else None
+            for pid in self._server.restarted_pids():
+                self._report(f"the server exited and was restarted (process {pid}); see {self._server.log}")
+                self.pid, self._answered_at, self._dead = pid, time.monotonic(), set()
+                self._due = time.monotonic() if self._desired else None
                 restarted(pid)
-            self._look()
+            self._check()
             time.sleep(WATCH_S)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             with Admin(self._target.url) as admin:
                 observed = admin.observed()
         except InputError:
-            if time.monotonic() - self._heard > SILENT_S:
-                self._end(f"the server has not answered for {SILENT_S:g} s and is ended")
+            if time.monotonic() - self._answered_at > SILENT_S:
+                self._end(f"the server has not answered for {SILENT_S:g} s and is killed")
             return
-        self._heard = time.monotonic()
-        if self._due is not None and self._heard >= self._due:
+        self._answered_at = time.monotonic()
+        if self._due is not None and self._answered_at >= self._due:
             self._deploy()
         else:
             self._revive(observed)
 
     def _deploy(self) -> None:
-        """Serve again what was served. What cannot be served now is tried again later."""
+        """Deploy the desired state; retry later on failure."""
         self._due = None
         try:
-            wanted = self._wanted() if self._wanted else None
-            for done in reconcile(wanted, [self._target]) if wanted else ():
-                self._say(str(done))
+            desired = self._desired() if self._desired else None
+            for result in reconcile(desired, [self._target]) if desired else ():
+                self._report(str(result))
             self._retry_s = RETRY_S
         except (InputError, RuntimeError) as error:
-            self._say(f"not all is deployed, tried again in {self._retry_s:g} s: {error}")
-            self._due, self._retry_s = time.monotonic() + self._retry_s, min(2 * self._retry_s, MOST_RETRY_S)
+            self._report(f"deployment failed, retry in {self._retry_s:g} s: {error}")
+            self._due, self._retry_s = time.monotonic() + self._retry_s, min(2 * self._retry_s, MAX_RETRY_S)
 
     def _revive(self, observed: ObservedState) -> None:
-        """Start the steps anew that are dead at a second look: at the first, a deployment may just be loading or unloading them."""
+        """Restart steps that are dead in two checks in a row: once may be a deployment that is loading or unloading them."""
         dead = dead_steps(observed, living_steps(self.pid))
-        if again := dead & self._dead:
-            names = ", ".join(f"{model} of release {version}" for model, version in sorted(again))
-            if self._wanted is None:
-                self._end(f"died: {names}; the server is ended, since its repository is read-only")
+        if confirmed := dead & self._dead:
+            names = ", ".join(f"{model} of release {version}" for model, version in sorted(confirmed))
+            if self._desired is None:
+                self._end(f"died: {names}; the server is killed, since its repository is read-only")
                 return
             with contextlib.suppress(BlockingIOError), locked(self._target.repository, wait=False):
-                self._say(f"died: {names}; started anew")
-                self._revive_now(again)
+                self._report(f"died: {names}; restarted")
+                self._revive_now(confirmed)
         self._dead = dead
 
     def _revive_now(self, steps: Iterable[Step]) -> None:
@@ -101,17 +101,17 @@ class Watchdog:
             with Admin(self._target.url) as admin:
                 revive(admin, self._target.repository, steps)
         except (InputError, OSError) as error:
-            self._end(f"that failed ({error}); the server is ended")
+            self._end(f"restart failed ({error}); the server is killed")
 
-    def _end(self, why: str) -> None:
-        self._say(f"{why}; it is started again")
-        self._heard, self._dead = time.monotonic(), set()
+    def _end(self, reason: str) -> None:
+        self._report(f"{reason}; it is being restarted")
+        self._answered_at, self._dead = time.monotonic(), set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def dead_steps(observed: ObservedState, living: set[Step]) -> set[Step]:
-    """Steps that the server calls ready and that have no process."""
+    """Steps that the server reports as ready but that have no process."""
     return {(model, version) for version, models in observed.resident.items() for model in models} - living
 
 

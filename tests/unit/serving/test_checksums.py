@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from cmb_models.errors import InputError
-from cmb_models.serving.deploy.checksums import CHECKSUM_FILE, copy_verified, main, write_repository_checksums
+from cmb_models.serving.deploy.checksums import CHECKSUM_FILE, copy_verified, main, verify, write_repository_checksums
 from tests.support.refused import refused
 
 
