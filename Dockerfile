@@ -4,9 +4,9 @@
 #   docker build --build-arg REVISION=$(git rev-parse HEAD) -t cmb-models-server:0.2.0 .
 ARG TRITON=nvcr.io/nvidia/tritonserver:26.09-py3
 
-# Packages go to a folder of their own, so that the system's Python is left alone and pip stays out of the final image. numpy 1.26 as
-# in the bundled server's environment: Triton still builds its Python backend beside numpy<2 (its issue 8301 is open), and a stub
-# that does not know numpy 2 gives wrong values without an error. Each of these pins has a wheel for the base's Python 3.12.
+# Packages are installed into a separate folder, so that the system's Python is untouched and pip is not in the final image. numpy 1.26
+# as in the bundled server's environment: Triton builds its Python backend with numpy<2 (its issue 8301 is open), and with numpy 2 the
+# stub returns wrong values without an error. Each of these pins has a wheel for the base's Python 3.12.
 FROM ${TRITON} AS packages
 COPY serving/requirements.txt /tmp/requirements.txt
 RUN python3 -m pip install --no-cache-dir --only-binary=:all: --target /opt/cmb/site --constraint /tmp/requirements.txt \
@@ -48,5 +48,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --start-interval=2s --retries=3 \
     CMD ["python3", "-m", "cmb_models.serving.run.entrypoint", "health"]
 
-# Settings: CMB_* variables, all in cmb_models/serving/run/settings.py; what follows the image's name goes to tritonserver as it stands.
+# Settings: CMB_* variables, all in cmb_models/serving/run/settings.py; arguments after the image's name are passed to tritonserver.
 ENTRYPOINT ["python3", "-m", "cmb_models.serving.run.entrypoint"]

@@ -1,7 +1,7 @@
-"""Make the secrets that compose.yaml mounts, once: `python3 make_secrets.py [FOLDER]`. What is there stays as it is.
+"""Generate the secrets that compose.yaml mounts: `python3 make_secrets.py [FOLDER]`. Existing files are kept.
 
-The folder is readable to its owner alone; the files inside are readable to all, since each container has a user of its own.
-Certificates are made for this machine and signed by themselves: put your hospital's in their place (tls_cert, tls_key).
+Only the owner can read the folder; the files inside are world-readable, since each container runs as another user. The certificate
+is self-signed for this machine: replace it by your hospital's (tls_cert, tls_key).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def contents() -> dict[str, str]:
-    """Fresh secrets by file name, all but the certificate."""
+    """New secrets by file name, without the certificate."""
     access, secret = secrets.token_hex(10), secrets.token_hex(24)
     identity = {"name": "mlflow", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
     rclone = {"type": "s3", "provider": "Other", "endpoint": "http://s3:8333", "access_key_id": access, "secret_access_key": secret}
@@ -38,26 +38,26 @@ def certificate(folder: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Write what is missing; say which."""
+    """Write and list the missing files."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    made = contents()
-    linked = ("s3_access_key", "s3_secret_key", "s3_identities", "rclone")  # these hold the same keys: all or none
+    generated = contents()
+    linked = ("s3_access_key", "s3_secret_key", "s3_identities", "rclone")  # share the same keys: all or none
     if any((folder / name).exists() for name in linked):
         for name in linked:
             if not (folder / name).exists():
-                sys.stderr.write(f"error: {folder / name} is missing while others of {', '.join(linked)} are there; restore it\n")
+                sys.stderr.write(f"error: {folder / name} is missing while others of {', '.join(linked)} exist; restore it\n")
                 return 2
-            del made[name]
-    new = [name for name in made if not (folder / name).exists()]
+            del generated[name]
+    new = [name for name in generated if not (folder / name).exists()]
     for name in new:
-        (folder / name).write_text(made[name], encoding="utf-8")
+        (folder / name).write_text(generated[name], encoding="utf-8")
     if not (folder / "tls_cert").exists() and not (folder / "tls_key").exists():
         certificate(folder)
         new += ["tls_cert", "tls_key"]
     for file in folder.iterdir():
         file.chmod(0o644)
-    sys.stdout.write(f"{folder}: made {', '.join(new) or 'nothing, all is there'}\n")
+    sys.stdout.write(f"{folder}: generated {', '.join(new) or 'nothing, all files exist'}\n")
     return 0
 
 

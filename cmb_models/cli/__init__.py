@@ -17,14 +17,14 @@ from cmb_models.errors import InputError
 
 LEVELS = ("debug", "info", "warning", "error")
 app = typer.Typer(
-    help="Cerebral microbleed detection that a site trains on its own few scans. Research software, not a medical device.",
+    help="Cerebral microbleed detector that a site trains on its own scans. Research software, not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         typer.echo(f"cmb-models {__version__}")
         raise typer.Exit
 
@@ -60,10 +60,10 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: errors in the input are one line on stderr and exit code 2, never a traceback."""
+    """Run the command line; input errors give one line on stderr and exit code 2, without a traceback."""
     try:
         build_app()()
-    except (InputError, RuntimeError) as error:  # RuntimeError: a server that failed, with the end of its log
+    except (InputError, RuntimeError) as error:  # RuntimeError: a failed server, with the end of its log
         if "--json" in sys.argv and isinstance(error, InputError):
             typer.echo(json.dumps({"error": error.as_dict()}))
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")

@@ -1,4 +1,4 @@
-"""`cmb detect`: scans to a table of microbleeds, by a running server or by a bundle in this process."""
+"""`cmb detect`: detection in scans by a running server or by a bundle in this process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVER_STATE = Path("serving-state/server.json")  # where `cmb server run` leaves the address of the server it started
-# Whoever gets one of these for one scan gets it for all.
-OF_THE_SERVER = (
+SERVER_STATE = Path("serving-state/server.json")  # written by `cmb server run`
+# Errors that every further scan would get too.
+SERVER_ERRORS = (
     *("server-unreachable", "server-without-release", "server-not-running", "shared-memory-unavailable"),
     *("tls-refused", "tls-file", "tls-incomplete", "admin-key-wrong"),
 )
 EPILOG = (
-    "Exit code: 0 every scan was answered, 1 some were refused, 2 nothing could start. Research software, not a medical device."
+    "Exit code: 0 all scans were processed, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
 
 
@@ -41,45 +41,45 @@ def detect(
     scans: Annotated[list[Path], typer.Argument(help="SWI scans, .nii or .nii.gz, one 3D volume each.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier call are overwritten.")],
     server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: as started here).")
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here).")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="A bundle to run in this process, without a server.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score to report (default: the release's).")] = None,
     phase: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi beside NAME_swi, where it is used)."),
+        typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi next to NAME_swi, if used)."),
     ] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="A picture of each scan with its findings.")] = True,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its findings.")] = True,
     shadow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Then ask the server's challenger too; append what differs to FILE.")
+        Path | None, typer.Option(metavar="FILE", help="Also run the server's challenger; append a comparison to FILE.")
     ] = None,
     shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Hand scans to a server on this machine in its memory; needs CMB_ADMIN_KEY.")
+        bool, typer.Option("--shared-memory", help="Pass scans to a server on this machine by shared memory; needs CMB_ADMIN_KEY.")
     ] = False,
 ) -> None:
-    """Find microbleeds in scans.
+    """Detect microbleeds in scans.
 
-    Writes detections.csv (a row per finding), detections.json (the same with thresholds, release and refused scans) and a PNG per
-    scan. A scan that cannot be used is told on stderr, and the others go on. With a release that uses phase every scan needs its
-    phase image; repeat --phase for several scans, in their order.
+    Writes detections.csv (one row per finding), detections.json (with thresholds, release and rejected scans) and a PNG per scan.
+    A rejected scan is reported on stderr, and the others are processed. A release that uses phase needs the phase image of every
+    scan; repeat --phase for several scans, in their order.
     """
     from rich.console import Console
 
     from cmb_models.client.outputs import CSV_FILE, JSON_FILE, write_csv, write_summary
 
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it logs header faults that read_volume tells in one line
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # read_volume reports header faults itself
     check_names(scans)
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
     detector, source = open_detector(server, bundle, shadow, shared_memory)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
-    results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), errors)
+    results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), stderr)
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
     show(Console(), results, source)
-    written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each answered scan" if figures else "")
+    written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each processed scan" if figures else "")
     Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
     if shadow:
         mirror(results, phases, server or started_server(), shadow)
@@ -88,38 +88,38 @@ def detect(
 
 
 def check_names(scans: list[Path]) -> None:
-    """Raise InputError for two scans of one name: results go by it."""
+    """Raise InputError for two scans of the same name, which identifies results."""
     from cmb_models.io.nifti import scan_name
 
     files = defaultdict(list)
     for path in scans:
         files[scan_name(path)].append(str(path))
-    same = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
-    if same:
+    repeated = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
+    if repeated:
         raise InputError(
             "scan-name-repeated",
             "scans",
             "a different name for each",
-            "; ".join(same),
-            "rename them, or pass them in calls of their own",
+            "; ".join(repeated),
+            "rename them, or pass them in separate calls",
         )
 
 
 def phase_files(scans: Sequence[Path], phases: Sequence[Path] | None) -> dict[Path, Path]:
-    """The phase image that was named for each scan; {} when none was. Raises InputError for more or fewer than scans."""
+    """The phase image given for each scan; {} without any. Raises InputError unless there are as many as scans."""
     if phases and len(phases) != len(scans):
         raise InputError(
             "option-count",
             "--phase",
             f"one for each of {len(scans)} scans, in their order",
             f"{len(phases)}",
-            "name as many, or none",
+            "pass as many, or none",
         )
     return dict(zip(scans, phases or (), strict=False))
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the output folder and try that it can be written, before any scan is sent."""
+    """Create the output folder and check that it is writable before any scan is sent."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK | os.X_OK):
@@ -130,7 +130,7 @@ def prepare_folder(out: Path) -> None:
 
 
 def check_plotting(figures: bool) -> None:
-    """Raise InputError if pictures are wanted and matplotlib is missing."""
+    """Raise InputError if pictures are requested and matplotlib is missing."""
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "package-missing", "figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures"
@@ -140,7 +140,7 @@ def check_plotting(figures: bool) -> None:
 def open_detector(
     server: str | None, bundle: Path | None, shadow: Path | None = None, shared_memory: bool = False
 ) -> tuple[Detector, str]:
-    """The detector, and where it runs in words. Raises InputError unless one place is clear."""
+    """The detector and a description of where it runs. Raises InputError for conflicting options."""
     if shared_memory and bundle:
         raise InputError("options-conflict", "cmb detect", "a server to share memory with", "--bundle", "drop one")
     if shadow and bundle:
@@ -175,9 +175,9 @@ def started_server() -> str:
 def answer_scan(
     path: Path, detector: Detector, threshold: float | None, figures: Path | None, phase: Path | None = None
 ) -> ScanResult:
-    """Read one scan, have it answered and draw it into the folder `figures`. Raises InputError with the path as its case.
+    """Detect in one scan and save its picture to the folder `figures`. Raises InputError with the path as its case.
 
-    phase: its phase image's file, None for the one beside it; neither is opened unless the release uses phase.
+    phase: the phase image's file, None for the one next to the scan; opened only if the release uses phase.
     """
     from cmb_models.client.outputs import ScanResult
     from cmb_models.client.scan_id import scan_sha256
@@ -186,9 +186,9 @@ def answer_scan(
 
     volume, requires_phase = read_volume(path), detector.requires_phase
     if phase and not requires_phase:
-        log.warning("%s: the release does not use phase, %s is left aside", path, phase)
+        log.warning("%s: the release does not use phase, %s is ignored", path, phase)
     answer = detector.detect(volume, read_phase(path, phase) if requires_phase else None, case=str(path))
-    answer = replace(answer, volume=None)  # a folder of scans would not fit into memory
+    answer = replace(answer, volume=None)  # a folder of scans may not fit into memory
     result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
     if figures:
         from cmb_models.figures.findings import save_figure
@@ -198,34 +198,33 @@ def answer_scan(
 
 
 def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, shadow: Path) -> None:
-    """Send the scans that were answered to the server's challenger too; the answers stand whatever comes of it."""
+    """Run the server's challenger on the processed scans; the results are unaffected."""
     from cmb_models.cli.shadow import shadow_scans
 
     answered = [r for r in results if r.answer]
-    shadow_scans([partial(asked_again, r, phases.get(Path(r.file))) for r in answered], url, shadow)
+    shadow_scans([partial(reread_scan, r, phases.get(Path(r.file))) for r in answered], url, shadow)
 
 
-def asked_again(result: ScanResult, phase: Path | None) -> Answered:
-    """An answered scan, read anew for the challenger, with its phase image where there is one."""
+def reread_scan(result: ScanResult, phase: Path | None) -> Answered:
+    """A processed scan, read again for the challenger, with its phase image if there is one."""
     from cmb_models.dataset.layout import read_phase
     from cmb_models.io.nifti import read_volume
     from cmb_models.shadow.compare import Answered
 
-    # Only scans that were answered are asked again.
     assert result.answer is not None
     path = Path(result.file)
     try:
         image = read_phase(path, phase)
-    except InputError:  # the challenger tells, if it needs one
+    except InputError:  # the challenger rejects the scan if it needs one
         image = None
     return Answered(result.scan, read_volume(path), result.answer, image)
 
 
 def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: Console) -> list[ScanResult]:
-    """Answer the scans one by one; refusals are printed on `errors` as they come.
+    """Process the scans one by one; rejections are printed on `errors`.
 
-    A fault that is not the scan's own (the server is gone) ends the work: before any answer it is raised, later the scans left
-    are listed with it, so that the answers so far are kept.
+    A server error stops processing: it is raised if no scan was processed, else recorded for the remaining scans, so that earlier
+    results are kept.
     """
     from rich.markup import escape
 
@@ -240,7 +239,7 @@ def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: C
             try:
                 results.append(answer(path))
             except (InputError, RuntimeError) as error:  # RuntimeError: the server failed on this scan
-                stop = isinstance(error, InputError) and error.code in OF_THE_SERVER
+                stop = isinstance(error, InputError) and error.code in SERVER_ERRORS
                 if stop and not any(r.answer for r in results):
                     raise
                 errors.print(f"[bold red]error:[/] {escape(str(error))}")
@@ -262,7 +261,7 @@ def _progress(console: Console) -> Progress:
 
 
 def show(console: Console, results: list[ScanResult], source: str) -> None:
-    """Print a line per scan."""
+    """Print one row per scan."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -272,7 +271,7 @@ def show(console: Console, results: list[ScanResult], source: str) -> None:
         table.add_column(name, justify="right")
     for r in results:
         if r.answer is None:
-            table.add_row(escape(r.scan), "[red]refused[/]", "", "", "")
+            table.add_row(escape(r.scan), "[red]rejected[/]", "", "", "")
             continue
         best = f"{r.answer.candidates[0].score:.3f}" if r.answer.candidates else "-"
         table.add_row(

@@ -1,4 +1,4 @@
-"""`cmb server`: run the bundled Triton server, deploy to servers, check them. Imports wait until a command runs."""
+"""`cmb server`: run the bundled Triton server, deploy to servers, check them. Imports are deferred."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cmb_models.cli.terminal import AsJson
 
 Servers = Annotated[
     list[str] | None,
-    typer.Option(help="HOST:PORT of a server's gRPC, or HOST:PORT=FOLDER if it reads a repository of its own; repeat it."),
+    typer.Option(help="HOST:PORT of a server's gRPC, or HOST:PORT=FOLDER with its model repository; repeatable."),
 ]
 State = Annotated[Path, typer.Option(help="Folder for the model repository, the server's log and server.json.")]
 
@@ -21,16 +21,16 @@ def run(
     state_dir: State = Path("serving-state"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 8001,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle folder as release 1, without a registry.")] = None,
-    host: Annotated[str, typer.Option(help="Address gRPC listens on; other than loopback only with TLS.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address for gRPC; other than loopback requires TLS.")] = "127.0.0.1",
     tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
-    tls_client_ca: Annotated[Path | None, typer.Option(help="Ask clients for a certificate of this root, PEM.")] = None,
-    metrics_host: Annotated[str, typer.Option(help="Address the metrics listen on, without TLS.")] = "127.0.0.1",
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Require client certificates of this root, PEM.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for the metrics, without TLS.")] = "127.0.0.1",
     exported: Annotated[Path | None, typer.Option(help="Serve this folder, written by `cmb server export`.")] = None,
 ) -> None:
-    """Run the bundled Triton server in the foreground, with what the registry's aliases name; Ctrl-C ends it.
+    """Run the bundled Triton server in the foreground with the releases of the registry's roles; Ctrl-C stops it.
 
-    A server that ends by itself is started again, as are steps that die; what was served is deployed anew.
+    A server that exits is restarted and its releases are deployed again; dead steps are restarted.
     """
     import signal
 
@@ -42,27 +42,27 @@ def run(
 
     if bundle and exported:
         raise typer.BadParameter("--bundle and --exported exclude each other")
-    os.environ[ADMIN_KEY] = key = state_key(state_dir)  # for what is deployed here below
+    os.environ[ADMIN_KEY] = key = state_key(state_dir)  # for the deployment below
     security = Security(host, key, tls_cert, tls_key, tls_client_ca, metrics_host)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handle a service manager's stop as Ctrl-C
     repository = exported or state_dir / REPOSITORY
     arguments = ["--model-control-mode=none"] if exported else []
     try:
         started = running_server(repository, grpc_port=port, log=state_dir / LOG, security=security, arguments=arguments)
         with only_one(state_dir), started as server, announced(state_dir, server) as announce:
             typer.echo(f"gRPC {server.grpc_url}, HTTP {server.http_url}, log {server.log}")
-            wanted = None if exported else _DesiredStateSource(bundle)
-            if wanted:
-                _deploy_first(repository, server.address, wanted)
-            typer.echo("serving; Ctrl-C ends it")
-            Watchdog(server, repository, wanted, typer.echo).watch(announce)
-            raise RuntimeError(f"the server keeps ending by itself; see {server.log}")
+            desired = None if exported else _DesiredStateSource(bundle)
+            if desired:
+                _deploy_first(repository, server.address, desired)
+            typer.echo("serving; Ctrl-C stops it")
+            Watchdog(server, repository, desired, typer.echo).watch(announce)
+            raise RuntimeError(f"the server keeps exiting; see {server.log}")
     except KeyboardInterrupt:
-        typer.echo("ended")
+        typer.echo("stopped")
 
 
 class _DesiredStateSource:
-    """What a server is to serve: the bundle given, else what the aliases name now, or named last while they cannot be read."""
+    """The desired state: the given bundle, else the registry's roles, or their last state while the registry cannot be read."""
 
     def __init__(self, bundle: Path | None) -> None:
         self.bundle, self._last = bundle, None
@@ -72,32 +72,32 @@ class _DesiredStateSource:
         from cmb_models.release.keys import trusted_keys
         from cmb_models.serving.deploy.desired import desired_bundle, desired_roles
 
-        here = Path(".")
+        start = Path(".")
         try:
-            self._last = desired_bundle(self.bundle, 1, trusted_keys(here)) if self.bundle else desired_roles(here)
+            self._last = desired_bundle(self.bundle, 1, trusted_keys(start)) if self.bundle else desired_roles(start)
         except InputError as error:
             if self._last is None:
                 raise
-            typer.echo(f"served as before, since {error}")
+            typer.echo(f"the last state stays deployed, since {error}")
         return self._last
 
 
-def _deploy_first(repository: Path, url: str, wanted: _DesiredStateSource) -> None:
-    """Deploy what a fresh server starts with. No release in production is no fault: one may be promoted later."""
+def _deploy_first(repository: Path, url: str, desired: _DesiredStateSource) -> None:
+    """Deploy to a new server. A missing production release is not an error, since one may be promoted later."""
     from cmb_models.client.contract import DETECTOR
     from cmb_models.errors import InputError
     from cmb_models.serving.deploy.fleet import Target, reconcile
     from cmb_models.serving.deploy.observed import Admin
 
     try:
-        found = wanted()
+        state = desired()
     except InputError as error:
-        if wanted.bundle:
+        if desired.bundle:
             raise
         typer.echo(f"nothing deployed: {error}")
         return
     try:
-        reconcile(found, [Target(url, repository)], on_deployed=typer.echo)
+        reconcile(state, [Target(url, repository)], on_deployed=typer.echo)
     except InputError as error:
         with Admin(url) as admin:
             if DETECTOR not in admin.observed().pins:
@@ -110,57 +110,55 @@ def deploy(
     state_dir: State = Path("serving-state"),
     repository: Annotated[Path | None, typer.Option(help="Model repository the servers read; else the one in --state-dir.")] = None,
 ) -> None:
-    """Make servers serve what the registry's aliases name. Nothing is done where it is served already."""
+    """Deploy the releases of the registry's roles to servers. Does nothing if they are already served."""
     from cmb_models.serving.deploy.fleet import Target, deploy_aliases
     from cmb_models.serving.run.state_dir import REPOSITORY
 
     pairs = _addresses(server, state_dir)
     shared = repository or state_dir / REPOSITORY
-    deploy_aliases([Target(url, Path(own) if own else shared) for url, _, own in pairs], on_deployed=typer.echo)
+    deploy_aliases([Target(url, Path(folder) if folder else shared) for url, _, folder in pairs], on_deployed=typer.echo)
 
 
 def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, str]]:
-    """The servers named, or the one that was started here, with its administrator's key."""
+    """The given servers, or the one that was started here, whose admin key is then set."""
     from cmb_models.client.contract import ADMIN_KEY
     from cmb_models.serving.run.state_dir import running_url, stored_key
 
-    if not server and (key := stored_key(state)):  # another machine's server has its own
+    if not server and (key := stored_key(state)):  # the key of this machine's server
         os.environ.setdefault(ADMIN_KEY, key)
-    return [one.partition("=") for one in server or [running_url(state)]]
+    return [address.partition("=") for address in server or [running_url(state)]]
 
 
 def status(server: Servers = None, state_dir: State = Path("serving-state"), as_json: AsJson = False) -> None:
-    """Show what the registry's roles name and what servers serve. Exit code 1: they differ."""
+    """Show the releases of the registry's roles and of servers. Exit code 1: they differ."""
     _print_status([url for url, _, _ in _addresses(server, state_dir)], as_json)
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
 ) -> None:
-    """Write a read-only model repository with what the registry's roles name, to serve with `cmb server run --exported`."""
+    """Export the releases of the registry's roles as a read-only model repository for `cmb server run --exported`."""
     from cmb_models.serving.deploy.desired import desired_roles
     from cmb_models.serving.deploy.export import write_immutable
 
-    told = write_immutable(folder, desired_roles(Path(".")))
-    typer.echo(f"{folder}: {', '.join(f'{alias} is {pin}' for alias, pin in told.items())}")
-    typer.echo(
-        "serve it by `cmb server run --exported`, or tritonserver --model-control-mode=none; restart one server after the other"
-    )
+    exported = write_immutable(folder, desired_roles(Path(".")))
+    typer.echo(f"{folder}: {', '.join(f'{alias} is {pin}' for alias, pin in exported.items())}")
+    typer.echo("serve it with `cmb server run --exported` or tritonserver --model-control-mode=none; restart servers one by one")
 
 
 def _print_status(urls: list[str], as_json: bool) -> None:
     from cmb_models.cli.terminal import console, print_json, table
     from cmb_models.serving.deploy.status import COLUMNS, status_of
 
-    found = status_of(urls)
+    status = status_of(urls)
     if as_json:
-        print_json(found.as_dict())
+        print_json(status.as_dict())
     else:
-        console().print(table(*COLUMNS, rows=found.rows()))
-        for difference in found.differences:
+        console().print(table(*COLUMNS, rows=status.rows()))
+        for difference in status.differences:
             typer.echo(difference)
-        typer.echo("they differ: run `cmb server deploy`" if found.differences else "registry and servers agree")
-    if found.differences:
+        typer.echo("they differ: run `cmb server deploy`" if status.differences else "registry and servers agree")
+    if status.differences:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`cmb server shadow-report`, and the part of `cmb detect` that asks a challenger after the answers."""
+"""`cmb server shadow-report`, and the shadow run of a challenger after `cmb detect`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from cmb_models.errors import InputError
 if TYPE_CHECKING:
     from cmb_models.shadow.compare import Answered
 
-IN_A_ROW = 3  # scans that a challenger fails on before the rest is left
+MAX_FAILURES = 3  # in a row, after which the remaining scans are dropped
 
 
 def report(
-    file: Annotated[Path, typer.Argument(help="The lines that `cmb detect --shadow FILE` wrote.", show_default=False)],
-    html: Annotated[Path | None, typer.Option(help="Also write a page with a chart.")] = None,
+    file: Annotated[Path, typer.Argument(help="The log written by `cmb detect --shadow FILE`.", show_default=False)],
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page with a chart.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far the challenger agrees with production: lesion by lesion, by week, and the scans they differ on most."""
+    """Report the agreement of the challenger with production: per lesion, by week, and the scans that differ most."""
     from cmb_models.client.log_lines import read_lines
     from cmb_models.shadow.summary import summarise
 
     if not file.is_file():
-        raise InputError(
-            "file-not-found", file, "lines of `cmb detect --shadow`", "no file", "name the file that --shadow was given"
-        )
+        raise InputError("file-not-found", file, "a log of `cmb detect --shadow`", "no file", "pass the file given to --shadow")
     summary = summarise(read_lines(file))
     if html is not None:
         from cmb_models.files import write_text
@@ -52,7 +50,7 @@ def _print(summary: dict) -> None:
     for pair in summary["pairs"]:
         names = {side: f"release {pair[side]['release'] or 'unregistered'}" for side in ("production", "challenger")}
         out.print(
-            f"{names['challenger']} in the shadow of {names['production']}: {plural(pair['scans'], 'scan')},"
+            f"{names['challenger']} shadowing {names['production']}: {plural(pair['scans'], 'scan')},"
             f" {pair['scans_alike']} with the same findings",
             style="bold",
         )
@@ -75,29 +73,29 @@ def _print(summary: dict) -> None:
 
 
 def shadow_scans(scans: Sequence[Callable[[], Answered]], url: str, file: Path) -> None:
-    """Send scans that have been answered to the server's challenger, one by one, and append a line each to `file`.
+    """Send processed scans to the server's challenger, one by one, and append a line per scan to `file`.
 
-    scans: read anew, so that none has to wait in memory. Whatever fails is told and noted, and never raised: the answers stand.
+    scans: functions that read a scan, so that only one is in memory. Failures are printed and logged, never raised.
     """
     from cmb_models.client.contract import CHALLENGER
     from cmb_models.client.grpc import Client
     from cmb_models.report.wording import plural
-    from cmb_models.shadow.compare import noted, observe, shadow_log
+    from cmb_models.shadow.compare import compare_challenger, shadow_log, uncompared
 
-    out, log, failed, done = console(), shadow_log(file), 0, 0
+    out, log, failed, compared = console(), shadow_log(file), 0, 0
     try:
         with Client(url, model=CHALLENGER) as client:
             for read in scans:
-                asked = read()
-                if failed == IN_A_ROW:
-                    entry = noted(asked, "dropped", f"the challenger failed on {IN_A_ROW} scans in a row")
+                scan = read()
+                if failed == MAX_FAILURES:
+                    entry = uncompared(scan, "dropped", f"the challenger failed on {MAX_FAILURES} scans in a row")
                 else:
-                    entry = observe(asked, client.detect)
+                    entry = compare_challenger(scan, client.detect)
                 log.append(entry)
-                failed = 0 if entry["outcome"] == "compared" else min(failed + 1, IN_A_ROW)
-                done += entry["outcome"] == "compared"
+                failed = 0 if entry["outcome"] == "compared" else min(failed + 1, MAX_FAILURES)
+                compared += entry["outcome"] == "compared"
                 if entry["outcome"] == "failed":
                     out.print(f"challenger: {entry['reason']}", style="yellow", markup=False)
-    except (OSError, InputError) as error:  # a full disk, or a scan that is gone: the answers were given before
+    except (OSError, InputError) as error:  # a full disk or missing scan does not affect the results
         out.print(f"challenger: {error}", style="yellow", markup=False)
-    out.print(f"challenger: {done} of {plural(len(scans), 'scan')} compared, in {file}", markup=False)
+    out.print(f"challenger: {compared} of {plural(len(scans), 'scan')} compared, in {file}", markup=False)

@@ -7,33 +7,31 @@ from typing import Annotated
 
 import typer
 
-PRESET_HELP = (
-    "Protocol, may be given several times: ukb, aibl, clinical, 7t, random, plain or small. [default: ukb, aibl, clinical]"
-)
+PRESET_HELP = "Protocol, repeatable: ukb, aibl, clinical, 7t, random, plain or small. [default: ukb, aibl, clinical]"
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(help="Folder to write the dataset into (new, or a killed run's).")],
+    out: Annotated[Path, typer.Argument(help="Folder for the dataset (new, or of an interrupted run).")],
     scans: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 15,
-    cmbs: Annotated[int, typer.Option(min=0, help="Number of microbleeds in all subjects together.")] = 40,
-    cmb_free: Annotated[int, typer.Option(min=0, help="How many of the subjects have none.")] = 0,
+    cmbs: Annotated[int, typer.Option(min=0, help="Total number of microbleeds.")] = 40,
+    cmb_free: Annotated[int, typer.Option(min=0, help="Number of subjects without microbleeds.")] = 0,
     preset: Annotated[list[str] | None, typer.Option(help=PRESET_HELP, show_default=False)] = None,
     new_cmbs: Annotated[
-        int | None, typer.Option(min=0, help="Add a second time point to every subject, with this many new microbleeds in all.")
+        int | None, typer.Option(min=0, help="Add a second time point to every subject, with this many new microbleeds in total.")
     ] = None,
     calcifications: Annotated[
-        int, typer.Option(min=0, help="More calcifications in each scan's white matter or cortex than it has anyway.")
+        int, typer.Option(min=0, help="Additional calcifications in each scan's white matter or cortex.")
     ] = 0,
     voxel_mm: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Voxel size in place of the protocol's, e.g. 0.8 0.8 2.", metavar="X Y Z"),
+        typer.Option(help="Voxel size instead of the protocol's, e.g. 0.8 0.8 2.", metavar="X Y Z"),
     ] = None,
-    te_ms: Annotated[float | None, typer.Option(help="Echo time in place of the protocol's.")] = None,
-    field_t: Annotated[float | None, typer.Option(help="Field strength in place of the protocol's.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same scans; to the byte on processors of one kind.")] = 0,
+    te_ms: Annotated[float | None, typer.Option(help="Echo time instead of the protocol's.")] = None,
+    field_t: Annotated[float | None, typer.Option(help="Field strength instead of the protocol's.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same scans; byte-identical on processors of the same type.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
 ) -> None:
-    """Simulate SWI scans with known microbleeds and mimics, in the layout a site keeps its own scans in."""
+    """Simulate SWI scans with known microbleeds and mimics, in a site's data layout."""
     from cmb_models.phantom import write_dataset
     from cmb_models.phantom.presets import MIXED
 

@@ -1,4 +1,4 @@
-"""What the commands print with: a console, tables, JSON."""
+"""Output of the commands: console, tables, JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def table(*columns: str, rows):
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table()
+    result = Table()
     for column in columns:
-        made.add_column(column, overflow="fold")  # nothing is cut off in a narrow terminal
+        result.add_column(column, overflow="fold")  # fold instead of truncating in a narrow terminal
     for row in rows:
-        made.add_row(*map(escape, row))
-    return made
+        result.add_row(*map(escape, row))
+    return result
 
 
 def print_json(value) -> None:

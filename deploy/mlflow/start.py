@@ -1,4 +1,4 @@
-"""Become `mlflow server`, with its passwords read from files: in variables or arguments `docker inspect` would show them."""
+"""Start `mlflow server` with passwords read from files, since `docker inspect` shows variables and arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 SECRETS = Path("/run/secrets")
-HOSTS = "mlflow:5000,localhost:5000,127.0.0.1:5000"  # others are refused: a web page could else reach it by a name of its own
+HOSTS = "mlflow:5000,localhost:5000,127.0.0.1:5000"  # prevents DNS rebinding
 
 
 def environment(secrets: Path = SECRETS) -> dict[str, str]:
@@ -24,7 +24,7 @@ def environment(secrets: Path = SECRETS) -> dict[str, str]:
 
 
 def command() -> list[str]:
-    """Clients send artifacts to this server, which alone holds the store's keys."""
+    """The server's command line. Clients send artifacts to it, so only the server holds the store's keys."""
     return [
         "mlflow",
         "server",

@@ -6,7 +6,7 @@ import typer
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the group and its commands, in the order in which a site needs them."""
+    """Add the group and its commands, in order of use."""
     from cmb_models.cli.release import audit, catalogue, compare, export, moves, provenance
 
     group = typer.Typer(help="Register, compare, promote and trace releases.", no_args_is_help=True)

@@ -1,4 +1,4 @@
-"""`cmb release history` and `cmb release verify`: what ran when, by whom and why, and whether that can be believed."""
+"""`cmb release history` and `cmb release verify`: the audit log and its verification."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cmb_models.cli.terminal import AsJson, console, print_json, table
 
 
 def history(
-    at: Annotated[str, typer.Option(help="What stood on that day (2026-01-31, UTC) or at that time (2026-01-31T12:00:00Z).")] = "",
+    at: Annotated[str, typer.Option(help="The roles on a day (2026-01-31, UTC) or at a time (2026-01-31T12:00:00Z).")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what was promoted and rolled back, when, by whom and why; with --at, what was production on a day."""
+    """Show what was promoted and rolled back, when, by whom and why; with --at, the roles on a day."""
     from cmb_models.hash_chain import read_entries
     from cmb_models.workspace.paths import AUDIT_LOG
     from cmb_models.workspace.versioning import find_workspace
@@ -30,7 +30,7 @@ def history(
 
 
 def verify(as_json: AsJson = False) -> None:
-    """Check that no entry of the audit log was changed, removed or moved, and that aliases and kept files are as it says."""
+    """Verify that no entry of the audit log was changed, removed or moved, and that aliases and archived files match it."""
     from rich.markup import escape
 
     from cmb_models.registry.history.audit import audit
@@ -50,7 +50,7 @@ def verify(as_json: AsJson = False) -> None:
 
 
 def _moves(entry) -> str:
-    """The roles that an entry moved, one a line: `production 2 to 3`."""
+    """The roles that an entry moved, one per line: `production 2 to 3`."""
     before, after = entry["before"], entry["after"]
     roles = [s for s in ("production", "previous", "challenger") if before.get(s) != after.get(s)]
     return "\n".join(f"{s} {before.get(s, '–')} to {after.get(s, '–')}" for s in roles)
@@ -72,5 +72,5 @@ def _on_day(entries, when: str, as_json: bool) -> None:
         print_json({role: {"release": e["after"][role], "by": e} for role, e in found.items()})
         return
     rows = [(role, str(e["after"][role]), _time(e), _action(e), e["user"], e["reason"]) for role, e in found.items()]
-    said = f"nothing had been promoted by {when}"
-    console().print(table(f"on {when} (UTC)", "release", "since", "by", "user", "reason", rows=rows) if rows else said)
+    empty = f"nothing had been promoted by {when}"
+    console().print(table(f"on {when} (UTC)", "release", "since", "by", "user", "reason", rows=rows) if rows else empty)

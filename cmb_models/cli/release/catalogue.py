@@ -10,20 +10,20 @@ from cmb_models.cli.terminal import AsJson, console, number, print_json, table
 
 
 def register(as_json: AsJson = False) -> None:
-    """Register this workspace's bundle as a release. Refuses uncommitted changes and outputs that differ from dvc.lock."""
+    """Register this workspace's bundle as a release. Rejects uncommitted changes and outputs that differ from dvc.lock."""
     from cmb_models.registry.register import register as run
 
-    done = run()
+    registration = run()
     if as_json:
-        print_json({"release": done.release, "is_new": done.is_new, "metrics": done.metrics})
+        print_json({"release": registration.release, "is_new": registration.is_new, "metrics": registration.metrics})
         return
-    if not done.is_new:
-        console().print(f"release {done.release} is already registered")
+    if not registration.is_new:
+        console().print(f"release {registration.release} is already registered")
         return
-    test = done.metrics["evaluate"]
+    test = registration.metrics["evaluate"]
     console().print(
-        f"[bold]release {done.release}[/] registered: sensitivity {number(test.get('sensitivity'))} at "
-        f"{number(test.get('fp_per_scan'))} false positives a scan on the locked test set; next: cmb release promote {done.release}"
+        f"[bold]release {registration.release}[/] registered: sensitivity {number(test.get('sensitivity'))} at "
+        f"{number(test.get('fp_per_scan'))} false positives per scan on the locked test set; next: cmb release promote {registration.release}"
     )
 
 
@@ -36,10 +36,10 @@ def list_releases(as_json: AsJson = False) -> None:
     with open_registry() as registry:
         listed, uri = listed_releases(registry), without_password(registry.uri)
     if as_json:
-        print_json([export.as_dict() for export in listed])
+        print_json([release.as_dict() for release in listed])
         return
     out = console()
-    out.print(table(*COLUMNS, rows=[export.row() for export in listed]) if listed else "no release yet")
+    out.print(table(*COLUMNS, rows=[release.row() for release in listed]) if listed else "no release yet")
     out.print(f"[dim]more: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}[/]")
 
 
@@ -47,7 +47,7 @@ def show(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one release: role, figures on the locked test set, data, commit, and what was decided about it, by whom and why."""
+    """Show one release: role, figures on the locked test set, data, commit, and the decisions about it."""
     from cmb_models.hash_chain import read_entries
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry
@@ -64,4 +64,4 @@ def show(
     for entry in decisions:
         forced = " (gate overridden)" if entry.get("forced") else ""
         console().print(f"{entry['time']} {entry['action']}{forced} by {entry['user']}: {entry['reason'] or '-'}", markup=False)
-    console().print(f"[dim]all it was made from: cmb release lineage {number}[/]")
+    console().print(f"[dim]full lineage: cmb release lineage {number}[/]")

@@ -1,4 +1,4 @@
-"""`cmb release compare`: two releases side by side in the terminal, as JSON, and as a page with every place they disagree on."""
+"""`cmb release compare`: two releases side by side in the terminal, as JSON, and as an HTML page with every disagreement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def compare(
     baseline: Ref,
     candidate: Ref,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page: curves, and every lesion they differ on in pictures.")
+        Path | None, typer.Option(help="Also write an HTML page with curves and pictures of every disagreement.")
     ] = None,
     rerun_baseline: Annotated[
         bool,
@@ -24,7 +24,7 @@ def compare(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare CANDIDATE with BASELINE on common test scans: figures with intervals, paired differences, the gate's verdict."""
+    """Compare CANDIDATE with BASELINE on common test scans: metrics with intervals, paired differences, the gate's verdict."""
     from cmb_models.registry.gate.compare import as_dict
     from cmb_models.registry.gate.compare import compare as run
 
@@ -57,7 +57,7 @@ def _print(comparison) -> None:
     for line in _disagreements(comparison):
         out.print(line, markup=False)
     out.print(
-        f"[bold]the gate {'would let' if comparison.passed else 'would not let'} {second.name} take the place of {first.name}[/]"
+        f"[bold]the gate would {'accept' if comparison.passed else 'reject'} {second.name} as a replacement of {first.name}[/]"
     )
     for check in map(check_row, comparison.checks):
         out.print(_check(check))
@@ -67,24 +67,24 @@ COLOURS = {"better": "green", "worse": "red", "pass": "green", "fail": "bold red
 
 
 def _disagreements(comparison) -> list[str]:
-    """How many places each alone found, and raised wrongly."""
+    """Microbleeds and false positives of one release only, as counts."""
     if not comparison.common:
         return []
     lines = []
-    for kind, what in (("hit", "microbleeds found by one alone"), ("false_positive", "false positives of one alone")):
+    for kind, what in (("hit", "microbleeds found by only one"), ("false_positive", "false positives of only one")):
         counts = [sum((d.kind, d.by) == (kind, n) for d in comparison.disagreements) for n in (1, 2)]
-        told = ", ".join(f"{side.name} {n}" for side, n in zip(comparison.sides, counts, strict=True))
-        lines.append(f"{what}: {told}")
+        counts_text = ", ".join(f"{side.name} {n}" for side, n in zip(comparison.sides, counts, strict=True))
+        lines.append(f"{what}: {counts_text}")
     return lines
 
 
 def _check(check: dict):
-    """A check of the gate in a line; what is to be known of it where it did not pass."""
+    """A check of the gate as a line, with its note unless it passed."""
     from rich.text import Text
 
     note = f" ({check['note']})" if check["note"] and check["result"] != "pass" else ""
     line = Text(f"  {check['result']:>10}  ", style=COLOURS[check["result"]])
-    return line.append(f"{check['name']}: {check['measured']}, asked {check['need']}{note}", style="default")
+    return line.append(f"{check['name']}: {check['measured']}, required {check['need']}{note}", style="default")
 
 
 def _table(*columns: str, rows):
@@ -94,7 +94,7 @@ def _table(*columns: str, rows):
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")  # nothing is cut off in a narrow terminal
+        table.add_column(column, overflow="fold")  # fold instead of truncating in a narrow terminal
     for row in rows:
         table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
     return table

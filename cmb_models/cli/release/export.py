@@ -1,4 +1,4 @@
-"""`cmb release export`: the evidence about a release for a quality system."""
+"""`cmb release export`: the audit package of a release for a quality system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cmb release promote`, `rollback`, `challenge` and `repair`: which release has which role."""
+"""`cmb release promote`, `rollback`, `challenge` and `repair`: assignment of roles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 from cmb_models.cli.terminal import AsJson, console, print_json
 
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
-FORCED = "THE GATE FAILED AND WAS OVERRULED"
+FORCED = "THE GATE FAILED AND WAS OVERRIDDEN"
 
 
 def promote(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     reason: Reason = "",
     override_gate: Annotated[
-        bool, typer.Option("--override-gate", help="Promote it although the gate fails; needs a reason, marked in the log.")
+        bool, typer.Option("--override-gate", help="Promote even if the gate fails; needs a reason, marked in the log.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +27,7 @@ def promote(
     if as_json:
         _print_move(move)
     else:
-        _say_promotion(move, reason)
+        _print_promotion(move, reason)
     if move.failed and not move.forced:
         raise typer.Exit(1)
 
@@ -41,16 +41,16 @@ def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
         _print_move(move)
         return
     console().print(f"[bold]release {move.release}[/] is production again, {move.before} is previous")
-    _say_notes(move)
+    _print_notes(move)
 
 
 def challenge(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")] = "",
     reason: Reason = "",
-    clear: Annotated[bool, typer.Option("--clear", help="Have no challenger any more.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the challenger role.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a release the `challenger`, which runs beside production."""
+    """Make a release the `challenger`, which runs in shadow mode next to production."""
     from cmb_models.registry import promote as moves
 
     if bool(ref) == clear:
@@ -59,27 +59,27 @@ def challenge(
     if as_json:
         _print_move(move)
         return
-    said = "is no challenger any more" if clear else "is the challenger" if move.moved else "is the challenger already"
+    outcome = "is no longer the challenger" if clear else "is the challenger" if move.moved else "is already the challenger"
     if move.checks:
         _print_checks(move)
-    console().print(f"[bold]release {move.release}[/] {said}")
+    console().print(f"[bold]release {move.release}[/] {outcome}")
     if move.failed:
         console().print(f"[yellow]it could not be promoted:[/] {'; '.join(c.sentence() for c in move.failed)}")
-    _say_notes(move)
+    _print_notes(move)
 
 
 def repair(as_json: AsJson = False) -> None:
     """Make the registry's roles agree with the audit log after a killed command."""
     from cmb_models.registry.promote import resume
 
-    done = resume()
+    repairs = resume()
     if as_json:
-        print_json({"done": done})
+        print_json({"done": repairs})
     else:
-        console().print("\n".join(done) if done else "nothing to repair: the aliases agree with the log")
+        console().print("\n".join(repairs) if repairs else "nothing to repair: the aliases agree with the log")
 
 
-def _say_promotion(move, reason: str) -> None:
+def _print_promotion(move, reason: str) -> None:
     out = console()
     if not move.moved and not move.checks:
         out.print(f"release {move.release} is already production")
@@ -95,10 +95,10 @@ def _say_promotion(move, reason: str) -> None:
         out.print(f"[bold white on red] {FORCED} [/] [bold red]{escape(failed)}[/]")
         out.print(f"[bold red]reason given: {escape(reason)}; this is marked in the audit log[/]")
     out.print(f"[bold]release {move.release}[/] is production{f', {move.before} is previous' if move.before else ''}")
-    _say_notes(move)
+    _print_notes(move)
 
 
-def _say_notes(move) -> None:
+def _print_notes(move) -> None:
     from rich.markup import escape
 
     for note in move.notes:
@@ -109,7 +109,7 @@ COLOURS = {"pass": "green", "FAIL": "bold red", "not judged": "dim"}
 
 
 def _print_checks(move) -> None:
-    """A line a check, since names and notes are too long for columns; the note where it did not pass."""
+    """Print one line per check, with its note unless it passed."""
     from rich.text import Text
 
     console().print(f"[bold]gate of release {move.release}[/]")
@@ -124,10 +124,9 @@ def _measured(check) -> str:
     measured = "-" if check.measured is None else f"{check.measured:.4g}"
     if check.interval:
         measured += f" ({check.interval[0]:.3g} to {check.interval[1]:.3g})"
-    return f"{measured}, asked {'≥' if check.bound == 'min' else '≤'} {check.limit:g}"
+    return f"{measured}, required {'≥' if check.bound == 'min' else '≤'} {check.limit:g}"
 
 
 def _print_move(move) -> None:
-    keys = ("release", "before", "moved", "forced")
-    told = {k: getattr(move, k) for k in keys}
-    print_json({**told, "checks": [c.as_dict() for c in move.checks], "notes": list(move.notes)})
+    fields = {k: getattr(move, k) for k in ("release", "before", "moved", "forced")}
+    print_json({**fields, "checks": [c.as_dict() for c in move.checks], "notes": list(move.notes)})

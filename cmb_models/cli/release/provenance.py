@@ -1,4 +1,4 @@
-"""`cmb release lineage` and `reproduce`: what a release was made from, which releases saw a scan, and training one again."""
+"""`cmb release lineage` and `reproduce`: the origin of a release, the releases that used a scan, and retraining."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmb_models.errors import InputError
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-HASHES = {  # label by key of the lineage, in the order of the chain
+HASHES = {  # label by key of the lineage, in order
     "dvc_lock_sha256": "dvc.lock",
     "params_sha256": "params.yaml",
     "gate_sha256": "gate, before training",
@@ -23,7 +23,7 @@ HASHES = {  # label by key of the lineage, in the order of the chain
     "split_sha256": "data/split.json",
     "export_sha256": "exported bundle",
 }
-WIDE = 400  # columns: a tree's hashes are never cut or folded, so that they can be copied
+WIDE = 400  # columns, so that hashes are never folded and can be copied
 SCANS = (
     ("training_scans", "training scans"),
     ("training_phases", "their phase images"),
@@ -36,13 +36,15 @@ def lineage(
     ref: Annotated[str | None, typer.Argument(help="A release number, `latest`, or an alias.", show_default=False)] = None,
     scan: Annotated[
         str | None,
-        typer.Option(metavar="HASH|FILE", help="Which releases saw this scan: its file, or 8 or more digits of its SHA-256."),
+        typer.Option(
+            metavar="HASH|FILE", help="List the releases that used this scan: its file, or 8 or more digits of its SHA-256."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the chain from a release to its commit, settings, studies, datasets and every scan, and its parents to the first.
+    """Show a release's commit, settings, studies, datasets, scans and ancestors.
 
-    With --scan: every release that saw a scan, and how. Exit code 1: not every release could be asked.
+    With --scan: every release that used a scan, and how. Exit code 1: some releases could not be read.
     """
     if (ref is None) == (scan is None):
         got = "neither" if ref is None else "both"
@@ -59,7 +61,6 @@ def lineage(
     from cmb_models.registry.mlflow.store import open_registry
     from cmb_models.registry.provenance.trace import trace
 
-    # Checked above: there is a release where there is no scan.
     assert ref is not None
     with open_registry() as registry:
         chain = trace(registry, ref)
@@ -70,7 +71,7 @@ def lineage(
 
 
 def _tree(chain: Mapping[str, Any]) -> Tree:
-    """The chain as an indented tree, the release on top."""
+    """The lineage as a tree, the release at the root."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -82,8 +83,8 @@ def _tree(chain: Mapping[str, Any]) -> Tree:
     )
     tree.add(escape(f"registered {chain.get('created', '?')} by {chain.get('user', '?')}"))
     commit = tree.add(f"commit {chain.get('git_commit', '?')}")
-    said = chain["commit"]
-    commit.add(escape(f"{said['date']} {said['author']}: {said['subject']}") if said else "[red]not in this clone[/]")
+    info = chain["commit"]
+    commit.add(escape(f"{info['date']} {info['author']}: {info['subject']}") if info else "[red]not in this clone[/]")
     for key, label in HASHES.items():
         if chain.get(key):
             commit.add(f"{label} {chain[key]}")
@@ -116,24 +117,24 @@ def _show_scan(scan: str, as_json: bool) -> None:
     from cmb_models.registry.mlflow.store import open_registry
     from cmb_models.registry.provenance.trace import scan_hash, sightings
 
-    wanted = scan_hash(scan)
+    digits = scan_hash(scan)
     with open_registry() as registry:
-        seen, unread = sightings(registry, wanted)
+        uses, unread = sightings(registry, digits)
     if as_json:
-        print_json({"sha256": wanted, "seen_by": [s.as_dict() for s in seen], "unread": unread})
+        print_json({"sha256": digits, "seen_by": [s.as_dict() for s in uses], "unread": unread})
     else:
         out = console()
-        if seen:
-            table = Table("release", "aliases", "saw it in", "as", "SHA-256")
-            for s in seen:
+        if uses:
+            table = Table("release", "aliases", "used in", "as", "SHA-256")
+            for s in uses:
                 table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256[:16])))
             for column in table.columns:
-                column.overflow = "fold"  # nothing is cut off in a narrow terminal
+                column.overflow = "fold"  # fold instead of truncating in a narrow terminal
             out.print(table)
         else:
-            out.print(f"no release that could be asked saw scan {wanted}" if unread else f"no release saw scan {wanted}")
+            out.print(f"no readable release used scan {digits}" if unread else f"no release used scan {digits}")
         for fault in unread:
-            out.print(f"[bold red]not known:[/] {escape(fault)}")
+            out.print(f"[bold red]unreadable:[/] {escape(fault)}")
     if unread:
         raise typer.Exit(1)
 
@@ -141,37 +142,37 @@ def _show_scan(scan: str, as_json: bool) -> None:
 def reproduce(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where to train again, and what to keep; must not exist. Default: a temporary one.")
+        Path | None, typer.Option(help="Folder for the clone, kept afterwards; must not exist. Default: a temporary one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a release again beside this workspace, from its commit and its data, and compare with what was registered.
+    """Retrain a release from its commit and data in a clone, and compare it with the registered one.
 
-    Takes as long as the training took. Exit code 0: everything is the same, 1: something differs.
+    Takes as long as the training. Exit code 0: everything is the same, 1: something differs.
     """
     from rich.markup import escape
     from rich.table import Table
 
     from cmb_models.registry.provenance.reproduce import reproduce as run
 
-    done = run(ref, folder, quiet=as_json)
+    result = run(ref, folder, quiet=as_json)
     if as_json:
-        print_json(done.as_dict())
+        print_json(result.as_dict())
     else:
         out = console()
-        table = Table("", "registered", "reproduced", "", title=f"release {done.release} from commit {done.commit[:12]}")
+        table = Table("", "registered", "reproduced", "", title=f"release {result.release} from commit {result.commit[:12]}")
         for column in table.columns:
             column.overflow = "fold"
-        for row in done.rows:
-            said = "same" if row.same else "[bold red]differs[/]"
-            table.add_row(escape(row.what), escape(row.registered), escape(row.reproduced), said)
+        for row in result.rows:
+            status = "same" if row.same else "[bold red]differs[/]"
+            table.add_row(escape(row.what), escape(row.registered), escape(row.reproduced), status)
         out.print(table)
-        for note in done.notes:
+        for note in result.notes:
             out.print(escape(note))
-        differing = sum(not r.same for r in done.rows)
+        differing = sum(not r.same for r in result.rows)
         out.print(
-            f"[bold]release {done.release}[/] "
-            + (f"differs in {differing} of {len(done.rows)}" if differing else "came out the same")
+            f"[bold]release {result.release}[/] "
+            + (f"differs in {differing} of {len(result.rows)}" if differing else "was reproduced exactly")
         )
-    if not done.same:
+    if not result.same:
         raise typer.Exit(1)

@@ -110,7 +110,7 @@ def golden(server: Server) -> str:
 
 
 def spots(server: Server) -> str:
-    """Dark spots in a uniform head are among the candidates: a release that finds no_candidates must not pass."""
+    """Dark spots in a uniform head are among the candidates: a release that finds nothing must not pass."""
     scan = head(*SIZES["odd"])
     answer = _timed(server, scan.volume, "odd", scan.phase)
     places = np.asarray([c.position_mm for c in answer.candidates]).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Where the files that Triton loads lie: in the wheel inside the package, in a checkout next to it."""
+"""The folder of the files that Triton loads: inside the package in a wheel, next to it in a checkout."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Triton model repository: configurations made from the contract, and version folders written from a bundle.
+"""The Triton model repository: configurations generated from the contract, and version folders written from a bundle.
 
-A version folder's number is the release's number. Every model has one configuration for all its resident versions. What a release
-holds for (production, previous, challenger) is an ensemble of its own, pinned to it.
+A version folder is numbered by its release. Every model has one configuration for all its resident versions. Each role
+(production, previous, challenger) is an ensemble pinned to one release.
 """
 
 from __future__ import annotations
@@ -50,15 +50,14 @@ from cmb_models.serving.triton.step import (
     role_input,
 )
 
-PREVIOUS = "cmb_previous"  # the detector's ensemble, pinned to the release that a rollback goes back to
-
-PROBE = "cmb_probe"  # the same, pinned to a release that is tried out before one of the others is switched to it
+PREVIOUS = "cmb_previous"  # ensemble of the release that a rollback restores
+PROBE = "cmb_probe"  # ensemble of a release under test, before another ensemble is switched to it
 ROLES = {"production": DETECTOR, "previous": PREVIOUS, "challenger": CHALLENGER}  # alias in the registry -> ensemble
 ENSEMBLES = (*ROLES.values(), PROBE)
 ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
 PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = serving_files() / "model_repository"
-# The steps' code that is not their own model.py.
+# Code of the steps outside model.py.
 SHARED = tuple(Path(__file__).with_name(f"{name}.py") for name in ("request_metrics", "request_reporter", "request_trace", "step"))
 TYPES: dict[type, str] = {
     np.float32: "TYPE_FP32",
@@ -71,7 +70,7 @@ TYPES: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Pin:
-    """What an ensemble is pinned to. steps_sha256: of the steps' code and configuration, which a newer version may change."""
+    """The release that an ensemble is pinned to. steps_sha256: of the steps' code and configuration, which vary by version."""
 
     release: int
     manifest_sha256: str
@@ -82,7 +81,7 @@ class Pin:
 
 
 def pin_of(release: int, bundle: Bundle) -> Pin:
-    """How a bundle served as `release` by this version's steps is told from all others."""
+    """The pin of a bundle served as `release` by this version's steps."""
     digest = hashlib.sha256()
     for source in (*SHARED, *(SOURCES / step / "model.py" for step in PYTHON_STEPS)):
         digest.update(source.read_bytes())
@@ -96,50 +95,50 @@ def settings_of(repository: Path, release: int) -> PipelineConfig:
 
 
 def is_written(repository: Path, release: int) -> bool:
-    """Whether a release has version folders here. They are whole or absent, the one that is asked for is written last."""
+    """Whether a release has version folders here. Each is written atomically, the one checked here last."""
     return (repository / DECIDE / str(release) / PIPELINE_FILE).is_file()
 
 
 def step_configs(repository: Path, versions: Iterable[int]) -> dict[str, dict]:
-    """Configurations of the models that run steps, by name, with `versions` resident, whose folders are written."""
+    """Configurations of the models that run steps, by name, for the resident `versions`, whose folders are written."""
     return _step_configs({v: settings_of(repository, v) for v in sorted(versions)})
 
 
 def _step_configs(settings: Mapping[int, PipelineConfig]) -> dict[str, dict]:
     configs = {}
     for uses_phase in (False, True):
-        own = {v: s for v, s in settings.items() if s.preprocess.phase == uses_phase}
-        for step, (inputs, outputs) in flow(uses_phase).items() if own else ():
+        matching = {v: s for v, s in settings.items() if s.preprocess.phase == uses_phase}
+        for step, (inputs, outputs) in flow(uses_phase).items() if matching else ():
             model, renamed = model_of(step, uses_phase), RENAMED.get(step, {})
             shared = model == model_of(step, not uses_phase)
             configs[model] = {
                 "name": model,
                 "backend": "onnxruntime" if step in ONNX_FILES else "python",
-                "max_batch_size": 0,  # above 0, an ensemble fails on zero candidates
-                "version_policy": {"specific": {"versions": list(settings if shared else own)}},
-                "input": [_input(t, renamed, _common_patch(own.values())) for t in inputs] + _role_inputs(step),
-                "output": [_tensor(t, renamed, _common_patch(own.values())) for t in outputs],
+                "max_batch_size": 0,  # with more, ensembles fail on zero candidates
+                "version_policy": {"specific": {"versions": list(settings if shared else matching)}},
+                "input": [_input(t, renamed, _common_patch(matching.values())) for t in inputs] + _role_inputs(step),
+                "output": [_tensor(t, renamed, _common_patch(matching.values())) for t in outputs],
                 "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
             }
     return configs
 
 
 def ensemble_config(name: str, release: int, bundle: Bundle) -> dict:
-    """Configuration of an ensemble whose every step is pinned to one release; its parameters say which."""
+    """Configuration of an ensemble with all steps pinned to one release, which its parameters name."""
     return pinned_config(name, pin_of(release, bundle), bundle.config.preprocess.phase)
 
 
 def pinned_config(name: str, pin: Pin, uses_phase: bool) -> dict:
-    """The same, for a release whose bundle is not at hand."""
+    """As ensemble_config, without the bundle."""
     steps: list[dict[str, Any]] = []
     for step, (inputs, outputs) in flow(uses_phase).items():
-        own = RENAMED.get(step, {})
+        renamed = RENAMED.get(step, {})
         steps.append(
             {
                 "model_name": model_of(step, uses_phase),
                 "model_version": pin.release,
-                "input_map": {own.get(t.name, t.name): t.name for t in inputs},
-                "output_map": {own.get(t.name, t.name): t.name for t in outputs},
+                "input_map": {renamed.get(t.name, t.name): t.name for t in inputs},
+                "output_map": {renamed.get(t.name, t.name): t.name for t in outputs},
             }
         )
     if role := role_input(name):
@@ -161,32 +160,32 @@ def pinned_config(name: str, pin: Pin, uses_phase: bool) -> dict:
 
 
 def _role_inputs(step: str) -> list[dict]:
-    """What the first step may be given besides, by which it knows the ensemble that calls."""
+    """Optional inputs of the first step that identify the calling ensemble."""
     return [_tensor(t) | {"optional": True} for t in (*ROLE_INPUTS.values(), PROBE_INPUT)] if step == PREPARE else []
 
 
-def _tensor(tensor: Tensor, own: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
+def _tensor(tensor: Tensor, renamed: dict[str, str] | None = None, patch_vox: Sequence[int] = ()) -> dict:
     shape = (*tensor.shape[:2], *patch_vox) if tensor.name == PATCHES.name and patch_vox else tensor.shape
-    return {"name": (own or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
+    return {"name": (renamed or {}).get(tensor.name, tensor.name), "data_type": TYPES[tensor.dtype], "dims": list(shape)}
 
 
-def _input(tensor: Tensor, own: dict[str, str], patch_vox: Sequence[int]) -> dict:
-    """The same of a step's input. Ensembles of releases that were deployed before there were traces lead none to it, and go on."""
-    return _tensor(tensor, own, patch_vox) | ({"optional": True} if tensor in (TRACE, TRACE_FOUND) else {})
+def _input(tensor: Tensor, renamed: dict[str, str], patch_vox: Sequence[int]) -> dict:
+    """As _tensor for an input. Traces are optional, for ensembles deployed by earlier versions without them."""
+    return _tensor(tensor, renamed, patch_vox) | ({"optional": True} if tensor in (TRACE, TRACE_FOUND) else {})
 
 
 def _common_patch(settings: Iterable[PipelineConfig]) -> tuple[int, ...]:
-    """Stage 2's patch size, -1 along axes where the resident releases differ.
+    """Stage 2's patch size, with -1 only along axes on which the resident releases differ.
 
-    ONNX Runtime's own backend wants a fixed axis of the graph fixed here too, so -1 is written only where it must be.
+    ONNX Runtime's backend requires an axis that is fixed in the graph to be fixed here too.
     """
     return tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in zip(*(s.patch_vox for s in settings), strict=True))
 
 
 def write_release(repository: Path, bundle: Bundle, release: int) -> None:
-    """Write the version folders of one release, each whole or absent. One that is there with the same content is left alone.
+    """Write the version folders of a release, each atomically; one with the same content is left alone.
 
-    A folder that changes makes a server load its version a second time when it is next told to load the model.
+    A server reloads a version whose folder has changed on the next load of the model.
     """
     repository = Path(repository)
     folders = {step: repository / model_of(step, bundle.config.preprocess.phase) / str(release) for step in STEPS}
@@ -199,7 +198,7 @@ def write_release(repository: Path, bundle: Bundle, release: int) -> None:
 
 
 def write_ensemble(repository: Path, name: str, release: int) -> None:
-    """Write an ensemble's version folder. With a file in it: object stores keep no empty folder."""
+    """Write an ensemble's version folder with a file in it, since object stores keep no empty folder."""
     folder = repository / name / str(release)
     if not (folder / RELEASE_FILE).is_file():
         with atomic_directory(folder) as temporary:
@@ -214,14 +213,14 @@ def _content(step: str, bundle: Bundle, release: int) -> dict[str, bytes]:
         "model.py": (SOURCES / step / "model.py").read_bytes(),
         PIPELINE_FILE: (bundle.path / PIPELINE_FILE).read_bytes(),
         RELEASE_FILE: _identity(bundle, release),
-        # A file where Python would keep its bytecode: else the folder changes after loading, and Triton loads it a second time.
+        # Blocks Python's bytecode folder, which would change the folder after loading, so that Triton reloads it.
         "__pycache__": b"",
     }
 
 
 def _identity(bundle: Bundle, release: int) -> bytes:
     scan = read_volume(bundle.path / GOLDEN_SCAN)
-    golden = {"shape": list(scan.data.shape), "sha256": scan_sha256(scan)}  # nobody's scan: deployments ask for it
+    golden = {"shape": list(scan.data.shape), "sha256": scan_sha256(scan)}  # no patient's scan: deployments send it
     return json.dumps({"release": release, "manifest_sha256": bundle.manifest_sha256, "golden": golden}, indent=2).encode()
 
 
@@ -236,13 +235,13 @@ def _holds(folder: Path, content: Mapping[str, bytes]) -> bool:
 
 
 def touch_step(repository: Path, model: str, release: int) -> None:
-    """Make a server start a step of one release anew when it is next told to load it, whatever state it is in."""
+    """Make a server restart a step of a release on the next load, whatever its state."""
     for file in (repository / model / str(release)).glob("model.*"):
         file.touch()
 
 
 def write_config(repository: Path, config: dict) -> None:
-    """Write a model's config.pbtxt, for servers that load the repository without being told a configuration."""
+    """Write a model's config.pbtxt, for servers that load the repository without explicit configurations."""
     from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -253,7 +252,7 @@ def write_config(repository: Path, config: dict) -> None:
 
 
 def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
-    """Write the configuration of every model as a server with these ensembles has them, and remove models that it has not."""
+    """Write the configuration of every model for these ensembles, and remove models that they do not use."""
     configs = step_configs(repository, {pin.release for pin in pins.values()})
     for name, pin in pins.items():
         write_ensemble(repository, name, pin.release)
@@ -268,14 +267,14 @@ def write_configs(repository: Path, pins: Mapping[str, Pin]) -> None:
 
 
 def remove_versions(repository: Path, keep: Iterable[int]) -> None:
-    """Remove the version folders of all releases but `keep`, what a killed deployment left half written, and emptied models."""
-    kept = {str(v) for v in keep}
+    """Remove the version folders of all releases but `keep`, partial files of interrupted deployments, and empty models."""
+    kept_names = {str(v) for v in keep}
     for model in (*MODELS, *ENSEMBLES):
-        there = {p for p in (repository / model).glob("*") if p.is_dir()}
-        gone = {p for p in there if p.name not in kept}
-        for folder in gone:
+        folders = {p for p in (repository / model).glob("*") if p.is_dir()}
+        removed = {p for p in folders if p.name not in kept_names}
+        for folder in removed:
             shutil.rmtree(folder)
         for file in (repository / model).glob(".partial-*"):
             file.unlink()
-        if model in MODELS and gone == there:
+        if model in MODELS and removed == folders:
             shutil.rmtree(repository / model, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a step tells of requests: a line each in the request log, and counts for Prometheus. Telling never costs an answer."""
+"""Request reporting by a step: one line per request in the log, and Prometheus metrics. Its faults never affect a response."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ LOG_VARIABLE = "CMB_REQUEST_LOG"  # the file to write to; no request log without
 
 
 class RequestReporter:
-    """One step's voice. A request is told once: by the last step that had a part in it."""
+    """The reporter of one step. A request is reported once, by the last step that processed it."""
 
     def __init__(self, args: dict[str, str]) -> None:
         identity = read_json(version_folder(args) / RELEASE_FILE)
         self.release, self.manifest_sha256 = identity["release"], identity["manifest_sha256"]
-        self.golden = identity.get("golden", {})  # shape and sha256 of the golden scan; releases written before it do not say
+        self.golden = identity.get("golden", {})  # shape and sha256 of the golden scan; missing in older releases
         self.metrics = Metrics(self.release)
         file = os.environ.get(LOG_VARIABLE)
         self._log = LineLog(Path(file)) if file else None
         self._warned = False
 
     def close(self) -> None:
-        """Send what waits; for `finalize`."""
+        """Send pending metrics; called from `finalize`."""
         self.metrics.close()
 
     def started(self, trace: Trace) -> None:
-        """Count a request that has come in: those started and never told of were lost in a network, or with the server."""
+        """Count a received request; one that is never reported was lost in a network, or with the server."""
         if trace.role != "probe":
             self.metrics.add("cmb_started_total", role=trace.role)
 
     @contextlib.contextmanager
     def step(self, trace: Trace, name: str) -> Iterator[None]:
-        """Run a step's work: its time is noted; a request that ends here, by a refusal or a fault, is told of."""
+        """Time a step's work; report a request that ends here by a rejection or a fault."""
         try:
             yield
         except InputError as error:
             trace.passed(name)
-            self._told(trace, "refused", cause=error.code)
+            self._report(trace, "refused", cause=error.code)
             if trace.role != "probe":
                 self.metrics.add("cmb_refusals_total", role=trace.role, cause=error.code)
             raise
         except Exception as error:
             trace.passed(name)
-            self._told(trace, "failed", cause=type(error).__name__)  # no message: it could quote what it failed on
+            self._report(trace, "failed", cause=type(error).__name__)  # no message, which could quote the scan
             raise
         trace.passed(name)
 
     def answered(self, trace: Trace, scores: np.ndarray, threshold: float) -> None:
-        """Tell of an answered request. scores: (N,) of its candidates, in [0, 1]."""
+        """Report an answered request. scores: (N,) of its candidates, in [0, 1]."""
         found = int(np.count_nonzero(scores >= threshold))
-        self._told(trace, "ok", candidates=len(scores), detections=found, threshold=threshold)
+        self._report(trace, "ok", candidates=len(scores), detections=found, threshold=threshold)
         if trace.role == "probe":
             return
         role, add = trace.role, self.metrics.add
@@ -71,7 +71,7 @@ class RequestReporter:
         for step, seconds in trace.seconds.items():
             add("cmb_step_seconds", [seconds], role=role, step=step)
 
-    def _told(self, trace: Trace, outcome: str, **more: object) -> None:
+    def _report(self, trace: Trace, outcome: str, **more: object) -> None:
         if trace.role == "probe":
             self.metrics.add("cmb_probe_requests_total", outcome=outcome)
         else:
@@ -93,7 +93,7 @@ class RequestReporter:
         )
 
     def _write(self, entry: dict) -> None:
-        """Into the log, if there is one; the first line it cannot take is told in the server's log, the later ones are counted."""
+        """Append to the log, if any; the first failure goes to the server's log, later ones are only counted."""
         if self._log is None:
             return
         try:

@@ -1,10 +1,10 @@
-"""What passes between the served steps, and how a Python step answers. Copied beside each model.py, so it is written once.
+"""Tensors between the served steps, and the response of a Python step.
 
-Releases that use phase run in models of their own name wherever tensors differ (`model_of`): a model has one configuration for all
-its versions, and releases of both kinds are resident while one replaces the other.
+Releases that use phase run in separately named models where tensors differ (`model_of`): a model has one configuration for all its
+versions, and releases of both kinds are resident while one replaces the other.
 
-Shapes use -1 for what varies. N is the number of candidates (0 and up); the CNN gets at least one patch, since an empty batch is
-unproven on the CUDA execution provider: for N = 0 it scores one blank patch that `cmb_decide` leaves out.
+Shapes use -1 for variable sizes. N is the number of candidates (0 and up). The CNN gets at least one patch, since an empty batch is
+untested on the CUDA execution provider: for N = 0 it scores a blank patch that `cmb_decide` drops.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ HEATMAP = Tensor(UNET_OUTPUT, np.float32, (1, 1, -1, -1, -1))
 GRID_PHASE = Tensor("grid_phase", np.float32, (-1, -1, -1))  # on the same grid, radians
 PATCHES = Tensor(CNN_INPUT, np.float32, (-1, 1, -1, -1, -1))
 PATCHES_WITH_PHASE = Tensor(CNN_INPUT, np.float32, (-1, 2, -1, -1, -1))
-CNN_SCORE = Tensor("cnn_score", np.float32, (-1,))  # the CNN's own name for it is taken by the answer's stage2_score
+CNN_SCORE = Tensor("cnn_score", np.float32, (-1,))  # in the ensemble, where the output is named stage2_score
 FOUND_INDEX = Tensor("found_index_vox", np.int64, (-1, 3))
 FOUND_MM = Tensor("found_centre_mm", np.float64, (-1, 3))
 FOUND_DIAMETER = Tensor("found_diameter_mm", np.float32, (-1,))
 FOUND_SCORE = Tensor("found_score", np.float32, (-1,))
 FOUND = (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)
 TRACE = Tensor("trace", np.object_, (1,))  # request_trace.py, after the first step
-TRACE_FOUND = Tensor("trace_found", np.object_, (1,))  # the same after the candidates
+TRACE_FOUND = Tensor("trace_found", np.object_, (1,))  # after the candidates step
 
-# A step does not know which ensemble calls it, and what a client says of itself is no proof. So an ensemble other than production's
-# leads the affine to one more, optional input of the first step, whose name tells.
+# A step does not know which ensemble calls it, and clients' claims are not trusted. Ensembles other than production's therefore map
+# the affine to an additional, optional input of the first step, whose name identifies the role.
 ROLE_INPUTS = {CHALLENGER: Tensor("as_challenger", AFFINE.dtype, AFFINE.shape)}
 PROBE_INPUT = Tensor("as_probe", AFFINE.dtype, AFFINE.shape)  # of all ensembles but production's and the challenger's
 
-RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: the step's own name}
+RENAMED = {CNN: {CNN_SCORE.name: CNN_OUTPUT}}  # step -> {name in the ensemble: name in the step}
 
 
 def flow(uses_phase: bool) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Inputs and outputs of each step of a release, in the order they run."""
+    """Inputs and outputs of each step of a release, in order."""
     patches = PATCHES_WITH_PHASE if uses_phase else PATCHES
     return {
         PREPARE: (inputs_of(uses_phase), prepared(uses_phase)),
@@ -72,12 +72,12 @@ def flow(uses_phase: bool) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, 
 
 
 def prepared(uses_phase: bool) -> tuple[Tensor, ...]:
-    """What the first step gives of a scan."""
+    """Outputs of the first step."""
     return (IMAGE, GRID_AFFINE, EXTENT, TRACE, *((GRID_PHASE,) if uses_phase else ()))
 
 
 def role_input(ensemble: str) -> Tensor | None:
-    """The first step's input that tells which ensemble calls; None for production's, which has none."""
+    """The first step's input that identifies an ensemble; None for production's."""
     return None if ensemble == DETECTOR else ROLE_INPUTS.get(ensemble, PROBE_INPUT)
 
 
@@ -95,14 +95,14 @@ def read_pipeline(args: dict[str, str]) -> PipelineConfig:
 
 
 def version_folder(args: dict[str, str]) -> Path:
-    """Where the files of the version being initialised lie."""
+    """The folder of the version being initialised."""
     return Path(args["model_repository"]) / args["model_version"]
 
 
 def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]) -> list:
-    """One response a request, in order; a request that fails gets its own error and never touches the others.
+    """One response per request, in order; a failed request gets an error and does not affect the others.
 
-    answer: inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG with its message as it stands, anything else
+    answer: maps inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG (errors.to_status), any other exception
     INTERNAL.
     """
     import triton_python_backend_utils as pb  # exists only inside the server
@@ -112,7 +112,7 @@ def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dic
             arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
         except InputError as error:
             return pb.InferenceResponse(error=pb.TritonError(to_status(error), pb.TritonError.INVALID_ARG))
-        except Exception as error:  # the server must outlive any one scan
+        except Exception as error:  # no scan may stop the server
             return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL))
         tensors = [pb.Tensor(t.name, np.ascontiguousarray(a, dtype=t.dtype)) for t, a in zip(outputs, arrays, strict=True)]
         return pb.InferenceResponse(tensors)

@@ -1,6 +1,6 @@
-"""A Triton backend named `onnxruntime` for where the real one is missing: runs model.onnx on the CPU by cmb_models.runtime.cpu.
+"""A CPU stand-in for Triton's `onnxruntime` backend: runs model.onnx with cmb_models.runtime.cpu.
 
-The model repository stays the same on a machine with the real backend. Written for this project's models: one input, one output.
+The same model repository works with the real backend. Supports this project's models: one input, one output.
 """
 
 import json
@@ -11,9 +11,9 @@ import triton_python_backend_utils as pb
 
 from cmb_models.runtime.cpu import open_onnx
 
-# Numbers in one array. A prepared scan has fewer (detect/checks.py, with padding); who asks this step directly could make it take
-# all the memory there is.
-MOST_NUMBERS = 40_000_000
+# Elements of an input. A prepared scan has fewer (detect/checks.py, with padding); the limit protects the memory from direct
+# requests.
+MAX_ELEMENTS = 40_000_000
 
 
 class TritonPythonModel:
@@ -28,21 +28,21 @@ class TritonPythonModel:
 
     def run(self, request):
         array = pb.get_input_tensor_by_name(request, self.input).as_numpy()
-        if not 0 < array.size <= MOST_NUMBERS:
-            words = f"{self.input}: expected 1 to {MOST_NUMBERS} numbers, got shape {array.shape}; send scans to the detector"
-            return pb.InferenceResponse(error=pb.TritonError(words, pb.TritonError.INVALID_ARG))
+        if not 0 < array.size <= MAX_ELEMENTS:
+            message = f"{self.input}: expected 1 to {MAX_ELEMENTS} numbers, got shape {array.shape}; send scans to the detector"
+            return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))
         try:
             result = self.network(array)
-        except RuntimeError as error:  # OpenVINO has one kind of exception
+        except RuntimeError as error:  # the only exception type of OpenVINO
             if "shape" not in str(error).lower():
                 return failed(error)
-            words = f"{self.input}: expected a shape that the network takes, got {array.shape}; send scans to the detector"
-            return pb.InferenceResponse(error=pb.TritonError(words, pb.TritonError.INVALID_ARG))
-        except Exception as error:  # one bad request must not fail the others
+            message = f"{self.input}: expected a shape that the network takes, got {array.shape}; send scans to the detector"
+            return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))
+        except Exception as error:  # one failed request must not fail the others
             return failed(error)
         return pb.InferenceResponse([pb.Tensor(self.output, np.ascontiguousarray(result))])
 
 
 def failed(error):
-    """The answer to a request that failed through no fault of its own."""
+    """An internal error as the response."""
     return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INTERNAL))

@@ -1,4 +1,4 @@
-"""Third step: the U-Net's heatmap to candidates and their patches. All of it is cmb_models.detect.detector.propose."""
+"""Third step: candidates and their patches from the U-Net's heatmap (cmb_models.detect.detector.propose)."""
 
 import numpy as np
 
@@ -35,8 +35,8 @@ class TritonPythonModel:
         return respond(requests, (patches, *FOUND, TRACE_FOUND), self.propose)
 
     def propose(self, inputs):
-        """Heatmap and image (1, 1, I, J, K), and phase (I, J, K) where it is used, to patches (max(N, 1), C, *patch_vox) and the N
-        candidates found, with the request's trace."""
+        """Heatmap and image (1, 1, I, J, K), and phase (I, J, K) if used, to patches (max(N, 1), C, *patch_vox) and the N
+        candidates, with the request's trace."""
         trace = Trace.unpacked(inputs.get(TRACE.name))
         trace.passed("unet")
         with self.reporter.step(trace, "candidates"):
@@ -44,10 +44,10 @@ class TritonPythonModel:
         return *found, trace.packed()
 
     def found(self, inputs):
-        """The same without the trace."""
+        """Patches and candidates."""
         extent = tuple(int(n) for n in inputs[EXTENT.name])
         prepared = Prepared(inputs[IMAGE.name][0, 0], inputs[GRID_AFFINE.name], extent, inputs.get(GRID_PHASE.name))
         found, patches = propose(inputs[HEATMAP.name][0, 0], prepared, self.config)
         if not len(patches):
-            patches = np.zeros((1, *patches.shape[1:]), dtype=patches.dtype)  # see step.py: never an empty batch
+            patches = np.zeros((1, *patches.shape[1:]), dtype=patches.dtype)  # never an empty batch: see step.py
         return patches, found.index_vox, found.centre_mm, found.diameter_mm, found.stage1_score

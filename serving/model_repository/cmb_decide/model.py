@@ -1,4 +1,4 @@
-"""Last step: join both stages' scores and say which release answered. The joining is cmb_models.detect.detector.decide."""
+"""Last step: fuse both stages' scores and add the release (cmb_models.detect.detector.decide)."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class TritonPythonModel:
         return [tensors[t.name] for t in OUTPUTS]
 
     def rows(self, inputs):
-        """The candidates with both stages' scores joined, best first."""
+        """The candidates with fused scores, best first."""
         found = CandidateList(*(inputs[t.name] for t in (FOUND_INDEX, FOUND_MM, FOUND_DIAMETER, FOUND_SCORE)))
-        scores = inputs[CNN_SCORE.name][: len(found.stage1_score)]  # for no candidates, the blank patch's score goes
+        scores = inputs[CNN_SCORE.name][: len(found.stage1_score)]  # drops the blank patch's score without candidates
         return decide(found, scores, inputs[AFFINE.name], self.decision)

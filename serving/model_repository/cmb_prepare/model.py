@@ -1,4 +1,4 @@
-"""First step: refuse what is no SWI scan, bring the rest to the working grid. All of it is cmb_models.detect.preprocess."""
+"""First step: reject invalid scans and resample to the working grid (cmb_models.detect.preprocess)."""
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +14,17 @@ from cmb_models.serving.triton.request_trace import PROBE, Trace
 from cmb_models.serving.triton.step import prepared, read_pipeline, respond
 from cmb_models.volume import Volume
 
-CASE = "scan"  # the server is told no file name; the client puts its own in
+CASE = "scan"  # the server gets no file name; the client fills in its own
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
         self.reporter = RequestReporter(args)
-        self.beside = ThreadPoolExecutor(1, "hash")  # a scan is hashed while it is prepared; both leave the interpreter's lock
+        self.hashing = ThreadPoolExecutor(1, "hash")  # hash a scan during its preparation; both release the GIL
 
     def finalize(self):
-        self.beside.shutdown()
+        self.hashing.shutdown()
         self.reporter.close()
 
     def execute(self, requests):
@@ -33,7 +33,7 @@ class TritonPythonModel:
     def prepare(self, inputs):
         """volume (I, J, K) float32 as stored and affine (4, 4) to the image (1, 1, I', J', K'), its affine and unpadded extent.
 
-        With phase (I, J, K), where the release uses it, also to the phase (I', J', K').
+        With phase (I, J, K), if the release uses it, also to the phase (I', J', K').
         """
         trace = Trace.begin(inputs)
         if self.is_golden(inputs):
@@ -44,7 +44,7 @@ class TritonPythonModel:
         return image, affine, extent, trace.packed(), *phase
 
     def is_golden(self, inputs):
-        """Whether this is the golden scan, with which deployments try a release: nobody's request, whichever ensemble has it."""
+        """Whether this is the golden scan of a deployment, which is not a client's request whatever the ensemble."""
         if list(inputs[VOLUME.name].shape) != self.reporter.golden.get("shape"):
             return False
         with contextlib.suppress(ValueError):
@@ -52,17 +52,17 @@ class TritonPythonModel:
         return False
 
     def prepared(self, trace, inputs):
-        """The same without the trace, which learns of the scan."""
+        """Prepare the scan and record it in the trace."""
         trace.shape = list(inputs[VOLUME.name].shape)
         try:
             volume, *phase = (Volume(inputs[t.name], inputs[AFFINE.name]) for t in (VOLUME, PHASE) if t.name in inputs)
         except ValueError as error:
             raise InputError("scan-geometry", CASE, "a volume and its affine", str(error), "check the scan's header") from error
         trace.spacing_mm = [round(s, 4) for s in volume.spacing_mm]
-        hashed = self.beside.submit(scan_sha256, volume)
+        hashed = self.hashing.submit(scan_sha256, volume)
         try:
             scan = prepare(volume, self.settings, CASE, *phase)
         finally:
             trace.input_sha256 = hashed.result()
-        found = (scan.image[None, None], scan.affine, np.asarray(scan.shape))
-        return found if scan.phase is None else (*found, scan.phase)
+        arrays = (scan.image[None, None], scan.affine, np.asarray(scan.shape))
+        return arrays if scan.phase is None else (*arrays, scan.phase)

@@ -41,7 +41,7 @@ def test_the_releases_own_precision_where_it_is_native(monkeypatch, lineage, nat
 )
 def test_other_hardware_is_noted(tmp_path, before, now, notes):
     write_json(tmp_path / BUNDLE / LINEAGE_FILE, {"compute": now})
-    got = reproduce._notes({"compute": before} if before else {}, tmp_path, kept=False)
+    got = reproduce._notes({"compute": before} if before else {}, tmp_path, is_kept=False)
     assert len(got) == notes
     if notes:
         assert got[0].startswith("trained on cpu (AVX2) in float32, the release on cpu (AVX512) in bfloat16")
