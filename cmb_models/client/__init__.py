@@ -1,6 +1,6 @@
-"""Scans to a server and back."""
+"""The gRPC client, its wire contract, and the files of results."""
 
 import os
 
-# Here, since gRPC reads it when it is first imported: connection.py tells of failed handshakes, so gRPC need not.
+# Read by gRPC on import. connection.py reports failed handshakes.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

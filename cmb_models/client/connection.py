@@ -1,11 +1,11 @@
-"""The one place where a gRPC connection to a server is made: TLS, the admin key, message sizes; and why one could not be made.
+"""gRPC connections to a server: TLS, admin key, message sizes, and errors of failed connections.
 
-By default the environment says how, for every command alike:
-CMB_TLS_CA: file with the root certificate(s) that the server's must come from; its presence switches TLS on.
-CMB_TLS_CERT, CMB_TLS_KEY: files with the client's own certificate and key, for servers that ask for them (mutual TLS).
-CMB_TLS_NAME: the name in the server's certificate, where it is reached by another.
-CMB_ADMIN_KEY: opens the calls that a server restricts (loading models, shared memory).
-An address may say it itself: grpcs://HOST:PORT is TLS, grpc://HOST:PORT is without, whatever the environment holds.
+The environment configures all commands:
+CMB_TLS_CA: file with the root certificate(s) of the server's; its presence enables TLS.
+CMB_TLS_CERT, CMB_TLS_KEY: files with the client's certificate and key, for servers that require them (mutual TLS).
+CMB_TLS_NAME: the name in the server's certificate, if it differs from the address.
+CMB_ADMIN_KEY: authorizes calls that a server restricts (loading models, shared memory).
+Addresses override it: grpcs://HOST:PORT uses TLS, grpc://HOST:PORT does not.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cmb_models.errors import InputError
 
 CA, CERT, KEY, NAME = "CMB_TLS_CA", "CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_NAME"
 ADMIN_HEADER = "triton-grpc-protocol-admin-key"  # Triton's prefix and the name given to --grpc-restricted-protocol
-MOST_BYTES = 2**31 - 1  # gRPC's own limit for a message
-KEEP_ALIVE_MS = 60_000  # a dead line is noticed within a request; often enough for firewalls, too seldom for a server to mind
+MAX_BYTES = 2**31 - 1  # gRPC's limit for a message
+KEEP_ALIVE_MS = 60_000  # detects dead connections during a request, keeps firewalls open, and is rare enough for servers
 
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files of a TLS connection. ca: None for the roots that come with gRPC. cert, key: the client's own, both or neither.
+    """PEM files of a TLS connection. ca: None for gRPC's default roots. cert, key: the client's, both or neither.
 
-    name: the name in the server's certificate, None for the one it is reached by.
+    name: the name in the server's certificate, None if equal to the address.
     """
 
     ca: Path | None = None
@@ -47,18 +47,18 @@ class Tls:
             )
 
     def credentials(self) -> grpc_core.ChannelCredentials:
-        """What gRPC takes. Raises InputError for a file that cannot be read or is no PEM."""
+        """Channel credentials. Raises InputError for a file that cannot be read or is not PEM."""
         return grpc_core.ssl_channel_credentials(
             root_certificates=_pem(CA, self.ca), private_key=_pem(KEY, self.key), certificate_chain=_pem(CERT, self.cert)
         )
 
 
 def tls_from_environment() -> Tls | None:
-    """What the environment says; None for a connection without TLS. Raises InputError where the first of them is missing."""
+    """TLS settings of the environment; None without TLS. Raises InputError if only CMB_TLS_CA is missing."""
     ca, cert, key = (Path(value) if (value := os.environ.get(name)) else None for name in (CA, CERT, KEY))
     if ca is None and (cert or key):
         raise InputError(
-            "tls-incomplete", "TLS", f"{CA} beside {CERT} and {KEY}", "none", f"set {CA} to the root certificate of the server's"
+            "tls-incomplete", "TLS", f"{CA} with {CERT} and {KEY}", "none", f"set {CA} to the root certificate of the server's"
         )
     return Tls(ca, cert, key, os.environ.get(NAME) or None) if ca else None
 
@@ -66,14 +66,14 @@ def tls_from_environment() -> Tls | None:
 def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
     """A client of the server at `url`, HOST:PORT or with grpc:// or grpcs:// before it; nothing is sent yet.
 
-    tls: how, for an address that does not say it; else the environment does. Raises InputError for files that are none.
+    tls: for an address without scheme, by default from the environment. Raises InputError for invalid files.
     """
     address, tls = endpoint(url, tls)
     return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))
 
 
 def channel(url: str, tls: Tls | None = None) -> grpc_core.Channel:
-    """The same connection without a client of Triton's around it, for messages that no client would make."""
+    """A plain gRPC channel with the same settings, for messages that Triton's client does not send."""
     address, tls = endpoint(url, tls)
     if tls is None:
         return grpc_core.insecure_channel(address, options=_options(tls))
@@ -81,19 +81,19 @@ def channel(url: str, tls: Tls | None = None) -> grpc_core.Channel:
 
 
 def _options(tls: Tls | None) -> list[tuple[str, int | str]]:
-    named = [("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else []
+    target_name = [("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else []
     return [
-        ("grpc.max_send_message_length", MOST_BYTES),
-        ("grpc.max_receive_message_length", MOST_BYTES),
+        ("grpc.max_send_message_length", MAX_BYTES),
+        ("grpc.max_receive_message_length", MAX_BYTES),
         ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
         ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.enable_http_proxy", 0),  # a proxy of the hospital's for the web is none for scans
-        *named,
+        ("grpc.enable_http_proxy", 0),  # a hospital's web proxy must not carry scans
+        *target_name,
     ]
 
 
 def endpoint(url: str, tls: Tls | None = None) -> tuple[str, Tls | None]:
-    """HOST:PORT of an address, and how to reach it."""
+    """HOST:PORT of an address, and its TLS settings."""
     for scheme in (PLAIN, SECURE):
         if url.startswith(scheme):
             return url.removeprefix(scheme), None if scheme == PLAIN else (tls or tls_from_environment() or Tls())
@@ -101,13 +101,13 @@ def endpoint(url: str, tls: Tls | None = None) -> tuple[str, Tls | None]:
 
 
 def admin_headers(key: str | None = None) -> dict[str, str] | None:
-    """Headers that open restricted calls, by `key` or else CMB_ADMIN_KEY; None without a key."""
+    """Headers for restricted calls, with `key` or else CMB_ADMIN_KEY; None without a key."""
     key = key or os.environ.get(ADMIN_KEY)
     return {ADMIN_HEADER: key} if key else None
 
 
 def unreachable(error: InferenceServerException, address: str, tls: Tls | None) -> InputError:
-    """Why no connection came about, from gRPC's words for it. address, tls: as `endpoint` gives them."""
+    """The error for a failed connection, from gRPC's message. address, tls: from `endpoint`."""
     text = f"{error.message()} {error.debug_details()}"
     for words, expected, got, remedy in _REASONS:
         if words in text:

@@ -1,6 +1,6 @@
-"""What goes over the wire: names, types and shapes of the served detector's tensors. Numpy alone; the server reads it too.
+"""The wire contract of client and server: names, types and shapes of the detector's tensors. Imports only NumPy.
 
-Shapes use -1 for what varies: the volume's extents, and N, the number of scored candidates (0 and up, best first).
+Shapes use -1 for variable sizes: the volume's extents, and N, the number of scored candidates (0 and up, best first).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from cmb_models.detection import Detection, DetectionResult
 
 DETECTOR = "cmb_detector"
-CHALLENGER = "cmb_challenger"  # the same of the release that runs in its shadow
+CHALLENGER = "cmb_challenger"  # ensemble of the challenger, which runs in shadow mode
 PREPARE, UNET, CANDIDATES, CNN, DECIDE = "cmb_prepare", "cmb_unet", "cmb_candidates", "cmb_cnn", "cmb_decide"
 STEPS = (PREPARE, UNET, CANDIDATES, CNN, DECIDE)
-PLAIN, SECURE = "grpc://", "grpcs://"  # before an address: without TLS, with TLS
-ADMIN_KEY = "CMB_ADMIN_KEY"  # variable with what opens the calls that a server restricts
+PLAIN, SECURE = "grpc://", "grpcs://"  # address schemes without and with TLS
+ADMIN_KEY = "CMB_ADMIN_KEY"  # variable with the key for restricted calls
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Tensor:
 
 VOLUME = Tensor("volume", np.float32, (-1, -1, -1))  # the scan as stored, (i, j, k)
 AFFINE = Tensor("affine", np.float64, (4, 4))  # voxel index to RAS mm
-PHASE = Tensor("phase", np.float32, (-1, -1, -1))  # its phase image as stored, on the same grid; taken by releases that use phase
+PHASE = Tensor("phase", np.float32, (-1, -1, -1))  # its phase image as stored, on the same grid; input of releases that use phase
 
 CENTRE_MM = Tensor("centre_mm", np.float64, (-1, 3))
 INDEX = Tensor("index", np.int32, (-1, 3))
 DIAMETER_MM = Tensor("diameter_mm", np.float32, (-1,))
-SCORE = Tensor("score", np.float64, (-1,))  # float64, as the threshold: both sides must agree which candidates reach it
+SCORE = Tensor("score", np.float64, (-1,))  # float64, as the threshold: client and server must agree which candidates reach it
 STAGE1_SCORE = Tensor("stage1_score", np.float32, (-1,))
 STAGE2_SCORE = Tensor("stage2_score", np.float32, (-1,))
 THRESHOLD = Tensor("threshold", np.float64, (1,))  # the release's operating point on `score`
 RELEASE = Tensor("release", np.int64, (1,))
 MANIFEST = Tensor("manifest_sha256", np.object_, (1,))
 
-INPUTS = (VOLUME, AFFINE)  # of every release; `inputs_of` has them all
+INPUTS = (VOLUME, AFFINE)  # of every release; see `inputs_of`
 OUTPUTS = (CENTRE_MM, INDEX, DIAMETER_MM, SCORE, STAGE1_SCORE, STAGE2_SCORE, THRESHOLD, RELEASE, MANIFEST)
 
 

@@ -1,4 +1,4 @@
-"""A detector on a server, over gRPC. Needs the `client` extra."""
+"""The gRPC client, a detector on a server. Needs the `client` extra."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cmb_models.client.connection import MOST_BYTES, Tls, connect, endpoint, unreachable
+from cmb_models.client.connection import MAX_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
 from cmb_models.dataset.scans import open_phase, open_scan
 from cmb_models.detect.checks import check_grid
@@ -20,12 +20,12 @@ from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError, from_status
 from cmb_models.volume import ScanLike, Volume
 
-FRAMING_BYTES = 2**20  # of a message: the small tensors and names
+FRAMING_BYTES = 2**20  # reserved for small tensors and names
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Which release a server answers with."""
+    """The release that a server runs."""
 
     release: int
     manifest_sha256: str
@@ -34,9 +34,9 @@ class Serving:
 class Client:
     """A Detector: a connection to one server, to be used for many scans and from many threads.
 
-    url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: how, where neither the address nor the
-    environment (connection.py) says it. shared_memory: hand scans over in this machine's memory, to a server on it that opens
-    that with CMB_ADMIN_KEY. Raises InputError for certificate files that are none.
+    url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: if neither the address nor the
+    environment (connection.py) configures it. shared_memory: pass scans by shared memory to a server on this machine, authorized
+    by CMB_ADMIN_KEY. Raises InputError for invalid certificate files.
     """
 
     def __init__(
@@ -79,27 +79,27 @@ class Client:
         try:
             return replace(self._infer(volume, case, image, requires_phase), volume=volume)
         except InferenceServerException as error:
-            # Between asking and sending, the server may have been switched to a release of the other kind.
+            # The server may have switched to a release of the other kind since the query.
             if "INVALID_ARGUMENT" not in str(error.status()) or self.requires_phase == requires_phase:
-                raise self._explained(error, case) from error
+                raise self._error(error, case) from error
         return self.detect(scan, phase, case=case)
 
     def _infer(self, volume: Volume, case: str, phase: Volume | None, requires_phase: bool) -> DetectionResult:
         arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
         if requires_phase:
             if phase is None:
-                expected = f"a phase image beside the SWI, which the release at {self.url} uses"
+                expected = f"a phase image with the SWI, which the release at {self.url} uses"
                 raise InputError("phase-missing", case, expected, "none", "pass the scan's phase series too (cmb detect: --phase)")
-            check_phase(phase, volume, case)  # here: only the SWI's affine is sent
+            check_phase(phase, volume, case)  # on the client, since only the SWI's affine is sent
             arrays[PHASE] = np.ascontiguousarray(phase.data, dtype=PHASE.dtype)
-        check_grid(volume, case)  # the server would refuse it too, but only after it has come over the wire
-        if sum(a.nbytes for a in arrays.values()) > MOST_BYTES - FRAMING_BYTES:
+        check_grid(volume, case)  # the server checks too, but only after the transfer
+        if sum(a.nbytes for a in arrays.values()) > MAX_BYTES - FRAMING_BYTES:
             raise InputError(
                 "scan-too-large", case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it"
             )
         outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
         with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(requires_phase)}) as inputs:
-            # No compression: it makes a volume ten times slower over loopback.
+            # No compression, which is ten times slower over loopback.
             result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
         return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
 
@@ -111,13 +111,13 @@ class Client:
         yield inputs
 
     def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[list[grpc.InferInput]]:
-        from cmb_models.client.shared_memory import shared_inputs  # a library of POSIX systems, which other clients do without
+        from cmb_models.client.shared_memory import shared_inputs  # POSIX only
 
         return shared_inputs(self._client, arrays, self.url, self.timeout_s)
 
     @property
     def requires_phase(self) -> bool:
-        """Whether the release that answers now needs each scan's phase image; the server is asked.
+        """Whether the current release needs each scan's phase image; queries the server.
 
         Raises:
             InputError: As `detect`, naming the server.
@@ -125,24 +125,24 @@ class Client:
         try:
             metadata = self._client.get_model_metadata(self.model, client_timeout=self.timeout_s)
         except InferenceServerException as error:
-            raise self._explained(error, self.url) from error
+            raise self._error(error, self.url) from error
         return PHASE.name in {tensor.name for tensor in metadata.inputs}
 
     def serving(self) -> Serving | None:
-        """The release that answers now; None when nothing is deployed. Raises InputError when the server cannot be reached."""
+        """The current release; None if nothing is deployed. Raises InputError if the server cannot be reached."""
         try:
             if not self._client.is_model_ready(self.model, client_timeout=self.timeout_s):
                 return None
             config = self._client.get_model_config(self.model, client_timeout=self.timeout_s).config
         except InferenceServerException as error:
-            raise self._explained(error, self.url) from error
+            raise self._error(error, self.url) from error
         return Serving(int(config.parameters["release"].string_value), config.parameters["manifest_sha256"].string_value)
 
-    def _explained(self, error: InferenceServerException, case: str) -> Exception:
-        """The error to raise instead: what happened, in which scan or at which server, and what to do."""
+    def _error(self, error: InferenceServerException, case: str) -> Exception:
+        """The exception to raise for an error of Triton's client."""
         status, text = str(error.status()), error.message() or ""
-        if "INVALID_ARGUMENT" in status and (refusal := from_status(text, case)):
-            return refusal
+        if "INVALID_ARGUMENT" in status and (rejection := from_status(text, case)):
+            return rejection
         if "unknown model" in text or "is not ready" in text or "no available versions" in text:
             return InputError(
                 "server-without-release", self.url, "a server with a release deployed", "one without", "run `cmb server deploy`"

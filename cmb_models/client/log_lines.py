@@ -1,8 +1,7 @@
-"""Logs of one JSON object a line that several processes write at once. What an audit must not lose is chained: hash_chain.py.
+"""JSON Lines logs that several processes append to, with rotation. For tamper-evident logs see hash_chain.py.
 
-No handler of the standard library does this: RotatingFileHandler and TimedRotatingFileHandler are for one process ("logging to a
-single file from multiple processes is not supported", Logging Cookbook), a process that did not rotate goes on writing to the
-renamed file, and both block on a pipe that nobody reads.
+The standard library's rotating handlers support only one process ("logging to a single file from multiple processes is not
+supported", Logging Cookbook): other processes keep writing to the renamed file. They also block on a pipe without a reader.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 
-# Flags that only some systems have: not inherited, not waiting for a pipe's reader, no translation of line ends.
+# Platform-dependent flags: not inherited, non-blocking pipes, no newline translation.
 SYSTEM_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
-MOST_BYTES = 16 * 2**20  # a file; some 20,000 requests
-MOST_AGE_S = 30 * 24 * 3600.0
-KEPT = 12  # files beside the current one: 208 MiB at most, and a year where little is sent
-TIME = re.compile(rb'^\{"time": "([^"]+)"')  # how every line begins
+MAX_BYTES = 16 * 2**20  # per file; about 20,000 requests
+MAX_AGE_S = 30 * 24 * 3600.0
+KEPT = 12  # rotated files: at most 208 MiB, and a year at low rates
+TIME = re.compile(rb'^\{"time": "([^"]+)"')  # start of every line
 
 
 def now() -> str:
@@ -36,33 +35,33 @@ def now() -> str:
 
 
 class LineLog:
-    """A log that is appended to, turned over by size and age: (kept + 1) files of most_bytes, and what is written meanwhile.
+    """An append-only log, rotated by size and age to at most (kept + 1) files of about max_bytes.
 
-    The files are FILE, FILE.1 (the newest before it) to FILE.<kept>. Each line is one write to a file opened for appending, so that
-    processes never mix theirs; who is writing while another turns the log over writes the end of FILE.1. What is no plain file, as
-    /dev/stdout, is written to as it stands.
+    The files are FILE, FILE.1 (the newest rotated one) to FILE.<kept>. Each line is a single write in append mode, so that lines of
+    different processes never mix; a write during a rotation by another process ends up in FILE.1. Special files such as
+    /dev/stdout are never rotated.
     """
 
-    def __init__(self, file: Path, most_bytes: int = MOST_BYTES, most_age_s: float = MOST_AGE_S, kept: int = KEPT) -> None:
-        self.file, self.most_bytes, self.most_age_s, self.kept = Path(file), most_bytes, most_age_s, kept
+    def __init__(self, file: Path, max_bytes: int = MAX_BYTES, max_age_s: float = MAX_AGE_S, kept: int = KEPT) -> None:
+        self.file, self.max_bytes, self.max_age_s, self.kept = Path(file), max_bytes, max_age_s, kept
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Append one entry, `time` put first. Raises OSError where it cannot be written, ValueError for what is no JSON."""
+        """Append one entry, `time` put first. Raises OSError if it cannot be written, ValueError for invalid JSON."""
         line = json.dumps({"time": now(), **entry}, allow_nan=False).encode() + b"\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._turn_over(len(line))
-        # Non-blocking, so that a pipe nobody reads is an error and no standstill; a plain file is written at once either way.
+        self._rotate(len(line))
+        # Non-blocking, so that a pipe without a reader gives an error; it has no effect on regular files.
         descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | SYSTEM_FLAGS, 0o640)
         try:
-            if _ends_in_half_a_line(descriptor):
+            if _ends_in_partial_line(descriptor):
                 line = b"\n" + line
-            if os.write(descriptor, line) < len(line):  # the disk filled up; the next line that fits begins on a line of its own
+            if os.write(descriptor, line) < len(line):  # full disk; the next append starts a new line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 
-    def _turn_over(self, more: int) -> None:
-        """Make room by renaming, if it is time. One process at a time does; the others go on writing meanwhile."""
+    def _rotate(self, more: int) -> None:
+        """Rotate by renaming, if due. One process at a time; others keep writing meanwhile."""
         if not self._is_full(more):
             return
         with contextlib.ExitStack() as stack:
@@ -70,11 +69,11 @@ class LineLog:
                 stack.enter_context(exclusive(Path(f"{self.file}.lock"), wait=False))
             except BlockingIOError:
                 return
-            except InputError:  # a system without locks, on which one client writes and no server
+            except InputError:  # no locks on this system, where only a client writes
                 pass
-            if not self._is_full(more):  # another has done it between the look and the lock
+            if not self._is_full(more):  # another process rotated before the lock was taken
                 return
-            for n in range(self.kept, 0, -1):  # the oldest is overwritten first, so that a kill leaves a gap and loses nothing
+            for n in range(self.kept, 0, -1):  # oldest first, so that an interruption loses nothing
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(f"{self.file}.{n - 1}" if n > 1 else self.file, f"{self.file}.{n}")
 
@@ -85,23 +84,23 @@ class LineLog:
             return False
         if not stat.S_ISREG(status.st_mode) or not status.st_size:
             return False
-        return status.st_size + more > self.most_bytes or self._age_s() > self.most_age_s
+        return status.st_size + more > self.max_bytes or self._age_s() > self.max_age_s
 
     def _age_s(self) -> float:
-        """Seconds since the file's first line; 0 where that says no time."""
+        """Seconds since the file's first line; 0 if that has no time."""
         with contextlib.suppress(FileNotFoundError, ValueError), open(self.file, "rb") as stream:
             if found := TIME.match(stream.read(64)):
                 return (datetime.now(UTC) - datetime.fromisoformat(found[1].decode())).total_seconds()
         return 0.0
 
 
-def _ends_in_half_a_line(descriptor: int) -> bool:
-    """Whether a plain file ends without a line's end. Looked at twice: another process's write may be seen while it goes on."""
+def _ends_in_partial_line(descriptor: int) -> bool:
+    """Whether a regular file ends without a newline. Checked twice, since another process may be writing."""
     for wait_s in (0.002, 0):
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not status.st_size:
             return False
-        os.lseek(descriptor, -1, os.SEEK_END)  # writes go to the end whatever is read before
+        os.lseek(descriptor, -1, os.SEEK_END)  # append mode is unaffected by seeks
         if os.read(descriptor, 1) == b"\n":
             return False
         time.sleep(wait_s)
@@ -109,7 +108,7 @@ def _ends_in_half_a_line(descriptor: int) -> bool:
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The entries of one file, oldest first; what is no entry (half a line of a full disk) is left out."""
+    """The entries of one file, oldest first; invalid lines (truncated by a full disk) are skipped."""
     with Path(file).open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:

@@ -1,4 +1,4 @@
-"""What a call of `cmb detect` leaves behind: detections.csv for spreadsheets and detections.json for programs."""
+"""Output files of `cmb detect`: detections.csv for spreadsheets and detections.json for programs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score"
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What became of one scan: an answer, or the reason why there is none.
+    """The result for one scan: detections or an error.
 
-    code: of the error (errors.CODES), "" where the server failed.
-    scan: the name results go by. file: as it was given. threshold: on the score, in [0, 1]; None is the release's own.
-    input_sha256: of the scan's content, as a server logs it (scan_id.py).
+    code: of the error (errors.CODES), "" if the server failed. scan: its name in the results. file: its path as given.
+    threshold: on the score, in [0, 1]; None for the release's. input_sha256: of the scan's content, as logged by servers
+    (scan_id.py).
     """
 
     scan: str
@@ -34,7 +34,7 @@ class ScanResult:
 
     @property
     def threshold_used(self) -> float:
-        """The threshold on the calibrated score. Only for an answered scan."""
+        """The threshold on the calibrated score. Only for a processed scan."""
         if self.threshold is not None:
             return self.threshold
         assert self.answer is not None
@@ -42,7 +42,7 @@ class ScanResult:
 
     @property
     def detections(self) -> tuple[Detection, ...]:
-        """The candidates at or above the threshold, best first; () for a refused scan."""
+        """The candidates at or above the threshold, best first; () for a rejected scan."""
         return self.answer.above(self.threshold_used) if self.answer else ()
 
 
@@ -57,14 +57,14 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
 
 
 def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
-    """Micrometres and millionths: finer than any scanner and any score that matters. The JSON has every digit."""
+    """Rounded to micrometres and millionths; the JSON has all digits."""
     millimetres = [f"{v:.3f}" for v in d.position_mm]
     numbers = [*millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
     return [scan, *numbers, answer.release, answer.manifest_sha256]
 
 
 def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
-    """Write the same detections as JSON, each scan with its threshold and release, and the refused scans with their error."""
+    """Write the same detections as JSON, each scan with its threshold and release, and the rejected scans with their error."""
     write_json(
         Path(path),
         {

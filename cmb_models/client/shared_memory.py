@@ -1,7 +1,7 @@
-"""A scan's arrays in memory that a server on the same machine reads, in place of a message that carries them.
+"""Transfer of a scan to a server on the same machine by Triton's system shared memory.
 
-Triton's system shared memory. It saves a copy through gRPC on either side; how much, `make bench-serving` measures. A server
-opens it to holders of its admin key alone, since whoever may register memory may have any of the server's user read.
+It saves a copy through gRPC on either side (measured by `make bench-serving`). Servers require their admin key for it, since
+clients that register memory can make the server read any memory of its user.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cmb_models.client.connection import admin_headers
 from cmb_models.client.contract import ADMIN_KEY, Tensor
 from cmb_models.errors import InputError
 
-ALIGNED = 64  # bytes; where an array begins
-# After these the server may still be at work on the request, and Triton does not promise to keep what a client has it let go of
-# meanwhile: the region then stays registered until the server ends.
+ALIGNED = 64  # bytes, alignment of arrays
+# After these errors the server may still use the region, and Triton does not protect a region that is unregistered meanwhile:
+# it stays registered until the server exits.
 UNKNOWN = ("DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE")
 
 
@@ -29,11 +29,11 @@ UNKNOWN = ("DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE")
 def shared_inputs(
     client: grpc.InferenceServerClient, arrays: Mapping[Tensor, np.ndarray], url: str, timeout_s: float
 ) -> Iterator[list[grpc.InferInput]]:
-    """Inputs of a request whose arrays lie in a region of shared memory, which goes when the block is left. Left by an exception
-    after which the server may still read it, the region stays with the server.
+    """Inputs of a request with their arrays in a shared memory region, which is removed on exit. After an exception that leaves
+    the server reading it, the region stays registered with the server.
 
-    arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError where the server does not open
-    the region: it is on another machine or in a container with memory of its own, or wants an admin key.
+    arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError if the server cannot open the
+    region: it is on another machine, in a container with separate memory, or requires an admin key.
     """
     starts = np.cumsum([0, *(-(-a.nbytes // ALIGNED) * ALIGNED for a in arrays.values())]).tolist()
     name = f"cmb-scan-{os.getpid()}-{uuid.uuid4().hex}"
@@ -55,7 +55,7 @@ def shared_inputs(
             raise
         finally:
             if ended:
-                with contextlib.suppress(InferenceServerException):  # a server that ended has let go of it
+                with contextlib.suppress(InferenceServerException):  # a server that exited has released it
                     client.unregister_system_shared_memory(name, headers=admin_headers(), client_timeout=timeout_s)
     finally:
         shared_memory.destroy_shared_memory_region(region)
@@ -72,7 +72,7 @@ def _register(client: grpc.InferenceServerClient, name: str, size: int, url: str
                 "admin-key-wrong", url, "the admin key of a server that is to read shared memory", "none or another", remedy
             ) from error
         if "shared memory" in text:
-            remedy = "start it there, with the machine's own /dev/shm, or send scans without shared memory"
+            remedy = "start it on this machine with the host's /dev/shm, or send scans without shared memory"
             raise InputError(
                 "shared-memory-unavailable", url, "a server that shares this machine's memory", text, remedy
             ) from error

@@ -1,4 +1,4 @@
-"""How the pages' charts look, and drawing one: vector graphics inside the page, as a data URI."""
+"""Style and rendering of the pages' charts as SVG data URIs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLE: dict[RcKeyType, Any] = {
     "ytick.color": "#55606b",
     "legend.fontsize": 8,
     "legend.frameon": False,
-    "svg.hashsalt": "cmb-models",  # the same chart has the same bytes every time
+    "svg.hashsalt": "cmb-models",  # makes output reproducible
 }
 
 

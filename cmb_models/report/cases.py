@@ -1,4 +1,4 @@
-"""The cases the report shows: every miss, every false positive, and the best and the worst of all."""
+"""The cases in the report: every miss, every false positive, and the best and worst cases."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cmb_models.report import wording
 from cmb_models.report.data import Evaluation, ReportData
 from cmb_models.volume import triple
 
-EXTREMES = 2  # how many of each: best found, largest missed, most certain false positives
+EXTREMES = 2  # of each: hits, misses, false positives
 
 
 @dataclass(frozen=True)
 class Case:
-    """A place in a scan. outcome: "hit", "miss" or "false_positive". world_mm: RAS; scores in [0, 1] or None.
+    """A position in a scan. outcome: "hit", "miss" or "false_positive". world_mm: RAS; scores in [0, 1] or None.
 
-    diameter_mm: as marked; for a false positive as measured in the scan, None before `measured`. about: what is known of it.
+    diameter_mm: as annotated; for a false positive as measured in the scan, None before `measured`. about: description.
     """
 
     scan: str
@@ -34,53 +34,53 @@ class Case:
 
     @property
     def facts(self) -> str:
-        """Scores and size in a line."""
+        """Size and scores as text."""
         scores = (("score", self.score), ("stage 1", self.stage1), ("stage 2", self.stage2))
-        told = [f"{name} {value:.2f}" for name, value in scores if value is not None] or ["no score"]
+        parts = [f"{name} {value:.2f}" for name, value in scores if value is not None] or ["no score"]
         if self.diameter_mm is None:
-            return " · ".join(told)
-        largest = self.outcome == "false_positive" and self.diameter_mm >= LARGEST_MM  # beyond, measuring stops
-        return " · ".join([f"{'≥ ' if largest else ''}{self.diameter_mm:.1f} mm", *told])
+            return " · ".join(parts)
+        largest = self.outcome == "false_positive" and self.diameter_mm >= LARGEST_MM  # the largest measurable diameter
+        return " · ".join([f"{'≥ ' if largest else ''}{self.diameter_mm:.1f} mm", *parts])
 
     @property
     def place(self) -> str:
-        """Scan and RAS mm, as they can be typed into a viewer."""
+        """Scan and RAS position in mm, to enter into a viewer."""
         return f"{self.scan}, at {', '.join(wording.number(v, digits=0) for v in self.world_mm)} mm"
 
 
 def misses(evaluation: Evaluation) -> list[Case]:
-    """Marked CMBs that were not found, the largest first."""
+    """Annotated microbleeds that were missed, largest first."""
     return [_lesion(row, "miss") for row in sorted(evaluation.missed, key=lambda row: -float(row["diameter_mm"]))]
 
 
 def false_positives(evaluation: Evaluation) -> list[Case]:
-    """Findings where none is marked, the most certain first."""
+    """False positives, highest score first."""
     rows = sorted(evaluation.false_positives, key=lambda row: -row["score"])
     return [_case(row, "false_positive", None, wording.kind(row["label"])) for row in rows]
 
 
 def best(evaluation: Evaluation) -> list[Case]:
-    """The microbleeds found with most certainty."""
+    """The hits with the highest scores."""
     return [_lesion(row, "hit") for row in sorted(evaluation.hits, key=lambda row: -row["score"])[:EXTREMES]]
 
 
 def worst(evaluation: Evaluation) -> list[Case]:
-    """The largest misses and the most certain false positives."""
+    """The largest misses and the false positives with the highest scores."""
     return misses(evaluation)[:EXTREMES] + false_positives(evaluation)[:EXTREMES]
 
 
 def reasons(evaluation: Evaluation) -> list[tuple[str, int]]:
-    """Where and why marked CMBs were lost, with how many, most first."""
+    """Reasons for misses with their counts, most frequent first."""
     return Counter(row["rejected"] for row in evaluation.missed).most_common()
 
 
 def kinds(evaluation: Evaluation) -> list[tuple[str, int]]:
-    """What lies at the false positives, with how many, most first."""
+    """Kinds of false positives with their counts, most frequent first."""
     return Counter(wording.kind(row["label"]) for row in evaluation.false_positives).most_common()
 
 
 def measured(case: Case, view: View) -> Case:
-    """A false positive with its size as it looks in the scan; other cases keep the marked one."""
+    """A false positive with its diameter measured in the scan; other cases are unchanged."""
     if case.diameter_mm is not None:
         return case
     index = np.rint(view.voxel(case.world_mm)).astype(int)
@@ -89,7 +89,7 @@ def measured(case: Case, view: View) -> Case:
 
 
 def all_cases(material: ReportData) -> list[Case]:
-    """Every case of the report, in the order in which pictures are due: what was missed, what was wrong, locked scans first."""
+    """Every case of the report in order of priority for pictures: extremes, misses, false positives, locked scans first."""
     extremes = [c for e in material.evaluations for c in (*best(e), *worst(e))]
     listed = [c for choose in (misses, false_positives) for e in material.evaluations for c in choose(e)]
     return list(dict.fromkeys([*extremes, *listed]))

@@ -1,4 +1,4 @@
-"""The report's charts: vector graphics inside the page, as data URIs."""
+"""The report's charts as SVG data URIs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def parallel_trials(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
-    """One drawing for each evaluation, titled with its name and size."""
+def per_evaluation(draw: Callable[[Axes, Evaluation], None], evaluations: Sequence[Evaluation], height: float = 3.5) -> str:
+    """One panel per evaluation, titled with its name and size."""
 
-    def both(panels: Sequence[Axes]) -> None:
+    def draw_all(panels: Sequence[Axes]) -> None:
         for axes, evaluation in zip(panels, evaluations, strict=True):
             draw(axes, evaluation)
             m = evaluation.metrics
             axes.set_title(f"{evaluation.title.capitalize()}: {m['n_lesions']} microbleeds, {m['n_scans']} scans")
 
-    return chart(both, len(evaluations), height)
+    return chart(draw_all, len(evaluations), height)
 
 
 def froc_chart(material: ReportData) -> str:
     def draw(axes: Axes, e: Evaluation) -> None:
         draw_froc(axes, e.scans, e.metrics, material.settings.tolerance_mm, e.draws)
 
-    return parallel_trials(draw, material.evaluations, 4.0)
+    return per_evaluation(draw, material.evaluations, 4.0)
 
 
 def calibration_chart(material: ReportData) -> str:
-    """Share of hits against score in bins of equal count, with Wilson intervals; on the diagonal a score means what it says."""
+    """Share of hits against score in bins of equal count, with Wilson intervals."""
 
     def draw(axes: Axes, e: Evaluation) -> None:
         groups = [judged(s, material.settings.tolerance_mm) for s in e.scans]
         scores, hit = (np.concatenate(column) for column in zip(*groups, strict=True))
-        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="as it should be")
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect calibration")
         for mean, hits, count in reliability(scores, hit):
             low, high = wilson(hits, count)
             axes.plot([mean, mean], [low, high], color=BLUE, lw=1, alpha=0.5)
@@ -54,29 +54,29 @@ def calibration_chart(material: ReportData) -> str:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="calibrated score", ylabel="share that is a microbleed")
         axes.legend(loc="upper left")
 
-    return parallel_trials(draw, material.evaluations, 3.4)
+    return per_evaluation(draw, material.evaluations, 3.4)
 
 
 def score_chart(material: ReportData) -> str:
-    """How the scores of hits and of all other candidates are spread, and the threshold between."""
+    """Score distributions of hits and of all other candidates, with the threshold."""
 
     def draw(axes: Axes, e: Evaluation) -> None:
         rows = [r for r in e.detections if r["outcome"] != "ignored"]
         bins = np.linspace(0, 1, 26).tolist()
         for outcome, color, name in (("false_positive", GREY, "no microbleed"), ("hit", BLUE, "at a microbleed")):
-            own = [r["score"] for r in rows if r["outcome"] == outcome]
-            axes.hist(own, bins, color=color, alpha=0.75, label=f"{name} ({len(own)})", histtype="stepfilled")
+            scores = [r["score"] for r in rows if r["outcome"] == outcome]
+            axes.hist(scores, bins, color=color, alpha=0.75, label=f"{name} ({len(scores)})", histtype="stepfilled")
         axes.axvline(e.threshold, color=RED, lw=1.5, label=f"threshold {e.threshold:.2f}")
         axes.set_yscale("symlog", linthresh=1)
         axes.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="calibrated score", ylabel="candidates")
         axes.legend(loc="upper right")
 
-    return parallel_trials(draw, material.evaluations, 3.0)
+    return per_evaluation(draw, material.evaluations, 3.0)
 
 
 def count_chart(material: ReportData, evaluation: Evaluation) -> str:
-    """Found against marked counts a scan, and their difference against their mean (Bland-Altman)."""
+    """Found against annotated counts per scan, and their difference against their mean (Bland-Altman)."""
     counts = counts_of(evaluation.scans, evaluation.threshold, material.settings.tolerance_mm)
     found, marked = counts[:, 0] + counts[:, 1], counts[:, 2]
 
@@ -87,21 +87,21 @@ def count_chart(material: ReportData, evaluation: Evaluation) -> str:
         panels[0].set(xlabel="marked per scan", ylabel="found per scan", xlim=(-0.5, most + 0.7), ylim=(-0.5, most + 0.7))
         panels[0].set_title(f"{evaluation.title.capitalize()}: counts")
         _dots(panels[1], (found + marked) / 2, found - marked)
-        told = evaluation.metrics["counts"]
+        agreement = evaluation.metrics["counts"]
         for name, label, dashes in (
             ("bias", "bias", "-"),
             ("lower_limit", "lower limit", ":"),
             ("upper_limit", "upper limit", ":"),
         ):
-            if told[name] is not None:
-                panels[1].axhline(told[name], color=BLUE, lw=1.2, ls=dashes)
+            if agreement[name] is not None:
+                panels[1].axhline(agreement[name], color=BLUE, lw=1.2, ls=dashes)
                 at: dict[str, Any] = {
                     "xytext": (-2, 2),
                     "xycoords": ("axes fraction", "data"),
                     "textcoords": "offset points",
                     "ha": "right",
                 }
-                panels[1].annotate(f"{label} {number(told[name])}", (1, told[name]), fontsize=8, **at)
+                panels[1].annotate(f"{label} {number(agreement[name])}", (1, agreement[name]), fontsize=8, **at)
         panels[1].axhline(0, color=GREY, lw=1, ls="--", zorder=1)
         panels[1].set(xlabel="mean of found and marked", ylabel="found − marked")
         panels[1].set_title("Bland–Altman")
@@ -110,16 +110,16 @@ def count_chart(material: ReportData, evaluation: Evaluation) -> str:
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Dots as large as the number of scans at their place, so that equal ones are seen."""
+    """Dots with area proportional to the number of scans at the same position."""
     places, times = np.unique(np.stack([x, y], axis=1), axis=0, return_counts=True)
     axes.scatter(places[:, 0], places[:, 1], s=26 * times, color=BLUE, alpha=0.75, lw=0, zorder=3)
 
 
 def search_chart(search: Mapping) -> str:
-    """Value of each trial in turn with the best so far, and against every setting; trials that were stopped early have none."""
+    """Optuna history and slice plots: trial values in order with the best so far, and against every setting."""
     trials = [t for t in search["trials"] if t["state"] == "COMPLETE"]
     numbers, values = [t["number"] for t in trials], [t["value"] for t in trials]
-    names, chosen = sorted(search["settings"]), numbers.index(search["trial"])  # under limits, not always the highest
+    names, chosen = sorted(search["settings"]), numbers.index(search["trial"])  # constraints may exclude the best value
     stopped = [t["number"] for t in search["trials"] if t["state"] != "COMPLETE"]
 
     def draw(panels: Sequence[Axes]) -> None:
@@ -127,7 +127,7 @@ def search_chart(search: Mapping) -> str:
         if stopped:
             panels[0].plot(stopped, np.full(len(stopped), min(values)), "x", color=GREY, ms=5, label="stopped early")
         panels[0].set(xlabel="trial (0: as in params.yaml)", ylabel="mean sensitivity")
-        # A linear axis has a MaxNLocator, which the stubs do not know.
+        # A linear axis has a MaxNLocator, unknown to the stubs.
         panels[0].xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         for axes, name in zip(panels[1:], names, strict=True):
             _setting_axis(axes, name)
@@ -140,7 +140,7 @@ def search_chart(search: Mapping) -> str:
 
 
 def _setting_axis(axes: Axes, name: str) -> None:
-    """The horizontal axis of a setting, by ratios where Optuna searched by ratios."""
+    """The horizontal axis of a setting, logarithmic if its search space is."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     axes.set_xlabel(name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""All that the report tells of, read from a workspace's files once."""
+"""The report's data, read from a workspace's files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE, PIPELINE_FILE
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the files are, relative to the workspace."""
+    """Paths of the files, relative to the workspace."""
 
     out_of_fold: Path
     locked: Path
@@ -33,10 +33,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One set of scans and what was found in them, every score calibrated, so that both sets share a scale and a threshold.
+    """The evaluation on one set of scans. All scores are calibrated, so that both sets share scale and threshold.
 
     key: "out_of_fold" or "locked". draws: (B, S), bootstrap.subject_draws. lesions, detections: the saved rows (evaluation/rows.py)
-    with calibrated `score`, None where there is none.
+    with calibrated `score`, None without one.
     """
 
     key: str
@@ -68,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Both evaluations, both searches (models/tuned/*.json), and what was trained on.
+    """Both evaluations, both searches (models/tuned/*.json), and the lineage.
 
     images: path of each scan's SWI by key.
     """
@@ -85,15 +85,15 @@ class ReportData:
 
     @property
     def evaluations(self) -> tuple[Evaluation, Evaluation]:
-        """The locked set first: its figures count most."""
+        """Both evaluations, the locked set first."""
         return self.locked, self.out_of_fold
 
 
 def load_report_data(sources: Sources, settings: Evaluate) -> ReportData:
-    """Read a workspace's results. Raises InputError where a stage's rows are missing."""
+    """Read a workspace's results. Raises InputError if a stage's rows are missing."""
     config = PipelineConfig.model_validate(read_json(sources.bundle / PIPELINE_FILE))
     return ReportData(
-        # Out of fold the rows hold joint scores, since calibration was fitted on these; on the locked set the bundle calibrated.
+        # Out-of-fold rows hold uncalibrated scores, on which the calibration was fitted; locked rows are calibrated by the bundle.
         out_of_fold=_evaluation("out_of_fold", "out of fold", sources.out_of_fold, settings, config.decision),
         locked=_evaluation("locked", "locked test set", sources.locked, settings, None),
         searches={"Stage 1, U-Net": read_json(sources.tuned_unet), "Stage 2, CNN": read_json(sources.tuned_cnn)},

@@ -1,4 +1,4 @@
-"""The one Jinja environment of all pages."""
+"""The Jinja environment of all pages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def environment() -> Environment:
-    """Templates escape HTML, refuse unknown names and have the number formats of wording.py."""
-    made = Environment(
+    """An environment with HTML escaping, strict names, and the formats of wording.py."""
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"percent": wording.percent, "number": wording.number, "plain": wording.plain}
-    made.globals |= {"percent": wording.percent, "number": wording.number, "plural": wording.plural, "words": wording}
-    return made
+    jinja.filters |= {"percent": wording.percent, "number": wording.number, "plain": wording.plain}
+    jinja.globals |= {"percent": wording.percent, "number": wording.number, "plural": wording.plural, "words": wording}
+    return jinja

@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything it shows, to read offline, print and keep with a release."""
+"""The report as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEMPLATE = "report.html.j2"
 
 
 def render(material: ReportData) -> str:
-    """The whole report as HTML; pictures are drawn from the scans' own files."""
+    """The report as HTML; pictures are drawn from the scans' files."""
     extremes = [c for e in material.evaluations for c in (*cases.best(e), *cases.worst(e))]
     album = draw_album(cases.all_cases(material), extremes, material.images)
     return fill(material, album)
@@ -42,9 +42,9 @@ def fill(material: ReportData, album: Album) -> str:
 
 
 def _search(name: str, search: dict) -> dict:
-    """What the report says of one search."""
-    done = [t for t in search["trials"] if t["state"] == "COMPLETE"]
-    first = next((t["value"] for t in done if t["number"] == 0), None)
+    """Template variables of one search."""
+    complete = [t for t in search["trials"] if t["state"] == "COMPLETE"]
+    first = next((t["value"] for t in complete if t["number"] == 0), None)
     return {
         "name": name,
         "study": search["study"],
@@ -52,8 +52,8 @@ def _search(name: str, search: dict) -> dict:
         "trial": search["trial"],
         "best": search["best_value"],
         "first": first,
-        "complete": len(done),
-        "stopped": len(search["trials"]) - len(done),
-        "chart": charts.search_chart(search) if done else None,
+        "complete": len(complete),
+        "stopped": len(search["trials"]) - len(complete),
+        "chart": charts.search_chart(search) if complete else None,
         "importances": importances(search["trials"]),
     }

@@ -1,4 +1,4 @@
-"""Pictures of cases as the report embeds them: small JPEGs inside the page itself."""
+"""Pictures of cases as JPEG data URIs for the pages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cmb_models.io.nifti import read_volume
 from cmb_models.report.cases import Case, measured
 
 CROP_INCH, WIDE_INCH, GAP_INCH, DPI = 1.75, 8.6, 0.04, 110
-QUALITY = 86  # of JPEG: below, blocks begin to show around 3 mm lesions
-BUDGET = 5_500_000  # bytes of pictures: with charts and tables the page stays below 8 MB, which mail and browsers take
+QUALITY = 86  # of JPEG: lower values show blocks around 3 mm lesions
+BUDGET = 5_500_000  # bytes of pictures: keeps the page below 8 MB
 
 
 @dataclass
 class Album:
-    """Pictures by case as data URIs: `crops` 30 mm wide, `wide` the whole head, each in three planes, and how many had no room."""
+    """Pictures by case as data URIs: `crops` 30 mm wide, `wide` the whole head, each in three planes. left_out: number not drawn."""
 
     crops: dict[Case, str] = field(default_factory=dict)
     wide: dict[Case, str] = field(default_factory=dict)
@@ -30,9 +30,9 @@ class Album:
 
 
 def draw_album(cases: Iterable[Case], wide: Iterable[Case], images: dict[str, Path], budget: int = BUDGET) -> Album:
-    """Draw each case's crop, and the whole head for those in `wide`, until `budget` bytes are full; each scan is read once.
+    """Draw each case's crop, and the whole head for those in `wide`, until `budget` bytes are used; each scan is read once.
 
-    Room goes to cases in the order given; those without are counted in `left_out`, and listed in the report all the same.
+    Cases are drawn in the order given; those beyond the budget are counted in `left_out` and listed without a picture.
     """
     cases, wide, album = list(dict.fromkeys(cases)), set(wide), Album()
     drawn: dict[Case, tuple[str, str]] = {}

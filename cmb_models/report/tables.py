@@ -1,4 +1,4 @@
-"""The report's tables: what each column and row says, in words."""
+"""The report's tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cmb_models.report.data import Evaluation, ReportData
 from cmb_models.report.wording import number, percent
 
 Metrics = Mapping
-STRATA = {  # key in metrics.json, heading, what tells a row apart
+STRATA = {  # key in metrics.json: heading, unit
     "size": ("By size as marked", "lesion"),
     "region": ("By region", "lesion"),
     "slice_thickness": ("By slice thickness", "scan"),
@@ -61,29 +61,29 @@ FIGURES: tuple[tuple[str, Callable[[Metrics], str]], ...] = (
 
 
 def overview(material: ReportData) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Headings and rows of the figures side by side: locked, out of fold, and its stricter variants where there are any."""
-    locked, own = (e.metrics for e in material.evaluations)
-    columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": own}
-    columns |= {"… each fold's threshold from the others": own["cross_fitted"]} if "cross_fitted" in own else {}
-    columns |= {"… nested": own["nested"]} if "nested" in own else {}
-    return list(columns), [(name, [tell(m) for m in columns.values()]) for name, tell in FIGURES]
+    """Headings and rows of the metrics: locked, out of fold, and its stricter variants if available."""
+    locked, out_of_fold = (e.metrics for e in material.evaluations)
+    columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": out_of_fold}
+    columns |= {"… each fold's threshold from the others": out_of_fold["cross_fitted"]} if "cross_fitted" in out_of_fold else {}
+    columns |= {"… nested": out_of_fold["nested"]} if "nested" in out_of_fold else {}
+    return list(columns), [(name, [format_cell(m) for m in columns.values()]) for name, format_cell in FIGURES]
 
 
 def strata(material: ReportData) -> list[dict]:
-    """One table a way of dividing: heading, by_scan, and rows of a name with one cell an evaluation, None where it has no such."""
+    """One table per stratification: heading, by_scan, and rows of a name and one cell per evaluation, None if absent."""
     tables = []
     for key, (heading, unit) in STRATA.items():
         per_set = [{row["name"]: row for row in e.metrics["strata"][key]} for e in material.evaluations]
         names = list(dict.fromkeys(name for rows in per_set for name in rows))
         order = _order(material.evaluations, key)
-        rows = [(name, [own.get(name) for own in per_set]) for name in sorted(names, key=order)]
+        rows = [(name, [strata_rows.get(name) for strata_rows in per_set]) for name in sorted(names, key=order)]
         if rows and [name for name, _ in rows] != ["not given"]:
             tables.append({"heading": heading, "by_scan": unit == "scan", "rows": rows})
     return tables
 
 
 def _order(evaluations: tuple[Evaluation, ...], key: str) -> Callable[[str], float]:
-    """Sorting key that keeps the order of each set's own rows: a class's mean place in them."""
+    """Sort key that keeps the order of each set's rows: the mean relative rank of a stratum."""
     places: dict[str, list[float]] = {}
     for e in evaluations:
         rows = e.metrics["strata"][key]

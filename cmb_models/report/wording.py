@@ -1,4 +1,4 @@
-"""Numbers and findings in plain words. Intervals are 95 % and stand in brackets behind their figure."""
+"""Formatting of numbers and sentences in the reports. Intervals are 95 %, in brackets after their value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def number(value: float | None, interval: Interval = None, digits: int = 2) -> s
     """A number, such as "0.87 (0.40–1.45)"; "–" for None."""
     if value is None:
         return "–"
-    text = f"{round(value, digits) + 0.0:.{digits}f}"  # + 0: minus zero is zero
+    text = f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zero
     if interval:
         low, high = (f"{v:.{digits}f}" for v in interval)
         text += f" ({low} to {high})" if interval[0] < 0 else f" ({low}–{high})"
@@ -33,31 +33,31 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def found(metrics: dict) -> str:
-    """What was found and what was found wrongly, in a sentence."""
+    """Sensitivity, false positives and precision as a sentence."""
     intervals = metrics["intervals_95"]
     if not metrics["n_lesions"]:
-        return f"There are no marked microbleeds in these {plural(metrics['n_scans'], 'scan')}, so sensitivity cannot be told."
+        return f"There are no marked microbleeds in these {plural(metrics['n_scans'], 'scan')}, so sensitivity is undefined."
     scans, subjects = metrics["n_scans"], metrics["n_subjects"]
     of = plural(scans, "scan") + ("" if scans == subjects else f" of {plural(subjects, 'patient')}")
     return (
         f"In {of} it found {metrics['hits']} of {plural(metrics['n_lesions'], 'microbleed')}, "
         f"{percent(metrics['sensitivity'], intervals['sensitivity'])}, "
         f"with {number(metrics['fp_per_scan'], intervals['fp_per_scan'])} false positives per scan; "
-        f"{percent(metrics['precision'], intervals['precision'])} of what it reported was right."
+        f"{percent(metrics['precision'], intervals['precision'])} of its findings were microbleeds."
     )
 
 
 def on_free_scans(metrics: dict) -> str:
-    """What it reported where nothing is marked."""
+    """False positives in scans without microbleeds as a sentence."""
     n, interval = metrics["n_cmb_free_scans"], metrics["intervals_95"]["fp_per_cmb_free_scan"]
     if not n:
-        return "Every scan has marked microbleeds, so nothing is known of its silence on scans without."
+        return "Every scan has annotated microbleeds, so false positives in scans without any are unknown."
     rate = number(metrics["fp_per_cmb_free_scan"], interval)
-    return f"On the {plural(n, 'scan')} without microbleeds it raised {rate} false alarms per scan."
+    return f"On the {plural(n, 'scan')} without microbleeds it had {rate} false positives per scan."
 
 
 def counting(metrics: dict) -> str:
-    """How well the counts agree."""
+    """Agreement of counts as a sentence."""
     counts = metrics["counts"]
     intervals, bias = counts["intervals_95"], counts["bias"]
     if bias is None:
@@ -73,23 +73,23 @@ def counting(metrics: dict) -> str:
     return text + "."
 
 
-def looks(locked_set: dict) -> str:
-    """How often the locked set was looked at, and what that means."""
+def exposure(locked_set: dict) -> str:
+    """The exposure of the locked set, and its consequence."""
     if locked_set["evaluations"] == 1:
-        return "This is the first look at these locked scans: their figures have steered nothing yet."
+        return "This is the first evaluation of these locked scans: no earlier result has influenced the model."
     text = told(locked_set)
     if locked_set["bundles"] > 1:
-        text += " Each new model that was trained after a look may have been steered by it: the more looks, the rosier the figures."
+        text += " Later models may have been influenced by these results: repeated evaluation biases the figures optimistically."
     return text
 
 
 def kind(label: str) -> str:
-    """What is known of a false positive, from the annotation it lies at."""
+    """The kind of a false positive, from the annotation at its position."""
     if label.startswith("mimic:"):
         return f"marked as {label.removeprefix('mimic:').replace('_', ' ')}"
-    return {"cmb": "a second finding at a microbleed", "possible": "at a possible microbleed"}.get(label, "nothing marked here")
+    return {"cmb": "a second finding at a microbleed", "possible": "at a possible microbleed"}.get(label, "nothing annotated here")
 
 
 def plain(text: str) -> str:
-    """Region and setting names as words: subcortical_white to subcortical white."""
+    """Names with spaces: subcortical_white to subcortical white."""
     return text.replace("_", " ")

@@ -1,6 +1,6 @@
-"""A challenger in production's shadow: the same scans, after the answer, and a line a scan of what it would have said otherwise.
+"""Shadow mode: the challenger runs on the same scans after production, and one line per scan records the differences.
 
-Nothing here can alter or fail an answer. Scans go by the name they are given under, so the file is as private as detections.json.
+Production's results are never affected. Scans are recorded by name, so the file is as private as detections.json.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from cmb_models.evaluation.statistics.paired import Pair
 from cmb_models.io.annotations import Annotation
 from cmb_models.volume import Volume
 
-TOLERANCE_MM = 3.0  # as everywhere: one place within max(3 mm, its radius)
-WIDEST_MM = 99.0  # a finding that covers all of the head is still a place
+TOLERANCE_MM = 3.0  # the matching rule: within max(3 mm, radius)
+WIDEST_MM = 99.0  # limit of annotations
 Detect = Callable[..., DetectionResult]  # a detector's detect(scan, phase, *, case)
 
 
 def shadow_log(file: Path) -> LineLog:
-    """The file of comparisons: never turned over, since a report over time needs the oldest too."""
-    return LineLog(file, most_bytes=2**62, most_age_s=math.inf)
+    """The log of comparisons, never rotated, since reports cover all entries."""
+    return LineLog(file, max_bytes=2**62, max_age_s=math.inf)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A scan and production's answer to it. scan: the name results go by."""
+    """A scan and production's result for it. scan: its name in the results."""
 
     scan: str
     volume: Volume
@@ -42,30 +42,30 @@ class Answered:
     phase: Volume | None = None
 
 
-def observe(asked: Answered, challenger: Detect) -> dict[str, Any]:
-    """Ask the challenger too: the line to write. Whatever goes wrong is in the line, nothing is raised."""
+def compare_challenger(scan: Answered, challenger: Detect) -> dict[str, Any]:
+    """Run the challenger and return the log entry; errors are recorded in the entry, never raised."""
     try:
-        told = compared(asked.answer, challenger(asked.volume, asked.phase, case=asked.scan))
+        comparison = compared(scan.answer, challenger(scan.volume, scan.phase, case=scan.scan))
     except Exception as error:
-        return noted(asked, "failed", str(error))
-    return _head(asked) | told
+        return uncompared(scan, "failed", str(error))
+    return _head(scan) | comparison
 
 
-def noted(asked: Answered, outcome: str, reason: str) -> dict[str, Any]:
-    """The line of a scan that was not compared. outcome: "failed" or "dropped", for what was never asked."""
-    return _head(asked) | {"outcome": outcome, "reason": reason, "production": _side(asked.answer)}
+def uncompared(scan: Answered, outcome: str, reason: str) -> dict[str, Any]:
+    """The entry of a scan that was not compared. outcome: "failed", or "dropped" if the challenger was not run."""
+    return _head(scan) | {"outcome": outcome, "reason": reason, "production": _side(scan.answer)}
 
 
-def _head(asked: Answered) -> dict[str, Any]:
-    return {"scan": asked.scan, "input_sha256": scan_sha256(asked.volume)}
+def _head(scan: Answered) -> dict[str, Any]:
+    return {"scan": scan.scan, "input_sha256": scan_sha256(scan.volume)}
 
 
 def compared(production: DetectionResult, challenger: DetectionResult, tolerance_mm: float = TOLERANCE_MM) -> dict[str, Any]:
-    """Where two releases agree on one scan, each at its own threshold.
+    """Compare two releases on one scan, each at its own threshold.
 
-    Production's findings take the part of marks, so places are paired as detections and marks are everywhere (matching.py). `both`
-    holds the pairs, `only_production` and `only_challenger` what one alone reports, with the score that the other gave the place,
-    None where it had no candidate. Scores are [production's, challenger's]. Without findings on either side all three are empty.
+    Production's findings serve as annotations, so that the usual matching (matching.py) pairs them. `both` holds the pairs,
+    `only_production` and `only_challenger` findings of one release, with the other's score at that position, None without a
+    candidate. Scores are [production's, challenger's]. Without findings all three are empty.
     """
     marks = tuple(_mark(d) for d in production.detections)
     first, second = _scored(production, marks), _scored(challenger, marks)

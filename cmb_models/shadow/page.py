@@ -1,4 +1,4 @@
-"""A challenger's time in production's shadow as one self-contained page: agreement by week, and the scans they differ on most."""
+"""The shadow report as a self-contained HTML page: agreement by week, and the scans that differ most."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TEMPLATE = "shadow.html.j2"
 
 
 def render(summary: Mapping) -> str:
-    """The page as HTML. summary: as shadow/summary.py makes it."""
+    """The page as HTML. summary: from shadow/summary.py."""
     charts = [weeks_chart(pair["weeks"]) for pair in summary["pairs"]]
     return environment().get_template(TEMPLATE).render(summary=summary, charts=charts)
 
 
 def weeks_chart(weeks: Sequence[Mapping]) -> str:
-    """Agreement of each week with its 95 % interval, and the places behind it. A week without any place has no point."""
+    """Weekly agreement with its 95 % interval, and the number of findings. Weeks without findings have no point."""
     names = [week["week"] for week in weeks]
 
     def draw(panels: Sequence[Axes]) -> None:
@@ -29,17 +29,17 @@ def weeks_chart(weeks: Sequence[Mapping]) -> str:
             if week["agreement"] is not None:
                 panels[0].plot([n, n], week["agreement_95"], color=BLUE, lw=1.2, alpha=0.6)
                 panels[0].plot(n, week["agreement"], "o", color=BLUE, ms=5)
-        panels[0].set(ylim=(-0.03, 1.03), title="Share of places that both report", ylabel="agreement")
+        panels[0].set(ylim=(-0.03, 1.03), title="Share of findings that both report", ylabel="agreement")
         below = [0] * len(weeks)
         for kind, name, color in (
             ("both", "both", GREY),
-            ("only_production", "production alone", RED),
-            ("only_challenger", "challenger alone", BLUE),
+            ("only_production", "production only", RED),
+            ("only_challenger", "challenger only", BLUE),
         ):
             heights = [week[kind] for week in weeks]
             panels[1].bar(range(len(weeks)), heights, 0.6, below, color=color, label=name)
             below = [a + b for a, b in zip(below, heights, strict=True)]
-        panels[1].set(title="Places reported", ylabel="places", ylim=(0, max(below) * 1.3 or 1))
+        panels[1].set(title="Findings", ylabel="findings", ylim=(0, max(below) * 1.3 or 1))
         panels[1].legend(loc="upper center", ncols=3)
         step = -(-len(names) // 8)
         for axes in panels:

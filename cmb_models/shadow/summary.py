@@ -1,4 +1,4 @@
-"""What a shadow's lines say together: how far two releases agree, by week, and on which scans they differ most."""
+"""Summary of a shadow log: agreement of two releases, by week, and the scans that differ most."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 from cmb_models.evaluation.statistics.bootstrap import rate_interval, share_interval, subject_draws
 
-RESAMPLES, SEED = 2000, 0  # of scans; the same lines give the same intervals
-MOST_DIFFERENT = 10
+RESAMPLES, SEED = 2000, 0  # of scans
+MAX_LISTED = 10  # scans that differ most
 SIDES = ("production", "challenger")
 PLACES = ("both", "only_production", "only_challenger")
 
 
 def summarise(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The report on all lines: `pairs`, one for each two releases that met, the latest first, and what was not compared, by reason.
+    """Summarise all entries: `pairs` of compared releases, latest first, and scans that were not compared, by reason.
 
-    A scan that was sent again counts once for a pair, as it went last. Without any comparison `pairs` is empty.
+    For a scan that was sent several times the last comparison counts. Without comparisons `pairs` is empty.
     """
     entries = list(entries)
     pairs: dict[tuple, dict[str, dict]] = defaultdict(dict)
@@ -28,9 +28,9 @@ def summarise(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for entry in sorted((e for e in entries if e.get("outcome") == "compared"), key=lambda e: e["time"]):
         key = tuple(entry[side]["manifest_sha256"] for side in SIDES)
         pairs[key][entry["input_sha256"]] = entry
-    told = [_pair(list(scans.values())) for scans in pairs.values()]
+    summaries = [_pair(list(scans.values())) for scans in pairs.values()]
     return {
-        "pairs": sorted(told, key=lambda p: p["last"], reverse=True),
+        "pairs": sorted(summaries, key=lambda p: p["last"], reverse=True),
         "not_compared": [{"outcome": o, "reason": reason, "scans": n} for (o, reason), n in missed.most_common()],
     }
 
@@ -50,13 +50,13 @@ def _pair(entries: Sequence[dict]) -> dict[str, Any]:
         "last": entries[-1]["time"],
         **_counts(entries),
         "score_shift": {"mean": float(shifts.mean()), "mean_absolute": float(np.abs(shifts).mean())} if len(shifts) else None,
-        "weeks": [{"week": week, **_counts(own)} for week, own in sorted(weeks.items())],
+        "weeks": [{"week": week, **_counts(rows)} for week, rows in sorted(weeks.items())],
         "most_different": _most_different(entries),
     }
 
 
 def _counts(entries: Sequence[dict]) -> dict[str, Any]:
-    """Scans, places, and the share of what either reports that both report (None for nothing), with 95 % intervals over scans."""
+    """Counts of scans and findings, and the share that both report (None without findings), with 95 % intervals over scans."""
     counts = np.array([[len(e[kind]) for kind in PLACES] for e in entries])
     draws = subject_draws([str(n) for n in range(len(entries))], RESAMPLES, np.random.default_rng(SEED))
     both, places = counts[:, 0], counts.sum(axis=1)
@@ -74,12 +74,14 @@ def _counts(entries: Sequence[dict]) -> dict[str, Any]:
 
 
 def _most_different(entries: Sequence[dict]) -> list[dict[str, Any]]:
-    """Scans with the most places of one release alone; ties go to the clearer scores. Scans alike are left out."""
+    """Scans with the most findings of only one release, ties broken by score difference, without equal scans."""
 
     def differing(entry: dict) -> tuple[int, float]:
-        alone = [place for kind in PLACES[1:] for place in entry[kind]]
-        return len(alone), max((abs((b or 0) - (a or 0)) for a, b in (p["scores"] for p in alone)), default=0.0)
+        differing_places = [place for kind in PLACES[1:] for place in entry[kind]]
+        return len(differing_places), max(
+            (abs((b or 0) - (a or 0)) for a, b in (p["scores"] for p in differing_places)), default=0.0
+        )
 
     ranked = sorted((e for e in entries if differing(e)[0]), key=differing, reverse=True)
-    kept = ("time", "scan", "input_sha256", "only_production", "only_challenger")
-    return [{k: e[k] for k in kept} | {"both": len(e["both"])} for e in ranked[:MOST_DIFFERENT]]
+    keys = ("time", "scan", "input_sha256", "only_production", "only_challenger")
+    return [{k: e[k] for k in keys} | {"both": len(e["both"])} for e in ranked[:MAX_LISTED]]

@@ -124,7 +124,7 @@ def test_scans_without_their_phase_are_refused_and_the_others_go_on(work, cmb, p
 
 def test_phase_that_is_not_used_is_left_aside_and_told(work, cmb, bundle, caplog):
     assert cmb("detect", "spots.nii.gz", "--phase", "none.nii", "--out", "r", "--bundle", bundle, "--no-figures")[0] == 0
-    assert "spots.nii.gz: the release does not use phase, none.nii is left aside" in caplog.text
+    assert "spots.nii.gz: the release does not use phase, none.nii is ignored" in caplog.text
     assert len(rows(work / "r/detections.csv")) == 3
 
 
@@ -278,4 +278,4 @@ def test_a_damaged_server_state_is_told(work, cmb):
 
 def test_help_tells_the_exit_codes_and_the_use(work, cmb):
     code, out, _ = cmb("detect", "--help")
-    assert code == 0 and "not a medical device" in " ".join(out.split()) and "1 some were refused" in " ".join(out.split())
+    assert code == 0 and "not a medical device" in " ".join(out.split()) and "1 some were rejected" in " ".join(out.split())

@@ -133,10 +133,10 @@ def test_figures_differences_and_the_gates_verdict(cmb):
 def test_the_terminal_says_the_same(cmb):
     text = " ".join(cmb("1", "2").output.split())
     assert "microbleeds release 2 found 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
-    assert "the gate would not let release 2 take the place of release 1" in text
-    assert "microbleeds found by one alone: release 1 3, release 2 0" in text
+    assert "the gate would reject release 2 as a replacement of release 1" in text
+    assert "microbleeds found by only one: release 1 3, release 2 0" in text
     back = " ".join(cmb("2", "1").output.split())
-    assert "the gate would let release 1 take the place of release 2" in back and "+33 % (+33 to +33)" in back
+    assert "the gate would accept release 1 as a replacement of release 2" in back and "+33 % (+33 to +33)" in back
 
 
 def test_the_page_shows_every_place_and_needs_nothing_beside_it(cmb, tmp_path):

@@ -78,7 +78,7 @@ def test_a_scan_is_followed_to_every_release_that_saw_it_and_how(two, tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"locked 3")  # whose hash the lineage has
     shown = cmb("release", "lineage", "--scan", str(tmp_path / "scan.nii.gz"))
     assert shown.exit_code == 0 and shown.output.count("locked test") == 2 and "training" not in shown.output
-    assert "no release saw scan 0123456789" in cmb("release", "lineage", "--scan", "0123456789").output
+    assert "no release used scan 0123456789" in cmb("release", "lineage", "--scan", "0123456789").output
 
 
 @pytest.mark.parametrize("scan", ["1234567", "sub-001.nii.gz", "g" * 64])

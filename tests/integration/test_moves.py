@@ -70,7 +70,7 @@ def test_force_and_rollback_need_a_reason(site, reason):
 def test_force_is_shouted_and_marked(site):
     result = cmb("release", "promote", "3", "--override-gate", "--reason", "the only one for thick slices")
     assert result.exit_code == 0
-    assert "THE GATE FAILED AND WAS OVERRULED" in result.output
+    assert "THE GATE FAILED AND WAS OVERRIDDEN" in result.output
     assert aliases(site) == {"production": 3}
     (entry,) = log(site)
     assert (entry["forced"], entry["reason"]) == (True, "the only one for thick slices")

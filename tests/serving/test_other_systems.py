@@ -56,7 +56,7 @@ restrict()
 from pathlib import Path
 from cmb_models.client.log_lines import LineLog
 from cmb_models.files import atomic_directory
-log = LineLog(Path("log.jsonl"), most_bytes=100)
+log = LineLog(Path("log.jsonl"), max_bytes=100)
 for n in range(5):
     log.append({"n": n, "text": "x" * 40})
 for text in ("one", "two"):

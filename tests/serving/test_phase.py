@@ -139,7 +139,7 @@ def test_a_scan_without_phase_is_refused_by_a_release_that_uses_it(site, served)
         assert site.client.detect(SCAN, case="sub-1").release
         return
     with pytest.raises(
-        InputError, match=f"sub-1: expected a phase image beside the SWI, which the release at {site.url} uses, got none"
+        InputError, match=f"sub-1: expected a phase image with the SWI, which the release at {site.url} uses, got none"
     ):
         site.client.detect(SCAN, case="sub-1")
 

@@ -90,7 +90,7 @@ def test_detect_then_report(url, work, folder, cmb):
     assert [len(first[k]) for k in ("both", "only_production", "only_challenger")] == [3, 0, counts[CHALLENGER] - 3]
     assert all(a == b for place in first["both"] for a, b in [place["scores"]])  # the same networks
     code, told = cmb("server", "shadow-report", "shadow.jsonl", "--html", "page.html")
-    assert code == 0 and "release 1 in the shadow of release 2: 2 scans" in told and "page written to page.html" in told
+    assert code == 0 and "release 1 shadowing release 2: 2 scans" in told and "page written to page.html" in told
     code, told = cmb("server", "shadow-report", "shadow.jsonl", "--json")
     assert json.loads(told)["pairs"][0]["both"] == 6
     assert not list(folder.rglob("requests.jsonl*"))

@@ -23,7 +23,8 @@ def register(as_json: AsJson = False) -> None:
     test = registration.metrics["evaluate"]
     console().print(
         f"[bold]release {registration.release}[/] registered: sensitivity {number(test.get('sensitivity'))} at "
-        f"{number(test.get('fp_per_scan'))} false positives per scan on the locked test set; next: cmb release promote {registration.release}"
+        f"{number(test.get('fp_per_scan'))} false positives per scan on the locked test set; "
+        f"next: cmb release promote {registration.release}"
     )
 
 

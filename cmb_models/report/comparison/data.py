@@ -1,4 +1,4 @@
-"""What a comparison of two releases shows."""
+"""The data of a comparison of two releases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cmb_models.evaluation.statistics.paired import Difference
 
 @dataclass(frozen=True)
 class Side:
-    """A release: its name ("release 3"), what else to say of it, its evaluation on the scans that are shown, its threshold."""
+    """One release. name: such as "release 3"; about: its roles; scans: its evaluation on the scans shown."""
 
     name: str
     about: str
@@ -26,12 +26,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two releases and what tells them apart; `second` is the newer, held against `first`.
+    """Two releases and their differences; `second` is compared with the baseline `first`.
 
-    common: both sides' scans are the same, in the same order. differences: of figures, by name; their `difference` is None where
-    scans are not common. draws: (B, S), resamples of the second's subjects, (B, 0) where scans are not common. labels: the
-    annotation's label at a false positive, by scan and place. images: path of a scan's SWI by key, of those that are at hand.
-    checks: the gate's, as GateReport.as_dict() gives them. notes: what to know before believing a figure.
+    common: both sides' scans are the same, in the same order. differences: of figures, by name; their `difference` is None if
+    scans are not common. draws: (B, S), resamples of the second's subjects, (B, 0) if scans are not common. labels: the
+    annotation's label at a false positive, by scan and place. images: path of a scan's SWI by key, if available.
+    checks: the gate's, from GateReport.as_dict(). notes: caveats.
     """
 
     first: Side

@@ -1,4 +1,4 @@
-"""Two releases side by side as one self-contained page: figures and differences, both curves, every place they disagree on."""
+"""The comparison of two releases as a self-contained HTML page: metrics, differences, FROC curves, disagreements."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ TEMPLATE = "comparison.html.j2"
 
 @dataclass(frozen=True)
 class Shown:
-    """A disagreement as the page shows it: the case of its picture, and a line a release."""
+    """A disagreement on the page: the case of its picture, and one line per release."""
 
     case: Case
     lines: tuple[str, str]
 
 
-GROUPS = (  # kind, by, heading, what it means
-    ("hit", 2, "Found by {second} alone", "Microbleeds that {first} misses."),
-    ("hit", 1, "Found by {first} alone", "Microbleeds that {second} would no longer find."),
-    ("false_positive", 2, "False positives of {second} alone", "New false alarms."),
-    ("false_positive", 1, "False positives of {first} alone", "False alarms that {second} would no longer raise."),
+GROUPS = (  # kind, by, heading, explanation
+    ("hit", 2, "Found only by {second}", "Microbleeds that {first} misses."),
+    ("hit", 1, "Found only by {first}", "Microbleeds that {second} would no longer find."),
+    ("false_positive", 2, "False positives only of {second}", "New false positives."),
+    ("false_positive", 1, "False positives only of {first}", "False positives that {second} no longer has."),
 )
 
 
 def render(comparison: Comparison) -> str:
-    """The page as HTML; pictures are drawn from the scans in `images`, and places without say so."""
+    """The page as HTML; pictures are drawn from the scans in `images`, if available."""
     groups = [(_words(h, comparison), _words(what, comparison), _shown(comparison, kind, by)) for kind, by, h, what in GROUPS]
     listed = [s.case for _, _, shown in groups for s in shown]
     at_hand = [c for c in listed if c.scan in comparison.images]
@@ -60,9 +60,9 @@ def _words(text: str, comparison: Comparison) -> str:
 
 
 def _shown(comparison: Comparison, kind: str, by: int) -> list[Shown]:
-    """One kind of disagreement, the largest microbleeds and the most certain false positives first."""
-    own = [d for d in comparison.disagreements if (d.kind, d.by) == (kind, by)]
-    shown = [Shown(_case(d, comparison), _lines(d, comparison)) for d in own]
+    """One kind of disagreement, largest microbleeds and highest scores first."""
+    selected = [d for d in comparison.disagreements if (d.kind, d.by) == (kind, by)]
+    shown = [Shown(_case(d, comparison), _lines(d, comparison)) for d in selected]
     return sorted(shown, key=lambda s: -_rank(s.case))
 
 
@@ -73,10 +73,8 @@ def _rank(case: Case) -> float:
 
 def _case(d: Disagreement, comparison: Comparison) -> Case:
     finding = d.first if d.by == 1 else d.second
-    # Whoever reported the place has a candidate there.
     assert finding is not None
     if d.kind == "hit":
-        # A hit is one of a mark.
         assert d.about is not None
         about, diameter = wording.plain(d.about.region) or "microbleed", d.about.diameter_mm
     else:
@@ -89,10 +87,10 @@ def _lines(d: Disagreement, comparison: Comparison) -> tuple[str, str]:
 
 
 def _line(side: Side, finding: Finding | None) -> str:
-    """What a release had at the place, such as "release 3: score 0.31, above its 0.24 (stage 1 0.60, stage 2 0.90)"."""
+    """A release's score at the position, such as "release 3: score 0.31, above its 0.24 (stage 1 0.60, stage 2 0.90)"."""
     if finding is None or side.threshold is None:
         return f"{side.name}: no candidate here"
     where = "above" if finding.score >= side.threshold else "below"
     stages = [f"stage {n} {v:.2f}" for n, v in ((1, finding.stage1), (2, finding.stage2)) if v is not None]
-    own = f"{side.name}: score {finding.score:.2f}, {where} its {side.threshold:.2f}"
-    return own + (f" ({', '.join(stages)})" if stages else "")
+    text = f"{side.name}: score {finding.score:.2f}, {where} its {side.threshold:.2f}"
+    return text + (f" ({', '.join(stages)})" if stages else "")

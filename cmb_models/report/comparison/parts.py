@@ -1,4 +1,4 @@
-"""The parts of the page that holds two releases against each other: its sentences, rows, tables and chart."""
+"""Sentences, rows, tables and chart of the comparison page."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from cmb_models.report.comparison.data import Comparison, Side
 
-OLD = "#b9652a"  # the first release's colour beside BLUE
-SHARES = ("sensitivity", "precision", "sensitivity_at_fp")  # told in percent; more is better
-REACH = {True: 0.3, False: 1.0}  # of shares and of rates: wider than most intervals of 30 scans
+OLD = "#b9652a"  # colour of the first release; the second is BLUE
+SHARES = ("sensitivity", "precision", "sensitivity_at_fp")  # in percent; more is better
+REACH = {True: 0.3, False: 1.0}  # axis limit of shares and of rates, wider than most intervals of 30 scans
 LESS_IS_BETTER = ("fp_per_scan", "fp_per_cmb_free_scan")
 
 
 def name_of(figure: str, fp_per_scan: float) -> str:
-    """A figure's name in words."""
+    """The display name of a metric."""
     return {
         "sensitivity": "sensitivity",
         "fp_per_scan": "false positives per scan",
@@ -38,13 +38,13 @@ def name_of(figure: str, fp_per_scan: float) -> str:
     }[figure]
 
 
-def told(figure: str, value: float | None, interval: Sequence[float] | None) -> str:
-    """A figure with its interval in words."""
+def format_value(figure: str, value: float | None, interval: Sequence[float] | None) -> str:
+    """A metric with its interval as text."""
     return percent(value, interval) if figure in SHARES else number(value, interval)
 
 
-def told_difference(d: Difference) -> str:
-    """A difference with its sign and interval, such as "−1 % (−5 to +2)"."""
+def format_difference(d: Difference) -> str:
+    """A signed difference with its interval, such as "−1 % (−5 to +2)"."""
     if d.difference is None:
         return "–"
     scale, digits, unit = (100, 0, " %") if d.name in SHARES else (1, 2, "")
@@ -58,21 +58,21 @@ def _signed(value: float, digits: int) -> str:
 
 
 def verdict(d: Difference) -> str:
-    """ "better", "worse" where the whole interval lies on one side of 0, else ""."""
+    """ "better" or "worse" if the interval excludes 0, else ""."""
     if d.difference is None or not d.interval or d.interval[0] <= 0 <= d.interval[1]:
         return ""
     return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
 
 
 def figure_rows(comparison: Comparison) -> list[dict]:
-    """One row a figure: name, both sides, the difference, whether that is surely better or worse, and where to draw it."""
+    """One row per metric: name, both sides, difference, verdict, and position in the forest plot."""
     rows = []
     for name, d in comparison.differences.items():
-        sides = (told(name, d.first, d.first_interval), told(name, d.second, d.second_interval))
+        sides = (format_value(name, d.first, d.first_interval), format_value(name, d.second, d.second_interval))
         row = {
             "name": name_of(name, comparison.fp_per_scan),
             "sides": sides,
-            "difference": told_difference(d),
+            "difference": format_difference(d),
             "verdict": verdict(d),
         }
         rows.append(row | {"forest": _forest(d)})
@@ -80,7 +80,7 @@ def figure_rows(comparison: Comparison) -> list[dict]:
 
 
 def _forest(d: Difference) -> dict | None:
-    """Left end, width and middle of a difference's interval in percent of a cell, 0 in its middle; half a cell is REACH."""
+    """Left end, width and middle of a difference's interval in percent of a cell with 0 in its middle and REACH at its ends."""
     if d.difference is None or not d.interval:
         return None
     reach = REACH[d.name in SHARES]
@@ -94,29 +94,29 @@ def box(side: Side, tolerance_mm: float) -> Metrics | None:
 
 
 def summary(comparison: Comparison) -> str:
-    """What the comparison says, in a few sentences; no more is claimed than the intervals hold."""
+    """The comparison in a few sentences."""
     first, second = comparison.first.name, comparison.second.name
     a, b = (box(side, comparison.tolerance_mm) for side in comparison.sides)
     if not comparison.common or a is None or b is None:
         same = "they were not evaluated on the same locked scans"
-        return f"{second.capitalize()} and {first} cannot be held against each other: {same}."
+        return f"{second.capitalize()} and {first} cannot be compared: {same}."
     lesions = sum(len(s.cmbs) for s in comparison.second.scans)
     found, false = comparison.differences["sensitivity"], comparison.differences["fp_per_scan"]
     text = f"On the same {plural(len(comparison.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
     if not comparison.disagreements:
         return text + f"{second} and {first} reported the same."
-    text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {told_difference(found)}. "
-    text += f"It raised {b['false_positives']} false positives against {a['false_positives']}: {told_difference(false)} a scan."
+    text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {format_difference(found)}. "
+    text += f"It had {b['false_positives']} false positives against {a['false_positives']}: {format_difference(false)} per scan."
     unsure = [n for n, d in (("sensitivity", found), ("false positives", false)) if d.difference and not verdict(d)]
     return text + (f" In {' and '.join(unsure)} the difference may well be chance." if unsure else "")
 
 
 def check_row(check: Mapping) -> dict:
-    """A check of the gate in words."""
+    """A check of the gate as text."""
     shown = "–" if check["measured"] is None else f"{check['measured']:.4g}"
     if check["interval"] and "interval" not in check["name"]:
         shown += f" ({check['interval'][0]:.3g}–{check['interval'][1]:.3g})"
-    need = f"{'≥' if check['bound'] == 'min' else '≤'}\u00a0{check['limit']:g}"  # never torn apart at a line's end
+    need = f"{'≥' if check['bound'] == 'min' else '≤'}\u00a0{check['limit']:g}"  # no line break
     result = "not judged" if check["measured"] is None and check["passed"] else "pass" if check["passed"] else "fail"
     shown = shown.replace("-", "−") if "e-" not in shown else shown
     return {
@@ -129,7 +129,7 @@ def check_row(check: Mapping) -> dict:
 
 
 def strata_tables(comparison: Comparison) -> list[dict]:
-    """Both sides by size, region and dataset: heading, and rows of a name with one stratum's row a side, None where it has none."""
+    """Both sides by size, region and dataset: heading, and rows of a name with one cell per side, None without that stratum."""
     judged = [(s.scans, s.threshold) for s in comparison.sides if s.scans and s.threshold is not None]
     if len(judged) < len(comparison.sides):
         return []
@@ -137,16 +137,16 @@ def strata_tables(comparison: Comparison) -> list[dict]:
     tables = []
     both = [strata(scans, at, comparison.tolerance_mm, np.ones((1, len(scans)), dtype=int)) for scans, at in judged]
     for key, heading in headings.items():
-        per_side = [{row["name"]: row for row in own[key]} for own in both]
+        per_side = [{row["name"]: row for row in tables_of_side[key]} for tables_of_side in both]
         names = list(dict.fromkeys(name for rows in per_side for name in rows))
         if len(names) > 1:
-            rows = [(name, [own.get(name) for own in per_side]) for name in names]
+            rows = [(name, [rows_of_side.get(name) for rows_of_side in per_side]) for name in names]
             tables.append({"heading": heading, "by_scan": key == "dataset", "rows": rows})
     return tables
 
 
 def froc_chart(comparison: Comparison) -> str:
-    """Both curves with their operating points, and 95 % bands where the scans are common."""
+    """Both FROC curves with their operating points, and 95 % bands for common scans."""
 
     def draw(panels: Sequence[Axes]) -> None:
         axes = panels[0]

@@ -33,7 +33,7 @@ def test_entries_come_back_in_order_with_their_time(tmp_path):
 
 
 def test_turned_over_by_size_with_a_bounded_total(tmp_path):
-    log = LineLog(tmp_path / "log.jsonl", most_bytes=500, kept=3)
+    log = LineLog(tmp_path / "log.jsonl", max_bytes=500, kept=3)
     for n in range(100):
         log.append({"n": n})
     numbers = [e["n"] for file in all_files(log) for e in read_lines(file)]
@@ -42,7 +42,7 @@ def test_turned_over_by_size_with_a_bounded_total(tmp_path):
 
 
 def test_turned_over_by_age(tmp_path):
-    log = LineLog(tmp_path / "log.jsonl", most_age_s=3600)
+    log = LineLog(tmp_path / "log.jsonl", max_age_s=3600)
     now = datetime.now(UTC)
     log.append({"time": (now - timedelta(minutes=59)).isoformat()})
     log.append({"n": "young enough"})
@@ -53,7 +53,7 @@ def test_turned_over_by_age(tmp_path):
 
 
 def write_many(file, writer: int, lines: int) -> None:
-    log = LineLog(file, most_bytes=20_000, kept=50)
+    log = LineLog(file, max_bytes=20_000, kept=50)
     for n in range(lines):
         log.append({"writer": writer, "n": n, "filling": "x" * (writer * 50)})
 
@@ -100,7 +100,7 @@ def test_a_folder_in_its_place_is_an_error(tmp_path):
 def test_a_pipe_nobody_reads_is_an_error_and_no_standstill(tmp_path):
     """As /dev/stdout of a container whose reader hangs."""
     os.mkfifo(tmp_path / "pipe")
-    log = LineLog(tmp_path / "pipe", most_bytes=10)
+    log = LineLog(tmp_path / "pipe", max_bytes=10)
     reader = os.open(log.file, os.O_RDONLY | os.O_NONBLOCK)
     log.append({"n": 1})
     assert json.loads(os.read(reader, 1000))["n"] == 1

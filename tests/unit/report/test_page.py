@@ -129,8 +129,8 @@ def test_the_page_holds_all_it_shows(page):
 def test_words_of_the_summary(page):
     text = " ".join(re.sub("<[^>]*>", " ", page).split())
     assert "In 2 scans it found 1 of 2 microbleeds, 50 % (" in text
-    assert "On the 1 scan without microbleeds it raised 3.00 (" not in text  # two of its three candidates pass the threshold
-    assert "On the 1 scan without microbleeds it raised 2.00 (" in text
+    assert "On the 1 scan without microbleeds it had 3.00 (" not in text  # two of its three candidates pass the threshold
+    assert "On the 1 scan without microbleeds it had 2.00 (" in text
     assert "looked at 3 times, at 2 different bundles" in text and "Only few." in text
     assert "not a medical device" in text and "evaluated 2030-01-02" in text
     assert "1 of 2 microbleeds missed" in text and "4 of 8 microbleeds missed" in text
@@ -147,7 +147,7 @@ def test_every_miss_and_every_false_positive_is_shown(material, page):
     assert len(lost) == 1 + 4 and len(wrong) == 3
     assert page.count('class="card miss"') == len(lost) and page.count('class="card false_positive"') == len(wrong)
     assert {c.about for c in lost} == {"left <thalamus>; threshold: stage 2 doubts it"}
-    assert {c.about for c in cases.false_positives(material.locked)} == {"marked as vein branch", "nothing marked here"}
+    assert {c.about for c in cases.false_positives(material.locked)} == {"marked as vein branch", "nothing annotated here"}
 
 
 def test_both_sets_share_the_calibrated_scale(material):
@@ -195,7 +195,7 @@ def test_a_set_without_lesions_or_findings_makes_a_page(tmp_path):
     silent = replace(scored("locked", 0, marked=False), centres_mm=np.zeros((0, 3)), scores=np.zeros(0), stage1=None, stage2=None)
     own = [scored("site", n) for n in range(2)]
     text = render(load_report_data(workspace(tmp_path, [silent], own), PARAMS.evaluate))
-    assert "There are no marked microbleeds in these 1 scan, so sensitivity cannot be told." in text
+    assert "There are no marked microbleeds in these 1 scan, so sensitivity is undefined." in text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_set_without_lesions_or_findings_makes_a_page(tmp_path):
         (wording.number(0.5, (-0.25, 1.0)), "0.50 (−0.25 to 1.00)"),
         (wording.plural(1, "scan"), "1 scan"),
         (wording.kind("mimic:air_bone"), "marked as air bone"),
-        (wording.kind(""), "nothing marked here"),
+        (wording.kind(""), "nothing annotated here"),
     ],
 )
 def test_words(text, expected):
@@ -215,8 +215,8 @@ def test_words(text, expected):
 
 
 def test_the_first_look_is_called_so():
-    assert "first look" in wording.looks({"evaluations": 1, "bundles": 1})
-    assert "rosier" not in wording.looks({"evaluations": 2, "bundles": 1})
+    assert "first evaluation" in wording.exposure({"evaluations": 1, "bundles": 1})
+    assert "optimistically" not in wording.exposure({"evaluations": 2, "bundles": 1})
 
 
 def test_a_search_of_many_trials_tells_which_settings_mattered(material, album):

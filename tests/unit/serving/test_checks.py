@@ -34,7 +34,7 @@ def test_answers_that_agree(one, other):
         ((ONE,), "1 candidates instead of 2"),
         ((ONE, replace(TWO, position_mm=(-3.0, -2.0, -1.0))), "positions up to 4.12 mm"),  # sides exchanged: sqrt(9 + 4 + 4)
         ((ONE, replace(TWO, score=0.85)), "scores up to 0.05"),
-        ((ONE, ONE), "places"),
+        ((ONE, ONE), "positions"),
         ((), "0 candidates instead of 2"),
     ],
     ids=["one lost", "mirrored", "score", "twice the same", "none"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmb_models.detection import Detection, DetectionResult
-from cmb_models.shadow.compare import Answered, compared, observe
+from cmb_models.shadow.compare import Answered, compare_challenger, compared
 from cmb_models.shadow.page import render
 from cmb_models.shadow.summary import summarise
 from cmb_models.volume import Volume
@@ -54,7 +54,7 @@ def test_a_challenger_that_fails_is_only_noted():
     def fails(*_, **__):
         raise RuntimeError("the server failed")
 
-    entry = observe(Answered("a", SCAN, answer(1, 0.5, (0, 4, 0.9))), fails)
+    entry = compare_challenger(Answered("a", SCAN, answer(1, 0.5, (0, 4, 0.9))), fails)
     assert (entry["outcome"], entry["reason"], entry["production"]["detections"]) == ("failed", "the server failed", 1)
 
 
@@ -111,6 +111,6 @@ def test_nothing_compared_is_an_empty_report():
 
 def test_the_page_shows_them_and_takes_names_as_text():
     page = render(summarise([*LINES, line("2026-11-20", "<b>x</b>", 0, 2, 0)]))
-    assert "Release 2 in the shadow of release 1" in page and "no candidate" in page and "2026-W46" in page
+    assert "Release 2 shadowing release 1" in page and "no candidate" in page and "2026-W46" in page
     assert "<b>x</b>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
     assert page.count("data:image/svg+xml") == 2
