@@ -151,7 +151,7 @@ class Client:
             return unreachable(error, self.url, self._tls)
         if "DEADLINE_EXCEEDED" in status:
             return InputError(
-                "server-timeout", case, f"an answer within {self.timeout_s:g} s", "none", f"look at the server at {self.url}"
+                "server-timeout", case, f"an answer within {self.timeout_s:g} s", "none", f"check the server at {self.url}"
             )
         if "INVALID_ARGUMENT" in status:
             return InputError(

@@ -164,8 +164,8 @@ def _diameters(values: Mapping[str, float] | None) -> str:
 def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
     spacing = "×".join(f"{s:g}" for s in config.preprocess.spacing_mm)
     lines = [
-        "Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations in the SWI volume, a 3D CNN tells",
-        "microbleeds from mimics.",
+        "Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations in the SWI volume, a 3D CNN",
+        "separates microbleeds from mimics.",
         "",
         "- Input: one whole-head SWI volume as stored by the scanner, any orientation, slices up to 6 mm.",
     ]

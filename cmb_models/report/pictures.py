@@ -21,7 +21,7 @@ BUDGET = 5_500_000  # bytes of pictures: keeps the page below 8 MB
 
 @dataclass
 class Album:
-    """Pictures by case as data URIs: `crops` 30 mm wide, `wide` the whole head, each in three planes. left_out: number not drawn."""
+    """Pictures by case as data URIs: `crops` 30 mm wide, `wide` the whole head, each in three planes. left_out: not drawn."""
 
     crops: dict[Case, str] = field(default_factory=dict)
     wide: dict[Case, str] = field(default_factory=dict)

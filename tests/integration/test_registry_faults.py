@@ -89,7 +89,7 @@ def test_without_mlflow_nothing_is_promoted_and_what_runs_goes_on(site, monkeypa
     assert fetch_release("production", site).release == 2
     result = cmb("release", "rollback", "--reason", "2 is bad and the server is down")
     assert "release 1 is production again" in result.output
-    assert "the move is logged, but the aliases wait for `cmb release repair`" in " ".join(result.output.split())
+    assert "the move is logged, but the aliases are not updated; run `cmb release repair`" in " ".join(result.output.split())
     assert fetch_release("production", site).release == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # it is back
     assert "moved outside `cmb`, or a command was killed midway" in audit_fault(site)

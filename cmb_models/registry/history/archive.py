@@ -66,7 +66,7 @@ def require_kept(folder: Path, manifest_sha256: str) -> None:
     """Raise InputError unless an archived bundle is byte for byte as it was stored."""
     from cmb_models.release.bundle import verify_manifest  # imports scipy, which listing releases does without
 
-    remedy = "restore it from a backup, or move it aside and promote again, which fetches it from the registry"
+    remedy = "restore it from a backup, or move it away and promote again, which fetches it from the registry"
     try:
         got = verify_manifest(folder)
     except InputError as error:
