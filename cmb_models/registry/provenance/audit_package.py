@@ -56,7 +56,7 @@ def export_evidence(ref: str, out: Path, start: Path = Path(".")) -> list[str]:
             write_json(
                 folder / VERIFIED_FILE,
                 {"holds": True, "entries": logged.n, "last_sha256": logged.sha256, "stages": logged.aliases,
-                 "notes": list(report.notes)},
+                 "notes": list(report.notes)}
             )  # fmt: skip
             lineage = read_json(files.bundle_dir / LINEAGE_FILE)
             lock = locked_environment(workspace, lineage.get("git_commit", ""), lineage.get("environment_sha256", ""))

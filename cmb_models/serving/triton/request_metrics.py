@@ -13,8 +13,8 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 # Name: description, and the bucket bounds of a histogram; None for a counter.
 METRICS: dict[str, tuple[str, tuple[float, ...] | None]] = {
     "cmb_started_total": ("Scans that reached the first step", None),
-    "cmb_requests_total": ("Scans answered, refused or failed", None),
-    "cmb_refusals_total": ("Scans refused, by cause", None),
+    "cmb_requests_total": ("Scans processed, rejected or failed", None),
+    "cmb_refusals_total": ("Scans rejected, by cause", None),
     "cmb_probe_requests_total": ("Golden scans sent by deployments, counted nowhere else", None),
     "cmb_request_log_lost_total": ("Lines that could not be written to the request log", None),
     "cmb_candidates": ("Candidates of stage 1 in a scan", (0, 5, 10, 20, 40, 60, 80, 100, 200, 300)),
