@@ -92,7 +92,7 @@ def test_without_mlflow_nothing_is_promoted_and_what_runs_goes_on(site, monkeypa
     assert "the move is logged, but the aliases are not updated; run `cmb release repair`" in " ".join(result.output.split())
     assert fetch_release("production", site).release == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # it is back
-    assert "moved outside `cmb`, or a command was killed midway" in audit_fault(site)
+    assert "moved outside `cmb`, or a command was interrupted" in audit_fault(site)
     assert resume(site) == ["the aliases were production 2, previous 1 and are production 1, previous 2"]
     assert audit_fault(site) == ""
 

@@ -71,7 +71,7 @@ def quickly(monkeypatch):
     """Fewer sizes and clients, for servers of which another check is to fail."""
     monkeypatch.setattr(checks, "SIZES", {"odd": checks.SIZES["odd"]})
     monkeypatch.setattr(checks, "ORDERS", {"LPS": checks.ORDERS["LPS"]})
-    monkeypatch.setattr(checks, "EACH", 1)
+    monkeypatch.setattr(checks, "REQUESTS_EACH", 1)
 
 
 def smoked(capsys, *arguments) -> tuple[int, dict[str, str]]:

@@ -110,4 +110,4 @@ def test_answers_stand_without_a_challenger(url, work, folder, cmb):
 def test_what_cannot_be_is_refused_in_words(work, cmb):
     assert "--shadow" in cmb("detect", "scan-0.nii.gz", "--bundle", "b", "--out", "o", "--shadow", "s.jsonl")[1]
     code, told = cmb("server", "shadow-report", "none.jsonl")
-    assert code == 2 and "none.jsonl: expected lines of `cmb detect --shadow`" in told
+    assert code == 2 and "none.jsonl: expected a log of `cmb detect --shadow`" in told

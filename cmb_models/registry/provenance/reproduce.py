@@ -91,7 +91,7 @@ def reproduce(ref: str, folder: Path | None = None, start: Path = Path("."), qui
         _pull(workspace, clone, sorted(lineage["data"]), quiet)
         precision = _precision(lineage)
         repeat = {PRECISION_VARIABLE: precision} if precision else {}
-        _run(clone, quiet, "repro", "--force", "--no-run-cache", remedy="see the stage's own words above", more=repeat)
+        _run(clone, quiet, "repro", "--force", "--no-run-cache", remedy="see the stage's output above", more=repeat)
         rows = compare(lineage, registered, clone)
         notes = _notes(lineage, clone, folder is not None)
     return Reproduction(release.number, lineage["git_commit"], rows, notes)

@@ -104,5 +104,7 @@ class RequestReporter:
             if not self._warned:
                 import triton_python_backend_utils as pb  # exists only inside the server
 
-                pb.Logger.log_warn(f"the request log {self._log.file} cannot be written, requests go on without: {error}")
+                pb.Logger.log_warn(
+                    f"the request log {self._log.file} cannot be written, requests are processed without it: {error}"
+                )
             self._warned = True
