@@ -66,6 +66,7 @@ CODES = {
     "export-parity": "The exported networks differ from the trained ones.",
     # A workspace
     "workspace-missing": "The folder is no workspace.",
+    "workspace-damaged": "A file of the workspace is not valid UTF-8, YAML or Python.",
     "code-changed": "The installed code is not the one of code.lock.",
     "code-lock-damaged": "code.lock is missing or cannot be read.",
     "upgrade-conflict": "The site and the template changed the same lines.",

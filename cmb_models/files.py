@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, synced, renamed. Locks on files between processes."""
+"""Atomic writes (temporary name, sync, rename), hashes, and file locks between processes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
+    """Give a temporary path next to `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them. A full disk is an
-    InputError that names `path`.
+    The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them. Raises InputError for a
+    full disk and for a folder that cannot be written to.
     """
     path = Path(path)
     with _disk_full_as_input_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
+        with writable(path.parent):
+            descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -45,11 +45,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success sync its files and swap it in, on failure remove it."""
+    """Give a temporary folder next to `path`; on success sync its files and swap it in, on failure remove it."""
     path = Path(path)
     with _disk_full_as_input_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
+        with writable(path.parent):
+            temporary = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
         try:
             yield temporary
             for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
@@ -63,14 +63,28 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _disk_full_as_input_error(path: Path) -> Iterator[None]:
-    """Make an InputError of the system's word for a full disk; other errors pass."""
+    """Convert the system's error for a full disk into an InputError; other errors pass."""
     try:
         yield
     except OSError as error:
-        short = error.errno is None and "written" in str(error)  # NumPy's words for a short write, without a number
+        short = error.errno is None and "written" in str(error)  # NumPy's message for a short write, without a number
         if error.errno not in FULL and not short:
             raise
         raise InputError("disk-full", path, "room on the disk", "none left", "free some and run the command again") from error
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Create a folder if it is missing, to create files in it. Raises InputError if it cannot be created or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        got = (error.strerror or type(error).__name__).lower()
+        remedy = "correct its permissions, or use another folder"
+        raise InputError("folder-not-writable", folder, "a folder that can be written to", got, remedy) from error
 
 
 def _swap(new: Path, path: Path) -> None:

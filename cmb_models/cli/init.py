@@ -1,7 +1,8 @@
-"""`cmb init` and `cmb lock`: create a workspace, bring it up to date, record the code that its stages run."""
+"""The commands `cmb init` and `cmb lock`: create or upgrade a workspace, record the code that its stages run."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,8 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Create a site's workspace: dvc.yaml, params.yaml, one script per stage, a git and a DVC repository."""
+    from rich.markup import escape
+
     from cmb_models.workspace import template
 
     if upgrade:
@@ -36,7 +39,8 @@ def init(
     if as_json:
         print_json({"workspace": str(folder)})
     else:
-        console().print(f"[bold]{folder}[/] is a workspace\n{NEXT.format(folder=folder)}")
+        steps = NEXT.format(folder=shlex.quote(str(folder)))
+        console().print(f"[bold]{escape(str(folder))}[/] is a workspace\n{escape(steps)}")
 
 
 def lock(
@@ -49,22 +53,25 @@ def lock(
     _report(relock(folder), as_json)
 
 
-def _report(done: Upgrade, as_json: bool) -> None:
+def _report(changes: Upgrade, as_json: bool) -> None:
     """Print the differences of files, the changed modules and the stages that rerun."""
+    code = changes.code
     if as_json:
-        files = {str(name): difference for name, difference in done.differences.items()}
-        print_json({"files": files, "modules": done.code.modules, "stages": done.code.stages, "before": done.library})
+        files = {str(name): difference for name, difference in changes.differences.items()}
+        print_json({"files": files, "modules": code.modules, "stages": code.stages, "before": changes.library})
         return
     out = console()
-    for difference in done.differences.values():
+    for difference in changes.differences.values():
         out.print(difference, markup=False)
-    if not done.code.modules:
+    if not changes.library:
+        out.print("code.lock was missing or unreadable; it now records the installed code")
+    elif not code:
         out.print("the code of all stages is the same as before")
-        return
-    out.print(f"code changed since cmb-models {done.library}:")
-    for module in done.code.modules:
-        out.print(f"  {module}", markup=False)
-    out.print(f"`dvc repro` reruns {', '.join(done.code.stages)}, and the stages that use changed outputs of these")
+    else:
+        out.print(f"code changed since cmb-models {changes.library}:", markup=False)
+        for module in code.modules:
+            out.print(f"  {module}", markup=False)
+        out.print(f"`dvc repro` reruns {', '.join(code.stages)}, and the stages that use changed outputs of these", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -260,7 +260,7 @@ def load_params(path: Path) -> Params:
             "file-not-found", path, "a params.yaml", "no such file", "run inside a workspace, as `cmb init` creates it"
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise InputError("params-not-yaml", path, "valid YAML", " ".join(str(error).split()), "correct the file") from error
     try:

@@ -112,8 +112,18 @@ def evaluate_results(
     seed: int,
 ) -> Evaluation:
     """Results by scan name compared with annotations; arguments and errors as `api.evaluate` describes them."""
-    if not results:
-        raise InputError("results-incomplete", "evaluate", "a result for each scan", "none", "pass the results by scan name")
+    if not results or not isinstance(results, Mapping):
+        raise InputError(
+            "results-incomplete",
+            "evaluate",
+            "a result for each scan",
+            "none" if not results else type(results).__name__,
+            "pass the results by scan name",
+        )
+    for name, result in results.items():
+        if not isinstance(name, str) or not isinstance(result, DetectionResult):
+            expected, got = "a DetectionResult by scan name", f"{type(result).__name__} by {type(name).__name__}"
+            raise InputError("results-incomplete", f"evaluate {name}", expected, got, "pass what `detect` returns")
     scans = _with_annotations(results, annotations)
     if threshold is None:
         threshold = _common_threshold(results)

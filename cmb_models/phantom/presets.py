@@ -29,7 +29,7 @@ def draw_config(
     spacing_mm, te_ms, field_t: in place of the protocol's own; the field of view is kept to whole voxels, and the time between echo
     and next pulse stays. Raises InputError for an unknown name and impossible figures.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError("phantom-setting", "phantom preset", " or ".join(PRESETS), repr(preset), "choose one of them")
     config = PRESETS[preset](rng)
     if spacing_mm is not None:

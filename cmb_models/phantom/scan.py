@@ -103,10 +103,9 @@ def golden_scan(seed: int = 0) -> tuple[Volume, Volume, np.ndarray]:
 
 def _check_counts(n_cmbs: Sequence[int]) -> None:
     for n in n_cmbs:
-        if not 0 <= n <= MAX_CMBS:
-            raise InputError(
-                "phantom-setting", "phantom scan", f"0 to {MAX_CMBS} microbleeds", str(n), "spread them over more scans"
-            )
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 0 <= n <= MAX_CMBS:
+            expected, remedy = f"0 to {MAX_CMBS} microbleeds", "give a whole number, or spread them over more scans"
+            raise InputError("phantom-setting", "phantom scan", expected, repr(n), remedy)
     if not n_cmbs or list(n_cmbs) != sorted(n_cmbs):
         raise InputError(
             "phantom-setting",

@@ -1,7 +1,7 @@
-"""What code each stage of a workspace runs, as hashes in `code.lock`: DVC sees a change of the code, and only of what matters.
+"""`code.lock`: a hash of the code that each stage of a workspace runs, so that DVC reruns a stage when its code has changed.
 
 The hash of a module is that of its syntax tree without docstrings, comments, annotations for type checkers and messages, and of
-the data files that lie with it. The hash of a stage is that of its script and of all library modules that the script imports,
+the data files next to it. The hash of a stage is that of its script and of all library modules that the script imports,
 directly or not. A reworded message therefore retrains nothing; a changed constant retrains what uses it.
 """
 
@@ -23,10 +23,10 @@ from cmb_models import __version__
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
 from cmb_models.workspace.normal_form import is_type_checking, normal_form
-from cmb_models.workspace.paths import CODE_LOCK, ENVIRONMENT_LOCK, SCRIPTS
+from cmb_models.workspace.paths import CODE_LOCK, DVC_YAML, ENVIRONMENT_LOCK, SCRIPTS
 
 LIBRARY = "cmb_models"
-# Modules that change no output of a stage: errors, what logs to MLflow, what reads git and DVC, progress bars.
+# Modules that change no output of a stage: errors, logging to MLflow, reading of git and DVC, progress bars.
 LEFT_OUT = (f"{LIBRARY}.errors", f"{LIBRARY}.registry", f"{LIBRARY}.training.progress", f"{LIBRARY}.workspace")
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADER = "# The code that each stage runs: hashes of syntax trees. Written by `cmb lock`; commit it, do not edit it.\n"
@@ -53,7 +53,7 @@ class CodeChange:
 
     Attributes:
         modules: Changed, added and removed modules, by dotted name, sorted.
-        stages: Stages whose own code changed, in the order of dvc.yaml; DVC reruns them and what depends on their outputs.
+        stages: Stages whose code changed, in the order of dvc.yaml; DVC reruns them and what depends on their outputs.
     """
 
     modules: tuple[str, ...]
@@ -64,15 +64,19 @@ class CodeChange:
 
 
 def stage_names(workspace: Path) -> list[str]:
-    """The stages of a workspace's dvc.yaml, in its order. Raises InputError without one."""
-    file = Path(workspace) / "dvc.yaml"
+    """The stages of a workspace's dvc.yaml, in its order. Raises InputError if there is none or it cannot be read."""
+    file = Path(workspace) / DVC_YAML
     if not file.is_file():
         raise InputError("workspace-missing", workspace, "a workspace with dvc.yaml", "none", "create one with `cmb init FOLDER`")
-    return list(yaml.safe_load(file.read_text(encoding="utf-8"))["stages"])
+    try:
+        return list(yaml.safe_load(file.read_bytes())["stages"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        got = _one_line(error) if isinstance(error, yaml.YAMLError) else "none"
+        raise InputError("workspace-damaged", file, "YAML with stages", got, "correct the file") from error
 
 
 def installed_code(workspace: Path) -> CodeLock:
-    """The lock that describes the installed library and the workspace's own scripts."""
+    """The lock that describes the installed library and the workspace's scripts."""
     stages: dict[str, str] = {}
     modules: dict[str, str] = {}
     for stage in stage_names(workspace):
@@ -87,7 +91,10 @@ def stage_modules(workspace: Path, stage: str) -> dict[str, str]:
     script = Path(workspace) / SCRIPTS / f"{stage}.py"
     if not script.is_file():
         return {}
-    tree = ast.parse(script.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InputError("workspace-damaged", script, "a Python script", _one_line(error), "correct the file") from error
     return {f"{SCRIPTS}.{stage}": _digest(normal_form(tree)), **module_hashes(_imports(tree))}
 
 
@@ -99,14 +106,14 @@ def library_hash(*modules: str) -> str:
 def module_hashes(modules: Iterable[str]) -> dict[str, str]:
     """Hashes of library modules and of all library modules that they import, by dotted name."""
     found: dict[str, str] = {}
-    todo = list(modules)
-    while todo:
-        name = todo.pop()
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
         file = _file_of(name)
         if file is None or name in found or name == LIBRARY or f"{name}.".startswith(tuple(f"{m}." for m in LEFT_OUT)):
             continue
         found[name], imported = _parsed(file)
-        todo += imported
+        pending += imported
     return dict(sorted(found.items()))
 
 
@@ -117,9 +124,8 @@ def read_lock(workspace: Path) -> CodeLock:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         return CodeLock(str(content["library"]), dict(content["stages"]), dict(content["modules"]))
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            "code-lock-damaged", file, "the hashes of the stages' code", type(error).__name__, "write it with `cmb lock`"
-        ) from error
+        got = _one_line(error) if file.exists() else "no such file"
+        raise InputError("code-lock-damaged", file, "the hashes of the stages' code", got, "write it with `cmb lock`") from error
 
 
 def write_lock(workspace: Path) -> CodeLock:
@@ -132,7 +138,7 @@ def write_lock(workspace: Path) -> CodeLock:
 
 
 def installed_packages() -> str:
-    """The installed distributions, one `name==version` a line."""
+    """The installed distributions, one `name==version` per line."""
     found = {f"{d.metadata['Name'].lower().replace('_', '-')}=={d.version}" for d in distributions() if d.metadata["Name"]}
     return "\n".join(sorted(found)) + "\n"
 
@@ -145,14 +151,25 @@ def code_change(before: CodeLock, after: CodeLock) -> CodeChange:
 
 
 def require_locked(workspace: Path, stage: str) -> None:
-    """Raise InputError unless code.lock describes the code that a stage would run: DVC would credit the outputs to other code."""
-    lock, modules = read_lock(workspace), stage_modules(workspace, stage)
+    """Raise InputError unless code.lock describes the code that a stage would run.
+
+    Otherwise DVC would attribute the outputs to other code.
+    """
+    lock = read_lock(workspace)
+    modules = stage_modules(workspace, stage)
+    if stage not in lock.stages:
+        remedy = "name the script after its stage in dvc.yaml, and run `cmb lock`"
+        raise InputError("code-changed", f"stage {stage}", f"a stage of {CODE_LOCK}", f"{SCRIPTS / stage}.py without one", remedy)
     if lock.stages.get(stage) == _digest(modules):
         return
     differing = [n for n, sha in modules.items() if lock.modules.get(n) != sha]
-    got = f"cmb-models {__version__} with other {', '.join(differing[:5]) or 'modules'}" + (" …" if len(differing) > 5 else "")
+    got = f"cmb-models {__version__} with changed {', '.join(differing[:5]) or 'modules'}" + (" …" if len(differing) > 5 else "")
     remedy = "install that version, or run `cmb lock` to record the installed code and `dvc repro` again"
     raise InputError("code-changed", f"stage {stage}", f"the code of {CODE_LOCK} (cmb-models {lock.library})", got, remedy)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _digest(value: Any) -> str:
@@ -162,7 +179,7 @@ def _digest(value: Any) -> str:
 
 @cache
 def _parsed(file: Path) -> tuple[str, tuple[str, ...]]:
-    """Hash of a module's code with the data files that lie with it, and the library modules that it imports."""
+    """Hash of a module's code and the data files next to it, and the library modules that it imports."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     imported = tuple(_imports(tree))
     data = {p.relative_to(file.parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in _data_files(file.parent)}
@@ -171,7 +188,7 @@ def _parsed(file: Path) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _data_files(folder: Path) -> tuple[Path, ...]:
-    """Files next to modules that are no code, in the folder and in those below it that are no packages."""
+    """Files other than code, in a folder and in those folders below it that are not packages."""
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name != "__pycache__" and folder != PACKAGE and not (path / "__init__.py").is_file():
@@ -184,21 +201,21 @@ def _data_files(folder: Path) -> tuple[Path, ...]:
 def _imports(tree: ast.Module) -> set[str]:
     """Library modules that a module imports at run time, functions included; `from a import b` gives a.b where that is one."""
     names: set[str] = set()
-    unread = {id(inside) for node in ast.walk(tree) if is_type_checking(node) for inside in ast.walk(node)}
+    type_checking = {id(inside) for node in ast.walk(tree) if is_type_checking(node) for inside in ast.walk(node)}
     for node in ast.walk(tree):
-        if id(node) in unread:
+        if id(node) in type_checking:
             continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                names.add(whole if _file_of(whole) else node.module)
+                submodule = f"{node.module}.{alias.name}"
+                names.add(submodule if _file_of(submodule) else node.module)
     return {n for n in names if n == LIBRARY or n.startswith(f"{LIBRARY}.")}
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a library module by dotted name; None for what is no module."""
+    """The file of a library module by dotted name; None if there is no such module."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
     if module != LIBRARY and path.with_suffix(".py").is_file():
         return path.with_suffix(".py")

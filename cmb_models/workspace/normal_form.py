@@ -1,4 +1,4 @@
-"""A module's syntax tree without what changes no result: docstrings, comments, messages, blocks for type checkers."""
+"""The normal form of a module's syntax tree: without docstrings, comments, messages and blocks for type checkers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 LOGGERS = ("log", "logger", "logging", "warnings")
-# Of a message's own making: what may be left out with it.
+# Calls that only format a message, and are left out with it.
 HARMLESS_CALLS = ("format", "join", "len", "list", "map", "max", "min", "repr", "round", "set", "sorted", "split", "str", "strip")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -15,7 +15,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 def normal_form(tree: ast.Module) -> Any:
     """The tree as nested lists for JSON, the same on every version of Python.
 
-    Left out are docstrings and bare strings, the arguments of `raise`, what is only logged, the messages of assertions, blocks
+    Left out are docstrings and bare strings, the arguments of `raise`, logging calls, the messages of assertions, blocks
     under TYPE_CHECKING, `__version__`, and local variables that nothing but a left-out message reads.
     """
     stripped = _Stripper().visit(copy.deepcopy(tree))
@@ -27,7 +27,7 @@ def normal_form(tree: ast.Module) -> Any:
 
 
 class _Stripper(ast.NodeTransformer):
-    """Removes what changes no result. A block that this empties holds `pass`."""
+    """Removes nodes that change no result. An emptied block holds `pass`."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         exception = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
@@ -52,7 +52,7 @@ class _Stripper(ast.NodeTransformer):
 
 
 def is_type_checking(node: ast.AST) -> bool:
-    """Whether a node is a block that only type checkers read."""
+    """Whether a node is an `if TYPE_CHECKING` block."""
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
@@ -75,14 +75,14 @@ def _drop_unread(function: ast.AST) -> bool:
                 continue
             for place, statement in enumerate(block):
                 if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-                    kept = _kept(statement, read | outside)
-                    if kept is not statement:
-                        block[place], changed = kept, True
+                    reduced = _without_unread(statement, read | outside)
+                    if reduced is not statement:
+                        block[place], changed = reduced, True
     return changed
 
 
-def _kept(statement: ast.Assign, read: set[str]) -> ast.stmt:
-    """The assignment without targets that nobody reads: itself, a smaller one, or `pass`."""
+def _without_unread(statement: ast.Assign, read: set[str]) -> ast.stmt:
+    """The assignment without unread targets: itself, a smaller one, or `pass`."""
     target, value = statement.targets[0], statement.value
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
         pairs = [(t, v) for t, v in zip(target.elts, value.elts, strict=True) if not _is_unread(t, v, read)]

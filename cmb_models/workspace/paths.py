@@ -15,17 +15,18 @@ CALIBRATION = Path("models/calibration.json")
 WEIGHTS = Path("models/weights")
 BUNDLE = Path("models/bundle")
 REPORTS = Path("reports")
-# No output of a stage: what a killed stage resumes from.
+# Not an output of a stage: a killed stage resumes from it.
 CHECKPOINTS = Path("studies/checkpoints")
 EVALUATE_DIR = REPORTS / "evaluate"
 EVALUATE_METRICS = EVALUATE_DIR / "metrics.json"
 CROSS_VALIDATE_METRICS = REPORTS / "cross_validate/metrics.json"
+DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 CODE_LOCK = Path("code.lock")
 ENVIRONMENT_LOCK = Path("requirements.lock")
-# One script a stage.
+# One script per stage.
 SCRIPTS = Path("pipelines")
 # Written by promotions; no release is made from it.
 AUDIT_LOG = Path("audit.jsonl")
-# How often the locked scans were evaluated: kept by git, written by the evaluate stage.
+# How often the locked scans were evaluated. Written by the evaluate stage, tracked by git.
 EXPOSURE_LOG = Path("locked_evaluations.jsonl")

@@ -1,4 +1,4 @@
-"""How every stage runs: checks of the code and the system first, and how it ends when its input is at fault."""
+"""Entry point of every stage: checks the code and the system first, and reports an error in the input in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmb_models.workspace.paths import SCRIPTS
 def run(main: Callable[[], None]) -> None:
     """Run a stage's main function in the workspace; an error in the input is one line and exit code 2.
 
-    Refuses to run code that code.lock does not describe: DVC would credit the outputs to other code.
+    Refuses to run code that code.lock does not describe: DVC would attribute the outputs to other code.
     """
     logging.basicConfig(level=os.environ.get("CMB_LOG", "warning").upper(), format="%(asctime)s %(name)s: %(message)s")
     try:
@@ -28,5 +28,5 @@ def run(main: Callable[[], None]) -> None:
         limit_threads()
         main()
     except (InputError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the stage's own last word, for people
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - shown to the user by DVC
         sys.exit(2)

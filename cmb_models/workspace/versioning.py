@@ -1,4 +1,4 @@
-"""What git and DVC know about a site's workspace: is it clean, is it up to date, and which data made the outputs."""
+"""Queries of git and DVC about a workspace: clean, up to date, commits, tracked outputs, and hashes of the inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cmb_models.workspace.paths import (
     SPLIT,
 )
 
-# Of the packages and of the library's code that the stages ran with.
+# Locks of the packages and of the library's code that the stages ran with.
 LOCKS = {"environment_sha256": ENVIRONMENT_LOCK, "code_lock_sha256": CODE_LOCK}
 
 
@@ -38,7 +38,7 @@ def workspace_around(start: Path) -> Path | None:
         start: A folder.
 
     Returns:
-        The top folder; None where `start` is in no git repository at all.
+        The top folder; None if `start` is in no git repository.
 
     Raises:
         InputError: Where git cannot be consulted: no git program, a repository that git refuses to read, or a damaged one.
@@ -49,18 +49,18 @@ def workspace_around(start: Path) -> Path | None:
     marks = _repository_marks(start)
     if shutil.which("git") is None and not marks:
         return None
-    done = _git(start, "rev-parse", "--show-toplevel")
-    if done.returncode == 0:
-        return Path(_text(done.stdout).strip())
+    process = _git(start, "rev-parse", "--show-toplevel")
+    if process.returncode == 0:
+        return Path(_text(process.stdout).strip())
     if not marks:
         return None
-    raise _refusal(start, done)
+    raise _refusal(start, process)
 
 
 def _repository_marks(start: Path) -> list[Path]:
-    """What marks a git repository in a folder or above it.
+    """Paths that mark a git repository in a folder or above it.
 
-    Found without git, whose own words are the same for no repository and for a damaged one.
+    Found without git, whose message is the same for no repository and for a damaged one.
     """
     if os.environ.get("GIT_DIR"):
         return [Path(os.environ["GIT_DIR"])]
@@ -75,7 +75,7 @@ def _repository_marks(start: Path) -> list[Path]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether a path or a broken link exists. Raises OSError where that cannot be seen, which os.path.lexists takes for no."""
+    """Whether a path or a broken link exists. Raises OSError where os.path.lexists would return False for a failed query."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -118,9 +118,9 @@ def head_commit(workspace: Path) -> str:
     """
     if workspace_around(workspace) is None:
         return ""
-    done = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD", absent=1)
-    if done.returncode == 0:
-        return _text(done.stdout).strip()
+    process = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD", absent=1)
+    if process.returncode == 0:
+        return _text(process.stdout).strip()
     if git_lines(workspace, "rev-list", "--all", "--reflog", "--max-count=1"):
         remedy = "check out a branch, or restore the clone from a backup"
         raise InputError(
@@ -135,7 +135,7 @@ def has_commit(workspace: Path, commit: str) -> bool:
 
 
 def git_lines(workspace: Path, *arguments: str) -> list[str]:
-    """The lines that a git command prints. Raises InputError with git's own words when it fails."""
+    """The lines that a git command prints. Raises InputError with git's message when it fails."""
     return _text(_checked(workspace, *arguments)).splitlines()
 
 
@@ -152,7 +152,7 @@ def file_at(workspace: Path, commit: str, file: Path | str) -> bytes | None:
 
 
 def is_ignored(file: Path) -> bool | None:
-    """Whether git leaves a file alone; None in no repository. Its folder must exist.
+    """Whether git ignores a file; None outside of a repository. Its folder must exist.
 
     Raises InputError where git cannot be consulted.
     """
@@ -162,8 +162,8 @@ def is_ignored(file: Path) -> bool | None:
 
 
 def user_name(workspace: Path) -> str:
-    """Who is working here: git's user name and e-mail, else the login name. Raises InputError where git cannot be consulted."""
-    # `git config` alone would leave the settings of a repository that git refuses aside.
+    """The current user: git's user name and e-mail, else the login name. Raises InputError where git cannot be consulted."""
+    # `git config` alone would ignore the settings of a repository that git refuses to read.
     workspace_around(workspace)
     parts = [_text(_git(workspace, "config", key, absent=1).stdout).strip() for key in ("user.name", "user.email")]
     return " ".join(p for p in (parts[0], f"<{parts[1]}>" if parts[1] else "") if p) or getpass.getuser()
@@ -177,12 +177,12 @@ def require_clean(workspace: Path) -> None:
         shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
         remedy = "commit or undo them, then register"
         if EXPOSURE_LOG.name in files:
-            remedy = f"commit them, then register; {EXPOSURE_LOG} counts a look at locked scans, which cannot be undone"
+            remedy = f"commit them, then register; {EXPOSURE_LOG} records an evaluation of locked scans, which cannot be undone"
         raise InputError("git-dirty", workspace, "a clean git tree", f"changes in {shown}", remedy)
 
 
 def start_dvc_status(workspace: Path) -> subprocess.Popen:
-    """Start `dvc status` (a second or two); `require_up_to_date` reads it, so that other work can go on meanwhile."""
+    """Start `dvc status`, which takes a second or two, in the background; `require_up_to_date` reads its output."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     return subprocess.Popen(command, cwd=workspace, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -202,7 +202,7 @@ def require_up_to_date(workspace: Path, status: subprocess.Popen) -> None:
 
 
 def _changes(what: list) -> str:
-    """One stage of DVC's status, such as [{"changed outs": {"models/bundle": "modified"}}], in words."""
+    """One stage of DVC's status, such as [{"changed outs": {"models/bundle": "modified"}}], as text."""
     words = []
     for part in what:
         for kind, paths in part.items() if isinstance(part, dict) else [(str(part), {})]:
@@ -211,14 +211,14 @@ def _changes(what: list) -> str:
 
 
 def require_tracked(workspace: Path, paths: tuple[Path | str, ...]) -> None:
-    """Raise InputError unless dvc.lock records each of `paths` as, or inside, a stage's output: else DVC could not see a change."""
-    strays = [p for p in paths if not is_tracked(workspace, p)]
-    if strays:
+    """Raise InputError unless dvc.lock records each of `paths` as, or inside, a stage's output. DVC detects no other change."""
+    untracked = [p for p in paths if not is_tracked(workspace, p)]
+    if untracked:
         raise InputError(
             "outputs-outdated",
             workspace / DVC_LOCK,
             "every part of a release among its outputs",
-            f"no {', '.join(map(str, strays))}",
+            f"no {', '.join(map(str, untracked))}",
             "run `dvc repro`",
         )
     missing = [p for p in paths if not (workspace / p).exists()]
@@ -236,16 +236,16 @@ def is_tracked(workspace: Path, path: Path | str) -> bool:
 
 
 def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
-    """The file that DVC knows by this MD5: in its cache beside the workspace, else the workspace's own if it is still that one."""
+    """The file with this MD5: from DVC's cache, else the workspace's file if its content still has it."""
     cached = workspace / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     if md5 and cached.is_file():
         return cached
-    own = workspace / path
-    return own if own.is_file() and hashlib.md5(own.read_bytes(), usedforsecurity=False).hexdigest() == md5 else None
+    file = workspace / path
+    return file if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5 else None
 
 
 def source_hashes(workspace: Path) -> dict[str, Any]:
-    """What the workspace's outputs were made from: files by SHA-256, and the datasets by DVC's MD5.
+    """Hashes of the inputs of the workspace's outputs: files by SHA-256, datasets by DVC's MD5.
 
     data: {path: md5} of each data/raw/*.dvc; data_sha256: of that mapping (`canonical_sha256`). environment_sha256 and
     code_lock_sha256 are "" when the workspace has no such lock.
@@ -289,24 +289,24 @@ def _checked(workspace: Path, *arguments: str) -> bytes:
 
 
 def _git(folder: Path, *arguments: str, absent: int | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run a git command in a folder. absent: the one exit code beside 0 that is an answer; any other is refused. None: all are."""
+    """Run a git command in a folder. absent: the one exit code other than 0 that is accepted; None accepts all."""
     command = ("git", "-c", "core.quotepath=off", *arguments)
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        process = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     except FileNotFoundError as error:
-        remedy = "install git, or correct PATH: which keys, files and commits count cannot be told without it"
+        remedy = "install git, or correct PATH: without it keys, files and commits cannot be determined"
         raise InputError(
             "program-missing", folder, "the git program, to consult the repository", f"none ({error.strerror})", remedy
         ) from error
-    if absent is not None and done.returncode not in (0, absent):
-        raise _refusal(folder, done)
-    return done
+    if absent is not None and process.returncode not in (0, absent):
+        raise _refusal(folder, process)
+    return process
 
 
-def _refusal(folder: Path, done: subprocess.CompletedProcess[bytes]) -> InputError:
-    """The error for a repository that git does not read, in git's own words, which name the remedy for another owner's."""
-    got = " ".join(_text(done.stderr).split()) or f"exit code {done.returncode} of `{' '.join(done.args)}`"
-    remedy = f"do as git says, or repair the clone, until `git -C {folder} log` works"
+def _refusal(folder: Path, process: subprocess.CompletedProcess[bytes]) -> InputError:
+    """The error for a repository that git refuses to read. Git's message names the remedy for one of another owner."""
+    got = " ".join(_text(process.stderr).split()) or f"exit code {process.returncode} of `{' '.join(process.args)}`"
+    remedy = f"follow git's advice, or repair the clone, until `git -C {folder} log` works"
     return InputError("git-failed", folder, "a repository that git can read", got, remedy)
 
 

@@ -220,8 +220,11 @@ def test_sessions_are_scans_of_one_subject():
         ({"sub-01": RESULT}, "none for sub-02"),
         ({"sub-01": RESULT, "sub-02": DetectionResult((), 0.6)}, "one threshold"),
         ({"sub-01": RESULT, "sub-01_swi": RESULT, "sub-02": RESULT}, "one result per scan"),
+        ([RESULT], "got list"),
+        ({"sub-01": list(RESULT.candidates), "sub-02": RESULT}, "got list by str"),
+        ({1: RESULT}, "got DetectionResult by int"),
     ],
-    ids=["none", "annotated scan left out", "two releases", "one scan twice"],
+    ids=["none", "annotated scan left out", "two releases", "one scan twice", "no mapping", "detections alone", "numbered"],
 )
 def test_evaluations_that_would_mislead_are_refused(results, words):
     with pytest.raises(InputError, match=words):
@@ -233,7 +236,19 @@ def test_no_microbleeds_anywhere():
     assert evaluation.metrics["fp_per_scan"] == 1 and evaluation.sensitivity_at(1)[0] is None
 
 
-@pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": True}, {"n_microbleeds": 61}, {"protocol": "mars"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"seed": -1},
+        {"seed": True},
+        {"n_microbleeds": 61},
+        {"n_microbleeds": 1.5},
+        {"n_microbleeds": "2"},
+        {"protocol": "mars"},
+        {"protocol": ["small"]},
+    ],
+    ids=str,
+)
 def test_impossible_simulations_are_refused(arguments):
     with pytest.raises(InputError):
         cmb_models.simulate(**{"protocol": "small"} | arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmb_models.files import atomic_directory, atomic_write, read_json, sha256_of, write_json, write_text
+from tests.support.refused import refused
 
 
 def names(folder) -> list[str]:
@@ -87,3 +88,9 @@ def test_read_only_files_are_synced_without_opening_them_for_writing(tmp_path, m
         (folder / "file").chmod(0o444)
         modes.clear()
     assert modes == ["rb"]
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with refused("folder-not-writable", case="file"):
+        write_text(tmp_path / "file/inside.txt", "x")

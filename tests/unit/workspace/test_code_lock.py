@@ -115,6 +115,21 @@ def test_a_stage_refuses_code_that_the_lock_does_not_describe(library, workspace
     require_locked(workspace, "split")
 
 
+def test_a_script_without_a_stage_of_its_name_is_refused(workspace):
+    write_lock(workspace)
+    (workspace / "pipelines/split.py").rename(workspace / "pipelines/folds.py")
+    with refused("code-changed", case="folds", got=r"pipelines/folds\.py"):
+        require_locked(workspace, "folds")
+
+
+def test_a_script_with_a_byte_order_mark_is_read(workspace):
+    """Windows editors write one."""
+    file = workspace / "pipelines/split.py"
+    before = installed_code(workspace)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert not code_change(before, installed_code(workspace))
+
+
 def test_a_changed_script_makes_its_own_stage_stale(workspace):
     file = workspace / "pipelines/split.py"
     assert stale(workspace, file, "def main() -> None:", "EXTRA = 1\n\n\ndef main() -> None:") == ("split",)

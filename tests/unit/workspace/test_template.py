@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from cmb_models.config.params import load_params
+from cmb_models.files import write_text
 from cmb_models.workspace import template as module
 from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create, relock, template, upgrade
@@ -125,5 +128,153 @@ def test_an_upgrade_names_the_code_that_changed_and_the_stages_it_makes_stale(si
 
 
 def test_an_upgrade_outside_of_a_workspace_is_refused(tmp_path):
-    with refused("code-lock-damaged"):
+    with refused("workspace-missing"):
         upgrade(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_site_change_does_not_hide_the_templates_change_of_the_next_line(site, newer):
+    edit(site / "params.yaml", "  folds: 3", "  folds: 5")
+    lines = (site / "params.yaml").read_text().splitlines()
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("  folds: 5")) + 1]
+    newer("params.yaml", below, f"{below}  # of the template")
+    upgrade(site)
+    text = (site / "params.yaml").read_text()
+    assert "  folds: 5" in text and f"{below}  # of the template" in text
+
+
+def test_a_value_that_a_moved_key_would_hide_is_named(site, newer):
+    """YAML keeps the last of two equal keys."""
+    edit(site / "params.yaml", "  folds: 3", "  folds: 5")
+    newer("params.yaml", "  folds: 3\n", "")
+    newer("params.yaml", "  locked_fraction:", "  folds: 3\n  locked_fraction:")
+    before = (site / "params.yaml").read_text()
+    with refused("upgrade-conflict", case=r"params\.yaml", got=r"split\.folds"):
+        upgrade(site)
+    assert (site / "params.yaml").read_text() == before
+
+
+def test_a_deleted_file_stays_deleted_unless_the_template_changed_it(site, newer):
+    (site / "pipelines/report.py").unlink()
+    upgrade(site)
+    assert not (site / "pipelines/report.py").exists()
+    newer("pipelines/report.py", "def main() -> None:", "def main() -> None:  # theirs")
+    with refused("upgrade-conflict", got=r"report\.py \(deleted\)"):
+        upgrade(site)
+
+
+def test_windows_line_ends_alone_change_nothing(site):
+    for name in ("params.yaml", "dvc.yaml", "pipelines/split.py"):
+        (site / name).write_bytes((site / name).read_bytes().replace(b"\n", b"\r\n"))
+    before = (site / "params.yaml").read_bytes()
+    changes = upgrade(site)
+    assert not changes.differences and not changes.code and (site / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("params.yaml", b"# Schl\xfcssel\n", "workspace-damaged"),
+        ("pipelines/split.py", b"# Schl\xfcssel\n", "workspace-damaged"),
+        ("pipelines/split.py", b"def (\n", "workspace-damaged"),
+        ("dvc.yaml", b"  x: [\n", "workspace-damaged"),
+        ("dvc.yaml", None, "workspace-missing"),
+        ("params.yaml", None, "file-not-found"),
+        ("code.lock", None, "code-lock-damaged"),
+    ],
+)
+def test_an_upgrade_names_the_file_that_it_cannot_read(site, name, content, code):
+    file = site / name
+    file.unlink() if content is None else file.write_bytes(file.read_bytes() + content)
+    with refused(code):
+        upgrade(site)
+
+
+@pytest.mark.parametrize("content", [None, "<<<<<<< HEAD\n"], ids=["missing", "conflict markers"])
+def test_a_lost_code_lock_is_written_again(site, content):
+    before = (site / "code.lock").read_text()
+    (site / "code.lock").unlink() if content is None else (site / "code.lock").write_text(content + before)
+    assert relock(site).library == ""
+    assert (site / "code.lock").read_text() == before
+
+
+def test_a_creation_that_was_killed_is_completed(tmp_path, monkeypatch):
+    for writes in range(0, 40, 6):
+        folder, count = tmp_path / f"site{writes}", 0
+
+        def write(path, text, allowed=writes):
+            nonlocal count
+            count += 1
+            if count > allowed:
+                raise KeyboardInterrupt
+            write_text(path, text)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(module, "write_text", write)
+            create(folder)
+        if not (folder / "code.lock").exists():
+            create(folder)
+        assert (folder / ".gitignore").read_text().count("__pycache__/") == 1
+        assert upgrade(folder).differences == {}
+
+
+def test_an_upgrade_that_was_killed_is_completed(site, newer, monkeypatch):
+    edit(site / "params.yaml", "steps: 1600", "steps: 800")
+    newer("params.yaml", "min_scans: 3", "min_scans: 5")
+    newer("pipelines/split.py", "def main() -> None:", "def main() -> None:  # theirs")
+    for allowed in range(4):
+        count = 0
+
+        def write(path, text, allowed=allowed):
+            nonlocal count
+            count += 1
+            if count > allowed:
+                raise KeyboardInterrupt
+            write_text(path, text)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(module, "write_text", write)
+            upgrade(site)
+    upgrade(site)
+    params = load_params(site / "params.yaml")
+    assert (params.unet.steps, params.ingest.min_scans) == (800, 5)
+    assert "# theirs" in (site / "pipelines/split.py").read_text()
+
+
+def test_an_ignore_file_without_a_last_line_end_is_extended(tmp_path):
+    (tmp_path / ".gitignore").write_text("/notes/")
+    create(tmp_path)
+    assert (tmp_path / ".gitignore").read_text().startswith("/notes/\n__pycache__/")
+
+
+def test_a_file_is_no_folder_for_a_workspace(tmp_path):
+    (tmp_path / "file").write_text("")
+    with refused("folder-not-writable"):
+        create(tmp_path / "file")
+
+
+def test_two_creations_at_once_make_one_workspace(tmp_path):
+    command = [sys.executable, "-c", "from cmb_models.cli import main; main()", "init", str(tmp_path / "site")]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert sorted(process.wait() for process in both) == [0, 2]
+    assert (tmp_path / "site/.gitignore").read_text().count("__pycache__/") == 1
+
+
+def test_missing_programs_are_named_before_anything_is_written(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "find_spec", lambda name: None)
+        with refused("package-missing"):
+            create(tmp_path / "site")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with refused("program-missing"):
+        create(tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("name", ["a [/bold] x", "ü mit leer"])
+def test_the_next_steps_name_any_folder_as_a_shell_reads_it(tmp_path, name):
+    code = "from cmb_models.cli import main; main()"
+    command = [sys.executable, "-c", code, "init", name]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"cd '{name}'" in process.stdout
