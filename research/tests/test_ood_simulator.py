@@ -88,7 +88,7 @@ def test_mimics_left_aside_are_neither_hits_nor_false():
 def test_only_the_releases_own_rows_stand_beside(tmp_path):
     write_rows(tmp_path, [found_one()], 0.5, 3.0, Fusion())
     assert own_locked(tmp_path, 0.5)[0].scores.tolist() == [0.9, 0.8, 0.2]
-    with pytest.raises(InputError, match="release's threshold, 0.400000"):
+    with pytest.raises(InputError, match=r"release's threshold, 0.400000"):
         own_locked(tmp_path, 0.4)
 
 

@@ -51,7 +51,7 @@ def test_running_server_loads_for_the_keys_holders_alone(keyed):
         client.load_model("cmb_prepare", config='{"backend": "python"}')
     with pytest.raises(InferenceServerException, match="restricted"):
         client.load_model("cmb_prepare", headers=admin_headers("a-key-of-another-server"))
-    with pytest.raises(InferenceServerException, match="failed to load|not found"):
+    with pytest.raises(InferenceServerException, match=r"failed to load|not found"):
         client.load_model("cmb_prepare", headers=admin_headers(KEY))
 
 
@@ -108,11 +108,11 @@ def test_server_on_a_network_needs_tls_and_a_key(pki, tmp_path):
         Security("0.0.0.0", KEY)
     with refused("admin-key-missing"):
         Security("0.0.0.0", None, own.cert, own.key)
-    with pytest.raises(InputError, match="got --tls-cert alone; set both"):
+    with refused("tls-incomplete", got="--tls-cert"):
         Security(cert=own.cert)
-    with pytest.raises(InputError, match="--tls-client-ca alone"):
+    with refused("tls-incomplete", got="--tls-client-ca"):
         Security(client_ca=root.cert)
-    with pytest.raises(InputError, match="--tls-key: expected a file that can be read, got .*none.pem"):
+    with refused("file-not-readable", case="--tls-key", got=r"none\.pem"):
         Security("0.0.0.0", KEY, own.cert, tmp_path / "none.pem")
     for weak in ("short", "sixteen letters, and a space"):
         with refused("admin-key-unusable"):

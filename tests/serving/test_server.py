@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from cmb_models.client.grpc import Client
-from cmb_models.errors import InputError
 from cmb_models.serving.run.state_dir import announced, only_one, running_url
 from cmb_models.serving.run.triton_process import running_server
 from tests.support import pace
@@ -102,8 +101,7 @@ def test_taken_port_is_named(tmp_path):
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        words = f"port {port}: expected a free port"
-        with pytest.raises(InputError, match=words), running_server(tmp_path / "repository", grpc_port=port):
+        with refused("port-in-use", case=f"port {port}$"), running_server(tmp_path / "repository", grpc_port=port):
             pass
 
 

@@ -68,10 +68,13 @@ def test_all_faults_at_once(tmp_path):
     assert all(word in raised.value.got for word in ("colour", "gate", "split.folds", "cnn.batch"))
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "valid YAML"), ("", "is missing"), ("- 1", "known keys")])
-def test_files_that_are_no_params(tmp_path, text, words):
+@pytest.mark.parametrize(
+    ("text", "code", "got"),
+    [("a: [", "params-not-yaml", "line 1"), ("", "params-invalid", "unet is missing"), ("- 1", "params-invalid", r"\[1\]")],
+)
+def test_files_that_are_no_params(tmp_path, text, code, got):
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(InputError, match=words):
+    with refused(code, case="params.yaml", got=got):
         load_params(tmp_path / "params.yaml")
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from cmb_models.config.params import Split
 from cmb_models.dataset.split import split_subjects
-from cmb_models.errors import InputError
 from tests.support.refused import refused
 
 
@@ -44,19 +43,19 @@ def test_a_fraction_is_locked_and_the_seed_decides_which():
 
 
 @pytest.mark.parametrize(
-    ("data", "chosen", "words"),
+    ("data", "chosen", "code", "case", "got"),
     [
-        (SITE + LOCKED, settings(folds=20), "split.folds: expected at most 9"),
-        (SITE, settings(locked=()), "expected locked test subjects, got none"),
-        (SITE, settings(locked=("other",)), "split.locked_datasets"),
-        (scans([5, 4, 0, 0]) + LOCKED, settings(folds=3), "CMBs in at least 3, one a fold, got 2 of 4: a fold without CMBs"),
-        (scans([5, 0, 0, 0]) + LOCKED, settings(folds=2), "CMBs in at least 2, got all of them in one: while it is held out"),
-        (scans([0, 0, 0, 0]) + LOCKED, settings(folds=2), "expected marked CMBs, got none in any scan: there is nothing to learn"),
-        (scans([5]) + LOCKED, settings(folds=2), "at least 3 scans, got 1"),
+        (SITE + LOCKED, settings(folds=20), "training-too-few", "split.folds", "20"),
+        (SITE, settings(locked=()), "locked-set-empty", "", "none"),
+        (SITE, settings(locked=("other",)), "split-unknown-dataset", "split.locked_datasets", "other"),
+        (scans([5, 4, 0, 0]) + LOCKED, settings(folds=3), "training-too-few", "subjects", "2 of 4"),
+        (scans([5, 0, 0, 0]) + LOCKED, settings(folds=2), "training-too-few", "subjects", "in one"),
+        (scans([0, 0, 0, 0]) + LOCKED, settings(folds=2), "training-too-few", "subjects", "none"),
+        (scans([5]) + LOCKED, settings(folds=2), "training-too-few", "data", "1"),
     ],
 )
-def test_refused_in_words(data, chosen, words):
-    with pytest.raises(InputError, match=words):
+def test_impossible_splits_are_refused(data, chosen, code, case, got):
+    with refused(code, case=case, got=got):
         split_subjects(data, chosen, 3)
 
 

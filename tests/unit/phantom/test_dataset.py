@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.errors import InputError
 from cmb_models.io.annotations import read_annotations
 from cmb_models.io.nifti import read_volume
 from cmb_models.phantom import write_dataset
@@ -137,30 +136,30 @@ def test_what_does_not_fit_names_its_subject(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "named"),
+    ("numbers", "case", "got"),
     [
-        ({"scans": 0}, "phantom scans"),
-        ({"cmbs": 1}, "phantom cmbs"),
-        ({"cmbs": 121}, "phantom cmbs"),
-        ({"cmb_free": 3}, "phantom cmb_free"),
-        ({"cmb_free": -1}, "phantom cmb_free"),
-        ({"cmb_free": 2, "cmbs": 1}, "phantom cmbs"),
-        ({"seed": -1}, "phantom seed"),
-        ({"workers": 0}, "phantom workers"),
-        ({"new_cmbs": -1}, "phantom new_cmbs"),
-        ({"new_cmbs": 116}, "phantom new_cmbs"),
-        ({"calcifications": -1}, "phantom calcifications: expected 0 to 30 more in each scan, got -1"),
-        ({"calcifications": 31}, "phantom calcifications"),
-        ({"presets": ("ukb", "siemens")}, "phantom preset.*siemens"),
-        ({"presets": ()}, "phantom preset"),
-        ({"changes": {"spacing_mm": (0.1, 1.0, 2.0)}}, "phantom spacing_mm: expected 0.4 to 6 mm"),
-        ({"changes": {"spacing_mm": (0.4, 0.4, 0.4)}}, "phantom spacing_mm: expected at most 40 million voxels, got"),
-        ({"changes": {"te_ms": 0.0}}, "phantom te_ms: expected 5 to 60, got 0.0"),
+        ({"scans": 0}, "scans", "0"),
+        ({"cmbs": 1}, "cmbs", "1"),
+        ({"cmbs": 121}, "cmbs", "121"),
+        ({"cmb_free": 3}, "cmb_free", "3"),
+        ({"cmb_free": -1}, "cmb_free", "-1"),
+        ({"cmb_free": 2, "cmbs": 1}, "cmbs", "1"),
+        ({"seed": -1}, "seed", "-1"),
+        ({"workers": 0}, "workers", "0"),
+        ({"new_cmbs": -1}, "new_cmbs", "-1"),
+        ({"new_cmbs": 116}, "new_cmbs", "116"),
+        ({"calcifications": -1}, "calcifications", "-1"),
+        ({"calcifications": 31}, "calcifications", "31"),
+        ({"presets": ("ukb", "siemens")}, "preset", "^siemens$"),
+        ({"presets": ()}, "preset", "none"),
+        ({"changes": {"spacing_mm": (0.1, 1.0, 2.0)}}, "spacing_mm", "0.1, 1.0, 2.0"),
+        ({"changes": {"spacing_mm": (0.4, 0.4, 0.4)}}, "spacing_mm", "106 million"),
+        ({"changes": {"te_ms": 0.0}}, "te_ms", "0.0"),
     ],
     ids=str,
 )
-def test_numbers_that_cannot_be_met_are_refused(numbers, named, tmp_path):
-    with pytest.raises(InputError, match=named):
+def test_numbers_that_cannot_be_met_are_refused(numbers, case, got, tmp_path):
+    with refused("phantom-setting", case=f"phantom {case}$", got=got):
         write_dataset(tmp_path / "set", **({"scans": 2, "cmbs": 5, "seed": 0} | numbers))
     assert not (tmp_path / "set").exists()
 

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 
-from cmb_models.errors import InputError
 from cmb_models.serving.deploy.checksums import CHECKSUM_FILE, copy_verified, main, verify, write_repository_checksums
 from tests.support.refused import refused
 
@@ -48,23 +47,31 @@ def test_folders_that_an_object_store_dropped_come_back(sealed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "code", "got"),
     [
-        (lambda f: (f / "cmb_unet/3/model.onnx").write_bytes(b"other"), "cmb_unet/3/model.onnx was changed"),
-        (lambda f: (f / "cmb_unet/config.pbtxt").unlink(), "cmb_unet/config.pbtxt is missing"),
-        (lambda f: (f / "cmb_unet/3/more.py").touch(), "cmb_unet/3/more.py is not in the seal"),
-        (lambda f: (f / CHECKSUM_FILE).unlink(), "a repository with a seal.json, got none"),
-        (lambda f: (f / CHECKSUM_FILE).write_text("{}"), "a readable seal"),
-        (lambda f: (f / CHECKSUM_FILE).write_text(json.dumps({"files": {}, "folders": ["../out"]})), "is missing"),
+        (
+            lambda f: (f / "cmb_unet/3/model.onnx").write_bytes(b"other"),
+            "repository-changed",
+            "^cmb_unet/3/model.onnx was changed$",
+        ),
+        (lambda f: (f / "cmb_unet/config.pbtxt").unlink(), "repository-changed", "^cmb_unet/config.pbtxt is missing$"),
+        (lambda f: (f / "cmb_unet/3/more.py").touch(), "repository-changed", "^cmb_unet/3/more.py "),
+        (lambda f: (f / CHECKSUM_FILE).unlink(), "repository-incomplete", "none"),
+        (lambda f: (f / CHECKSUM_FILE).write_text("{}"), "repository-damaged", "files"),
+        (
+            lambda f: (f / CHECKSUM_FILE).write_text(json.dumps({"files": {}, "folders": ["../out"]})),
+            "repository-changed",
+            "../out is missing",
+        ),
     ],
     ids=["changed", "missing", "added", "no seal", "empty seal", "seal that leads out"],
 )
-def test_what_is_not_as_sealed_never_becomes_the_target(sealed, tmp_path, spoil, words):
+def test_what_is_not_as_sealed_never_becomes_the_target(sealed, tmp_path, spoil, code, got):
     spoil(sealed)
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(InputError, match=words):
+    with refused(code, got=got):
         copy_verified(sealed, target)
     assert [p.name for p in target.iterdir()] == ["old"]
     assert {p.name for p in tmp_path.iterdir()} == {"source", "target"}

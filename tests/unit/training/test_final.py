@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_models.errors import InputError
 from cmb_models.training.data.examples import load_training, save_example
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import FinalJob, run_final_job, train_both
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.validation.jobs import OutOfFoldCandidates, cnn_sampler, job_seed, load_candidates, save_candidates
 from tests.support.examples import CNN, UNET, example
+from tests.support.refused import refused
 from tests.support.trainings import assert_equal
 
 SHORT_UNET = UNET.model_copy(update={"steps": 4, "batch": 1})
@@ -56,5 +56,5 @@ def test_candidates_of_a_network_that_knew_the_scan_are_refused_in_the_worker_to
         site / "candidates", OutOfFoldCandidates("s_a", frozenset({"s_a", "s_b"}), index, index.astype(float), np.array([0.7]))
     )
     job = FinalJob(site / "prepared", site / "candidates", SPLIT, SHORT_CNN, SEED)
-    with pytest.raises(InputError, match="s_a"):
+    with refused("leakage", got="s_a"):
         run_final_job(job)

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cmb_models.errors import InputError
 from cmb_models.training import precision
 from cmb_models.training.checkpoint import open_checkpoint
 from cmb_models.training.precision import BFLOAT16, FLOAT32, VARIABLE, Choice, autocast, choose_precision
 from cmb_models.training.validation.workers import Workers
+from tests.support.refused import refused
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -79,7 +79,7 @@ def test_an_override_that_is_slower_is_warned_of_with_the_ratio(processor, monke
 @pytest.mark.parametrize("setting", ["float16", "bf16", "fast"])
 def test_an_unknown_setting_is_refused_by_name(monkeypatch, setting):
     monkeypatch.setenv(VARIABLE, setting)
-    with pytest.raises(InputError, match=f"CMB_PRECISION: expected one of auto, float32, bfloat16, got '{setting}'"):
+    with refused("setting-invalid", case="CMB_PRECISION", got=setting):
         choose_precision(CPU)
 
 
