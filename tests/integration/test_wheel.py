@@ -5,6 +5,7 @@ The environment's packages are those of the running one, without its editable in
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmb_models import __version__
+from cmb_models import __version__, load
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
 from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create
 from tests.integration.test_end_to_end import TINY
+from tests.support.bundles import make_bundle
 from tests.support.imports import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
@@ -51,6 +55,7 @@ class Installed:
     """An environment with the wheel, and an empty folder to work in."""
 
     def __init__(self, folder: Path, wheel: Path) -> None:
+        self.wheel = wheel
         self.environment, self.folder, self.opened = folder / "environment", folder / "work", folder / "opened.txt"
         self.folder.mkdir()
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.environment)], check=True)
@@ -126,3 +131,30 @@ def test_a_client_needs_the_packages_of_its_extra_alone(installed):
     assert installed.run("python", "-c", "import cmb_models.client.grpc as g; print(g.__name__)", without=" ".join(HEAVY))
     code = "import importlib.util as u\ntry:\n    import torch\nexcept ModuleNotFoundError: print('hidden')"
     assert installed.run("python", "-c", code, without=" ".join(HEAVY)).split() == ["hidden"]
+
+
+@pytest.mark.ci
+def test_the_client_extra_alone_detects_by_a_server(installed, tmp_path):
+    """A new environment with what `pip install cmb-models[client]` brings, against a live server."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "client")], check=True)
+    python = tmp_path / "client/bin/python"
+    pins = ("-c", str(ROOT / "requirements.lock"))
+    package = f"cmb-models[client] @ {installed.wheel.as_uri()}"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pins, package], check=True)
+    packages = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format", "json"], text=True))
+    assert not {p["name"] for p in packages} & set(HEAVY)
+
+    bundle = make_bundle(tmp_path / "bundle")
+    with running_server(tmp_path / "repository") as server:
+        deploy_bundle(bundle, 1, tmp_path / "repository", server.grpc_url)
+        scan, out = bundle / "golden/scan.nii.gz", tmp_path / "results"
+        command = [tmp_path / "client/bin/cmb", "detect", scan, "--server", server.grpc_url, "--out", out, "--threshold", "0"]
+        variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        subprocess.run(command, check=True, cwd=tmp_path, env=variables)
+    with load(bundle) as detector:
+        expected = detector.detect(scan)
+    found = json.loads((out / "detections.json").read_text())["scans"][0]["detections"]
+    assert len(found) == len(expected.candidates) > 0
+    places = [d["world_mm"] for d in found]
+    assert places == [pytest.approx(d.position_mm, abs=1e-3) for d in expected.candidates]
+    assert [d["score"] for d in found] == pytest.approx([d.score for d in expected.candidates], abs=1e-4)
