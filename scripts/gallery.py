@@ -1,4 +1,4 @@
-"""The pictures of docs/phantom.md: one row per preset, and every kind of lesion enlarged in three planes. `make gallery` runs it.
+"""The pictures of docs/explanation/phantom.md: one row per preset, and each kind of lesion in three planes. `make gallery` runs it.
 
 Same code, same pictures: all seeds are written here.
 """

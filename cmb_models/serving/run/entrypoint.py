@@ -2,7 +2,7 @@
 
 `python3 -m cmb_models.serving.run.entrypoint [TRITON ARGUMENT ...]` starts the server; with `health` as its only argument it
 checks a running one (the image's HEALTHCHECK). No shell stands between, so a stop signal reaches the server itself. Unsafe
-settings are rejected: settings.VARIABLES describes each, docs/serving.md when to use which.
+settings are rejected: settings.VARIABLES describes each, docs/explanation/serving.md when to use which.
 """
 
 from __future__ import annotations
