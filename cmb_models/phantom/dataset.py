@@ -86,7 +86,7 @@ def write_dataset(
     presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
     given, every subject has a second time point, and this many microbleeds in all are new there. calcifications: so many more in
     each subject's white matter or cortex. workers: processes; None for one per core, as far as memory goes. The bytes depend on
-    everything but `workers`, and on the processor: NumPy's functions round otherwise with AVX-512 (docs/explanation/hardware.md). Subjects
+    everything but `workers`, and on the processor: NumPy rounds otherwise with AVX-512 (docs/explanation/hardware.md). Subjects
     already there from the same request are kept; a folder that holds anything else is refused with InputError, as are numbers that
     cannot be met.
     """
