@@ -1,6 +1,6 @@
 # The server for GPU nodes, and for CPU nodes too: NVIDIA's Triton, whose own onnxruntime backend runs the networks, and this
-# library without torch for the Python steps. NOT YET BUILT BY US: docs/serving.md lists what was checked outside a container and
-# "What no GPU has confirmed yet". Once the base has been fetched, pin it: --build-arg TRITON=nvcr.io/nvidia/tritonserver@sha256:...
+# library without torch for the Python steps. NOT YET BUILT BY US: docs/explanation/serving.md lists what was checked outside a container and
+# "Not yet run". Once the base has been fetched, pin it: --build-arg TRITON=nvcr.io/nvidia/tritonserver@sha256:...
 #   docker build --build-arg REVISION=$(git rev-parse HEAD) -t cmb-models-server:0.2.0 .
 ARG TRITON=nvcr.io/nvidia/tritonserver:26.09-py3
 

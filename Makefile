@@ -59,7 +59,7 @@ test-research: setup
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary
 
-# The pictures of docs/phantom.md, a few minutes.
+# The pictures of docs/explanation/phantom.md, a few minutes.
 gallery: setup
 	@$(BIN)/python -m scripts.gallery
 

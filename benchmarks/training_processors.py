@@ -89,7 +89,7 @@ def lines(found: dict) -> Iterator[str]:
 
 
 def markdown(found: dict) -> str:
-    """The table of docs/hardware.md, from what `compare` found."""
+    """The table of docs/explanation/hardware.md, from what `compare` found."""
     rows = ["| oneDNN may use | precision | weight gradients | steps/s | |", "|---|---|---|---|---|"]
     for row in found["runs"]:
         isa = row["isa"] or "all"

@@ -37,7 +37,7 @@ CHI_PPM = {"cmb": (0.5, 1.0, 2.0, 4.0), "mimic:calcification": (-0.2, -0.6, -2.0
 DEPHASED_MM = (0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.0)  # radius times bloom factor
 FITTED_MM = (1.2, 8.0)  # seen diameters that count
 STEP_MM, HALF_MM = 0.2, 14.0  # of the grid that seen volumes are counted on
-VEIN_RADII_MM, VEIN_PPM, VEIN_SIGNAL = (0.35, 0.5, 0.7, 1.0, 1.4), 0.53, 0.4  # docs/phantom.md: venous .43 to .64 ppm
+VEIN_RADII_MM, VEIN_PPM, VEIN_SIGNAL = (0.35, 0.5, 0.7, 1.0, 1.4), 0.53, 0.4  # docs/explanation/phantom.md: venous .43 to .64 ppm
 
 
 @dataclass(frozen=True)

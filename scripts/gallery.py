@@ -1,4 +1,4 @@
-"""The pictures of docs/phantom.md: one row per preset, and every kind of lesion enlarged in three planes. `make gallery` runs it.
+"""The pictures of docs/explanation/phantom.md: one row per preset, and each kind of lesion in three planes. `make gallery` runs it.
 
 Same code, same pictures: all seeds are written here.
 """
@@ -18,7 +18,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.phantom import SimulatedScan, draw_config, simulate_scan
 from cmb_models.volume import Volume, index_from_world
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 ROWS = ("ukb", "aibl", "clinical", "7t", "random")
 SEED = {"ukb": 0, "aibl": 1, "clinical": 2, "7t": 3, "random": 1}  # of the protocol; the random one at 3 T
 KINDS = ("cmb", "calcification", "vein", "vein_branch", "iron", "air_bone", "cavernoma", "flow_void")
@@ -121,10 +121,10 @@ def lesions() -> None:
 
 
 def save(figure, name: str) -> None:
-    DOCS.mkdir(exist_ok=True)
-    figure.savefig(DOCS / f"{name}.png", dpi=75, metadata={"Software": None})
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / f"{name}.png", dpi=75, metadata={"Software": None})
     plt.close(figure)
-    print(DOCS / f"{name}.png")
+    print(PICTURES / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -98,3 +99,28 @@ def test_the_readers_of_documents_notice_faults(tmp_path, app):
         "cmb release list --jsn": "no option --jsn",
         "cmb models": "no command models",
     }
+
+
+VARIABLE = re.compile(r"\bCMB_[A-Z0-9_]+\b")
+READERS = ("cmb_models", "serving", "pipelines", "scripts", "deploy", "examples", "Makefile", "Dockerfile")
+
+
+def variables_in(file: Path) -> set[str]:
+    """The CMB_* names in a file; in Python those of string literals, since constants may be called so too."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        literals = (n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+        text = "\n".join(literals)
+    return set(VARIABLE.findall(text))
+
+
+def test_every_environment_variable_is_documented():
+    files = [f for name in READERS for f in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))]
+    sources = [f for f in files if f.suffix in ("", ".py", ".yaml", ".ipynb") and f.is_file()]
+    assert set().union(*map(variables_in, sources)) == variables_in(ROOT / "docs/reference/environment.md")
+
+
+def test_constants_are_no_environment_variables(tmp_path):
+    source = tmp_path / "module.py"
+    source.write_text('CMB_MM = 1\nVALUE = environ.get("CMB_CORES")\n')
+    assert variables_in(source) == {"CMB_CORES"}

@@ -1,4 +1,4 @@
-"""3D convolutions whose weight gradients are computed slice by slice, which is faster without AVX-512 (docs/hardware.md).
+"""3D convolutions whose weight gradients are computed slice by slice: faster without AVX-512 (docs/explanation/hardware.md).
 
 For float32 in channels-last order and AVX2, oneDNN has a kernel for weight gradients of 2D convolutions; for 3D ones it multiplies
 matrices of unfolded patches, which took more than a third of a training step. So the first axis of a volume is taken as part of the

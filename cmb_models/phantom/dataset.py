@@ -25,7 +25,12 @@ from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simu
 
 SUBJECT_GB = 3.0  # of a process that simulates a whole head at the finest voxels of a preset (benchmarks/phantom_speed.py)
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
-COUNT_STRATA = (((1, 1), 0.49), ((2, 4), 0.28), ((5, 9), 0.10), ((10, 30), 0.13))  # docs/phantom.md; their sum is 1.01 there
+COUNT_STRATA = (
+    ((1, 1), 0.49),
+    ((2, 4), 0.28),
+    ((5, 9), 0.10),
+    ((10, 30), 0.13),
+)  # docs/explanation/phantom.md; their sum is 1.01 there
 MAX_CALCIFICATIONS = 30  # per scan, beyond the usual ones
 IMAGES = {"swi": "swi", "phase": "part-phase_swi", "magnitude": "part-mag_swi", "minip": "minIP"}  # endings of their names
 MASKS = {"brain_mask": "brain", "cmb_mask": "cmb", "mimic_mask": "mimic", "vein_mask": "vein"}
@@ -81,7 +86,7 @@ def write_dataset(
     presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
     given, every subject has a second time point, and this many microbleeds in all are new there. calcifications: so many more in
     each subject's white matter or cortex. workers: processes; None for one per core, as far as memory goes. The bytes depend on
-    everything but `workers`, and on the processor: NumPy's functions round otherwise with AVX-512 (docs/hardware.md). Subjects
+    everything but `workers`, and on the processor: NumPy rounds otherwise with AVX-512 (docs/explanation/hardware.md). Subjects
     already there from the same request are kept; a folder that holds anything else is refused with InputError, as are numbers that
     cannot be met.
     """

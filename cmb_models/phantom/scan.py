@@ -26,7 +26,7 @@ from cmb_models.phantom.veins.raster import vein_fraction
 from cmb_models.volume import Volume
 
 MAX_CMBS = 60  # per scan: beyond, they no longer keep apart
-BLOOD_CHI_PPM = 3.39 * HEMATOCRIT  # venous susceptibility over 1 - oxygenation: docs/phantom.md
+BLOOD_CHI_PPM = 3.39 * HEMATOCRIT  # venous susceptibility over 1 - oxygenation: docs/explanation/phantom.md
 REPOSITIONED = (2.0, 3.0)  # degrees and mm, standard deviations of the head in the scanner between two visits: assumed
 LAID = (1.5, 2.0)  # and of the slab on the head: assumed
 BIAS_STEP_MM = 70.0  # between nodes of the coil's sensitivity

@@ -17,7 +17,7 @@ from cmb_models.phantom.lesions.placing import Placer, Shows
 from cmb_models.phantom.scanner.slab import Slab
 from cmb_models.phantom.veins.raster import Veins, draw_veins
 
-OXYGENATION = (0.55, 0.70)  # of venous blood: docs/phantom.md
+OXYGENATION = (0.55, 0.70)  # of venous blood: docs/explanation/phantom.md
 
 
 @dataclass(frozen=True)

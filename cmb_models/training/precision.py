@@ -1,8 +1,8 @@
 """The number format that trainings compute in: bfloat16 where the processor has it and gains by it, else float32.
 
 oneDNN emulates bfloat16 on processors without it: a training step then takes more than ten times as long as in float32 (figures in
-docs/hardware.md). Processors that have some of its instructions may still be slower with it than without, so where torch reports
-support both are timed on a real step. Weights, optimizer and averages are float32 in either case.
+docs/explanation/hardware.md). Processors that have some of its instructions may still be slower with it, so where torch
+reports support both are timed on a real step. Weights, optimizer and averages are float32 in either case.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 
 from research.ood_simulator.anatomy import REGIONS, Head
 
-# docs/phantom.md: 957 marked microbleeds. Their diameter as seen is lognormal; a microbleed has 2 to 10 mm by definition.
+# docs/explanation/phantom.md: 957 marked microbleeds. Their diameter as seen is lognormal; by definition it is 2 to 10 mm.
 MEDIAN_MM, SIGMA, SEEN_MM = 2.7, 0.36, (2.0, 10.0)
 SHARES = {
     "subcortical white matter": 0.40,

@@ -79,5 +79,7 @@ def test_a_step_is_timed_in_a_process_of_its_own(small):
 
 def test_documented_figures_are_those_measured():
     measured = read_json(training_speed.ROOT / "benchmarks/results/training_speed.json")["processors"]
-    assert training_processors.markdown(measured) in (training_speed.ROOT / "docs/hardware.md").read_text(encoding="utf-8")
+    assert training_processors.markdown(measured) in (training_speed.ROOT / "docs/explanation/hardware.md").read_text(
+        encoding="utf-8"
+    )
     assert measured["choice"]["AVX2"] == "float32" and max(measured["choice_over_best"].values()) <= 1.05

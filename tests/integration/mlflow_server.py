@@ -1,4 +1,4 @@
-"""An MLflow server on PostgreSQL, as a site runs it (docs/registry.md): loopback, proxied artifacts, nothing that is not needed."""
+"""An MLflow server on PostgreSQL (docs/how-to/postgresql-and-s3.md): loopback, proxied artifacts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cmb_models.phantom.head.template import NUCLEI, Template, look_up
 from cmb_models.phantom.head.traits import IRON_PPM, Traits, WhiteMatterLesion
 from cmb_models.phantom.head.warp import ToTemplate
 
-CHI_PPM = {"grey": 0.02, "white": -0.03, "fluid": 0.019}  # docs/phantom.md
+CHI_PPM = {"grey": 0.02, "white": -0.03, "fluid": 0.019}  # docs/explanation/phantom.md
 BONE_PPM, FAT_PPM = (
     -2.1,
     0.6,

@@ -29,7 +29,7 @@ T2STAR_MS = {  # at FIELDS_T: cortex and white matter of Peters 2007, 10.1016/j.
 # at 45 years less cortex's (Hallgren and Sourander 1958). Meets Peters' figures within 6 %.
 R2STAR_PER_MG = (0.70, 1.64, 3.30)
 CORTEX_MG = 2.92  # iron of frontal cortex in mg / 100 g: Hallgren and Sourander 1958, 10.1111/j.1471-4159.1958.tb12607.x
-HEMATOCRIT = 0.42  # docs/phantom.md
+HEMATOCRIT = 0.42  # docs/explanation/phantom.md
 
 
 def weight(tissue: str, config: PhantomConfig) -> float:

@@ -11,7 +11,8 @@ from cmb_models.volume import triple
 
 AGE_YEARS = (50.0, 90.0)  # of those who are scanned for microbleeds: assumed
 REFERENCE_YEARS = 45.0  # at which IRON_PPM holds, and for which Peters 2007 gives the nuclei's T2*: assumed
-IRON_PPM = {  # susceptibility at REFERENCE_YEARS: docs/phantom.md; the red nucleus, not listed there, between nigra and dentate
+# Susceptibility at REFERENCE_YEARS; the red nucleus assumed between nigra and dentate.
+IRON_PPM = {
     "globus_pallidus": 0.131,
     "putamen": 0.038,
     "caudate": 0.044,

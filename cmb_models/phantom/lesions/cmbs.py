@@ -10,7 +10,7 @@ from cmb_models.phantom.lesions.bloom import body_radius_mm
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.placing import Placer, Shows
 
-REGION_SHARE = {  # docs/phantom.md
+REGION_SHARE = {  # docs/explanation/phantom.md
     "subcortical_white": 0.40,
     "cortex_junction": 0.33,
     "cerebellum": 0.08,
@@ -18,9 +18,9 @@ REGION_SHARE = {  # docs/phantom.md
     "thalamus": 0.05,
     "brainstem": 0.04,
 }
-DIAMETER_MEDIAN_MM, DIAMETER_SIGMA = 2.7, 0.36  # lognormal, as seen: docs/phantom.md, 957 real microbleeds
-LARGEST_MM = 10.0  # the definition's: docs/phantom.md
-CHI_PPM = (0.5, 4.0)  # docs/phantom.md
+DIAMETER_MEDIAN_MM, DIAMETER_SIGMA = 2.7, 0.36  # lognormal, as seen: docs/explanation/phantom.md, 957 real microbleeds
+LARGEST_MM = 10.0  # the definition's: docs/explanation/phantom.md
+CHI_PPM = (0.5, 4.0)  # docs/explanation/phantom.md
 CLUSTERED_SCANS, IN_CLUSTER = 0.3, 0.4  # share of scans with clusters, and of their microbleeds that join an earlier one: assumed
 CLUSTER_MM = (10.0, 20.0)  # to that earlier one: assumed
 AT_EDGE = 0.25  # share of the cortical ones that touch the brain's edge: assumed

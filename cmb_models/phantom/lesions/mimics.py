@@ -18,7 +18,7 @@ from cmb_models.phantom.veins.raster import Veins, cross_sections, junctions
 DIAMETER_MM = (2.0, 5.0)  # as seen, of calcifications, iron spots and veins that resemble microbleeds: assumed
 SITE_SPREAD_MM, SITE_TRIES = 1.5, 30  # around a usual place: assumed
 
-CALCIUM_PPM = (-0.2, -2.0)  # docs/phantom.md
+CALCIUM_PPM = (-0.2, -2.0)  # docs/explanation/phantom.md
 CALCIUM_SITES = {  # MNI mm, and share of scans (assumed, from what CT shows at 50 to 90 years); those off the midline on each side
     "pineal": ((0, -28, 3), 0.40),
     "choroid_plexus": ((23, -42, 8), 0.25),

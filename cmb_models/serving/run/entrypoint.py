@@ -2,7 +2,7 @@
 
 `python3 -m cmb_models.serving.run.entrypoint [TRITON ARGUMENT ...]` starts the server; with `health` as its only argument it
 checks a running one (the image's HEALTHCHECK). There is no shell, so stop signals reach the server. Unsafe settings are
-rejected; settings.VARIABLES describes each, docs/serving.md when to use which.
+rejected; settings.VARIABLES describes each, docs/explanation/serving.md when to use which.
 """
 
 from __future__ import annotations

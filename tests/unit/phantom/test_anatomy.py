@@ -21,7 +21,7 @@ from cmb_models.phantom.head.warp import Warp, box_grid, draw_warp
 HEAD = Grid((91, 109, 91), (2.0, 2.0, 2.0), (-90.0, -126.0, -72.0))  # a whole brain
 PIECE = Grid((90, 80, 60), (1.0, 1.0, 1.0), (-45.0, -50.0, -20.0))  # ventricles and nuclei
 NODES = box_grid(128.0)
-LITERATURE_PPM = {  # docs/phantom.md; the red nucleus assumed
+LITERATURE_PPM = {  # docs/explanation/phantom.md; the red nucleus assumed
     "globus_pallidus": 0.131,
     "putamen": 0.038,
     "caudate": 0.044,

@@ -202,7 +202,7 @@ def test_a_second_time_point_is_a_session_with_the_new_ones(tmp_path):
 
 
 def test_counts_are_exact_and_heavy_tailed():
-    """docs/phantom.md: of the positive scans 49 % have one, 28 % two to four, 10 % five to nine, 14 % more; 4.63 on average."""
+    """Of the positive scans 49 % have one, 28 % two to four, 10 % five to nine, 14 % more; 4.63 on average."""
     counts = cmb_counts(np.random.default_rng(0), 1200, 4630, 200)
     assert counts.sum() == 4630 and (counts == 0).sum() == 200
     positive = counts[counts > 0]

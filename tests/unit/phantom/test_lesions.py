@@ -68,7 +68,7 @@ def test_lesion_phase_beyond_the_bloom_is_the_dipole_of_its_volume():
 
 
 def test_seen_volume_doubles_when_the_echo_time_does(spheres):
-    """docs/phantom.md: theory 2.0, in vivo 2.30 +- 1.19."""
+    """docs/explanation/phantom.md: theory 2.0, in vivo 2.30 +- 1.19."""
     short, long = (
         np.sum(np.abs(alone(lone_slab((0.5, 0.5, 0.5), te_ms=te), body(radius_mm=1.5, chi_ppm=2.0))) < 0.5) for te in (20, 40)
     )

@@ -80,7 +80,7 @@ def test_presets_draw_possible_scans(preset):
 
 
 def test_presets_are_what_their_names_say():
-    """docs/phantom.md: voxels and echo times of the named studies."""
+    """docs/explanation/phantom.md: voxels and echo times of the named studies."""
     ukb, aibl, clinical, seven = (draw_config(p, np.random.default_rng(0)) for p in ("ukb", "aibl", "clinical", "7t"))
     assert ukb.spacing_mm == (0.8, 0.8, 3.0) and ukb.te_ms == 20 and ukb.field_t == 3 and ukb.shape == (256, 288, 48)
     assert aibl.spacing_mm == pytest.approx((0.94, 0.94, 1.75), abs=0.01) and aibl.te_ms == 20 and aibl.field_t == 3

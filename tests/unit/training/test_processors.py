@@ -23,7 +23,7 @@ from tests.support.imports import ROOT
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86 processors")
 OLDER = ("AVX2", "SSE41")
-# The tolerances that docs/hardware.md states.
+# The tolerances that docs/explanation/hardware.md states.
 MAX_SCORE = 1e-4
 MAX_WEIGHTS = 1e-4
 
