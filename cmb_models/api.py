@@ -31,32 +31,31 @@ def load(bundle: str | os.PathLike[str], *, trusted_keys: Mapping[str, bytes] | 
     Args:
         bundle: The bundle's folder. Every file is verified against its manifest.
         trusted_keys: Public keys (PEM) by name. The bundle must be signed with one of them; without any, it is rejected. If None,
-            no signature is asked for. Nothing is read from the current directory or its git repository.
+            signatures are not checked. Nothing is read from the current directory or its git repository.
         threads: Threads of each network; 0 for all cores.
 
     Returns:
         A detector whose networks stay open until it is closed or leaves its `with` block.
 
     Raises:
-        InputError: If the bundle is incomplete, changed, not signed as required, or has impossible settings.
+        InputError: If the bundle is incomplete, changed, not signed as required, or has invalid settings.
     """
     from cmb_models.release.bundle import NO_KEYS, BundleDetector
 
     if trusted_keys is not None and not trusted_keys:
-        raise InputError(
-            "key-missing", bundle, "a trusted key to check its signature with", "none", "pass a key, or None to ask for none"
-        )
+        remedy = "pass a key, or None to skip the check"
+        raise InputError("key-missing", bundle, "a trusted key to check its signature with", "none", remedy)
     return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS)
 
 
 def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, shared_memory: bool = False) -> Client:
-    """Connect to a server, to detect there. Needs the `client` extra; nothing is sent yet.
+    """Create a client that detects on a server. Needs the `client` extra; nothing is sent yet.
 
     Args:
-        address: HOST:PORT of the server's gRPC service, or with grpc:// or grpcs:// before it.
+        address: HOST:PORT of the server's gRPC service, optionally with the prefix grpc:// or grpcs://.
         timeout_s: Seconds to wait for each response.
         tls: Certificates; if None, the environment decides (client.connection).
-        shared_memory: Pass scans in this machine's memory to a server on it; needs CMB_ADMIN_KEY.
+        shared_memory: Pass scans through shared memory to a server on the same machine; needs CMB_ADMIN_KEY.
 
     Returns:
         A detector that may be used from several threads, until it is closed or leaves its `with` block.
@@ -84,8 +83,8 @@ def evaluate(
     """Compare results with annotated microbleeds.
 
     Args:
-        results: Result of each scan by its name: SUBJECT or SUBJECT_SESSION as in the annotations, which may have a dataset's name
-            before it and `_swi` or a file's suffix after it. Scans without annotations count as free of microbleeds.
+        results: Result of each scan by its name: SUBJECT or SUBJECT_SESSION as in the annotations, optionally with a dataset's name
+            as prefix and `_swi` or a file suffix at the end. Scans without annotations count as free of microbleeds.
         annotations: Path of an annotations.csv, or its rows.
         threshold: Operating point on the calibrated score, in [0, 1]; the release's if None.
         tolerance_mm: A detection within the larger of this and the lesion's radius finds the lesion.
@@ -96,8 +95,8 @@ def evaluate(
         Sensitivity and FP/scan at the threshold and the FROC table, with 95 % intervals over subjects.
 
     Raises:
-        InputError: If there are no results, two of one scan, annotations of a scan without a result, or results of releases with
-            different thresholds and none is given.
+        InputError: If there are no results, two results of one scan, annotations of a scan without a result, or if `threshold` is
+            None and the results come from releases with different thresholds.
     """
     from cmb_models.evaluation.run import evaluate_results
     from cmb_models.io.annotations import read_annotations
@@ -110,7 +109,7 @@ def simulate(*, seed: int = 0, n_microbleeds: int = 4, protocol: str = "ukb") ->
     """Simulate an SWI scan of one subject. Needs the `phantom` extra; takes seconds to a minute.
 
     Args:
-        seed: Same seed, same scan, up to rounding on other processors; 0 or more.
+        seed: The same seed gives the same scan, up to rounding on other processors; 0 or more.
         n_microbleeds: Exact number of microbleeds, 0 to 60. Mimics are added as they occur.
         protocol: Name in phantom.PRESETS: ukb, aibl, clinical, 7t, random, plain or small.
 
@@ -125,6 +124,6 @@ def simulate(*, seed: int = 0, n_microbleeds: int = 4, protocol: str = "ukb") ->
     from cmb_models.phantom import draw_config, simulate_scan
 
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError("phantom-setting", "phantom seed", "a whole number of 0 or more", repr(seed), "give another seed")
+        raise InputError("phantom-setting", "phantom seed", "an integer of 0 or more", repr(seed), "pass another seed")
     settings, subject = np.random.SeedSequence(seed).spawn(2)
     return simulate_scan(subject, n_microbleeds, draw_config(protocol, np.random.default_rng(settings)))

@@ -1,4 +1,4 @@
-"""What a detector is and what it returns for a scan."""
+"""The detector interface and its result types."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TABLE = ("x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_
 
 @dataclass(frozen=True)
 class Detection:
-    """One place that may be a microbleed, in the space of the scan that was given.
+    """One detected location, in the space of the input scan.
 
     Attributes:
         position_mm: Centre (x, y, z) in scanner RAS mm.
         index: Nearest voxel (i, j, k) of the scan as stored.
-        diameter_mm: Equivalent-sphere diameter as seen, blooming included.
-        score: Calibrated score in [0, 1], which thresholds apply to.
+        diameter_mm: Equivalent-sphere diameter in the image, blooming included.
+        score: Calibrated score in [0, 1], to which thresholds apply.
         stage1_score: The candidate network's score in [0, 1].
         stage2_score: The classifier's score in [0, 1].
     """
@@ -39,14 +39,14 @@ class Detection:
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """What a release found in one scan.
+    """The detections of a release in one scan.
 
     Attributes:
         candidates: All scored candidates, best first; () if there are none.
         threshold: The release's operating point on the calibrated score, in [0, 1].
-        release: Number of the release; 0 for a bundle that was not registered.
-        manifest_sha256: SHA-256 of the bundle's manifest; "" if not known.
-        volume: The scan as stored, for `plot`; None where it was not kept. It takes no part in comparisons.
+        release: Number of the release; 0 for an unregistered bundle.
+        manifest_sha256: SHA-256 of the bundle's manifest; "" if unknown.
+        volume: The scan as stored, for `plot`; None if it was dropped. Ignored in comparisons.
     """
 
     candidates: tuple[Detection, ...]
@@ -57,7 +57,7 @@ class DetectionResult:
 
     @property
     def detections(self) -> tuple[Detection, ...]:
-        """The candidates that reach the release's threshold; () when none does."""
+        """The candidates at or above the release's threshold; () if there are none."""
         return self.above(self.threshold)
 
     def above(self, threshold: float) -> tuple[Detection, ...]:
@@ -80,15 +80,15 @@ class DetectionResult:
         return DataFrame(rows, columns=list(TABLE))
 
     def plot(self, volume: Volume | None = None, *, threshold: float | None = None, title: str = "") -> Figure:
-        """The scan with its detections ringed, as axial minimum-intensity slabs, and the best ones enlarged. Needs matplotlib.
+        """Plot the scan as axial minimum-intensity slabs with its detections circled, and the best ones enlarged. Needs matplotlib.
 
         Args:
-            volume: The scan to draw on; the one the result was made from if None.
+            volume: The scan to draw on; the result's own if None.
             threshold: Lowest score to show, in [0, 1]; the release's threshold if None.
             title: Text at the top left, such as the scan's name.
 
         Returns:
-            A matplotlib figure outside of pyplot.
+            A matplotlib figure, not registered with pyplot.
 
         Raises:
             InputError: If the result does not hold its volume and none is passed.
@@ -113,7 +113,7 @@ class Detector(Protocol):
 
     @property
     def requires_phase(self) -> bool:
-        """Whether the release needs each scan's phase image. A server is asked each time, since its release may change."""
+        """Whether the release needs each scan's phase image. A server is queried each time, since its release may change."""
         ...
 
     def detect(self, scan: ScanLike, phase: ScanLike | None = None, *, case: str | None = None) -> DetectionResult:
@@ -121,15 +121,15 @@ class Detector(Protocol):
 
         Args:
             scan: Path of a NIfTI file, a nibabel image, or a Volume (I, J, K) in any orientation.
-            phase: The scan's phase image, on the same grid. Not opened unless the release requires phase. If None, the phase image
-                is read from the file next to `scan` where that is a path.
-            case: Name of the scan in error messages; the file's name if None, or "scan" where there is no file.
+            phase: The scan's phase image, on the same grid. Not opened unless the release requires phase. If None and `scan` is a
+                path, the phase image is read from the file next to it.
+            case: Name of the scan in error messages; if None, the file's name, or "scan" without a file.
 
         Returns:
-            Detections in the scan's own space, with the volume they were found in.
+            Detections in the space of the scan, with the scan's volume.
 
         Raises:
-            InputError: If the scan is not a usable SWI scan, or its phase image is missing or does not belong to it.
+            InputError: If the scan is not a usable SWI scan, or its phase image is missing or does not match it.
         """
         ...
 

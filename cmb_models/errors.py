@@ -1,152 +1,152 @@
-"""The one exception for what a caller got wrong, and its codes: programs go by the code, people by the sentence."""
+"""The exception for invalid input, and its stable codes: programs match the code, people read the message."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Meaning by code. A code is never renamed: clients, alerts and tests go by it.
+# Meaning by code. A code is never renamed: clients, alerts and tests match it.
 CODES = {
     # A scan
-    "scan-file": "The file is no whole NIfTI volume of real numbers.",
+    "scan-file": "The file is not a complete NIfTI volume of real numbers.",
     "scan-not-found": "A scan that the index or the workspace lists is missing.",
-    "scan-changed": "A scan's content is not what was checked before.",
-    "scan-geometry": "Shape, voxel size, field of view or affine are not those of a head scan.",
+    "scan-changed": "A scan's content differs from what was checked before.",
+    "scan-geometry": "Shape, voxel size, field of view or affine are not plausible for a head scan.",
     "scan-too-large": "The scan has more voxels than can be processed.",
     "scan-not-finite": "The scan has NaN or infinite voxels.",
-    "scan-constant": "All voxels are the same.",
+    "scan-constant": "All voxels have the same value.",
     "scan-intensity": "The intensities are not those of a magnitude image.",
     "scan-contrast": "The background is not dark.",
-    "scan-no-head": "No head can be found in the picture.",
+    "scan-no-head": "The image shows no head.",
     "scan-name-repeated": "Two scans have the same name.",
-    "phase-missing": "The release needs a phase image and there is none.",
-    "phase-grid": "The phase image is on another grid than its SWI.",
+    "phase-missing": "The release needs a phase image, which is missing.",
+    "phase-grid": "The phase image is on a different grid from its SWI.",
     "phase-not-finite": "The phase image has NaN or infinite voxels.",
     "phase-constant": "The phase image is constant.",
-    "phase-unusable": "The file is no high-pass filtered phase image of this SWI.",
+    "phase-unusable": "The file is not a high-pass filtered phase image of this SWI.",
     # A dataset
     "dataset-layout": "Folders and files are not in the expected layout.",
     "dataset-faults": "Several faults, all listed.",
-    "annotations-invalid": "annotations.csv cannot be read or has impossible values.",
+    "annotations-invalid": "annotations.csv cannot be read or has invalid values.",
     "annotation-outside": "An annotation lies outside its scan.",
     "annotation-repeated": "Two rows mark the same lesion.",
-    "annotation-without-scan": "A row names a scan that is not there.",
+    "annotation-without-scan": "A row names a scan that does not exist.",
     # Settings and options
-    "params-not-yaml": "params.yaml is no valid YAML.",
-    "params-invalid": "params.yaml has unknown keys or impossible values.",
-    "setting-invalid": "An environment variable or option has an impossible value.",
-    "options-conflict": "Options that exclude or need one another.",
-    "option-count": "An option was repeated too often or not often enough.",
+    "params-not-yaml": "params.yaml is not valid YAML.",
+    "params-invalid": "params.yaml has unknown keys or invalid values.",
+    "setting-invalid": "An environment variable or option has an invalid value.",
+    "options-conflict": "Options exclude or require one another.",
+    "option-count": "An option was given too many or too few times.",
     "package-missing": "An optional package is not installed.",
     "program-missing": "A program is not installed.",
-    "system-unsupported": "This does not run on this operating system.",
+    "system-unsupported": "The operation is not supported on this operating system.",
     "phantom-setting": "A setting of the simulator is out of range.",
-    "phantom-no-room": "There is no room for as many lesions.",
+    "phantom-no-room": "There is not enough room for the requested number of lesions.",
     # Files and folders
-    "file-not-found": "There is no such file.",
-    "file-not-readable": "The file may not be read.",
+    "file-not-found": "The file does not exist.",
+    "file-not-readable": "The file cannot be read for lack of permission.",
     "folder-not-writable": "The folder cannot be written to.",
-    "folder-taken": "The folder already holds something else.",
+    "folder-taken": "The folder already contains something else.",
     "folder-in-use": "Another process uses the folder.",
-    "disk-full": "No room is left on the disk.",
+    "disk-full": "The disk is full.",
     # Training
-    "leakage": "A subject would be judged by what it had a part in.",
-    "split-incomplete": "split.json does not cover the subjects as it must.",
-    "split-unknown-dataset": "split.locked_datasets names a dataset that is not there.",
+    "leakage": "A subject would be evaluated with something derived from that subject.",
+    "split-incomplete": "split.json does not match the subjects of the index.",
+    "split-unknown-dataset": "split.locked_datasets names a dataset that does not exist.",
     "training-too-few": "Too few scans, subjects or lesions to train with.",
     "locked-set-empty": "There are no locked scans.",
     "prepared-missing": "Prepared scans are missing.",
-    "prepared-outdated": "Prepared scans are those of an earlier version.",
+    "prepared-outdated": "Prepared scans were written by an earlier version.",
     "candidates-missing": "There are no out-of-fold candidates.",
-    "study-without-trial": "No trial of a tuning study trained.",
-    "results-incomplete": "Results or what they were made from are missing.",
-    "results-mixed": "Results of different releases or of one scan twice.",
-    "rows-invalid": "Saved evaluation rows have other columns or contradict themselves.",
+    "study-without-trial": "All trials of a tuning study failed.",
+    "results-incomplete": "Results or their inputs are missing.",
+    "results-mixed": "Results come from different releases, or twice from one scan.",
+    "rows-invalid": "Saved evaluation rows have unexpected columns or are inconsistent.",
     "rows-missing": "A release lacks the rows of its evaluation.",
     "export-parity": "The exported networks differ from the trained ones.",
     # A workspace
-    "workspace-missing": "The folder is no workspace.",
+    "workspace-missing": "The folder is not a workspace.",
     "workspace-damaged": "A file of the workspace is not valid UTF-8, YAML or Python.",
-    "code-changed": "The installed code is not the one of code.lock.",
+    "code-changed": "The installed code differs from code.lock.",
     "code-lock-damaged": "code.lock is missing or cannot be read.",
     "upgrade-conflict": "The site and the template changed the same lines.",
-    "git-failed": "git refused.",
+    "git-failed": "A git command failed.",
     "git-no-commit": "There is no commit yet.",
     "git-dirty": "Files differ from the commit.",
-    "dvc-failed": "DVC refused.",
+    "dvc-failed": "A DVC command failed.",
     "command-failed": "A command ended with an error.",
-    "outputs-outdated": "Outputs are not those that dvc.lock records.",
+    "outputs-outdated": "Outputs differ from those that dvc.lock records.",
     "outputs-missing": "Outputs of stages are missing.",
     # Releases
     "bundle-incomplete": "A bundle lacks a file.",
-    "bundle-changed": "A bundle's files are not those of its manifest or signature.",
+    "bundle-changed": "A bundle's files differ from its manifest or signature.",
     "bundle-damaged": "A file of a bundle cannot be read.",
-    "release-unknown": "There is no such release.",
-    "release-changed": "A release's content is not what was registered.",
-    "release-damaged": "A kept release is incomplete.",
-    "release-number": "A release's number must be 1 or more.",
-    "releases-equal": "Two releases were expected, the same one was named twice.",
+    "release-unknown": "The release does not exist.",
+    "release-changed": "A release's content differs from what was registered.",
+    "release-damaged": "A stored release is incomplete.",
+    "release-number": "A release number must be 1 or more.",
+    "releases-equal": "Two releases were expected, but the same one was named twice.",
     "artifact-missing": "The artifact store does not have a release's files.",
     "lineage-incomplete": "lineage.json lacks an entry.",
     "lineage-contradicted": "git or DVC contradict a release's lineage.",
-    "locked-scans-changed": "The locked scans at hand are not those of the release.",
+    "locked-scans-changed": "The locked scans differ from those of the release.",
     "environment-unknown": "The packages that a release was trained with are not recorded.",
-    "metrics-not-finite": "A stage wrote a figure that is not finite.",
+    "metrics-not-finite": "A stage wrote a metric that is not finite.",
     "report-missing": "A gate report is missing.",
-    "report-changed": "A gate report is not the one of the audit log.",
+    "report-changed": "A gate report differs from the one in the audit log.",
     "role-empty": "No release has the role.",
     "role-taken": "The release already has another role.",
     "reason-missing": "The command needs a reason.",
     "approver-needed": "Someone other than the trainer must promote.",
-    "registry-moved": "Roles moved while the command ran.",
-    "registry-disagrees": "The registry's roles are not those of the audit log.",
+    "registry-moved": "Roles changed while the command ran.",
+    "registry-disagrees": "The registry's roles differ from the audit log.",
     "registry-unreachable": "The MLflow registry cannot be reached.",
     "log-damaged": "A hash-chained log is broken.",
-    "log-behind": "The audit log lacks entries that the registry knows of.",
-    "time-invalid": "No date or time that can be read.",
-    "hash-invalid": "No hash and no file.",
+    "log-behind": "The audit log lacks entries that the registry has.",
+    "time-invalid": "The date or time cannot be parsed.",
+    "hash-invalid": "The argument is neither a hash nor a file.",
     # Trust
     "key-missing": "A key is missing.",
-    "key-wrong": "The key is another one.",
-    "key-unusable": "The file is no usable key.",
-    "key-exposed": "A secret may be read by others.",
-    "key-in-git": "A secret would lie in a git repository.",
+    "key-wrong": "The key does not match.",
+    "key-unusable": "The file is not a usable key.",
+    "key-exposed": "Other users can read a secret.",
+    "key-in-git": "A secret would be written into a git repository.",
     "signature-missing": "The release is not signed.",
-    "signature-invalid": "The signature is no valid one of a trusted key.",
+    "signature-invalid": "The signature is not a valid one by a trusted key.",
     "tls-incomplete": "Certificate and key must be given together.",
-    "tls-required": "A server that others can reach needs TLS.",
+    "tls-required": "A server that accepts remote connections needs TLS.",
     "tls-refused": "The TLS connection was refused.",
-    "tls-file": "The file is no PEM file of the expected kind.",
-    "admin-key-missing": "The server needs an administrator's key.",
-    "admin-key-unusable": "The administrator's key is too short or has other characters.",
-    "admin-key-wrong": "The server has another administrator's key.",
+    "tls-file": "The file is not a PEM file of the expected kind.",
+    "admin-key-missing": "The server needs an administrator key.",
+    "admin-key-unusable": "The administrator key is too short or has invalid characters.",
+    "admin-key-wrong": "The server has a different administrator key.",
     # Serving
-    "server-not-running": "No server was named and none runs here.",
-    "server-unreachable": "The server does not answer.",
-    "server-without-release": "The server has no release to answer with.",
-    "server-timeout": "The server did not answer in time.",
-    "server-refused-release": "The server did not take the release.",
+    "server-not-running": "No server was named and none is running locally.",
+    "server-unreachable": "The server does not respond.",
+    "server-without-release": "The server has no release loaded.",
+    "server-timeout": "The server did not respond in time.",
+    "server-refused-release": "The server rejected the release.",
     "server-environment": "The bundled server's environment is missing or incomplete.",
-    "shared-memory-unavailable": "Client and server share no memory.",
+    "shared-memory-unavailable": "Client and server cannot share memory.",
     "port-in-use": "The port is in use.",
-    "golden-answer": "The server's answer to the golden scan is not the bundle's.",
-    "request-refused": "The server refused the request.",
-    "step-inconsistent": "Arrays that pass between the served models do not fit one another.",
+    "golden-answer": "The server's result for the golden scan differs from the bundle's.",
+    "request-refused": "The server rejected the request.",
+    "step-inconsistent": "Arrays passed between the served models are inconsistent.",
     "repository-incomplete": "A model repository lacks its checksums.",
-    "repository-changed": "A model repository's files are not those of its checksums.",
+    "repository-changed": "A model repository's files do not match its checksums.",
     "repository-damaged": "A model repository's checksums cannot be read.",
 }
 
 
 class InputError(ValueError):
-    """Input that cannot be used, described in one sentence: case, expected, got, remedy.
+    """Invalid input, described in one sentence: case, expected, got, remedy.
 
     Attributes:
-        code: One of CODES: what programs go by. The sentence may be reworded at any time.
+        code: One of CODES, for programs. The wording of the message may change at any time.
         case: The file, subject or parameter at fault.
         expected: What was expected.
-        got: What there is instead.
-        remedy: What to do about it.
+        got: What was found.
+        remedy: How to correct it.
     """
 
     def __init__(self, code: str, case: object, expected: str, got: str, remedy: str) -> None:
@@ -155,24 +155,21 @@ class InputError(ValueError):
         super().__init__(f"{case}: expected {expected}, got {got}; {remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
-        # Worker processes send exceptions back by pickle, which would call __init__ with the joined message alone.
+        # Worker processes return exceptions by pickle, which would otherwise call __init__ with the joined message alone.
         return type(self), (self.code, self.case, self.expected, self.got, self.remedy)
 
     def as_dict(self) -> dict[str, str]:
-        """Code and parts, for JSON."""
+        """The code and the parts of the message, for JSON."""
         return {k: getattr(self, k) for k in ("code", "case", "expected", "got", "remedy")}
 
 
 def to_status(error: InputError) -> str:
-    """An error as the message of a gRPC status: the sentence, then the parts as JSON."""
+    """Format an error as the message of a gRPC status: the sentence, then the parts as JSON."""
     return f"{error} {json.dumps(error.as_dict())}"
 
 
 def from_status(message: str, case: object) -> InputError | None:
-    """The error that `to_status` wrote, about the client's own `case`; None for a message of another origin.
-
-    A server may put words before or after it.
-    """
+    """Parse a message of `to_status`, with the client's `case`; None for any other message. Surrounding text is ignored."""
     start = message.find('{"code": ')
     if start < 0:
         return None

@@ -1,4 +1,4 @@
-"""Atomic writes (temporary name, sync, rename), hashes, and file locks between processes."""
+"""Atomic writes of files and folders, file locks between processes, JSON and checksums."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path next to `path`; on success sync it and rename it to `path`, on failure remove it.
+    """Yield a temporary path next to `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them. Raises InputError for a
-    full disk and for a folder that cannot be written to.
+    The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     with _disk_full_as_input_error(path):
@@ -36,7 +38,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             _sync_file(temporary)
-            temporary.chmod(0o644)  # mkstemp makes 0600, and a shared workspace must stay readable
+            # mkstemp creates files with mode 0600, but a shared workspace must stay readable.
+            temporary.chmod(0o644)
             os.replace(temporary, path)
             _sync_folder(path.parent)
         finally:
@@ -45,7 +48,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary folder next to `path`; on success sync its files and swap it in, on failure remove it."""
+    """Yield a temporary folder next to `path`; on success sync its files and swap it in, on failure remove it."""
     path = Path(path)
     with _disk_full_as_input_error(path):
         with writable(path.parent):
@@ -63,12 +66,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _disk_full_as_input_error(path: Path) -> Iterator[None]:
-    """Convert the system's error for a full disk into an InputError; other errors pass."""
+    """Convert the errors of a full disk to an InputError; others pass."""
     try:
         yield
     except OSError as error:
-        short = error.errno is None and "written" in str(error)  # NumPy's message for a short write, without a number
-        if error.errno not in FULL and not short:
+        # NumPy reports a short write without an error number.
+        short_write = error.errno is None and "written" in str(error)
+        if error.errno not in FULL and not short_write:
             raise
         raise InputError("disk-full", path, "room on the disk", "none left", "free some and run the command again") from error
 
@@ -88,11 +92,11 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Rename the old folder aside before the new one takes its name: removed in place, a kill would leave half of it."""
+    """Rename the old folder aside before the new one takes its name: a kill during a removal in place would leave half of it."""
     if not path.exists():
         os.replace(new, path)
         return
-    # A name that is free: Windows renames onto no folder, not even an empty one.
+    # The name must be unused: Windows does not rename onto a folder, not even an empty one.
     aside = path.with_name(f".old-{path.name}-{uuid.uuid4().hex}")
     os.replace(path, aside)
     os.replace(new, path)
@@ -111,7 +115,7 @@ def _sync_file(file: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk, where folders can be opened: Windows opens none, and keeps renames in a journal."""
+    """Sync the folder's entries to disk. Not on Windows, which cannot open folders and journals renames."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -124,15 +128,15 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock on a file, made if it is missing, or on a folder. It ends with the process, however that ends.
+    """Hold an exclusive lock on a file, created if missing, or on a folder. The system releases it when the process ends.
 
     Args:
-        path: what to lock; its content is neither read nor changed.
-        wait: whether to wait for another process that holds it.
+        path: File or folder to lock; its content is neither read nor changed.
+        wait: Whether to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it and `wait` is false.
-        InputError: the system has no such locks (Windows).
+        BlockingIOError: If another process holds the lock and `wait` is false.
+        InputError: If the system has no such locks (Windows).
     """
     try:
         import fcntl
@@ -155,12 +159,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON with sorted keys, atomically. Raises ValueError for NaN, which is not JSON."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def shipped(packaged: str, checkout: str) -> Path:
-    """A folder that the wheel carries inside the package at `packaged`; a checkout has it at `checkout`, next to the package."""
+    """Path of a folder shipped with the package: inside it at `packaged` in a wheel, next to it at `checkout` in a checkout."""
     package = Path(__file__).resolve().parent
     return package / packaged if (package / packaged).is_dir() else package.parent / checkout
 

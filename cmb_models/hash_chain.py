@@ -1,4 +1,4 @@
-"""An append-only log: one JSON object a line, each carrying the hash of the one before, so that no later edit goes unseen."""
+"""A tamper-evident append-only log: one JSON object per line, each with the hash of the one before."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from cmb_models.files import write_text
 
 
 def read_entries(file: Path) -> list[dict[str, Any]]:
-    """All entries that can be read, oldest first; [] when nothing was logged yet."""
+    """All entries that can be parsed, oldest first; [] if there is no log."""
     return [entry for line in _lines(file) if (entry := _parse(line)) is not None]
 
 
 def append_entry(file: Path, **fields: Any) -> dict[str, Any]:
-    """Append an entry with number, time and chain added, and return it.
+    """Append an entry with number, time and hashes added, and return it.
 
-    The log is written anew as a whole, synced and renamed, so that a killed process never leaves half a line. Two processes
-    must not append at once: the caller holds a lock, or is the only one. A clock that was set back does not turn the order of
-    time: the entry carries the time of the one before, and `clock` what the clock said.
+    The whole log is rewritten atomically, so that a killed process never leaves half a line. Only one process may append at a
+    time: the caller holds a lock. If the clock was set back, `time` repeats that of the entry before and `clock` is the reading.
     """
     lines = _lines(file)
     last = _parse(lines[-1]) if lines else None
     now = utc_now()
     time = max(now, last.get("time", "")) if last else now
-    late = {} if time == now else {"clock": now}
-    entry = {"n": len(lines) + 1, "time": time, **late, **fields, "previous_sha256": last["sha256"] if last else ""}
+    clock = {} if time == now else {"clock": now}
+    entry = {"n": len(lines) + 1, "time": time, **clock, **fields, "previous_sha256": last["sha256"] if last else ""}
     entry["sha256"] = canonical_sha256(entry)
     lines.append(json.dumps(entry, sort_keys=True, allow_nan=False))
     write_text(file, "\n".join(lines) + "\n")
@@ -36,9 +35,9 @@ def append_entry(file: Path, **fields: Any) -> dict[str, Any]:
 
 
 def first_fault(file: Path) -> str:
-    """The first broken link of the log in words; "" when the whole chain holds, as that of a log not yet begun does.
+    """Describe the first broken link of the log; "" if the chain is intact or there is no log.
 
-    Entries cut off at the end leave a whole chain: compare the last entry with what it tells of, or with a copy in git.
+    Entries removed at the end leave an intact chain: compare the last entry with the state it records, or with a copy in git.
     """
     name, previous = Path(file).name, ""
     for n, line in enumerate(_lines(file), start=1):
@@ -54,7 +53,7 @@ def first_fault(file: Path) -> str:
 
 
 def canonical_sha256(value: Any) -> str:
-    """SHA-256 of a value as canonical JSON: sorted keys, no blanks."""
+    """SHA-256 of a value as canonical JSON: sorted keys, no whitespace."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""How many cores and how much memory this process may use: the machine's, its scheduler's and its container's limits together.
+"""Cores and memory available to this process, under the limits of the machine, its scheduler and its container.
 
-`os.cpu_count` counts the machine's cores. A container or a batch job often may use fewer: by CPU affinity, or by a cgroup's quota,
-which affinity does not show. Threads and processes beyond that share the same time and only take memory.
+`os.cpu_count` counts the machine's cores. A container or a batch job may be limited to fewer by CPU affinity or by a cgroup quota,
+which affinity does not show. More threads or processes than that only take memory.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ UNLIMITED_BYTES = 2**62
 
 
 def cores(root: Path = ROOT) -> int:
-    """Number of cores to use: the least of CPU affinity, the cgroup's CPU quota (rounded up) and $CMB_CORES; at least 1.
+    """Number of cores to use: the minimum of CPU affinity, the cgroup's CPU quota (rounded up) and $CMB_CORES; at least 1.
 
     Args:
-        root: folder that holds `proc` and `sys`; another one in tests.
+        root: Folder that contains `proc` and `sys`; replaced in tests.
 
     Raises:
-        InputError: $CMB_CORES is not a whole number of 1 or more.
+        InputError: If $CMB_CORES is not an integer of 1 or more.
     """
     quotas = [max(1, math.ceil(quota)) for quota in _cpu_quotas(root)]
     return min([_affinity(), *quotas, *_override()])
 
 
 def memory_bytes(root: Path = ROOT) -> int | None:
-    """Memory that this process may use: the least of the machine's and its cgroup's limit; None where neither is known.
+    """Memory available to this process in bytes: the minimum of the machine's and its cgroup's; None if neither is known.
 
     Args:
-        root: as for `cores`.
+        root: As for `cores`.
     """
     return min([*_machine_bytes(), *_cgroup_bytes(root)], default=None)
 
 
 def worker_count(most: int, gb_each: float, root: Path = ROOT) -> int:
-    """How many processes to run side by side for `most` pieces of work: one per core, as far as memory goes; at least 1.
+    """Number of processes to run in parallel: one per core, at most `most`, limited by memory; at least 1.
 
     Args:
-        most: pieces of work at hand.
-        gb_each: memory of one process, in units of 10^9 bytes.
-        root: as for `cores`.
+        most: Number of jobs.
+        gb_each: Memory of one process in GB (10^9 bytes).
+        root: As for `cores`.
     """
     return max(1, min(most, cores(root), workers_in_memory(gb_each, root)))
 
 
 def workers_in_memory(gb_each: float, root: Path = ROOT) -> int:
-    """How many processes of this size the memory holds, at least 1. gb_each, root: as for `worker_count`."""
+    """Number of processes of this size that fit in memory, at least 1. Arguments as for `worker_count`."""
     room = memory_bytes(root)
     return max(1, int(room / (gb_each * 1e9))) if room is not None else 2**31
 
 
 def limit_threads() -> None:
-    """Keep OpenMP (torch) and BLAS to `cores()` threads in this process; what is lower stays.
+    """Limit OpenMP (torch) and BLAS to `cores()` threads in this process; lower settings stay.
 
-    They count the machine's cores, of which a container may use fewer. Libraries that are loaded later are not limited.
+    By default they use one thread per core of the machine, more than a container may have. Libraries loaded later are not limited.
     """
     from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -73,7 +73,7 @@ def limit_threads() -> None:
 
 
 def _affinity() -> int:
-    """Cores that the scheduler lets this process run on; macOS and Windows do not say, there all are counted."""
+    """Cores in this process's CPU affinity; all cores on macOS and Windows, which do not report it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -84,24 +84,23 @@ def _override() -> Iterator[int]:
     if not setting:
         return
     if not setting.isdecimal() or int(setting) < 1:
-        raise InputError(
-            "setting-invalid", f"${VARIABLE}", "a whole number of cores, 1 or more", repr(setting), "unset it to use all there are"
-        )
+        expected, remedy = "a whole number of cores, 1 or more", "unset it to use all there are"
+        raise InputError("setting-invalid", f"${VARIABLE}", expected, repr(setting), remedy)
     yield int(setting)
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """CPU quotas in cores, of this process's cgroup and of those above it: the least of them holds."""
+    """CPU quotas in cores of this process's cgroup and its ancestors."""
     for folder in _cgroups(root, "cpu"):
         if (words := _read(folder / "cpu.max").split()) and words[0].isdecimal():
             yield int(words[0]) / int(words[1])
         quota, period = (_read(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-        if quota.isdecimal() and period.isdecimal():  # -1 is no quota
+        if quota.isdecimal() and period.isdecimal():  # -1 means no quota
             yield int(quota) / int(period)
 
 
 def _cgroup_bytes(root: Path) -> Iterator[int]:
-    """Memory limits of this process's cgroup and of those above it."""
+    """Memory limits of this process's cgroup and its ancestors."""
     for folder in _cgroups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             if (limit := _read(folder / name).strip()).isdecimal() and int(limit) < UNLIMITED_BYTES:
@@ -111,15 +110,15 @@ def _cgroup_bytes(root: Path) -> Iterator[int]:
 def _machine_bytes() -> Iterator[int]:
     try:
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, macOS not these names
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, macOS lacks these names
         return
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's cgroup for a controller and of all above it, of version 1 and 2 alike, as far as they are there.
+    """Folders of this process's cgroup for a controller and of its ancestors, cgroup v1 and v2. Some may not exist.
 
-    In a container without a cgroup namespace /proc names the host's path, whose folders the container does not see; then its own
-    limits are in the mounted root, which is among the folders above.
+    In a container without a cgroup namespace /proc lists the host's path, which does not exist in the container. Its limits are
+    then in the mounted root, which is yielded last.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -137,7 +136,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(file: Path) -> str:
-    """A small file's text; empty where there is none, or it cannot be read."""
+    """A small file's text; "" if it is missing or cannot be read."""
     try:
         return file.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -145,13 +144,10 @@ def _read(file: Path) -> str:
 
 
 def require_linux(what: str) -> None:
-    """Refuse work that needs Linux: training and serving use its process and file locks. Detection and the client run anywhere.
+    """Raise InputError on other systems than Linux, for work that needs its process and file locks: training and serving.
 
     Args:
-        what: the work, as the message names it.
-
-    Raises:
-        InputError: the system is another one.
+        what: Name of the work in the message.
     """
     if sys.platform != "linux":
         remedy = "run it on Linux, in WSL or in a container; `cmb detect` and the client run here"

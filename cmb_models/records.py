@@ -1,4 +1,4 @@
-"""Nested figures as they stand in metrics.json."""
+"""Helpers for nested metrics such as those of metrics.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: {"a": {"b": 1}} gives {"a.b": 1}. Lists stay values."""
+    """Flatten nested mappings: {"a": {"b": 1}} gives {"a.b": 1}. Lists are values."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -17,5 +17,5 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are not."""
+    """Whether a value is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

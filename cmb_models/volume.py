@@ -1,7 +1,7 @@
-"""A scan in memory: voxels and where they lie in the scanner.
+"""The Volume class: a scan's voxels with their affine, and conversions between voxel indices and scanner space.
 
-Conventions of the whole project: arrays are indexed (i, j, k); an affine maps a voxel index to millimetres in the
-scanner's RAS+ frame (x to the right, y to the front, z to the top); voxel (0, 0, 0) has its CENTRE at the affine's origin.
+Conventions of the whole project: arrays are indexed (i, j, k); an affine maps a voxel index to millimetres in the scanner's RAS+
+frame (x to the right, y to the front, z to the top); the affine's origin is the centre of voxel (0, 0, 0).
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-REAL = "biuf"  # numpy's kinds of real numbers
+REAL = "biuf"  # NumPy dtype kinds of real numbers
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
-    """A 3D image in its scanner's space.
+    """A 3D image in scanner space.
 
-    Two volumes are equal when their affines and all their voxels are; NaN equals NaN. Volumes cannot be hashed.
+    Two volumes are equal if their affines and all voxels are equal; NaN equals NaN. Volumes are not hashable.
 
     Args:
-        data: Voxels, (I, J, K), any orientation. Booleans, integers and other floats are converted to float32; float32 data are
-            kept without a copy.
-        affine: (4, 4), voxel index to scanner RAS mm, converted to float64. Oblique and left-handed ones included; `to_ras` gives
-            the canonical order of axes.
+        data: Voxels, (I, J, K), any orientation. Converted to float32; float32 data are not copied.
+        affine: (4, 4), voxel index to scanner RAS mm, converted to float64. May be oblique or left-handed; see `to_ras`.
 
     Raises:
         ValueError: If data are not three-dimensional or not real numbers, or the affine is not finite and invertible.
@@ -68,13 +66,13 @@ class Volume:
 
     @classmethod
     def from_nibabel(cls, image: SpatialImage) -> Volume:
-        """A volume with the voxels and the affine of a nibabel image.
+        """Create a volume from a nibabel image.
 
         Args:
             image: One 3D image; trailing axes of length 1 are dropped. Its scaling is applied.
 
         Raises:
-            ValueError: If the image has several volumes, or the volume is not valid.
+            ValueError: If the image has several volumes, or the volume is invalid.
         """
         if any(size != 1 for size in image.shape[3:]):
             raise ValueError(f"expected one 3D volume, got an image of shape {image.shape}")
@@ -85,7 +83,7 @@ class Volume:
         return cls(data.reshape(data.shape[:3]), image.affine)
 
     def to_nibabel(self, dtype: type = np.float32) -> nib.Nifti1Image:
-        """A NIfTI image with the same voxels and affine, in mm and scanner space (sform and qform).
+        """Convert to a NIfTI image in mm and scanner space (sform and qform).
 
         Args:
             dtype: Type of the stored voxels; values are converted, not scaled.
@@ -105,7 +103,7 @@ class Volume:
 
     @property
     def orientation(self) -> str:
-        """The nearest patient direction that each index increases towards, such as "RAS" or "LPS"."""
+        """The anatomical direction nearest to each increasing index, such as "RAS" or "LPS"."""
         return "".join(nib.orientations.aff2axcodes(self.affine))
 
     def to_ras(self) -> Volume:
@@ -117,23 +115,24 @@ class Volume:
 
 
 def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
-    """Exactly three values, such as one per axis, as a tuple."""
+    """Convert three values, such as one per axis, to a tuple."""
     i, j, k = values
     return i, j, k
 
 
 def world_from_index(index: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Voxel indices (N, 3), fractions allowed, to RAS mm (N, 3). Empty in, empty out."""
+    """Convert voxel indices (N, 3), may be fractional, to RAS mm (N, 3). N may be 0."""
     index = np.asarray(index, dtype=np.float64).reshape(-1, 3)
     world_mm: np.ndarray = index @ affine[:3, :3].T + affine[:3, 3]
     return world_mm
 
 
 def index_from_world(world_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """RAS mm (N, 3) to voxel indices (N, 3) with fractions. Empty in, empty out."""
+    """Convert RAS mm (N, 3) to fractional voxel indices (N, 3). N may be 0."""
     world_mm = np.asarray(world_mm, dtype=np.float64).reshape(-1, 3)
     index: np.ndarray = (world_mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     return index
 
 
-ScanLike = Volume | SpatialImage | str | os.PathLike[str]  # what a detector takes: an image, or the path of one
+# Input of a detector: an image, or the path of one.
+ScanLike = Volume | SpatialImage | str | os.PathLike[str]
