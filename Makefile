@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | test | test-research | lint | lock | gallery | bench-serving | bench-training | soak | bench-accuracy | bench-ood.
+# make setup | demo | full-demo | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | soak | bench-accuracy | bench-ood.
 # Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else. Of a site's workspace nothing is made
 # here but demo/ and demo-full/: `cmb init` creates others.
 SHELL := bash
@@ -14,7 +14,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup environments python demo full-demo test test-research lint lock gallery bench-serving bench-training soak bench-accuracy bench-ood
+.PHONY: setup environments python demo full-demo test test-research lint lock docs results gallery bench-serving bench-training soak bench-accuracy bench-ood
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -58,6 +58,13 @@ test-research: setup
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary
+
+# Figures, plots and generated pages of README and docs, from the committed JSON; after a demo, ARGS="--demo demo" collects its figures.
+results: setup
+	@$(BIN)/python -m scripts.results $(ARGS)
+
+docs: setup
+	@$(BIN)/mkdocs build --strict -q -d .site
 
 # The pictures of docs/explanation/phantom.md, a few minutes.
 gallery: setup

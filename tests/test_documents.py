@@ -1,16 +1,24 @@
-"""Documents: every relative link and picture is there, and every command line shown parses."""
+"""Documents: links and pictures exist, commands parse, figures are those of the committed JSON, the site builds."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from cmb_models.cli import build_app
+from scripts.results import blocks
+from scripts.results.__main__ import BLOCK as RESULTS
+from scripts.results.__main__ import documents, rendered
+from scripts.results.plots import draw_all
+from scripts.results.reference import PAGES
 from tests.support.imports import ROOT
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "research").glob("*.md"))]
@@ -36,7 +44,7 @@ def broken(document: Path) -> list[str]:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target):
             continue
-        name, _, anchor = target.partition("#")
+        name, _, anchor = target.removesuffix("#only-light").removesuffix("#only-dark").partition("#")
         file = (document.parent / name) if name else document
         if not file.exists() or (anchor and anchor not in anchors(file)):
             found.append(target)
@@ -124,3 +132,63 @@ def test_constants_are_no_environment_variables(tmp_path):
     source = tmp_path / "module.py"
     source.write_text('CMB_MM = 1\nVALUE = environ.get("CMB_CORES")\n')
     assert variables_in(source) == {"CMB_CORES"}
+
+
+def without_code(text: str) -> str:
+    """A document's text without code and without generated blocks."""
+    return re.sub(r"```.*?```|`[^`]*`", "", RESULTS.sub("", text), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("document", documents(), ids=relative)
+def test_measured_figures_are_those_of_the_json(document):
+    text = document.read_text(encoding="utf-8")
+    assert rendered(text) == text, "run `make results`"
+
+
+@pytest.mark.parametrize("document", [d for d in documents() if d.parent.name not in ("explanation", "reference")], ids=relative)
+def test_no_measured_figure_is_written_by_hand(document):
+    """Shares, counts and scores stand in generated blocks; confidence levels and the stated aim are no measurements."""
+    text = without_code(document.read_text(encoding="utf-8")).replace("95 %", "").replace("a sensitivity of 0.92 at", "")
+    assert re.findall(r"\b\d+ of \d+\b|\b0\.\d\d+\b|\d+(?:\.\d+)? ?%", text) == []
+
+
+def test_generated_pages_and_plots_are_current(tmp_path):
+    for path, page in PAGES.items():
+        assert page() == (ROOT / path).read_text(encoding="utf-8"), f"{path}: run `make results`"
+    for plot in draw_all(tmp_path):
+        assert plot.read_bytes() == (ROOT / "docs/pictures" / plot.name).read_bytes(), f"{plot.name}: run `make results`"
+
+
+def test_a_changed_figure_is_noticed(monkeypatch):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    figures = blocks.load("docs/results/demo.json")
+    figures["held_out"]["hits"] += 1
+    monkeypatch.setattr(blocks, "load", lambda path: figures)
+    assert rendered(text) != text
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")), ids=relative)
+def test_a_page_begins_with_its_readers(document):
+    paragraphs = re.sub(r"<!--.*?-->", "", document.read_text(encoding="utf-8"), flags=re.DOTALL).strip().split("\n\n")
+    assert paragraphs[0].startswith("# ") and "\n" not in paragraphs[0]
+    assert next(p.strip() for p in paragraphs[1:] if p.strip()).startswith("*For ")
+
+
+@pytest.mark.parametrize("document", documents(), ids=relative)
+def test_every_picture_is_described(document):
+    assert all(len(alt) > 20 for alt in re.findall(r"!\[(.*?)\]\(", document.read_text(encoding="utf-8")))
+
+
+def test_readme_stays_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+
+
+def test_the_site_builds(tmp_path):
+    """`mkdocs build --strict`: no broken link or anchor, every page in the navigation, every Python object found."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Load a release from its bundle" in (tmp_path / "site/reference/python/index.html").read_text(encoding="utf-8")
+    pages = {p.relative_to(ROOT / "docs").with_suffix("") for p in (ROOT / "docs").rglob("*.md")}
+    assert all((tmp_path / "site" / (p.parent if p.name == "index" else p) / "index.html").is_file() for p in pages)

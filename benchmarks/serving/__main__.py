@@ -35,12 +35,12 @@ from cmb_models.training.final import load_weights
 
 GOALS = {  # key: (goal, whether less is better, what it is)
     "grpc_small_s": (2.0, True, "197×233×94 through gRPC on loopback, end to end, s"),
-    "grpc_over_inprocess": (1.25, True, "… beside the same work in process, ratio"),
+    "grpc_over_inprocess": (1.25, True, "… divided by the same work in process"),
     "grpc_large_s": (12.0, True, "512×448×80 through gRPC, s"),
-    "server_peak_gb": (4.0, True, "most memory of the server and its steps meanwhile, GiB"),
-    "candidates_ms": (30.0, True, "candidates out of 300 blobs in 512×448×80, ms"),
-    "speedup_over_plain": (4.0, False, "in process, beside MONAI's sliding window in torch and labels, ratio"),
-    "share_of_peak": (0.5, False, "stage 1's share of the machine's matrix product, float32"),
+    "server_peak_gb": (4.0, True, "peak memory of the server and its steps, GiB"),
+    "candidates_ms": (30.0, True, "candidate extraction, 300 blobs in 512×448×80, ms"),
+    "speedup_over_plain": (4.0, False, "speed-up over MONAI's sliding window in torch with labelling"),
+    "share_of_peak": (0.5, False, "candidate network's share of the machine's peak, float32"),
 }
 CLIENTS = (1, 2, 4, 8, 16)
 ROOT = Path(__file__).parents[2]

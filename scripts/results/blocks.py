@@ -1,0 +1,142 @@
+"""Markdown blocks of measured figures; a document names them in `<!-- results:NAME -->` ... `<!-- /results -->`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import training_processors
+from benchmarks.serving.__main__ import GOALS
+from cmb_models.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+EVALUATIONS = {
+    "out_of_fold": "out of fold",
+    "cross_fitted": "out of fold, each fold's threshold chosen on the others",
+    "held_out": "held-out test set",
+}
+HEAD = "| | found | sensitivity (95 % CI) | FP/scan (95 % CI) | precision | F1 |\n|---|---|---|---|---|---|"
+
+
+def render(name: str) -> str:
+    """The block of this name, without its markers.
+
+    Raises:
+        KeyError: If there is no such block.
+    """
+    return BLOCKS[name]()
+
+
+def load(path: str) -> Any:
+    """A committed JSON file, by its path from the root of the repository."""
+    return read_json(ROOT / path)
+
+
+def summary() -> str:
+    """Held-out figures of both demos, for README."""
+    rows = [HEAD]
+    for name, label in (("demo", "`make demo`"), ("full-demo", "`make full-demo`")):
+        figures = load(f"docs/results/{name}.json")
+        scans = figures["held_out"]["n_scans"]
+        rows.append(evaluation_row(f"{label}: 15 training scans, out of fold", figures["out_of_fold"]))
+        rows.append(evaluation_row(f"{label}: {scans} held-out scans", figures["held_out"]))
+    return "\n".join(rows)
+
+
+def evaluations(name: str) -> str:
+    """All evaluations of one demo, with its scans free of microbleeds."""
+    figures = load(f"docs/results/{name}.json")
+    return "\n".join([HEAD, *(evaluation_row(label, figures[key]) for key, label in EVALUATIONS.items())])
+
+
+def evaluation_row(label: str, figures: dict[str, Any]) -> str:
+    """One row under HEAD."""
+    found = f"{figures['hits']} of {figures['n_lesions']}"
+    rates = (f"{figures[rate]:.2f} ({low:.2f}–{high:.2f})" for rate, (low, high) in _intervals(figures))
+    return f"| {label} | {found} | {' | '.join(rates)} | {figures['precision']:.2f} | {figures['f1']:.2f} |"
+
+
+def _intervals(figures: dict[str, Any]) -> list[tuple[str, list[float]]]:
+    return [(rate, figures["intervals_95"][rate]) for rate in ("sensitivity", "fp_per_scan")]
+
+
+def sizes(name: str) -> str:
+    """Held-out results by lesion diameter."""
+    rows = ["| diameter | found | sensitivity (95 % CI) |\n|---|---|---|"]
+    for size in load(f"docs/results/{name}.json")["held_out"]["size"]:
+        hits, n, (low, high) = size["hits"], size["n_lesions"], size["interval_95"]
+        rows.append(f"| {size['name']} | {hits} of {n} | {hits / n:.2f} ({low:.2f}–{high:.2f}) |")
+    return "\n".join(rows)
+
+
+def learning_curve() -> str:
+    """Sensitivity at one FP/scan by number of training scans, methods side by side."""
+    accuracy = load("research/results/accuracy.json")
+    rows = [f"| training scans | {' | '.join(map(str, accuracy['sizes']))} |", "|---" * (len(accuracy["sizes"]) + 1) + "|"]
+    for method in METHODS:
+        means = {row["scans"]: row["mean"] for row in accuracy["means"] if row["name"] == method}
+        cells = (f"{means[n]:.2f}" if n in means else "" for n in accuracy["sizes"])
+        rows.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+METHODS = {
+    "two-stage (ours)": "both networks",
+    "stage 1 alone": "candidate network alone",
+    "two-stage, nothing planted": "both networks, no synthetic lesions",
+    "U-Net segmentation": "one U-Net that segments",
+    "radial symmetry": "radial symmetry (classical)",
+    "nnU-Net v2": "nnU-Net v2, 1,250 steps of one training",
+}
+
+
+def serving() -> str:
+    """The goals of benchmarks/serving and what was measured."""
+    measured = load("benchmarks/results/serving.json")
+    rows = ["| | measured | goal |\n|---|---|---|"]
+    for key, (goal, less, meaning) in GOALS.items():
+        rows.append(f"| {meaning} | {measured['goals'][key]:.3g} | {'≤' if less else '≥'} {goal:g} |")
+    return "\n".join(rows)
+
+
+def soak() -> str:
+    """Half an hour of load with promotions, rollbacks and malformed requests."""
+    figures = load("benchmarks/results/soak.json")
+    cells = {
+        "duration": f"{figures['minutes']:.0f} min",
+        "answers": f"{figures['answers']:,}",
+        "malformed requests": sum(figures["malformed"].values()),
+        "release switches": figures["switches"],
+        "lost or wrong answers": figures["n_faults"],
+        "memory growth": f"{figures['memory_growth']:.0%}".replace("-", "−"),
+    }
+    return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(map(str, cells.values()))} |"
+
+
+def phase() -> str:
+    """Sensitivity with and without phase where calcifications are frequent."""
+    figures = load("research/results/phase_calcifications.json")
+    rows = ["| FP/scan | sensitivity without phase | with phase |\n|---|---|---|"]
+    without, with_phase = (figures["sensitivity_at_fp"][key] for key in ("SWI", "SWI and phase"))
+    for before, after in zip(without, with_phase, strict=True):
+        rows.append(f"| {before['fp_per_scan']:g} | {before['sensitivity']:.2f} | {after['sensitivity']:.2f} |")
+    return "\n".join(rows)
+
+
+def training_speed() -> str:
+    """Steps per second by precision and instruction set."""
+    return training_processors.markdown(load("benchmarks/results/training_speed.json")["processors"]).strip()
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "demo": lambda: evaluations("demo"),
+    "full-demo": lambda: evaluations("full-demo"),
+    "full-demo-sizes": lambda: sizes("full-demo"),
+    "learning-curve": learning_curve,
+    "serving": serving,
+    "soak": soak,
+    "phase": phase,
+    "training-steps-per-second": training_speed,
+}
