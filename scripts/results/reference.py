@@ -83,8 +83,8 @@ def error_codes() -> str:
 {NOTE}
 *For programs that react to errors: match the code, never the sentence.*
 
-Codes are stable. They appear as `code` in the output of `--json` and in `detections.json`, in the JSON part of a gRPC status, as the
-label `cause` of `cmb_refusals_total` and in the request log. In Python: `cmb_models.InputError.code`.
+Codes are stable. They appear as `code` in the output of `--json` and in `detections.json`, in the JSON part of a gRPC status, as
+the label `cause` of `cmb_refusals_total` and in the request log. In Python: `cmb_models.InputError.code`.
 
 | code | meaning |
 |---|---|
