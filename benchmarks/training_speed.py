@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 CASES = (
     *(Case(*cores, precision) for cores in ((1, 2), (2, 1)) for precision in PRECISIONS),
-    *(Case(1, 1, "bf16", ahead=n) for _ in range(3) for n in (0, 1)),  # in turn: what drawing beside it costs the training itself
+    *(Case(1, 1, "bf16", ahead=n) for _ in range(3) for n in (0, 1)),  # in turn: what drawing in parallel costs the training
 )
 CUDA_CASES = (  # on a CUDA device, which they share
     Case(1, 1, "fp32"),

@@ -23,7 +23,7 @@ ROWS = REPORTS / "cross_validate"
 
 def main() -> None:
     params, scans = load_params(PARAMS), read_rows(ROWS).scans
-    # From the rows, whose subjects are looked at, and not from metrics.json, which does not tell whose scores chose its threshold.
+    # From the rows, which name their subjects; metrics.json does not record whose scores its threshold was chosen on.
     subjects = calibration_subjects(ROWS, (s.subject for s in scans), read_json(SPLIT))
     decision = decide_on(scans, params)
     write_json(CALIBRATION, {"decision": decision.model_dump(), "subjects": subjects})

@@ -1,4 +1,4 @@
-"""Stage cross_validate: both stages out of fold, the honest numbers of a site's own scans."""
+"""Stage cross_validate: both stages out of fold, the least biased figures of a site's scans."""
 
 from __future__ import annotations
 

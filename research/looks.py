@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, told
+from cmb_models.evaluation.exposure_log import count_evaluation, exposure_summary, locked_scans
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import metrics_at
 from cmb_models.release.bundle import BundleDetector
@@ -24,4 +24,6 @@ def count_look(
     before the scans are read.
     """
     figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
-    return told(count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures))
+    return exposure_summary(
+        count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures)
+    )

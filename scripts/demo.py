@@ -139,8 +139,8 @@ def show_results(started: float) -> None:
         table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{m['precision']:.0%}")
     console.print(table)
     fitted = out_of_fold["cross_fitted"]
-    said = f"{fitted['sensitivity']:.1%} at {fitted['fp_per_scan']:.2f} false positives a scan"
-    console.print(f"out of fold with each fold's threshold chosen on the others: {said}")
+    figures = f"{fitted['sensitivity']:.1%} at {fitted['fp_per_scan']:.2f} FP/scan"
+    console.print(f"out of fold with each fold's threshold chosen on the others: {figures}")
     with (WORKSPACE / "results/detections.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     console.print(f"{len(rows)} findings in the locked scans by the server, release {rows[0]['release'] if rows else '-'}")

@@ -192,3 +192,13 @@ def test_the_site_builds(tmp_path):
     assert "Load a release from its bundle" in (tmp_path / "site/reference/python/index.html").read_text(encoding="utf-8")
     pages = {p.relative_to(ROOT / "docs").with_suffix("") for p in (ROOT / "docs").rglob("*.md")}
     assert all((tmp_path / "site" / (p.parent if p.name == "index" else p) / "index.html").is_file() for p in pages)
+
+
+# Of STYLE's list: words that this project used in a sense of its own.
+HOME_MADE = re.compile(r"\b(told|anew|beside|whoever|look-alikes?|of another make|stands? off|planted|planting)\b", re.IGNORECASE)
+
+
+def test_the_fields_own_terms_are_used():
+    folders = ("cmb_models", "pipelines", "serving", "docs", "deploy")
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".yaml", ".j2")]
+    assert {relative(p): found for p in files if (found := HOME_MADE.findall(p.read_text(encoding="utf-8")))} == {}

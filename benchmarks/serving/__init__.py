@@ -1,1 +1,1 @@
-"""How long a scan takes, served and in process, beside what people write by hand and beside other runtimes."""
+"""How long a scan takes, served and in process, compared with a plain implementation and with other runtimes."""

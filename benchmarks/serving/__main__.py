@@ -117,7 +117,7 @@ def goals(found: dict) -> dict[str, float]:
 
 
 def show(found: dict, console: Console) -> None:
-    """Print the figures as one table, each beside what is asked."""
+    """Print the figures as one table, each next to its goal."""
     table = Table("key", "what", "measured", "asked", box=SIMPLE, title=f"Serving on {found['machine']['cores']} cores")
     for key, (goal, less, what) in GOALS.items():
         value = found["goals"][key]

@@ -1,4 +1,4 @@
-"""Candidate extraction from a map of many blobs, ours beside labelling every voxel."""
+"""Candidate extraction from a map of many blobs, compared with labelling every voxel."""
 
 from __future__ import annotations
 

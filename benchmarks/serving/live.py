@@ -1,4 +1,4 @@
-"""A live server: latency beside the same work in process, its memory, and clients at once."""
+"""A live server: latency compared with the same work in process, its memory, and clients at once."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Life:
-    """What happened. serving: (since, releases that may answer), appended as the server is told to switch and has switched."""
+    """What happened. serving: (since, releases that may answer), appended when a switch begins and when it is done."""
 
     answers: int = 0
     outcomes: Counter = field(default_factory=Counter)  # of malformed requests
@@ -150,7 +150,7 @@ def _send(life: Life, done: threading.Event, server: Server, scans, expected, se
 
 
 def amiss(outcome: str) -> bool:
-    """Whether a malformed request met something that none should (fuzz.py); one for a version that is going is told just that."""
+    """Whether a malformed request met something that none should (fuzz.py); one for a version being unloaded gets that reason."""
     return (":" in outcome or outcome.startswith("wordless")) and "not at ready state" not in outcome
 
 

@@ -175,7 +175,7 @@ class DetectCandidates(Section):
 
 class CrossValidate(Section):
     seed: Seed
-    nested: bool  # also tune, mine and calibrate anew inside each fold (training/validation/nested.py)
+    nested: bool  # also repeat tuning, mining and calibration inside each fold (training/validation/nested.py)
 
 
 class Train(Section):

@@ -14,7 +14,7 @@ class Preprocess(Section):
 
     spacing_mm: working grid, RAS axes. multiple_vox: each axis is padded to a multiple of this (2 to the number of the U-Net's
     stride-2 levels). foreground_fraction: share of the 99th percentile above which a voxel counts as head, not air.
-    clip: normalised intensities are cut at plus and minus this. phase: stage 2 sees the scan's phase beside the SWI (phase.py);
+    clip: normalised intensities are cut at plus and minus this. phase: stage 2 gets the phase as a second channel (phase.py);
     false where it is left out, as in releases made before there was the choice.
     """
 
@@ -82,8 +82,8 @@ class Gate(Section):
     `_low` and `_high` limit the lower and upper end of the 95 % interval over subjects. min_sensitivity, max_fp_per_scan: at the
     release's own threshold. min_sensitivity_at_fp: at `at_fp_per_scan` false positives a scan, whatever threshold that takes.
     max_fp_per_cmb_free_scan: on scans without CMBs. max_ece: calibration error of all candidates' scores. min_site_sensitivity,
-    max_site_fp_per_scan: of every dataset by itself; min_size_sensitivity: of every class of size. Where there are fewer than
-    min_lesions or min_scans to tell by, that is said and does not fail. sensitivity_margin, fp_margin: how much worse than
+    max_site_fp_per_scan: of every single dataset; min_size_sensitivity: of every class of size. With fewer than
+    min_lesions or min_scans the check is reported as not judged and passes. sensitivity_margin, fp_margin: how much worse than
     production the release may be at most, by the end of the paired interval, on min_common_scans or more scans that both were
     evaluated on. max_parity: difference of ONNX to torch, as measured at export. max_seconds: for the bundle's golden scan, on the
     machine that asks.

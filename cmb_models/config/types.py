@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class Promotion(Section):
-    """Who may promote. approver_differs: nobody promotes a release that they registered themselves."""
+    """Who may promote. approver_differs: the user who registered a release cannot promote it."""
 
     approver_differs: bool = False
 

@@ -27,7 +27,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     in the last stage. Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm,
     n_cmbs, and phase_sha256 where phase is used. Raises one InputError that lists every fault of every scan: unreadable, not
     SWI-like, the same file twice, a lesion outside its volume or marked twice, no phase that belongs to it; or, before any of
-    that, one that tells that `raw_dir` is a dataset itself, or holds none.
+    that, one that states that `raw_dir` is a dataset itself, or holds none.
     """
     with_phase = settings if settings is not None and settings.phase else None
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects

@@ -36,14 +36,14 @@ class ScanFile:
 
 
 def phase_beside(swi: Path) -> Path:
-    """Where the phase image of an SWI file is looked for: NAME_part-phase_swi beside NAME_swi, NAME_part-phase beside any other."""
+    """Expected path of an SWI file's phase image: NAME_part-phase_swi next to NAME_swi, else NAME_part-phase."""
     name = scan_name(swi)
     ending = ("_swi" if name.endswith("_swi") else "") + swi.name[len(name) :]
     return swi.with_name(f"{swi.name.removesuffix(ending)}_part-phase{ending}")
 
 
 def read_phase(swi: Path, file: Path | None = None) -> Volume:
-    """The phase image that belongs to an SWI file: `file`, or else the one beside it. InputError has the SWI as its case."""
+    """The phase image that belongs to an SWI file: `file`, or else the one next to it. InputError has the SWI as its case."""
     path = file or phase_beside(swi)
     try:
         return read_volume(path)
@@ -71,7 +71,9 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         )
     rows = read_annotations(dataset / ANNOTATIONS)
     patterns = ("sub-*/swi/sub-*_swi.nii.gz", "sub-*/ses-*/swi/sub-*_swi.nii.gz")
-    files = sorted(f for p in patterns for f in dataset.glob(p) if "_part-" not in f.name)  # phase images lie beside the SWI
+    files = sorted(
+        f for p in patterns for f in dataset.glob(p) if "_part-" not in f.name
+    )  # phase images are stored next to the SWI
     if not files:
         raise InputError(
             "dataset-layout", dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)"

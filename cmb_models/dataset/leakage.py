@@ -1,7 +1,7 @@
 """Guards against judging a model on what it has seen. Each raises one InputError that names the subjects or scans at fault.
 
-A number is honest when no subject it is taken from had a part in what it judges: weights, settings, candidates, threshold or
-calibration. The unit is the subject; where files are known, their content counts too, whatever they are called.
+A figure is free of leakage when no subject that it is computed on contributed to what it evaluates: weights, settings,
+candidates, threshold or calibration. The unit is the subject; where files are known, their content counts too, not their names.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _fill_folds(subjects: list[str], cmbs: dict[str, int], folds: int) -> dict[s
 def _check(
     scans: list[ScanEntry], cmbs: dict[str, int], free: list[str], locked: set[str], settings: Split, min_scans: int
 ) -> None:
-    """Refuse data that gives no honest number, saying which number it would have been."""
+    """Reject data that cannot give an unbiased figure, and name the figure."""
     training = sum(scan["subject"] in free for scan in scans)
     if training < min_scans:
         raise InputError(
@@ -109,7 +109,7 @@ def _check(
             "split",
             "locked test subjects",
             "none",
-            "set split.locked_datasets or split.locked_fraction: nothing else is honest",
+            "set split.locked_datasets or split.locked_fraction: no other set gives an unbiased figure",
         )
 
 
@@ -123,7 +123,7 @@ def _notes(training: list[int], locked: list[int]) -> list[str]:
     if (n := sum(c > 0 for c in training)) < FEW_SUBJECTS:
         notes.append(f"Only {n} training subjects have CMBs: intervals over so few subjects are too narrow.")
     if not (n := sum(locked)):
-        notes.append("The locked scans hold no CMB: the final test can count false positives, but says nothing on sensitivity.")
+        notes.append("The locked scans hold no CMB: the final test can count false positives, but cannot measure sensitivity.")
     elif n < FEW_CMBS:
         notes.append(
             f"Only {n} CMBs in the locked scans: one more or less found moves the final sensitivity by {100 / n:.0f} points."

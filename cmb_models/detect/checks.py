@@ -14,7 +14,7 @@ MAX_ORIGIN_OFFSET_MM = (
     1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
 )
 MAX_SKEW = 0.1  # cosine between two axes: 6 degrees off a right angle. Scanners give 0, a registration's shear a little
-# Prepared, a stored voxel takes 14 bytes beside its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
+# Prepared, a stored voxel takes 14 bytes besides its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
 # twice the finest whole-head SWI known to us (512 x 512 x 192).
 MAX_VOXELS = 2**27
 # Stage 1 takes 350 to 410 bytes for each voxel of the working grid in ONNX Runtime on a CPU (measured): 10 GB at this limit.
@@ -51,7 +51,7 @@ def check_scan(volume: Volume, case: str) -> None:
 
 
 def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float] | None = None) -> None:
-    """Raise InputError naming `case` for a shape or an affine that no head scan has; looks at no voxel, so it costs nothing.
+    """Raise InputError naming `case` for a shape or an affine that no head scan has; reads no voxel, so it costs nothing.
 
     working_mm: spacing of the grid that the scan will be brought to, whose size is then judged too: few voxels many millimetres
     apart would become more than a machine holds.

@@ -104,7 +104,7 @@ def _into(extreme: np.ufunc, buffers: list[np.ndarray]) -> Callable[[np.ndarray,
 
 
 def reach(padded: Image, direction: Direction, length: int) -> Image:
-    """What a closing by `length` voxels along `direction` looks at, of (..., I, J, K) padded by MARGIN on every side.
+    """The voxels that a closing by `length` voxels along `direction` uses, of (..., I, J, K) padded by MARGIN on every side.
 
     padded: anything that can be sliced, as for `along`.
     """

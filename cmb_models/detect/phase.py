@@ -1,10 +1,10 @@
 """A scanner's phase image in radians of one meaning: above 0 where veins are dark in the SWI, as blood and old bleeding are.
 
-Calcium is as dark as a microbleed and of the opposite phase; only phase tells them apart. Files hold it unsigned with an offset or
+Calcium is as dark as a microbleed and of the opposite phase; only phase separates them. Files hold it unsigned with an offset or
 signed, in any unit and with either sign, and their headers do not say which. So all of it is read off the images. Assumed:
 
 - The phase is the high-pass filtered one that scanners store with an SWI, wrapped to one turn. Then noise in air, and the field
-  beside it, reach both ends of the turn: the stored numbers' whole range is 2 pi. A background that was set to one number is left
+  next to it, reach both ends of the turn: the stored numbers' whole range is 2 pi. A background that was set to one number is left
   out; the brain alone still reaches 3.0 of 3.14 radians (simulated scans). Radians are a unit like any other.
 - Tissue as a whole has no phase: the direction it has on average is the offset.
 - The SWI was darkened by this very phase: where it has thin dark structures, most of them veins, the phase is that of veins.
@@ -49,7 +49,9 @@ def check_phase(phase: Volume, swi: Volume, case: str) -> None:
             "phase-constant", case, "a phase image", f"a constant one (every voxel is {phase.data.flat[0]:g})", "check the export"
         )
     if np.array_equal(phase.data, swi.data):
-        raise InputError("phase-unusable", case, "a phase image beside the SWI", "the SWI itself twice", "pass the phase series")
+        raise InputError(
+            "phase-unusable", case, "a phase image in addition to the SWI", "the SWI itself twice", "pass the phase series"
+        )
 
 
 def unit_phasors(numbers: np.ndarray, case: str) -> np.ndarray:

@@ -41,7 +41,7 @@ class Prepared:
 
     @property
     def air(self) -> float:
-        """The image's lowest value: what an absent signal looks like, and what lies beyond the edge. Reads the whole image."""
+        """The image's lowest value: the value of absent signal, and of everything beyond the edge. Reads the whole image."""
         return float(self.image.min())
 
 
@@ -72,7 +72,11 @@ def _phase(phase: Volume | None, stored: Volume, grid: Volume, settings: Preproc
     """Phase (I, J, K) float32 in radians on the working grid; `grid` is the normalised SWI there, `stored` the SWI as stored."""
     if phase is None:
         raise InputError(
-            "phase-missing", case, "a phase image beside the SWI, which is used with it here", "none", "add the scan's phase series"
+            "phase-missing",
+            case,
+            "a phase image with the SWI, since this release uses phase",
+            "none",
+            "add the scan's phase series",
         )
     check_phase(phase, stored, case)
     vectors = unit_phasors(phase.data, case)

@@ -46,7 +46,7 @@ def check_prepared(heatmap: np.ndarray, prepared: Prepared) -> None:
 def check_candidates(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray) -> None:
     """Raise InputError unless there is one of everything for each candidate, with a place and scores in [0, 1].
 
-    Stage 2's scores may be NaN: that is a network's fault, told elsewhere.
+    Stage 2's scores may be NaN: that is a fault of the network, reported elsewhere.
     """
     lengths = [len(a) for a in (found.index_vox, found.centre_mm, found.diameter_mm, found.stage1_score, stage2_score)]
     if len(set(lengths)) > 1:

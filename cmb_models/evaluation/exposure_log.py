@@ -1,7 +1,7 @@
-"""How often the locked set has been looked at: every evaluation on it is an entry of a hash-chained log in the workspace.
+"""The exposure log: every evaluation on the held-out test set is an entry of a hash-chained log in the workspace.
 
-A locked set is worth what it has not been used for. Whoever trains again after each look at it tunes on it, one look at a time;
-the count stands beside the figures, so that nobody needs to remember it.
+Retraining in response to an evaluation tunes on the test set. The number of evaluations is reported with the figures, so that
+readers can judge this bias.
 """
 
 from __future__ import annotations
@@ -23,28 +23,38 @@ def locked_scans(index: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def require_whole(file: Path) -> None:
-    """Refuse a broken log with InputError; one not yet begun is whole. Ask before the locked scans are read."""
+    """Raise InputError for a broken log; a missing one is intact. Call it before the locked scans are read."""
     fault = first_fault(file)
     if fault:
-        remedy = "restore it with `git checkout`, or from a backup: what was looked at cannot be counted without it"
-        raise InputError("log-damaged", file, "an unbroken log of looks at the locked set", fault, remedy)
+        remedy = "restore it with `git checkout`, or from a backup: evaluations cannot be counted without it"
+        raise InputError("log-damaged", file, "an unbroken exposure log", fault, remedy)
 
 
 def count_evaluation(
     file: Path, bundle_sha256: str, scans: Sequence[str], commit: str, metrics: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Append an evaluation and return how often these locked scans have been looked at, this time included.
+    """Append an evaluation, and count the evaluations of these locked scans, this one included.
 
-    Looks are counted scan by scan, so that a set that one scan was added to or taken from is not a new one. Returns
-    {"scans_sha256", "time", "evaluations", "bundles", "scans", "seen_before"}: the most looks that any of the scans has had, the
-    most different bundles that any was shown to, the number of scans, and how many of them had been looked at before. The same
-    bundle evaluated twice is two looks at one bundle. bundle_sha256: of the bundle's manifest. scans: as locked_scans gives them.
-    commit: checked out in the workspace, "" outside of git. Waits for another process that counts in the same folder. Raises
-    InputError for no scans or a broken log, before anything is written.
+    Evaluations are counted per scan, so adding or removing a scan does not make a new set. Waits for another process that counts in
+    the same folder.
+
+    Args:
+        file: The log.
+        bundle_sha256: Of the bundle's manifest. One bundle evaluated twice counts as two evaluations of one bundle.
+        scans: As `locked_scans` returns them.
+        commit: Checked out in the workspace; "" outside of git.
+        metrics: KEY_FIGURES are stored.
+
+    Returns:
+        scans_sha256, time, evaluations and bundles (the largest number of any scan), scans (their number), seen_before (scans
+        evaluated before).
+
+    Raises:
+        InputError: For no scans or a broken log, before anything is written.
     """
     if not scans:
         raise InputError(
-            "locked-set-empty", "locked scans", "at least one that was looked at", "none", "lock some (split.locked_datasets)"
+            "locked-set-empty", "locked scans", "at least one that was evaluated", "none", "lock some (split.locked_datasets)"
         )
     figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
     about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
@@ -52,23 +62,23 @@ def count_evaluation(
         require_whole(file)
         entry = append_entry(file, **about, figures=figures)
         entries = read_entries(file)
-    looks = {scan: [e["bundle_sha256"] for e in entries if _looked_at(e, scan, entry)] for scan in scans}
-    counted = {"evaluations": max(map(len, looks.values())), "bundles": max(len(set(b)) for b in looks.values())}
-    counted |= {"scans": len(looks), "seen_before": sum(len(bundles) > 1 for bundles in looks.values())}
+    exposures = {scan: [e["bundle_sha256"] for e in entries if _includes(e, scan, entry)] for scan in scans}
+    counted = {"evaluations": max(map(len, exposures.values())), "bundles": max(len(set(b)) for b in exposures.values())}
+    counted |= {"scans": len(exposures), "seen_before": sum(len(bundles) > 1 for bundles in exposures.values())}
     return {"scans_sha256": scans_sha256, "time": entry["time"], **counted}
 
 
-def told(counted: Mapping[str, Any]) -> str:
-    """What `count_evaluation` returned, in a sentence. Evaluations of before do not tell scan by scan, which is left out then."""
+def exposure_summary(counted: Mapping[str, Any]) -> str:
+    """The result of `count_evaluation` as a sentence. Evaluations of older versions were not counted per scan: left out."""
     seen, scans, times = (counted.get(name, 0) for name in ("seen_before", "scans", "evaluations"))
-    at = f"{times} times, at {counted['bundles']} different bundle{'s' if counted['bundles'] != 1 else ''}"
+    at = f"{times} times, with {counted['bundles']} different bundle{'s' if counted['bundles'] != 1 else ''}"
     if times == 1:
-        return "None of these locked scans had been looked at before."
+        return "None of these held-out scans had been evaluated before."
     if seen < scans:
-        return f"{seen} of these {scans} locked scans had been looked at before, by now up to {at}."
-    return f"These locked scans have been looked at {at}."
+        return f"{seen} of these {scans} held-out scans had been evaluated before, by now up to {at}."
+    return f"These held-out scans have been evaluated {at}."
 
 
-def _looked_at(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:
-    """Whether an evaluation had a scan of the present one. Entries of before scans were listed are known by their whole set."""
+def _includes(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:
+    """Whether an earlier evaluation included a scan. Entries of older versions list no scans and are compared by their set."""
     return scan in entry["scans"] if "scans" in entry else entry["scans_sha256"] == now["scans_sha256"]

@@ -45,7 +45,7 @@ class Froc:
 
 
 def froc(scans: Sequence[ScoredScan], tolerance_mm: float) -> Froc:
-    """The FROC curve of several scans, matched anew at every threshold (a lower one can change who matches whom).
+    """The FROC curve of several scans, matched again at every threshold (a lower one can change who matches whom).
 
     No detections at all give one point, threshold 1 with no hits.
     """

@@ -12,7 +12,7 @@ from cmb_models.evaluation.matching import ScoredScan, match
 from cmb_models.evaluation.statistics.bootstrap import no_narrower, rate_interval, share_interval, subject_draws, wilson
 
 Part = tuple[Sequence[ScoredScan], float]  # scans and the threshold they are judged at
-Intervals = dict[str, list[float] | None]  # [low, high]; None where there is nothing to tell
+Intervals = dict[str, list[float] | None]  # [low, high]; None where undefined
 
 
 class Metrics(TypedDict):
@@ -51,7 +51,7 @@ def metrics_at(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: floa
     mean_scan_sensitivity: each scan's own, averaged over the scans with CMBs, so that one with many does not outweigh the others.
     scan_sensitivity: share of the scans with CMBs that have a finding, right or wrong; scan_specificity: share of the CMB-free ones
     that have none. With no lesions sensitivity is 1 (nothing was missed) and with no detections precision is 1 (nothing was wrong),
-    so that a CMB-free set answered with silence is perfect; n_lesions and n_detections tell such cases apart.
+    so that a CMB-free set answered with silence is perfect; n_lesions and n_detections distinguish such cases.
     """
     return _summary(counts_of(scans, threshold, tolerance_mm), threshold)
 

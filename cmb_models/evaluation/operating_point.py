@@ -26,7 +26,8 @@ HALF_TRUST = 20
 def decide_on(scans: Sequence[ScoredScan], params: Params) -> Decision:
     """The decision for networks of the kind that gave these scans their joint scores, from these scans alone.
 
-    The threshold is chosen on joint scores (metrics.choose_threshold, at most calibrate.max_fp_per_scan) and told on the calibrated
+    The threshold is chosen on joint scores (metrics.choose_threshold, at most calibrate.max_fp_per_scan) and given on the
+    calibrated
     scale; calibration is monotone, so it keeps what passes. Raises InputError when there are no candidates to learn from.
     """
     tolerance = params.evaluate.tolerance_mm

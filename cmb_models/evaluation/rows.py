@@ -93,7 +93,7 @@ def lesion_rows(scans: Sequence[ScoredScan], threshold: float, tolerance_mm: flo
     """One row a marked CMB, in the annotations' order, and one a place marked `possible`, which is neither hit nor missed.
 
     `lesion` numbers a scan's CMBs from 0 and is -1 at a possible one. Scores are those of the candidate that found it, or that
-    would have with no threshold; "" where there is none. `rejected` says where and why a missed one was lost: of a candidate below
+    would have with no threshold; "" where there is none. `rejected` gives the step and the reason of a miss: of a candidate below
     the threshold it names the stage whose score accounts for more of what is lacking, counting by its weight in the joint score.
     joint: how the stages' scores were joined; a release's Decision where the scores, and the threshold, were calibrated by it.
     """
@@ -200,7 +200,7 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
 def read_rows(folder: Path, found: Sequence[Row] | None = None) -> Saved:
     """The evaluation that `write_rows` saved in a folder: its scans with their candidates and marked lesions, mimics left out.
 
-    found: rows of other candidates in the same scans, in place of those of detections.csv.
+    found: rows of other candidates in the same scans, instead of those of detections.csv.
     """
     tables = {name: read_table(Path(folder) / name) for name in _COLUMNS if found is None or name != DETECTIONS}
     if not tables[SCANS]:

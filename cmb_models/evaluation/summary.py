@@ -29,7 +29,7 @@ from cmb_models.evaluation.statistics.counts import agreement
 from cmb_models.evaluation.statistics.strata import strata
 
 ALSO_AT_FP = 0.6  # false positives per scan of SHIVA-CMB 2024 and of the multicentre nnU-Net 2026, to compare with
-LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # what is told at the other tolerances
+LOOSE = ("sensitivity", "precision", "f1", "fp_per_scan")  # reported at the other tolerances
 
 
 def cross_validation_metrics(
@@ -73,7 +73,7 @@ def recomputed(folder: Path, params: Params) -> tuple[dict[str, Any], list[FrocR
 def figures(
     scans: Sequence[ScoredScan], threshold: float, params: Params, rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[FrocRow]]:
-    """What both evaluations tell at a threshold, and the FROC table at the standard rates, all from one set of resamples.
+    """What both evaluations report at a threshold, and the FROC table at the standard rates, all from one set of resamples.
 
     metrics_at's keys, n_subjects, sensitivity_at_0.6_fp, and intervals_95 of each; within_2_mm and within_5_mm (other
     tolerances); counts (counts.agreement); strata (strata.strata). None stands for what is undefined.

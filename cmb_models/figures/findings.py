@@ -1,4 +1,4 @@
-"""A picture of a scan with its findings, laid out as a radiologist looks at SWI: slabs of minimum intensity, then each finding."""
+"""A picture of a scan with its findings, laid out as radiologists read SWI: slabs of minimum intensity, then each finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SWI as a radiologist looks at it: upright, the patient's right on the left, in grey, places of interest ringed.
+"""SWI as radiologists view it: upright, the patient's right on the left, in grey, places of interest ringed.
 
 Drawn on matplotlib axes that the caller lays out, for pictures of findings and for reports alike.
 """
@@ -102,7 +102,7 @@ def draw_image(axes: Axes, picture: np.ndarray, spacing_mm: np.ndarray, window: 
 
 
 def draw_ring(axes: Axes, at_mm: np.ndarray, radius_mm: float, label: str) -> None:
-    """A circle around a place, in mm on the axes, with a label beside it."""
+    """A circle around a place, in mm on the axes, with a label next to it."""
     from matplotlib.patches import Circle
 
     axes.add_patch(Circle(tuple(at_mm), radius_mm, fill=False, edgecolor=RING, linewidth=1.1))

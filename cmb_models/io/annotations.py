@@ -18,7 +18,7 @@ MIMIC_PREFIX = "mimic:"
 class Annotation:
     """A marked place: centre in scanner RAS mm, diameter in mm as seen, label `cmb`, `possible` or `mimic:<kind>`.
 
-    session is "" for a subject scanned once; region, of the brain in the site's own words, is "" where nobody named it.
+    session is "" for a subject scanned once; region, of the brain in the site's own words, is "" where it is not named.
     """
 
     subject: str

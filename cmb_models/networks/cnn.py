@@ -1,4 +1,4 @@
-"""Stage 2: a small 3D CNN that tells a microbleed from a mimic in a patch around a candidate."""
+"""Stage 2: a small 3D CNN that separates microbleeds from mimics in a patch around a candidate."""
 
 from __future__ import annotations
 

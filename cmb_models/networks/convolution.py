@@ -41,7 +41,7 @@ def with_sliced_gradients(network: nn.Module) -> nn.Module:
 
 @functools.cache
 def lacks_avx512() -> bool:
-    """Whether oneDNN runs on an x86 processor without AVX-512: it has none, or $ONEDNN_MAX_CPU_ISA says so.
+    """Whether oneDNN runs on an x86 processor without AVX-512: it has none, or $ONEDNN_MAX_CPU_ISA hides it.
 
     torch does not say what oneDNN uses; with AVX-512 it reports bfloat16 kernels, and without mostly not.
     """

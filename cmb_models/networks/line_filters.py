@@ -24,7 +24,7 @@ class _Torch:
     @staticmethod
     def padded(image: torch.Tensor, margin: tuple[int, int, int]) -> torch.Tensor:
         i, j, k = margin
-        image = image[:, 0][:, None]  # its strides anew: what comes as channels_last_3d torch would pad ten times as slowly
+        image = image[:, 0][:, None]  # new strides: torch pads channels_last_3d ten times as slowly
         return nn.functional.pad(image, (k, k, j, j, i, i), mode="replicate")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Protocols to simulate: named after real ones, and one that is drawn anew for every scan."""
+"""Protocols to simulate: named after real ones, and one that is drawn at random for every scan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_config(
 ) -> PhantomConfig:
     """The settings of one scan by this preset's protocol: its fixed figures, and its spread of noise, tilt and motion.
 
-    spacing_mm, te_ms, field_t: in place of the protocol's own; the field of view is kept to whole voxels, and the time between echo
+    spacing_mm, te_ms, field_t: instead of the protocol's; the field of view is kept to whole voxels, and the time between echo
     and next pulse stays. Raises InputError for an unknown name and impossible figures.
     """
     if not isinstance(preset, str) or preset not in PRESETS:

@@ -73,7 +73,7 @@ def simulate_subject(
 
     calcifications: so many more in white matter or cortex than a subject has anyway, as far as there is room for them. At later
     time points the head lies a little otherwise in the scanner and the slab on the head; noise, motion, coil and gain are drawn
-    anew, the protocol stays. Raises InputError for impossible numbers.
+    again, the protocol stays. Raises InputError for impossible numbers.
     """
     _check_counts(n_cmbs)
     number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmb_models.config.params import PipelineConfig
-from cmb_models.evaluation.exposure_log import told
+from cmb_models.evaluation.exposure_log import exposure_summary
 
 FIGURES = (
     ("sensitivity", "microbleeds found", "share"),
@@ -95,7 +95,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         if any(cell != "–" for cell in cells):
             rows.append((label, *cells))
     exposure = metrics.get("evaluate", {}).get("locked_set")
-    note = f"\n\n{told(exposure)}" if exposure else ""
+    note = f"\n\n{exposure_summary(exposure)}" if exposure else ""
     if notes := folded.get("notes"):
         note += "\n\n" + "\n".join(f"- {n}" for n in notes)
     return "## Measured\n\n" + _table(("", *columns), rows) + note

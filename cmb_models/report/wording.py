@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cmb_models.evaluation.exposure_log import told
+from cmb_models.evaluation.exposure_log import exposure_summary
 
 Interval = Sequence[float] | None
 
@@ -76,8 +76,8 @@ def counting(metrics: dict) -> str:
 def exposure(locked_set: dict) -> str:
     """The exposure of the locked set, and its consequence."""
     if locked_set["evaluations"] == 1:
-        return "This is the first evaluation of these locked scans: no earlier result has influenced the model."
-    text = told(locked_set)
+        return "This is the first evaluation of these held-out scans: no earlier result has influenced the model."
+    text = exposure_summary(locked_set)
     if locked_set["bundles"] > 1:
         text += " Later models may have been influenced by these results: repeated evaluation biases the figures optimistically."
     return text

@@ -54,7 +54,7 @@ def _with_openvino(file: Path, input_name: str, output_name: str, threads: int) 
 
 
 def _cut_at_spots(graph: Any) -> bool:
-    """Let a graph begin at its tensor SPOTS, if it has one, which is then an input (N, C + 2, I, J, K). Tells whether it has.
+    """Let a graph begin at its tensor SPOTS, if it has one, which is then an input (N, C + 2, I, J, K). Returns whether it has.
 
     The filters are a hundred maxima and minima of shifted images, which runtimes compute by copying each shift.
     """

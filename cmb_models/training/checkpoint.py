@@ -88,7 +88,7 @@ class Checkpoint:
             return None
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in any way, and beginning anew is right after each
+        except Exception as error:  # a damaged file fails in any way, and starting again is right after each
             log.warning("%s cannot be read and is left aside: %s", self.path, error)
             return None
 
@@ -127,7 +127,7 @@ def checkpoint_directory(folder: Path) -> Iterator[Path]:
 
 
 def save_tensors(path: Path, what: Any) -> None:
-    """torch.save, atomically; by way of memory, since torch itself tells of a full disk in a RuntimeError of its own."""
+    """torch.save, atomically; by way of memory, since torch reports a full disk as a RuntimeError."""
     buffer = io.BytesIO()
     torch.save(what, buffer)
     with atomic_write(path) as temporary:

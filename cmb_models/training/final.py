@@ -35,7 +35,7 @@ class FinalJob:
         prepared_dir: Prepared scans.
         candidates_dir: Out-of-fold candidates, which the classifier is trained on.
         split: The content of split.json.
-        settings: Of the network to train; their type says which.
+        settings: Of the network to train; their type selects the network.
         seed: Of this training.
         checkpoints: Folder where a killed training leaves its state; None for one too short to be worth it.
     """
@@ -99,7 +99,7 @@ def save_weights(
     they were trained on by name and content, their phase images too, and the precision. recipe.json comes last, it marks a whole
     folder.
 
-    gate: the section of params.yaml as it stood before training, so that a release tells what it was to be judged by.
+    gate: the section of params.yaml as it stood before training, so that a release states the criteria of its time.
     """
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         save_tensors(folder / name, model.state_dict())

@@ -1,4 +1,4 @@
-"""Hashes of all that a training's or a trial's result depends on: what was made from something else is never taken for it."""
+"""Hashes of everything that a training's or a trial's result depends on, so that outdated results are never reused."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def train_unet(
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
-    looks = {round(share * s.steps) for share in s.hard_negatives_at} if s.hard_negative_fraction else set()
+    mining_steps = {round(share * s.steps) for share in s.hard_negatives_at} if s.hard_negative_fraction else set()
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
         image, target, weight = batch
@@ -51,7 +51,7 @@ def train_unet(
         return centre_loss(logits, target, weight, s.focal_gamma, s.focal_beta)
 
     def before(step: int) -> None:
-        if step in looks:
+        if step in mining_steps:
             sampler.hard = mine_hard_negatives(model, sampler.examples, generator(seed, step, purpose=1))
 
     return _fit(model, loss, sampler, seed, step_done, checkpoint, before)
@@ -85,7 +85,7 @@ def draw_batches(sampler: UnetSampler | CnnSampler, seed: int, steps: int, threa
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A batch's array on the device; to CUDA from pinned memory, so that the copy runs beside the host's work."""
+    """A batch's array on the device; to CUDA from pinned memory, so that the copy overlaps with the host's work."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -132,7 +132,7 @@ def _take_steps(
     checkpoint: Checkpoint | None,
     before: Step | None,
 ) -> None:
-    """All steps that are left, as `_fit` says. loss_of: the loss of a step's batch, by its number."""
+    """All remaining steps, see `_fit`. loss_of: the loss of a step's batch, by its number."""
     s: Unet | Cnn = state.sampler.settings
     safe = state.capture()
     while state.step < s.steps:

@@ -33,7 +33,7 @@ def centre_heatmap(shape: tuple[int, int, int], affine: np.ndarray, centres_mm: 
 def centre_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, gamma: float, beta: float) -> torch.Tensor:
     """Penalty-reduced focal loss of CornerNet (Law and Deng 2018, equation 1), summed and divided by the number of centres.
 
-    logits, target, weight: (N, 1, I, J, K); target in [0, 1] with 1 at centres; weight 0 where nobody knows (lesions marked
+    logits, target, weight: (N, 1, I, J, K); target in [0, 1] with 1 at centres; weight 0 where the truth is unknown (lesions marked
     `possible`). gamma focuses on hard voxels, beta spares voxels near a centre. A batch without centres divides by 1.
     """
     logits = logits.float()

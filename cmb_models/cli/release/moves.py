@@ -114,7 +114,7 @@ def _print_checks(move) -> None:
 
     console().print(f"[bold]gate of release {move.release}[/]")
     for check in move.checks:
-        result = "not judged" if check.told and check.measured is None else "pass" if check.passed else "FAIL"
+        result = "not judged" if check.insufficient_data and check.measured is None else "pass" if check.passed else "FAIL"
         note = f" ({check.note})" if check.note and result != "pass" else ""
         line = Text(f"  {result:>10}  ", style=COLOURS[result])
         console().print(line.append(f"{check.name}: {_measured(check)}{note}", style="default"))

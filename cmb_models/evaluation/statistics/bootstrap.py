@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import chi2, norm
 
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-LEAST_DEFINED = 0.5  # share of resamples that must give a number for an interval to be told
+LEAST_DEFINED = 0.5  # share of resamples that must give a number for an interval to be reported
 
 
 def subject_draws(subjects: Sequence[str], resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -45,8 +45,8 @@ def ratio(part: np.ndarray, whole: np.ndarray, draws: np.ndarray) -> np.ndarray:
 def no_narrower(resampled: np.ndarray, independent: list[float]) -> list[float]:
     """95 % interval of a figure from its resamples (B,), opened to hold `independent`, that of as many independent lesions.
 
-    Lesions of one brain never tell more than independent ones; where resampling says so it has too few subjects (Cameron, Gelbach
-    and Miller, Rev Econ Stat 2008, on few clusters). With 2 lesions in each of 3, 6, 12 and 40 brains, found with a chance that
+    Lesions of one brain never carry more information than independent ones; a narrower interval means too few subjects (Cameron,
+    Gelbach and Miller, Rev Econ Stat 2008). With 2 lesions in each of 3, 6, 12 and 40 brains, found with a chance that
     varies from brain to brain, 73, 86, 90 and 94 % of percentile intervals hold the truth, and 98, 95, 97 and 96 % of these.
     """
     low, high = percentiles(resampled) or independent

@@ -22,7 +22,7 @@ def icc_2_1(ratings: np.ndarray) -> float:
     """Intraclass correlation ICC(2,1): two-way random effects, absolute agreement, single rater. At most 1.
 
     ratings: (n, k), n scans by k raters. NaN where it is undefined: fewer than two scans or raters, or no variance at all, when
-    agreement cannot be told from constancy. Source: Shrout & Fleiss, Psychological Bulletin 1979.
+    agreement cannot be distinguished from constancy. Source: Shrout & Fleiss, Psychological Bulletin 1979.
     """
     ratings = np.asarray(ratings, dtype=float)
     n, k = ratings.shape

@@ -60,7 +60,7 @@ def _lesions(sides: list[Side], tolerance_mm: float) -> list[Disagreement]:
         hit = [n in found.lesion_of for _, found in sides]
         if hit[0] == hit[1]:
             continue
-        # Who found it is told by what found it; who did not, by the candidate that would have, were there no threshold.
+        # The finder is described by its detection, the other one by the candidate that would have matched without a threshold.
         here = [
             _finding(scan, np.flatnonzero((found if got else every).lesion_of == n))
             for (scan, found), every, got in zip(sides, at_all, hit, strict=True)
@@ -80,9 +80,9 @@ def _false_positives(sides: list[Side], tolerance_mm: float) -> list[Disagreemen
             place = places[side][n]
             own, other = _finding(sides[side][0], np.array([n])), _nearest(sides[1 - side][0], place, tolerance_mm)
             about = _mark_at(sides[side][0], place, tolerance_mm)
-            told = (own, other) if side == 0 else (other, own)
+            sides_scores = (own, other) if side == 0 else (other, own)
             x, y, z = place.tolist()
-            rows.append(Disagreement(sides[0][0].key, "false_positive", 1 + side, (x, y, z), about, *told))
+            rows.append(Disagreement(sides[0][0].key, "false_positive", 1 + side, (x, y, z), about, *sides_scores))
     return rows
 
 

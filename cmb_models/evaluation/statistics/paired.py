@@ -58,7 +58,7 @@ class Difference:
 
 
 def pair_up(first: Judged, second: Judged) -> Pair:
-    """The scans both were evaluated on, told by their files' content; names may differ. Empty when there are none.
+    """The scans both were evaluated on, identified by their files' content; names may differ. Empty when there are none.
 
     The first one's findings are held against the second one's marks: a mark that was corrected since counts for both.
     """
@@ -126,6 +126,6 @@ def _read_off(scans: Sequence[ScoredScan], tolerance_mm: float, fp_per_scan: flo
 
 
 def _difference(name: str, a: _Figure, b: _Figure) -> Difference:
-    told = None if a.value is None or b.value is None else b.value - a.value
-    interval = None if told is None else percentiles(b.draws - a.draws)
-    return Difference(name, a.value, b.value, a.interval, b.interval, told, interval)
+    difference = None if a.value is None or b.value is None else b.value - a.value
+    interval = None if difference is None else percentiles(b.draws - a.draws)
+    return Difference(name, a.value, b.value, a.interval, b.interval, difference, interval)

@@ -12,7 +12,7 @@ FIELDS_T = (1.5, 3.0, 7.0)
 # Against water: grey and white about .82 and .70 (Neeb 2008, 10.1016/j.neuroimage.2008.01.045 for white matter); blood assumed.
 PROTON_DENSITY = {"grey": 0.82, "white": 0.70, "fluid": 1.0, "blood": 0.85}
 # ms at FIELDS_T: 1.5 T Stanisz 2005 (10.1002/mrm.20605), 3 T Wansapura 1999 (J Magn Reson Imaging 9:531), 7 T Wright 2008
-# (10.1007/s10334-008-0104-8): three studies, so that white matter's falls a little from 1.5 to 3 T, as it does in nobody. Fluid
+# (10.1007/s10334-008-0104-8): three studies, so that white matter's falls a little from 1.5 to 3 T, not a physical effect. Fluid
 # Rooney 2007 (10.1002/mrm.21122), blood from that study's fit and Lu 2004 (10.1002/mrm.20178).
 T1_MS = {
     "grey": (1124.0, 1331.0, 1939.0),

@@ -43,7 +43,7 @@ AIR_SPACES = (  # centre and half axes, mm: frontal, ethmoid, sphenoid sinuses, 
 
 @dataclass(frozen=True)
 class Template:
-    """Maps on the 1 mm grid `full` unless said otherwise.
+    """Maps on the 1 mm grid `full` unless stated otherwise.
 
     grey, white: uint8 probability x 255. nucleus: uint8, 0 or 1 + index into NUCLEI. iron: uint8, how far inside x 255.
     region: uint8, 0 or 1 + index into REGIONS. On `half`: brain_mm and head_mm, signed distance in mm to the surface of the

@@ -24,7 +24,7 @@ CHI_PPM = (0.5, 4.0)  # docs/explanation/phantom.md
 CLUSTERED_SCANS, IN_CLUSTER = 0.3, 0.4  # share of scans with clusters, and of their microbleeds that join an earlier one: assumed
 CLUSTER_MM = (10.0, 20.0)  # to that earlier one: assumed
 AT_EDGE = 0.25  # share of the cortical ones that touch the brain's edge: assumed
-BESIDE_VEIN = 0.12  # share of the others that lie beside a vein: assumed
+BESIDE_VEIN = 0.12  # share of the others that lie next to a vein: assumed
 BESIDE_MM = (1.0, 2.5)  # from there to the vein: touching, not buried (assumed)
 BESIDE_LARGEST_MM = 4.0  # larger ones would bury it
 

@@ -1,4 +1,4 @@
-"""Where a microbleed could be told from what lies around it: by definition brain surrounds at least half of it."""
+"""Where a microbleed could be distinguished from its surroundings: by definition brain surrounds at least half of it."""
 
 from __future__ import annotations
 

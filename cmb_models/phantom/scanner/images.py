@@ -14,7 +14,7 @@ MINIP_MM = 16.0  # thickness projected: a usual slab of SWI reading (8 slices of
 
 
 def highpass_phase(signal: np.ndarray, half_width: tuple[float, float]) -> np.ndarray:
-    """Homodyne phase in radians, -pi..pi, (I, J, K) float32: each slice divided by itself behind a Hann window in k-space.
+    """Homodyne phase in radians, -pi..pi, (I, J, K) float32: each slice divided by its low-pass, a Hann window in k-space.
 
     half_width: where the window ends along i and j, in cycles per voxel (Haacke 2009, PMC3805391: 16 to 48 cycles per image).
     """

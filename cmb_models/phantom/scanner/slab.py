@@ -68,7 +68,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class SlabWarp:
-    """A head's warp as a slab sees it: `Warp` with slab mm in place of head mm."""
+    """A head's warp as a slab sees it: `Warp` with slab mm instead of head mm."""
 
     warp: Warp
     slab: Slab
@@ -87,7 +87,7 @@ class SlabWarp:
 def make_slab(config: PhantomConfig, pose: RigidTransform | None = None, laid: RigidTransform | None = None) -> Slab:
     """The slab of a time point. pose: from the head's frame to the scanner's, None when they are the same.
 
-    laid: how otherwise than config says the slab lies on the head, about its own centre: it is laid by eye at every visit.
+    laid: how the slab deviates from config's position on the head, about its own centre: it is laid by eye at every visit.
     """
     turn = Rotation.from_euler("xyz", config.oblique_deg, degrees=True)
     to_head = RigidTransform.from_components(np.array(config.fov_centre_mm), turn)

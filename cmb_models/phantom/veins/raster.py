@@ -66,7 +66,7 @@ def _across(along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cross_sections(veins: Veins, warp: Warp, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a vein runs through slices with this normal (3,) so straight that it looks like a dot in them.
+    """Where a vein runs through slices with this normal (3,) so straight that it appears as a dot in them.
 
     Head mm (N, 3) and the vein's radius (N,): middles of stretches of DOT_PIECES pieces. No sinuses.
     """

@@ -11,7 +11,7 @@ from typing import Any
 class Check:
     """One condition: `measured` must be at least (`min`) or at most (`max`) `limit`.
 
-    measured None: not measured, which fails unless `told`: too few data to judge, which is reported and passes.
+    measured None: not measured, which fails unless `insufficient_data`: too few data to judge, which is reported and passes.
     interval: 95 % over subjects, of the metric that `measured` is, or is an end of. note: explanation or remedy.
     """
 
@@ -21,12 +21,12 @@ class Check:
     limit: float
     interval: tuple[float, float] | None = None
     note: str = ""
-    told: bool = False
+    insufficient_data: bool = False
 
     @property
     def passed(self) -> bool:
         if self.measured is None:
-            return self.told
+            return self.insufficient_data
         return self.measured >= self.limit if self.bound == "min" else self.measured <= self.limit
 
     def as_dict(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class Check:
     def sentence(self) -> str:
         """The check as a sentence."""
         got = "was not measured" if self.measured is None else f"is {self.measured:.4g}"
-        if self.told and self.measured is None:
+        if self.insufficient_data and self.measured is None:
             got = "was not judged"
         need = f"{self.name} {got}, {'at least' if self.bound == 'min' else 'at most'} {self.limit:g} is required"
         return f"{need} ({self.note})" if self.note else need
@@ -57,7 +57,7 @@ def at_most(name: str, measured: float | None, limit: float | None, interval: In
 
 def too_few(name: str, bound: str, limit: float | None, note: str) -> list[Check]:
     """A check that cannot be judged for lack of data."""
-    return [] if limit is None else [Check(name, None, bound, limit, None, note, told=True)]
+    return [] if limit is None else [Check(name, None, bound, limit, None, note, insufficient_data=True)]
 
 
 def _checks(name: str, measured: float | None, bound: str, limit: float | None, interval: Interval, note: str) -> list[Check]:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cmb_models.training.synthesis.insertion import BESIDE_MM, DARKER
+from cmb_models.training.synthesis.insertion import DARKER, NEARBY_MM
 
 Spacing = tuple[float, float, float]
 
 STEP = (2, 2, 1)  # every so many voxels one is judged: 2 mm on a grid of 1x1x2 mm
 BRIDGE_MM = 4.0  # eroded by, which parts the brain from what hangs on it
-GROWN_MM = 5.0  # dilated by afterwards: a little more, since what is eroded is a grid's worth thinner than said
+GROWN_MM = 5.0  # dilated by afterwards: a little more, since what is eroded is a grid's worth thinner than stated
 DARK = 0.5  # of the way from the head's median signal to none: darker voxels that hang together are the outside
 LARGE = 0.01  # of the largest such region: smaller ones are vessels; a skull that a closed scalp parts from the air is larger
 TISSUE = 0.6  # of the head's median signal: darker places are vessels or bone
 NEAR_MM = 3.0  # a microbleed this near to the outside touches it, or nearly
-NEAR_SHARE = 0.3  # of the places: an eighth of the brain, where microbleeds are hardest to tell and a site marks the fewest
+NEAR_SHARE = 0.3  # of the places: an eighth of the brain, where microbleeds are hardest to recognise and a site marks the fewest
 NEAR_REPEATS = (
     20  # of a place near the outside at most: where the only dark thing is a few voxels, synthetic lesions would crowd there
 )
@@ -54,7 +54,7 @@ class BrainMask:
     """What is known of every STEPth voxel of a scan.
 
     bits: (I, J, K) uint8, the sum of BRAIN, where it belongs to the brain, NEAR, where that lies within NEAR_MM of the dark
-    outside, and BY_DARK, where something is darker than it by DARKER and no further than the longer BESIDE_MM along any axis.
+    outside, and BY_DARK, where something is darker than it by DARKER and no further than the longer NEARBY_MM along any axis.
     """
 
     bits: np.ndarray
@@ -102,7 +102,7 @@ def find_brain_mask(image: np.ndarray, spacing_mm: Spacing, air: float) -> Brain
     core = _large(ndimage.binary_erosion(~dark, _ball(BRIDGE_MM, step_mm), border_value=1), 1.0)
     mask = ndimage.binary_dilation(core, _ball(GROWN_MM, step_mm)) & (coarse > air * (1 - TISSUE))
     near = mask & ndimage.binary_dilation(_large(dark, LARGE), _ball(NEAR_MM, step_mm))
-    box = [2 * int(BESIDE_MM[1] / s) + 1 for s in spacing_mm]
+    box = [2 * int(NEARBY_MM[1] / s) + 1 for s in spacing_mm]
     by_dark = ndimage.minimum_filter(image, box)[every] < coarse - DARKER
     return BrainMask(sum(np.uint8(bit) * known for bit, known in ((BRAIN, mask), (NEAR, near), (BY_DARK, by_dark))))
 

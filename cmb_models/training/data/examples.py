@@ -24,7 +24,7 @@ BRAIN_ENDING = ".brain.npy"
 class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
-    sha256: of the stored scan's file, which says what was trained on whatever it is called. lesion_bank: lesions simulated for its
+    sha256: of the stored scan's file, which identifies the scan whatever its name. lesion_bank: lesions simulated for its
     voxel size; None where none are inserted. phase_sha256: of the phase image's file, "" where phase is not used. brain: where they
     may be inserted; None in one made by hand, where samplers look for it themselves.
     """
@@ -48,7 +48,7 @@ def save_example(folder: Path, example: Example, lesion_bank_file: str = "") -> 
     """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, <key>.brain.npy and <key>.json
     (all else); the JSON last, it marks a whole set. The brain is looked for here: every training asks where it is.
 
-    lesion_bank_file: name of the file beside them (write_lesion_bank) with the synthetic lesions for this scan; empty for none.
+    lesion_bank_file: name of the file next to them (write_lesion_bank) with the synthetic lesions for this scan; empty for none.
     """
     prepared = example.prepared
     brain = find_brain_mask(prepared.image, prepared.spacing_mm, prepared.air)
@@ -72,7 +72,7 @@ def save_example(folder: Path, example: Example, lesion_bank_file: str = "") -> 
 def load_examples(folder: Path) -> list[Example]:
     """All examples of a folder by key, images memory-mapped: a hundred scans cost no more memory than is touched.
 
-    [] for an empty folder. Whoever trains takes them from `load_training`, which refuses locked ones. Raises InputError for a scan
+    [] for an empty folder. Training uses `load_training`, which rejects locked ones. Raises InputError for a scan
     that an earlier version prepared.
     """
     found, lesion_bank = [], {"": None} | {p.name: read_lesion_bank(p) for p in Path(folder).glob(LESION_BANK_FILES)}
@@ -82,7 +82,7 @@ def load_examples(folder: Path) -> list[Example]:
             raise InputError(
                 "prepared-outdated",
                 file,
-                f"{file.stem}{BRAIN_ENDING} beside it",
+                f"{file.stem}{BRAIN_ENDING} next to it",
                 "none",
                 "remove data/prepared and run `dvc repro`",
             )

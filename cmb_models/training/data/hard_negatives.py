@@ -1,4 +1,4 @@
-"""Hard negatives: where stage 1, half trained, sees microbleeds in its training scans that nobody marked."""
+"""Hard-negative mining: false positives of the half-trained candidate network in its training scans."""
 
 from __future__ import annotations
 

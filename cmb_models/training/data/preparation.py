@@ -48,7 +48,7 @@ def prepare_training(
         example, native_mm = _prepared(scan, settings, known[scan.key])
         save_example(folder, example, lesion_bank_name(native_mm) if lesion_bank.lesions else "")
         sizes.add(native_mm)
-    write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate lesions to plant"))
+    write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate the lesion bank"))
     _check_alone(scans[0], settings, known[scans[0].key], folder)
 
 

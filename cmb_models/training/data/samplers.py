@@ -19,11 +19,11 @@ from cmb_models.training.data.examples import Example
 from cmb_models.training.data.intensity import flip_and_turn, vary_intensity, vary_phase
 from cmb_models.training.data.spatial import draw_matrix, extent, to_scan, warped_channels
 from cmb_models.training.losses import centre_heatmap
-from cmb_models.training.synthesis.insertion import BESIDE, BESIDE_MM, LesionBank, choose_places, insert_lesion
+from cmb_models.training.synthesis.insertion import NEARBY_MM, NEARBY_SHARE, LesionBank, choose_places, insert_lesion
 from cmb_models.volume import index_from_world, world_from_index
 
 APART_MM = 8.0  # between a inserted lesion and any other: each must keep a maximum of its own
-BESIDE_TRIES = 5  # for a place beside a candidate: many candidates lie at the skull
+NEARBY_TRIES = 5  # for a place next to a candidate: many candidates lie at the skull
 IGNORE_MM = 5.0  # around a lesion marked `possible` nothing is taught: half the largest CMB by definition
 
 
@@ -42,9 +42,7 @@ class UnetSampler:
         self._places = [_brain_of(e, air).places() for e, air in zip(self.examples, self._fill, strict=True)]
         inserted = settings.inserted_per_patch + settings.inserted_mimics_per_patch
         self._lesion_banks = [_lesion_bank_of(e) if inserted else None for e in self.examples]
-        self.hard = np.zeros(
-            (0, 4), dtype=np.int64
-        )  # scan and voxel of hard_negatives.py's last look-alikes: replaced, never changed
+        self.hard = np.zeros((0, 4), dtype=np.int64)  # scan and voxel of the last hard negatives: replaced, never changed
         self._marked = [
             {label: index_from_world(e.centres_mm(label), e.prepared.affine) for label in ("cmb", "possible")}
             for e in self.examples
@@ -156,7 +154,7 @@ def cut(
 def _lesion_bank_of(example: Example) -> LesionBank:
     if example.lesion_bank is None or (example.prepared.phase is not None and example.lesion_bank.phase is None):
         remedy = "remove data/prepared and run `dvc repro`, or set all inserted_ settings to 0"
-        raise InputError("prepared-missing", f"training scan {example.key}", "simulated lesions to plant", "none prepared", remedy)
+        raise InputError("prepared-missing", f"training scan {example.key}", "simulated lesions to insert", "none prepared", remedy)
     return example.lesion_bank
 
 
@@ -191,7 +189,7 @@ def label_candidates(example: Example, index_vox: np.ndarray, match_mm: float) -
     """Label candidates (N, 3) by the nearest CMB, drop those at a `possible` lesion, and add every CMB's own centre.
 
     A candidate belongs to a lesion within max(match_mm, the lesion's radius), as in evaluation. The true centres are added so that
-    a lesion stage 1 missed still teaches stage 2 what a CMB looks like.
+    a lesion stage 1 missed is still an example of a CMB for stage 2.
     """
     affine, cmbs = example.prepared.affine, example.centres_mm("cmb")
     world = world_from_index(index_vox, affine)
@@ -283,16 +281,16 @@ class CnnSampler:
         return self._vary(patch, rng), kind_of(label)
 
     def _place(self, s: int, rng: np.random.Generator) -> np.ndarray:
-        """A voxel (3,) of scan `s`'s brain: beside a candidate that is no microbleed, as real ones often are, or anywhere.
+        """A voxel (3,) of scan `s`'s brain: next to a candidate that is no microbleed, as real ones often are, or anywhere.
 
         Were all synthetic lesions somewhere in plain tissue, stage 2 would learn that microbleeds have no veins about them.
         """
         group = self._sets[s]
         mimics = group.index_vox[~group.positive]
-        if len(mimics) and rng.random() < BESIDE:
-            for _ in range(BESIDE_TRIES):
+        if len(mimics) and rng.random() < NEARBY_SHARE:
+            for _ in range(NEARBY_TRIES):
                 away = rng.standard_normal(3)
-                away *= rng.uniform(*BESIDE_MM) / np.linalg.norm(away) / np.asarray(group.prepared.spacing_mm)
+                away *= rng.uniform(*NEARBY_MM) / np.linalg.norm(away) / np.asarray(group.prepared.spacing_mm)
                 place = np.rint(mimics[rng.integers(len(mimics))] + away).astype(int)
                 if self._brains[s].holds(place):
                     return place

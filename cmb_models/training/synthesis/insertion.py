@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-LESION_BANK_FILES = "lesions_*.npz"  # beside the prepared scans, one a voxel size
-FAINTEST = 0.35  # share of a plant's darkness that is put in, at least: scanners and filters differ far in contrast
-SOFTEST_MM = 1.0  # standard deviation that a plant is blurred with, at most: as do resolution, motion and zero filling
-BESIDE = 0.5  # share of synthetic lesions that go beside something dark: half of real ones lie at the cortex or by a vein
-BESIDE_MM = (2.0, 6.0)  # from there: touching or near
+LESION_BANK_FILES = "lesions_*.npz"  # next to the prepared scans, one per voxel size
+FAINTEST = 0.35  # least share of a synthetic lesion's darkness: scanners and filters differ far in contrast
+SOFTEST_MM = 1.0  # largest standard deviation of the blur of a synthetic lesion: as do resolution, motion and zero filling
+NEARBY_SHARE = (
+    0.5  # share of synthetic lesions that are placed next to something dark: half of real ones lie at the cortex or by a vein
+)
+NEARBY_MM = (2.0, 6.0)  # from there: touching or near
 DARKER = 0.4  # by this share of the head's 5-95 percentile range: vessels, fluid, bone
 
 
@@ -40,19 +42,19 @@ class LesionBank:
 
 
 def read_lesion_bank(path: Path) -> LesionBank:
-    """Plants of one file of `write_lesion_bank` (lesion_bank.py)."""
+    """Synthetic lesions of one file of `write_lesion_bank` (lesion_bank.py)."""
     with np.load(path) as arrays:
         return LesionBank(**arrays)
 
 
 def choose_places(by_dark: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `count` numbers of N places, no two the same; BESIDE of them near something dark, as far as there are such.
+    """Up to `count` numbers of N places, no two the same; NEARBY_SHARE of them near something dark, as far as there are such.
 
     by_dark: (N,) bool, which are. (0,) int64 for no places.
     """
     if not len(by_dark):
         return np.zeros(0, dtype=np.int64)
-    share = np.where(by_dark, BESIDE / max(by_dark.sum(), 1), (1 - BESIDE) / max((~by_dark).sum(), 1))
+    share = np.where(by_dark, NEARBY_SHARE / max(by_dark.sum(), 1), (1 - NEARBY_SHARE) / max((~by_dark).sum(), 1))
     return rng.choice(len(by_dark), min(count, len(by_dark)), replace=False, p=share / share.sum())
 
 
@@ -65,9 +67,9 @@ def insert_lesion(
     air: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """A copy of a normalised patch float32 with one plant near at_vox (3,), the voxel (3,) of its very centre, and its label.
+    """A copy of a normalised float32 patch with one synthetic lesion near at_vox (3,); the voxel (3,) of its centre; its label.
 
-    image: (I, J, K), or (C, I, J, K) as cut_channels gives it; a second channel is the phase, which the plant is added to as faint
+    image: (I, J, K), or (C, I, J, K) as cut_channels gives it; a second channel is the phase, which the lesion is added to as faint
     as it is put into the first. cmb: a microbleed, or else a mimic. It is mirrored and its in-plane axes are swapped at random,
     which leaves its physics true (the field runs across slices, nearly). What would lie beyond the patch is left out. air: the
     signal of nothing.

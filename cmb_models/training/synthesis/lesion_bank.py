@@ -1,6 +1,6 @@
-"""Simulated lesions to plant into a site's own scans: what each leaves of the SWI around it, by the phantom's physics.
+"""Simulated lesions to insert into a site's scans: the factor that each applies to the SWI around it, by the phantom's physics.
 
-Microbleeds, and calcifications and iron spots to tell them from, at the site's own voxel size. Field, echo, filters and tilt are
+Microbleeds, and calcifications and iron spots as mimics, at the site's own voxel size. Field, echo, filters and tilt are
 drawn far wider than any one protocol, so that a network learns what such lesions have in common.
 """
 
@@ -33,7 +33,7 @@ SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the 
 PPM = {"cmb": CHI_PPM, "mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
 # As seen; log-uniform, not as rare as large ones are (95 % of marked ones are below 4.8 mm), or none is learned.
 CMB_MM = (1.6, 8.0)
-MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they are taken for microbleeds
+MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they resemble microbleeds
 FIELD_TE_MS = {1.5: (22.0, 42.0), 3.0: (15.0, 28.0)}  # usual echo times of SWI by field
 WINDOW_PER_MM = (0.28, 0.5)  # side of the phase filter's window over the field of view: 64 over 230 mm to 96 over 192 mm
 TILT_DEG = (10.0, 5.0, 3.0)  # of the slab against the field, standard deviations
@@ -65,7 +65,7 @@ def write_lesion_bank(
     """Simulate `settings.lesions` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
 
     track: a progress bar over the boxes of 27. Nothing is written for no sizes or no lesions. The same settings give the same bytes
-    on processors of one kind, whatever the number of processes; with preprocess.phase each plant's phase stands beside it, and the
+    on processors of one kind, whatever the number of processes; with preprocess.phase its phase is stored with each lesion, and the
     rest stays as it is.
     """
     different = sorted({_rounded(s) for s in sizes})
@@ -73,7 +73,7 @@ def write_lesion_bank(
         return
     boxes = int(np.ceil(settings.lesions / 27 / len(different)))
     jobs = [(size, preprocess, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
-    # Spawned, as whoever calls may have threads (its progress bar has): a fork could hold their locks for ever.
+    # Spawned, since the caller may have threads (its progress bar has): a fork could hold their locks forever.
     with ProcessPoolExecutor(worker_count(len(jobs), BOX_GB), multiprocessing.get_context("spawn")) as pool:
         made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
     for n, size in enumerate(different):

@@ -17,7 +17,7 @@ FEWEST = 8  # finished trials; with four, a made-up value that depends on one se
 def importances(trials: Sequence[dict]) -> dict[str, float] | None:
     """Share of the variance of a search's values that each setting explains, largest first; they sum to 1.
 
-    trials: as study.summary writes them; only complete ones count. None where nothing can be said: fewer than FEWEST of them,
+    trials: as study.summary writes them; only complete ones count. None where it is undefined: fewer than FEWEST of them,
     values that do not differ, or no scikit-learn to compute it with. Same trials, same answer. Source: fANOVA, Hutter et al. 2014.
     """
     done = [t for t in trials if t["state"] == TrialState.COMPLETE.name]

@@ -90,7 +90,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
 
 
 def scored_scan(example: Example, mined: OutOfFoldCandidates, scores: np.ndarray) -> ScoredScan:
-    """A scan's truth beside its candidates with `scores` (N,)."""
+    """A scan's truth with its candidates with `scores` (N,)."""
     voxel_mm = voxel_sides_mm(np.linalg.norm(example.source_affine[:3, :3], axis=0))
     scores, stage1 = (np.asarray(s, dtype=np.float64) for s in (scores, mined.stage1_score))
     return ScoredScan(example.key, example.subject, example.annotations, mined.centre_mm, scores, stage1, voxel_mm=voxel_mm)
@@ -136,5 +136,5 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )
-    told = summary(study)
-    return {"settings": best.params, "trial": told["best_trial"], **told}
+    report = summary(study)
+    return {"settings": best.params, "trial": report["best_trial"], **report}

@@ -36,7 +36,7 @@ def disk_full_as_input_error(storage: object) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one fold says of some settings. over: by how much each limit is exceeded, name to amount, at most 0 where it is kept."""
+    """The result of one fold for some settings. over: excess over each limit by name, at most 0 where it is kept."""
 
     value: float
     over: Mapping[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ Evaluate = Callable[[Sequence[tuple[dict[str, float], int]], Fold], list[Outcome
 
 
 def study_name(stage: str, *what: object) -> str:
-    """Name of a study: the stage and a hash of all that its values depend on, so that changed data or settings start anew."""
+    """Name of a study: the stage and a hash of all that its values depend on, so that changed data or settings start again."""
     return f"{stage}-{digest(*what)}"
 
 
@@ -91,7 +91,7 @@ def tune(
     if recipe not in [t.params for t in study.get_trials(states=FINISHED)] and not study.get_trials(states=(TrialState.WAITING,)):
         study.enqueue_trial(recipe)  # again, if a killed run cut it off
     while (done := len(study.get_trials(states=FINISHED))) < trials:
-        # Anew for every batch, so that what is proposed depends on the finished trials alone and not on how often we began.
+        # New for every batch, so that what is proposed depends on the finished trials alone and not on how often we began.
         study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=4)
         batch = [study.ask() for _ in range(min(parallel_trials, trials - done))]
         chosen = [_suggest(t, search) for t in batch]
@@ -133,7 +133,7 @@ def _write_end(trial: Trial, outcomes: list[Outcome], state: TrialState) -> None
     """Keep what a trial came to while it still counts as running."""
     trial.set_user_attr("folds", [o.value for o in outcomes])
     for name in outcomes[0].over if outcomes else ():
-        trial.set_constraint(name, _mean([o.over[name] for o in outcomes]))  # TPE then looks where limits are kept
+        trial.set_constraint(name, _mean([o.over[name] for o in outcomes]))  # TPE then prefers regions within the limits
     trial.set_user_attr("ended", state.name)
 
 
@@ -148,7 +148,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
-    """The complete trial with the highest value among those that keep all limits, or among all if none does (told by a warning).
+    """The complete trial with the highest value among those that keep all limits, or among all if none does (with a warning).
 
     Raises InputError when every trial diverged.
     """

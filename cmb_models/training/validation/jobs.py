@@ -206,7 +206,7 @@ def others(folds: list[frozenset[str]], held_out: int) -> frozenset[str]:
 
 
 def inner_split(split: SubjectSplit, outer: int) -> SubjectSplit:
-    """What is left of split.json when fold `outer` is held out: the other folds, numbered anew, and whom to leave alone."""
+    """What is left of split.json when fold `outer` is held out: the other folds, renumbered, and the subjects to exclude."""
     rest = sorted(set(split["folds"].values()) - {outer})
     folds = {s: rest.index(f) for s, f in split["folds"].items() if f != outer}
     return {**split, "folds": folds, "held_out": sorted(s for s, f in split["folds"].items() if f == outer)}

@@ -87,8 +87,8 @@ def _figures(parts: Sequence[Part], params: Params, rng: np.random.Generator) ->
 def recomputed_nested(folder: Path, params: Params) -> dict | None:
     """`nested_metrics` but for its `folds`, from the rows saved in its folder alone; None where there are none.
 
-    The marked lesions are those of the plain evaluation beside it: the scans are the same. Raises InputError when the file is not
-    there, or holds no candidate of some fold, whose threshold it then does not tell.
+    The marked lesions are those of the plain evaluation next to it: the scans are the same. Raises InputError when the file is not
+    there, or holds no candidate of some fold, whose threshold is then unknown.
     """
     file = Path(folder) / NESTED
     if not file.is_file():

@@ -25,7 +25,7 @@ _counter: Any = None  # in a worker process: the shared count of finished steps
 
 
 class Workers:
-    """A pool of training processes, as `processes` says. On a CUDA device they share it.
+    """A pool of training processes, see `processes`. On a CUDA device they share it.
 
     unet: whether U-Nets are among the jobs; without, MONAI is not imported beforehand, which takes seconds.
     """
@@ -80,7 +80,7 @@ def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) 
 
 
 def count_step(_step: int) -> None:
-    """Tell the progress bar of one finished training step; does nothing outside a worker."""
+    """Report one finished training step to the progress bar; does nothing outside a worker."""
     if _counter is not None:
         with _counter.get_lock():
             _counter.value += 1

@@ -92,13 +92,13 @@ def test_the_shipped_gate_lets_a_good_release_pass_and_holds_bad_ones(tmp_path):
 def test_too_few_to_judge_is_told_and_passes(tmp_path):
     folder = write_evidence(tmp_path, [*locked(3, hits=0, of=3, false=9), *locked(6, hits=2, of=2, site="b")])
     report = check_gate(folder, gate(min_site_sensitivity=0.9, max_site_fp_per_scan=1, max_fp_per_cmb_free_scan=1))
-    told = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.told}
+    told = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.insufficient_data}
     assert told == {
         "sensitivity of dataset a": (None, True, "9 microbleeds, at least 10 needed"),
         "false positives per scan of dataset a": (None, True, "3 scans, at least 5 needed"),
         "false positives per CMB-free scan": (None, True, "0 such scans, at least 5 needed"),
     }
-    assert report.passed and "was not judged" in next(c for c in report.checks if c.told).sentence()
+    assert report.passed and "was not judged" in next(c for c in report.checks if c.insufficient_data).sentence()
 
 
 def test_each_size_has_its_floor(tmp_path):

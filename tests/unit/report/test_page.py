@@ -131,7 +131,7 @@ def test_words_of_the_summary(page):
     assert "In 2 scans it found 1 of 2 microbleeds, 50 % (" in text
     assert "On the 1 scan without microbleeds it had 3.00 (" not in text  # two of its three candidates pass the threshold
     assert "On the 1 scan without microbleeds it had 2.00 (" in text
-    assert "looked at 3 times, at 2 different bundles" in text and "Only few." in text
+    assert "evaluated 3 times, with 2 different bundles" in text and "Only few." in text
     assert "not a medical device" in text and "evaluated 2030-01-02" in text
     assert "1 of 2 microbleeds missed" in text and "4 of 8 microbleeds missed" in text
 

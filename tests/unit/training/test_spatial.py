@@ -12,7 +12,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.training.data.samplers import CMB, UNKNOWN, CnnSampler, UnetSampler, kind_of, label_candidates
 from cmb_models.training.data.spatial import ZOOM, cut_warped, draw_matrix, to_scan, warped_channels
 from cmb_models.training.losses import microbleed_loss
-from cmb_models.training.synthesis.insertion import BESIDE, choose_places
+from cmb_models.training.synthesis.insertion import NEARBY_SHARE, choose_places
 from cmb_models.volume import world_from_index
 from tests.support.examples import CNN, LESION_BANK, UNET, example
 
@@ -70,7 +70,7 @@ def test_half_of_the_plants_go_beside_something_dark():
     """Where 1 place in 16 is."""
     by_dark, rng = np.arange(32) < 2, np.random.default_rng(0)
     chosen = np.concatenate([choose_places(by_dark, 1, rng) for _ in range(400)])
-    assert abs(by_dark[chosen].mean() - BESIDE) < 0.1
+    assert abs(by_dark[chosen].mean() - NEARBY_SHARE) < 0.1
     assert sorted(choose_places(by_dark, 99, rng)) == list(range(32))
     assert len(choose_places(by_dark[:0], 3, rng)) == 0
     assert all(len(set(choose_places(same, 3, rng))) == 3 for same in (np.ones(5, bool), np.zeros(5, bool)))

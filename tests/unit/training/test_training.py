@@ -136,7 +136,7 @@ def test_planted_mimics_are_in_the_picture_and_not_in_the_target(dark_lesion_ban
 
 
 def test_stage_2_plants_microbleeds_among_the_positives_and_mimics_among_the_negatives(dark_lesion_bank, monkeypatch):
-    monkeypatch.setattr(samplers, "BESIDE", 1.0)  # all in the middle, where no patch sees the air
+    monkeypatch.setattr(samplers, "NEARBY_SHARE", 1.0)  # all in the middle, where no patch sees the air
     plain = in_air(example([], shape=(80, 80, 60)))
     group = LabelledCandidates(
         replace(plain, lesion_bank=LESION_BANK), np.array([[20, 20, 15], [30, 30, 15]]), np.array([CMB, UNKNOWN])
