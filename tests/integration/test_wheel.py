@@ -104,7 +104,9 @@ def test_the_package_is_the_wheels(installed):
     assert installed.run("cmb", "--version").split() == ["cmb-models", __version__]
 
 
-def test_a_site_starts_outside_of_the_checkout(installed, tmp_path):
+@pytest.fixture(scope="module")
+def site(installed) -> Path:
+    """A workspace with simulated scans and tiny settings, made and committed by the installed commands."""
     installed.run("cmb", "init", "site")
     site = installed.folder / "site"
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
@@ -115,14 +117,33 @@ def test_a_site_starts_outside_of_the_checkout(installed, tmp_path):
         params[section].update(values)
     (site / "params.yaml").write_text(yaml.safe_dump(params))
     installed.run("python", "-m", "dvc", "add", "-q", "data/raw/site", "data/raw/locked", folder="site")
+    commit(installed, "Add scans")
+    return site
+
+
+def commit(installed: Installed, message: str) -> None:
     installed.run("git", "add", "-A", folder="site")
-    installed.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "Add scans", folder="site")
-    said = installed.run("python", "-m", "dvc", "repro", "preprocess", folder="site")
-    assert [f"Running stage '{stage}'" in said for stage in ("ingest", "split", "preprocess")] == [True] * 3
+    installed.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message, folder="site")
+
+
+def test_a_site_starts_outside_of_the_checkout(installed, site, tmp_path):
+    output = installed.run("python", "-m", "dvc", "repro", "preprocess", folder="site")
+    assert [f"Running stage '{stage}'" in output for stage in ("ingest", "split", "preprocess")] == [True] * 3
     assert any((site / "data/prepared").iterdir())
     assert installed.run("cmb", "lock", folder="site").startswith("the code of all stages is the same")
     create(tmp_path / "site")  # by the checkout
     assert read_lock(site) == read_lock(tmp_path / "site"), "the wheel's code has other hashes than the checkout's"
+    assert not installed.opened.exists(), f"files of the checkout were opened: {installed.opened.read_text()}"
+
+
+@pytest.mark.ci
+def test_all_stages_run_from_the_wheel(installed, site):
+    """From the scans to a registered release, with no file of the checkout opened by any process."""
+    installed.run("python", "-m", "dvc", "repro", folder="site")
+    commit(installed, "Train")
+    assert "release 1" in installed.run("cmb", "release", "register", folder="site")
+    stages = yaml.safe_load((site / "dvc.yaml").read_text())["stages"]
+    assert set(yaml.safe_load((site / "dvc.lock").read_text())["stages"]) == set(stages)
     assert not installed.opened.exists(), f"files of the checkout were opened: {installed.opened.read_text()}"
 
 
