@@ -43,10 +43,11 @@ __pycache__/
 /shadow*.jsonl
 # A signing key never belongs in git
 /keys/*.key
-# Outputs of stages; git keeps the .dvc files and the metrics
-/data/*
+# Outputs of stages; git keeps the .dvc files and the metrics. With * instead of ?* DVC ignores the folders
+# themselves and overlooks the .dvc files in them: push and pull skip the scans, and gc deletes them
+/data/?*
 !/data/raw/
-/data/raw/*
+/data/raw/?*
 !/data/raw/*.dvc
 /models/
 /reports/*.html

@@ -54,6 +54,42 @@ def test_a_new_workspace_is_whole(site):
     assert done.stdout.split() == ["data/prepared", "mlflow.db"]
 
 
+def test_dvc_finds_the_scans_of_a_workspace(site, tmp_path):
+    """An ignore pattern that covers data/raw itself hides its .dvc files from DVC: gc deletes the scans, push leaves them out."""
+
+    def dvc(*arguments, folder=site):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=site, check=True, capture_output=True)
+
+    scan = site / "data/raw/site/scan.nii"
+    scan.parent.mkdir()
+    scan.write_text("a scan")
+    dvc("add", "-q", "data/raw/site")
+    dvc("remote", "add", "-q", "-d", "backup", str(tmp_path / "remote"))
+    git("add", "-A")
+    git("commit", "-qm", "Add scans")
+    dvc("gc", "-q", "-w", "-f")
+    dvc("push", "-q")
+    subprocess.run(["git", "clone", "-q", str(site), str(tmp_path / "clone")], check=True)
+    dvc("pull", "-q", "data/raw/site.dvc", folder=tmp_path / "clone")
+    assert (tmp_path / "clone/data/raw/site/scan.nii").read_text() == "a scan"
+    # All that there is to pull but the outputs of stages that have not run.
+    assert (
+        "data/raw/site.dvc"
+        in subprocess.run(
+            [sys.executable, "-m", "dvc", "stage", "list", "--all", "--name-only"],
+            cwd=site,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+
+
 def test_a_folder_with_data_in_it_becomes_a_workspace(tmp_path):
     (tmp_path / "data/raw/site").mkdir(parents=True)
     (tmp_path / "data/raw/site/annotations.csv").write_text("mine")
