@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.files import write_json
@@ -14,6 +13,7 @@ from research import looks
 from research.conspicuity import sets
 from research.looks import count_look
 from tests.support.bundles import make_bundle
+from tests.support.refused import refused
 from tests.unit.evaluation.test_matching import lesion, scan
 
 
@@ -28,8 +28,8 @@ def test_looks_are_counted_scan_by_scan_with_what_they_showed(tmp_path, file):
     detector = BundleDetector(make_bundle(tmp_path / "bundle"))
     scans: list[ScoredScan] = [scan([lesion(0), lesion(20)], [(0, 0.999), (50, 0.9)])]
     index = [{"sha256": "b"}, {"sha256": "a"}]
-    assert count_look(detector, index, scans, 3.0) == "None of these locked scans had been looked at before."
-    assert "2 times, at 1 different bundle" in count_look(detector, index[:1], scans, 3.0)
+    assert count_look(detector, index, scans, 3.0) == "None of these held-out scans had been evaluated before."
+    assert "2 times, with 1 different bundle" in count_look(detector, index[:1], scans, 3.0)
     first, second = read_entries(file)
     assert (first["scans"], second["scans"]) == (["a", "b"], ["b"])
     assert first["bundle_sha256"] == detector.bundle.manifest_sha256
@@ -52,5 +52,5 @@ def test_a_broken_ledger_is_refused(tmp_path, file):
     detector = BundleDetector(make_bundle(tmp_path / "bundle"))
     count_look(detector, [{"sha256": "a"}], [scan([lesion(0)], [])], 3.0)
     file.write_text(file.read_text().replace('"hits": 0', '"hits": 1').replace('"hits":0', '"hits":1'))
-    with pytest.raises(InputError, match="unbroken log"):
+    with refused("log-damaged"):
         count_look(detector, [{"sha256": "a"}], [scan([lesion(0)], [])], 3.0)
