@@ -161,10 +161,15 @@ def test_generated_pages_and_plots_are_current(tmp_path):
 
 def test_a_changed_figure_is_noticed(monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    figures = blocks.load("docs/results/demo.json")
-    figures["held_out"]["hits"] += 1
-    monkeypatch.setattr(blocks, "load", lambda path: figures)
+    changed, load = blocks.load("docs/results/demo.json"), blocks.load
+    changed["held_out"]["hits"] += 1
+    monkeypatch.setattr(blocks, "load", lambda path: changed if path == "docs/results/demo.json" else load(path))
     assert rendered(text) != text
+
+
+def test_every_block_of_figures_is_in_a_document():
+    shown_blocks = {found[2] for d in documents() for found in RESULTS.finditer(d.read_text(encoding="utf-8"))}
+    assert shown_blocks == set(blocks.BLOCKS)
 
 
 @pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")), ids=relative)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cmb_models.files import write_json, write_text
-from scripts.results.blocks import ROOT, render
+from scripts.results.blocks import BLOCKS, ROOT
 from scripts.results.collect import collect
 from scripts.results.plots import draw_all
 from scripts.results.reference import PAGES
@@ -24,7 +24,7 @@ def documents() -> list[Path]:
 
 def rendered(text: str) -> str:
     """A document's text with all its blocks rendered from the JSON of today."""
-    return BLOCK.sub(lambda found: f"{found[1]}\n{render(found[2])}\n\n{found[3]}", text)
+    return BLOCK.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
 
 
 def main(

@@ -19,15 +19,6 @@ EVALUATIONS = {
 HEAD = "| | found | sensitivity (95 % CI) | FP/scan (95 % CI) | precision | F1 |\n|---|---|---|---|---|---|"
 
 
-def render(name: str) -> str:
-    """The block of this name, without its markers.
-
-    Raises:
-        KeyError: If there is no such block.
-    """
-    return BLOCKS[name]()
-
-
 def load(path: str) -> Any:
     """A committed JSON file, by its path from the root of the repository."""
     return read_json(ROOT / path)
@@ -53,20 +44,20 @@ def evaluations(name: str) -> str:
 def evaluation_row(label: str, figures: dict[str, Any]) -> str:
     """One row under HEAD."""
     found = f"{figures['hits']} of {figures['n_lesions']}"
-    rates = (f"{figures[rate]:.2f} ({low:.2f}–{high:.2f})" for rate, (low, high) in _intervals(figures))
-    return f"| {label} | {found} | {' | '.join(rates)} | {figures['precision']:.2f} | {figures['f1']:.2f} |"
+    sensitivity, fp = (_rate(figures[key], figures["intervals_95"][key]) for key in ("sensitivity", "fp_per_scan"))
+    return f"| {label} | {found} | {sensitivity} | {fp} | {figures['precision']:.2f} | {figures['f1']:.2f} |"
 
 
-def _intervals(figures: dict[str, Any]) -> list[tuple[str, list[float]]]:
-    return [(rate, figures["intervals_95"][rate]) for rate in ("sensitivity", "fp_per_scan")]
+def _rate(value: float, interval: list[float]) -> str:
+    return f"{value:.2f} ({interval[0]:.2f}–{interval[1]:.2f})"
 
 
 def sizes(name: str) -> str:
     """Held-out results by lesion diameter."""
     rows = ["| diameter | found | sensitivity (95 % CI) |\n|---|---|---|"]
     for size in load(f"docs/results/{name}.json")["held_out"]["size"]:
-        hits, n, (low, high) = size["hits"], size["n_lesions"], size["interval_95"]
-        rows.append(f"| {size['name']} | {hits} of {n} | {hits / n:.2f} ({low:.2f}–{high:.2f}) |")
+        hits, n = size["hits"], size["n_lesions"]
+        rows.append(f"| {size['name']} | {hits} of {n} | {_rate(hits / n, size['interval_95'])} |")
     return "\n".join(rows)
 
 

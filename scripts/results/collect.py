@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_models.config.params import Evaluate, load_params
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
@@ -15,7 +16,6 @@ from cmb_models.files import read_json
 COUNTS = ("n_scans", "n_lesions", "hits", "false_positives", "n_cmb_free_scans")
 RATES = ("sensitivity", "fp_per_scan", "precision", "f1", "fp_per_cmb_free_scan")
 CURVE_FP = tuple(np.geomspace(1 / 16, 8, 57).tolist())
-TOLERANCE_MM, RESAMPLES = 3.0, 1000  # as `evaluate` in params.yaml
 
 
 def collect(workspace: Path) -> dict[str, Any]:
@@ -28,11 +28,12 @@ def collect(workspace: Path) -> dict[str, Any]:
         For `out_of_fold` and `held_out`: counts, rates, 95 % intervals over subjects, a FROC curve with its band and the results by
         lesion size. For `cross_fitted` and, where it was computed, `nested`: counts, rates and intervals.
     """
+    settings = load_params(workspace / "params.yaml").evaluate
     out_of_fold, held_out = (read_json(workspace / f"reports/{stage}/metrics.json") for stage in ("cross_validate", "evaluate"))
     figures = {
-        "out_of_fold": _figures(out_of_fold) | _details(out_of_fold, workspace / "reports/cross_validate"),
+        "out_of_fold": _figures(out_of_fold) | _details(out_of_fold, workspace / "reports/cross_validate", settings),
         "cross_fitted": _figures(out_of_fold["cross_fitted"]),
-        "held_out": _figures(held_out) | _details(held_out, workspace / "reports/evaluate"),
+        "held_out": _figures(held_out) | _details(held_out, workspace / "reports/evaluate", settings),
     }
     if "nested" in out_of_fold:
         figures["nested"] = _figures(out_of_fold["nested"])
@@ -44,10 +45,10 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: metrics[key] for key in (*COUNTS, *RATES)} | {"intervals_95": intervals}
 
 
-def _details(metrics: dict[str, Any], rows: Path) -> dict[str, Any]:
+def _details(metrics: dict[str, Any], rows: Path, settings: Evaluate) -> dict[str, Any]:
     scans = read_rows(rows).scans
-    draws = subject_draws([scan.subject for scan in scans], RESAMPLES, np.random.default_rng(0))
+    draws = subject_draws([scan.subject for scan in scans], settings.bootstrap, np.random.default_rng(settings.seed))
     keys = ("fp_per_scan", "sensitivity", "low", "high")
-    curve = [{key: round(row[key], 4) for key in keys} for row in froc_table(scans, TOLERANCE_MM, draws, CURVE_FP)]
+    curve = [{key: round(row[key], 4) for key in keys} for row in froc_table(scans, settings.tolerance_mm, draws, CURVE_FP)]
     sizes = [{key: row[key] for key in ("name", "hits", "n_lesions", "interval_95")} for row in metrics["strata"]["size"]]
     return {"curve": curve, "size": sizes}

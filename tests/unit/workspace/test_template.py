@@ -234,19 +234,25 @@ def test_a_lost_code_lock_is_written_again(site, content):
     assert (site / "code.lock").read_text() == before
 
 
+@contextlib.contextmanager
+def killed_after(writes, monkeypatch):
+    """Ends the block by KeyboardInterrupt when it writes one file more than `writes`."""
+    done = iter(range(writes))
+
+    def write(path, text):
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(module, "write_text", write)
+        yield
+
+
 def test_a_creation_that_was_killed_is_completed(tmp_path, monkeypatch):
     for writes in range(0, 40, 6):
-        folder, count = tmp_path / f"site{writes}", 0
-
-        def write(path, text, allowed=writes):
-            nonlocal count
-            count += 1
-            if count > allowed:
-                raise KeyboardInterrupt
-            write_text(path, text)
-
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(module, "write_text", write)
+        folder = tmp_path / f"site{writes}"
+        with killed_after(writes, monkeypatch):
             create(folder)
         if not (folder / "code.lock").exists():
             create(folder)
@@ -259,17 +265,7 @@ def test_an_upgrade_that_was_killed_is_completed(site, newer, monkeypatch):
     newer("params.yaml", "min_scans: 3", "min_scans: 5")
     newer("pipelines/split.py", "def main() -> None:", "def main() -> None:  # theirs")
     for allowed in range(4):
-        count = 0
-
-        def write(path, text, allowed=allowed):
-            nonlocal count
-            count += 1
-            if count > allowed:
-                raise KeyboardInterrupt
-            write_text(path, text)
-
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(module, "write_text", write)
+        with killed_after(allowed, monkeypatch):
             upgrade(site)
     upgrade(site)
     params = load_params(site / "params.yaml")
