@@ -1,4 +1,4 @@
-"""The pictures of docs/explanation/phantom.md: one row per preset, and each kind of lesion in three planes. `make gallery` runs it.
+"""The pictures of the documents: the first detection, one row per preset, and each kind of lesion. `make gallery` runs it.
 
 Same code, same pictures: all seeds are written here.
 """
@@ -6,10 +6,16 @@ Same code, same pictures: all seeds are written here.
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
+import nbclient
+import nbformat
 import numpy as np
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -18,7 +24,8 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.phantom import SimulatedScan, draw_config, simulate_scan
 from cmb_models.volume import Volume, index_from_world
 
-PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "pictures"
 ROWS = ("ukb", "aibl", "clinical", "7t", "random")
 SEED = {"ukb": 0, "aibl": 1, "clinical": 2, "7t": 3, "random": 1}  # of the protocol; the random one at 3 T
 KINDS = ("cmb", "calcification", "vein", "vein_branch", "iron", "air_bone", "cavernoma", "flow_void")
@@ -120,6 +127,32 @@ def lesions() -> None:
     save(figure, "phantom-lesions")
 
 
+def detection() -> None:
+    """finding.png: what the commands of docs/get-started/first-detection.md draw, in fewer colours."""
+    cmb = str(Path(sys.executable).with_name("cmb"))
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([cmb, "simulate", "try", "--scans", "1", "--cmbs", "4", "--seed", "7"], cwd=folder, check=True)
+        scan, bundle = "try/sub-001/swi/sub-001_swi.nii.gz", str(ROOT / "examples/bundle")
+        subprocess.run([cmb, "detect", scan, "--bundle", bundle, "--out", "results"], cwd=folder, check=True)
+        picture = Image.open(Path(folder, "results/sub-001_swi.png")).convert("RGB")
+    picture.resize((1100, round(1100 * picture.height / picture.width)), Image.Resampling.LANCZOS).quantize(
+        64, dither=Image.Dither.NONE
+    ).save(PICTURES / "finding.png", optimize=True)
+    print(PICTURES / "finding.png")
+
+
+def notebook() -> None:
+    """examples/detect.ipynb with the outputs of its cells."""
+    path = ROOT / "examples/detect.ipynb"
+    content = nbformat.read(path, as_version=4)
+    nbclient.execute(content, cwd=str(path.parent), record_timing=False, timeout=300)
+    for cell in content.cells:
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop("text/plain", None)
+    nbformat.write(content, path)
+    print(path)
+
+
 def save(figure, name: str) -> None:
     PICTURES.mkdir(exist_ok=True)
     figure.savefig(PICTURES / f"{name}.png", dpi=75, metadata={"Software": None})
@@ -128,5 +161,7 @@ def save(figure, name: str) -> None:
 
 
 if __name__ == "__main__":
+    detection()
+    notebook()
     presets()
     lesions()
