@@ -1,4 +1,4 @@
-"""Plots of measured figures, each as a light and a dark SVG: docs/pictures/NAME-light.svg and NAME-dark.svg."""
+"""Plots of measured figures and a diagram, each as a light and a dark SVG: docs/pictures/NAME-light.svg and NAME-dark.svg."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from cmb_models.files import atomic_write
 from scripts.results.blocks import METHODS, load
@@ -63,7 +64,36 @@ def speed(axes: Axes) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-PLOTS: dict[str, Callable[[Axes], None]] = {"froc": froc, "learning-curve": learning_curve, "speed": speed}
+def method(axes: Axes) -> None:
+    """The way of a scan through both networks, as boxes with arrows."""
+    ink = mpl.rcParams["text.color"]
+    for n, text in enumerate(METHOD):
+        x, y = _place(n)
+        color, width = ("C0", 2) if "3D" in text else (ink, 1)
+        axes.add_patch(FancyBboxPatch((x - 0.42, y - 0.24), 0.84, 0.48, "round,pad=0.02", fill=False, ec=color, lw=width))
+        axes.text(x, y, text, ha="center", va="center", fontsize=10)
+        if n:
+            (u, v), step = _place(n - 1), 1 if _place(n)[0] > _place(n - 1)[0] else -1
+            start, end = ((u + 0.45 * step, v), (x - 0.45 * step, y)) if v == y else ((u, v - 0.27), (x, y + 0.27))
+            axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": ink, "shrinkA": 0, "shrinkB": 0})
+    axes.set(xlim=(-0.5, 4.9), ylim=(-1.25, 0.35))
+    axes.set_axis_off()
+
+
+# In the order of processing, five to a line: the first line runs to the right, the second to the left.
+METHOD = (
+    "SWI", "checks", "resampling,\nnormalisation", "candidate\nnetwork\n(3D U-Net)", "candidates",
+    "patches", "classifier\n(3D CNN)", "fusion of\nboth scores", "calibration,\nthreshold", "detections",
+)  # fmt: skip
+
+
+def _place(n: int) -> tuple[float, float]:
+    """Where the n-th box of METHOD stands."""
+    line, column = divmod(n, 5)
+    return 1.1 * (4 - column if line % 2 else column), -0.9 * line
+
+
+PLOTS: dict[str, Callable[[Axes], None]] = {"froc": froc, "learning-curve": learning_curve, "speed": speed, "method": method}
 
 
 def draw_all(folder: Path) -> list[Path]:
@@ -77,7 +107,7 @@ def draw_all(folder: Path) -> list[Path]:
                 "axes.grid": True, "grid.alpha": 0.25, "font.size": 11, "svg.hashsalt": name, "svg.fonttype": "path",
             }  # fmt: skip
             with mpl.rc_context(style):
-                figure = Figure(figsize=(7, 4.2), layout="constrained")
+                figure = Figure(figsize=(7, 2.2 if draw is method else 4.2), layout="constrained")
                 draw(figure.add_subplot())
                 path = folder / f"{name}-{scheme}.svg"
                 with atomic_write(path) as temporary:

@@ -14,24 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from cmb_models.workspace.template import create
-from tests.support.gates import only_asking
+from tests.support.tiny import shrink
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
 
-TINY = {  # small networks and few steps: enough to run everything, too little to be good
-    "unet": {"channels": [8, 8, 16], "strides": [1, 2, 1], "patch_vox": [24, 24, 8], "batch": 4, "steps": 60},
-    "cnn": {"channels": [4, 8], "batch": 8, "steps": 30},
-    "split": {"folds": 2},
-    "tune_unet": {"trials": 2, "steps": 12},
-    "tune_cnn": {"trials": 2, "steps": 10},
-    "preprocess": {"multiple_vox": [4, 4, 4]},
-    "lesion_bank": {"lesions": 27},
-    "evaluate": {"bootstrap": 50},
-    "gate": only_asking(min_sensitivity=0.0, max_fp_per_scan=40.0, max_parity=0.001, max_seconds=60.0),
-}
 STAGES = 12
 
 
@@ -58,10 +46,7 @@ def site(tmp_path_factory) -> Site:
     """A workspace with data under DVC, before any stage ran."""
     folder = tmp_path_factory.mktemp("site")
     create(folder)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in TINY.items():
-        params[section].update(values)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shrink(folder)
     site = Site(folder)
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         site.run("cmb", "simulate", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")

@@ -20,9 +20,9 @@ from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
 from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create
-from tests.integration.test_end_to_end import TINY
 from tests.support.bundles import make_bundle
 from tests.support.imports import ROOT
+from tests.support.tiny import shrink
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
 
@@ -112,10 +112,7 @@ def site(installed) -> Path:
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         options = ("--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         installed.run("cmb", "simulate", f"site/data/raw/{name}", *options)
-    params = yaml.safe_load((site / "params.yaml").read_text())
-    for section, values in TINY.items():
-        params[section].update(values)
-    (site / "params.yaml").write_text(yaml.safe_dump(params))
+    shrink(site)
     installed.run("python", "-m", "dvc", "add", "-q", "data/raw/site", "data/raw/locked", folder="site")
     commit(installed, "Add scans")
     return site

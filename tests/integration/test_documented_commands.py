@@ -1,0 +1,107 @@
+"""Every shell and Python block of README and docs runs, in an order in which a reader may follow the pages."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.documented import DOCUMENTS, Block, Session, blocks
+from tests.support.imports import ROOT
+
+# A document's blocks by number. A tour starts in an empty folder; what one block leaves, the next one uses.
+Tour = list[tuple[str, tuple[int, ...]]]
+FIRST: Tour = [("docs/get-started/first-detection.md", (0, 1))]
+PYTHON: Tour = [("README.md", (2, 3)), ("docs/reference/python.md", (0,))]
+PHANTOM: Tour = [("docs/explanation/phantom.md", (0, 1))]
+README: Tour = [("README.md", (4,))]
+SITE: Tour = [
+    ("docs/how-to/prepare-data.md", (0, 1, 2)),
+    ("docs/how-to/train.md", (0, 1, 2)),
+    ("docs/how-to/promote.md", (0, 2, 3)),
+    ("docs/how-to/serve.md", (0, 1, 2, 3)),
+    ("docs/how-to/postgresql-and-s3.md", (0,)),
+    ("docs/how-to/withdraw-a-patient.md", (0, 1, 2, 3)),
+    ("docs/how-to/roll-back.md", (0,)),
+    ("docs/how-to/promote.md", (1,)),
+    ("docs/how-to/monitor.md", (1,)),
+    ("docs/how-to/deploy.md", (0,)),
+    ("docs/how-to/upgrade.md", (1,)),
+    ("docs/how-to/sign-releases.md", (0,)),
+]
+SCAN = "data/raw/locked/sub-003/swi/sub-003_swi.nii.gz"
+# Text that stands for something of the reader's own, by what a tour puts in its place.
+REPLACED = {
+    "# put scans and annotations.csv into data/raw/site, and those for the final test into data/raw/locked": (
+        "cmb simulate data/raw/site --seed 1; cmb simulate data/raw/locked --seed 2"
+    ),
+    "cmb detect scan.nii.gz": f"cmb detect {SCAN}",
+    "/tmp/cmb-backup": "../backup",
+}
+
+
+def chosen(tour: Tour) -> list[Block]:
+    return [blocks(ROOT / document)[number] for document, numbers in tour for number in numbers]
+
+
+@pytest.fixture
+def session(tmp_path) -> Iterator[Session]:
+    session = Session(tmp_path)
+    yield session
+    session.close()
+
+
+def test_every_block_is_run_or_says_why_not():
+    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, README, SITE) for b in chosen(tour)}
+    marked = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document) if b.why_not}
+    everything = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document)}
+    assert sorted(everything - run - marked) == [], "blocks in no tour, without `<!-- not run: REASON -->`"
+    assert sorted(run & marked) == [], "blocks that run, marked as not run"
+
+
+def test_a_block_that_fails_is_noticed(session, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```bash\ncmb simulate\n```\n\n1. Step\n\n    <!-- not run: a reason -->\n    ```python\n    1 / 0\n    ```\n")
+    shell, python = blocks(page)
+    assert (shell.why_not, python.why_not, python.code) == ("", "a reason", "1 / 0\n")
+    with pytest.raises(AssertionError, match=r"page.md, block 0"):
+        session.run(shell)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        session.run(python)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tour", [PYTHON, PHANTOM], ids=["python", "phantom"])
+def test_simulation_and_detection(tour, session):
+    for block in chosen(tour):
+        session.run(block)
+
+
+@pytest.mark.slow
+def test_the_first_detection_is_what_the_pages_say(session):
+    """Three of four microbleeds, and the iron of a dentate nucleus."""
+    for block in chosen(FIRST):
+        session.run(block)
+    marks = list(csv.DictReader((session.folder / "try/annotations.csv").open(newline="")))
+    detections = json.loads((session.folder / "results/detections.json").read_text())["scans"][0]["detections"]
+    nearest = [min(marks, key=lambda m: distance_mm(m, d["world_mm"])) for d in detections]
+    assert all(distance_mm(m, d["world_mm"]) < 3 for m, d in zip(nearest, detections, strict=True))
+    assert [m["label"] for m in nearest] == ["cmb", "cmb", "cmb", "mimic:iron"] and nearest[3]["region"] == "dentate"
+    (missed,) = [m for m in marks if m["label"] == "cmb" and m not in nearest]
+    assert round(float(missed["diameter_mm"])) == 2
+
+
+def distance_mm(mark: dict[str, str], world_mm: list[float]) -> float:
+    return sum((float(mark[f"{axis}_mm"]) - at) ** 2 for axis, at in zip("xyz", world_mm, strict=True)) ** 0.5
+
+
+@pytest.mark.ci
+@pytest.mark.serving
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tour", [README, SITE], ids=["readme", "site"])
+def test_a_site_follows_the_pages(tour, session):
+    for block in chosen(tour):
+        session.run(block, REPLACED)

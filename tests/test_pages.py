@@ -1,0 +1,107 @@
+"""The documentation's pages in a headless browser, as on a desktop and a phone. Needs Debian's chromium, or what CHROMIUM names."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.support.imports import ROOT
+from tests.support.site import build_site
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no chromium")]
+WIDTHS = {"desktop": 1280, "phone": 390}
+# Elements wider than the window, but for those inside a box that scrolls by itself.
+OVERFLOW = """() => [...document.querySelectorAll('article *')].filter(e => {
+    if (e.getBoundingClientRect().right <= innerWidth + 1 || !e.getClientRects().length) return false;
+    for (let p = e; p; p = p.parentElement) if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
+    return true;
+}).map(e => e.outerHTML.slice(0, 100))"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The built site behind a local web server."""
+    folder = build_site(tmp_path_factory.mktemp("site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def faults(page: Page, url: str) -> list[str]:
+    """What is wrong with a page: requests that fail or leave the site, script errors, overflow, pictures without text or file."""
+    host, found = urlsplit(url).netloc, []
+    page.on("request", lambda r: found.append(f"requests {r.url}") if urlsplit(r.url).netloc not in ("", host) else None)
+    page.on("response", lambda r: found.append(f"{r.status} for {r.url}") if r.status >= 400 else None)
+    page.on("pageerror", lambda error: found.append(f"script error: {error}"))
+    page.goto(url, wait_until="networkidle")
+    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        found.append("the page scrolls sideways")
+    found += [f"overflows: {html}" for html in page.evaluate(OVERFLOW)]
+    for picture in page.locator("article img").all():
+        if not (picture.get_attribute("alt") or "").strip():
+            found.append(f"no alt text: {picture.get_attribute('src')}")
+        if picture.is_visible() and not picture.evaluate("i => i.complete && i.naturalWidth > 0"):
+            found.append(f"not shown: {picture.get_attribute('src')}")
+    return found
+
+
+PAGES = [p.relative_to(ROOT / "docs").with_suffix("").as_posix() for p in sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole(name, width, address, browser):
+    folder = Path(name).parent if Path(name).name == "index" else Path(name)
+    with browser.new_context(viewport={"width": width, "height": 844}) as context:
+        assert faults(context.new_page(), f"{address}/{folder.as_posix()}/".replace("/./", "/")) == []
+
+
+def test_faults_are_noticed(tmp_path, browser):
+    (tmp_path / "index.html").write_text(
+        "<article><div style='width: 2000px'>wide</div><img src='gone.png'><img src='http://127.0.0.1:9/x.png' alt='x'></article>"
+        "<script>missing()</script>"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+            found = sorted(fault.split(":")[0].split(" for ")[0].split(" http")[0] for fault in faults(context.new_page(), url))
+        server.shutdown()
+    expected = {"404", "requests", "script error", "the page scrolls sideways", "overflows", "no alt text", "not shown"}
+    assert set(found) == expected
+
+
+def test_search_finds_a_page(address, browser):
+    with browser.new_context(viewport={"width": 1280, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(f"{address}/", wait_until="networkidle")
+        page.locator("input.md-search__input").click()
+        page.keyboard.type("withdraw", delay=50)
+        result = page.locator("a.md-search-result__link").first
+        result.wait_for()
+        assert "withdraw-a-patient" in (result.get_attribute("href") or "")
