@@ -32,13 +32,13 @@ python:
 # .done is touched last: an interrupted set-up is repeated, a finished one costs nothing.
 .venv/.done: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python $(PIP) -r requirements.lock 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv (2 GB)" requirements.lock .venv/setup.log
+	@$(BIN)/python $(PIP) -r requirements.lock 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv (3 GB)" requirements.lock .venv/setup.log
 	@$(BIN)/python $(PIP) -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-server/.done: serving/requirements.txt pyproject.toml
 	@$(SERVER_PYTHON) -m venv --clear .venv-server
-	@.venv-server/bin/python $(PIP) -r serving/requirements.txt 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv-server (tritonserver)" serving/requirements.txt .venv-server/setup.log
+	@.venv-server/bin/python $(PIP) -r serving/requirements.txt 2>&1 | $(PYTHON) scripts/pip_progress.py "set up .venv-server (1 GB)" serving/requirements.txt .venv-server/setup.log
 	@.venv-server/bin/python $(PIP) -q --no-deps -e .
 	@touch $@
 

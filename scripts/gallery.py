@@ -128,17 +128,16 @@ def lesions() -> None:
 
 
 def detection() -> None:
-    """finding.png: what the commands of docs/get-started/first-detection.md draw, in fewer colours."""
+    """finding.jpg: what the commands of docs/get-started/first-detection.md draw."""
     cmb = str(Path(sys.executable).with_name("cmb"))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([cmb, "simulate", "try", "--scans", "1", "--cmbs", "4", "--seed", "7"], cwd=folder, check=True)
         scan, bundle = "try/sub-001/swi/sub-001_swi.nii.gz", str(ROOT / "examples/bundle")
         subprocess.run([cmb, "detect", scan, "--bundle", bundle, "--out", "results"], cwd=folder, check=True)
         picture = Image.open(Path(folder, "results/sub-001_swi.png")).convert("RGB")
-    picture.resize((1100, round(1100 * picture.height / picture.width)), Image.Resampling.LANCZOS).quantize(
-        64, dither=Image.Dither.NONE
-    ).save(PICTURES / "finding.png", optimize=True)
-    print(PICTURES / "finding.png")
+    size = (1100, round(1100 * picture.height / picture.width))
+    picture.resize(size, Image.Resampling.LANCZOS).save(PICTURES / "finding.jpg", quality=88, optimize=True)
+    print(PICTURES / "finding.jpg")
 
 
 def notebook() -> None:
