@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 from cmb_models.config.params import load_params
-from cmb_models.dataset.index import index_datasets
+from cmb_models.dataset.index import index_datasets, summary
 from cmb_models.files import write_json
 from cmb_models.workspace.paths import INDEX, PARAMS
 from cmb_models.workspace.stage import run
@@ -13,7 +15,9 @@ from cmb_models.workspace.stage import run
 
 def main() -> None:
     params = load_params(PARAMS)
-    write_json(INDEX, index_datasets(Path(params.ingest.raw_dir), params.preprocess))
+    index = index_datasets(Path(params.ingest.raw_dir), params.preprocess)
+    write_json(INDEX, index)
+    typer.echo("\n".join(summary(index)))
 
 
 if __name__ == "__main__":

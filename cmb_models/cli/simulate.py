@@ -49,6 +49,8 @@ def simulate(
         calcifications=calcifications,
         progress=True,
     )
+    written = scans if new_cmbs is None else 2 * scans
+    typer.echo(f"{written} scan{'s'[: written > 1]} in {out}; positions of microbleeds and mimics in {out / 'annotations.csv'}")
 
 
 def add_to(app: typer.Typer) -> None:

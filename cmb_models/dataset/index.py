@@ -54,10 +54,20 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     faults += _repeated(entries)
     if faults:
         listed = "".join(f"\n  - {f}" for f in faults)
-        raise InputError(
-            "dataset-faults", raw_dir, "usable scans and annotations", f"{len(faults)} faults:{listed}\n", "correct all of these"
-        )
+        number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise InputError("dataset-faults", raw_dir, "usable scans and annotations", f"{number}:{listed}\n", "correct all of these")
     return {"scans": entries}
+
+
+def summary(index: ScanIndex) -> list[str]:
+    """One line per dataset: scans, subjects, microbleeds."""
+    lines = []
+    for name in sorted({entry["dataset"] for entry in index["scans"]}):
+        scans = [entry for entry in index["scans"] if entry["dataset"] == name]
+        subjects, empty = len({entry["subject"] for entry in scans}), sum(not entry["n_cmbs"] for entry in scans)
+        n_cmbs = sum(entry["n_cmbs"] for entry in scans)
+        lines.append(f"{name}: scans {len(scans)} ({empty} without microbleeds), subjects {subjects}, microbleeds {n_cmbs}")
+    return lines
 
 
 def _repeated(entries: list[ScanEntry]) -> list[str]:

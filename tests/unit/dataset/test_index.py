@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import load_params
-from cmb_models.dataset.index import index_datasets
+from cmb_models.dataset.index import index_datasets, summary
 from cmb_models.dataset.layout import phase_beside
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, write_annotations
@@ -32,6 +32,15 @@ def test_every_scan_with_its_facts(tmp_path):
     one, two = index_datasets(tmp_path)["scans"]
     assert (one["key"], one["subject"], one["n_cmbs"], two["n_cmbs"]) == ("site_sub-1", "site_sub-1", 3, 0)
     assert one["shape"] == [80, 80, 32] and one["spacing_mm"] == [1, 1, 2] and one["sha256"] != two["sha256"]
+
+
+def test_the_summary_counts_each_dataset(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [("sub-1", c, "a") for c in BLOBS_MM])
+    dataset(tmp_path / "locked", {"sub-1": head(seed=3)}, [])
+    assert summary(index_datasets(tmp_path)) == [
+        "locked: scans 1 (1 without microbleeds), subjects 1, microbleeds 0",
+        "site: scans 2 (1 without microbleeds), subjects 2, microbleeds 3",
+    ]
 
 
 def test_all_faults_are_told_at_once(tmp_path):
