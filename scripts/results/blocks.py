@@ -75,7 +75,7 @@ def learning_curve() -> str:
 METHODS = {
     "two-stage (ours)": "both networks",
     "stage 1 alone": "candidate network alone",
-    "two-stage, nothing planted": "both networks, no synthetic lesions",
+    "two-stage, nothing inserted": "both networks, without synthetic lesions",
     "U-Net segmentation": "one U-Net that segments",
     "radial symmetry": "radial symmetry (classical)",
     "nnU-Net v2": "nnU-Net v2, 1,250 steps of one training",

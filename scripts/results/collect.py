@@ -9,13 +9,13 @@ import numpy as np
 
 from cmb_models.config.params import Evaluate, load_params
 from cmb_models.evaluation.metrics import froc_table
+from cmb_models.evaluation.plots import BAND_FP
 from cmb_models.evaluation.rows import read_rows
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.files import read_json
 
 COUNTS = ("n_scans", "n_lesions", "hits", "false_positives", "n_cmb_free_scans")
 RATES = ("sensitivity", "fp_per_scan", "precision", "f1", "fp_per_cmb_free_scan")
-CURVE_FP = tuple(np.geomspace(1 / 16, 8, 57).tolist())
 
 
 def collect(workspace: Path) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
 def _details(metrics: dict[str, Any], rows: Path, settings: Evaluate) -> dict[str, Any]:
     scans = read_rows(rows).scans
     draws = subject_draws([scan.subject for scan in scans], settings.bootstrap, np.random.default_rng(settings.seed))
+    # Without 0, which a logarithmic axis cannot show.
     keys = ("fp_per_scan", "sensitivity", "low", "high")
-    curve = [{key: round(row[key], 4) for key in keys} for row in froc_table(scans, settings.tolerance_mm, draws, CURVE_FP)]
+    curve = [{key: round(row[key], 4) for key in keys} for row in froc_table(scans, settings.tolerance_mm, draws, BAND_FP[1:])]
     sizes = [{key: row[key] for key in ("name", "hits", "n_lesions", "interval_95")} for row in metrics["strata"]["size"]]
     return {"curve": curve, "size": sizes}

@@ -40,7 +40,7 @@ def froc(axes: Axes) -> None:
 def learning_curve(axes: Axes) -> None:
     """Sensitivity at one FP/scan against the number of training scans."""
     accuracy = load("research/results/accuracy.json")
-    for color, name in enumerate(("two-stage (ours)", "two-stage, nothing planted", "U-Net segmentation", "radial symmetry")):
+    for color, name in enumerate(("two-stage (ours)", "two-stage, nothing inserted", "U-Net segmentation", "radial symmetry")):
         rows = sorted((row for row in accuracy["means"] if row["name"] == name), key=lambda row: row["scans"])
         x, y = ([row[key] for row in rows] for key in ("scans", "mean"))
         axes.plot(x, y, "o-", color=f"C{color}", lw=2, label=METHODS[name])
