@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmb_models.config.params import Gate
-from cmb_models.evaluation.statistics.paired import Judged
 from cmb_models.files import sha256_of
 from cmb_models.registry.gate import criteria
 from cmb_models.registry.gate.changes import unchanged
@@ -42,7 +41,7 @@ class GateReport:
         return {**result, "checks": checks, "settings": settings}
 
 
-def check_gate(bundle: Path, gate: Gate, production: Path | None = None, rerun: Judged | None = None) -> GateReport:
+def check_gate(bundle: Path, gate: Gate, production: Path | None = None) -> GateReport:
     """Run every check that the gate's settings enable.
 
     Metrics are recomputed from the rows of the locked evaluation in the bundle; a metric without rows is not measured, and fails.
@@ -52,13 +51,10 @@ def check_gate(bundle: Path, gate: Gate, production: Path | None = None, rerun: 
         bundle: The release's bundle.
         gate: The gate's settings.
         production: The bundle in production.
-        rerun: Production's results on this release's locked scans (compare.rerun_evaluation), instead of the rows in its bundle.
     """
     is_production = production is None or Path(production).resolve() == Path(bundle).resolve()
     against = sha256_of(Path(production) / MANIFEST_FILE) if production else ""
     other = None if production is None or is_production else read_evaluation_record(production)
-    if other is not None and rerun is not None:
-        other = replace(other, judged=rerun)
     return judge(read_evaluation_record(bundle), gate, other, against)
 
 

@@ -185,7 +185,10 @@ def non_inferiority(evidence: EvaluationRecord, production: EvaluationRecord, ga
     return _margins(pair, found, gate)
 
 
-REMEDY = "`cmb release compare production REF --rerun-baseline` runs production on this release's locked scans"
+REMEDY = (
+    "`cmb release compare production REF --rerun-baseline` runs production on this release's locked scans; "
+    "to promote on that, pass --override-gate and the reason"
+)
 
 
 def _margins(pair: Pair, found: dict, gate: Gate) -> list[Check]:
