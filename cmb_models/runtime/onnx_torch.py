@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmb_models.errors import InputError
+from cmb_models.runtime.parts import geometry
 
 Values = list[Any]  # inputs of a node: tensors, and NumPy arrays for whole-number constants; None for one that is left out
 Attributes = Mapping[str, Any]
@@ -40,6 +41,7 @@ class OnnxNetwork:
             expected, remedy = f"operators among {', '.join(sorted(OPERATORS))}", "install onnxruntime-gpu, or use the CPU"
             raise InputError("network-unsupported", file, expected, ", ".join(unknown), remedy)
         self.device = device
+        self.reach, self.multiple = geometry(file)
         self._output = graph.output[0].name
         self._input = graph.input[0].name
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -1,0 +1,165 @@
+"""Where a release's networks run: on a CUDA device that works, or on the CPU.
+
+A network on a CUDA device is compared with the CPU on a small input before it is used. Where CUDA fails later, `auto` goes on with
+the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cmb_models.errors import InputError
+from cmb_models.runtime.cpu import Network, open_onnx
+
+log = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+PARITY = 1e-3  # largest difference of a score from the CPU's with which a device is used; the bound on an export
+
+
+class DeviceFailed(Exception):
+    """A CUDA device cannot be used, or not any longer; the text says why."""
+
+
+class DoesNotFit(DeviceFailed):
+    """An input for which the device's memory is too small, even in parts."""
+
+
+class Accelerated(Protocol):
+    """A network on a device. Raises DeviceFailed."""
+
+    name: str
+
+    def __call__(self, array: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass
+class DeviceNetwork:
+    """A network that knows where it runs: the array in, the scores out. Usable from many threads.
+
+    name: of the device in use. reason: why it is not the requested one, or ''.
+    """
+
+    file: Path
+    requested: str
+    cpu: Network
+    accelerated: Accelerated | None = None
+    reason: str = ""
+    on_fallback: Callable[[str], None] = field(default=log.warning)
+
+    @property
+    def name(self) -> str:
+        """The device in use: "cpu" or the CUDA device's name."""
+        return self.accelerated.name if self.accelerated else "cpu"
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Run the network.
+
+        Raises:
+            InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
+        """
+        accelerated = self.accelerated
+        if accelerated is None:
+            return self.cpu(array)
+        try:
+            return accelerated(array)
+        except DeviceFailed as error:
+            if self.requested == "cuda":
+                raise _failed(error, f"{self.file.name} for an input of {'×'.join(map(str, array.shape))}") from error
+            # An input that is too large leaves the device usable for others.
+            if not isinstance(error, DoesNotFit):
+                self.accelerated, self.reason = None, str(error)
+            self.on_fallback(f"{self.file.name}: {accelerated.name} failed, the CPU is used: {error}")
+            return self.cpu(array)
+
+
+def _failed(error: DeviceFailed, case: object) -> InputError:
+    if isinstance(error, DoesNotFit):
+        return InputError("device-memory", case, "an input that fits into the device's memory", str(error), "pass --device auto")
+    remedy = "check `nvidia-smi`, restart the server or the command, or pass --device cpu"
+    return InputError("device-failed", case, "a CUDA device that works", str(error), remedy)
+
+
+def open_network(
+    file: Path,
+    input_name: str,
+    output_name: str,
+    device: str = "auto",
+    threads: int = 0,
+    opener: Callable[[Path, str, str], Accelerated] | None = None,
+) -> DeviceNetwork:
+    """Open one ONNX file on a device.
+
+    Args:
+        file: The ONNX file.
+        input_name: Name of its input.
+        output_name: Name of its output.
+        device: "cpu"; "cuda" for a CUDA device; "auto" for a CUDA device that works, else the CPU.
+        threads: Threads on the CPU; 0 for all cores.
+        opener: Opens the file on the accelerator; `open_on_cuda` if None.
+
+    Raises:
+        InputError: For an unknown device, and if "cuda" is requested and no CUDA device works.
+    """
+    if device not in DEVICES:
+        raise InputError("device-unknown", "device", f"one of {', '.join(DEVICES)}", repr(device), "pass another")
+    file = Path(file)
+    cpu = open_onnx(file, input_name, output_name, threads)
+    if device == "cpu":
+        return DeviceNetwork(file, device, cpu)
+    try:
+        accelerated = (opener or open_on_cuda)(file, input_name, output_name)
+        _require_parity(accelerated, cpu, _small_input(file))
+    except DeviceFailed as error:
+        if device == "cuda":
+            raise _failed(error, file) from error
+        return DeviceNetwork(file, device, cpu, None, str(error))
+    return DeviceNetwork(file, device, cpu, accelerated)
+
+
+def _require_parity(accelerated: Accelerated, cpu: Network, array: np.ndarray) -> None:
+    apart = float(np.abs(accelerated(array) - cpu(array)).max())
+    if not apart <= PARITY:
+        raise DeviceFailed(f"{accelerated.name} differs from the CPU by {apart:.2g}, more than {PARITY}")
+
+
+def _small_input(file: Path) -> np.ndarray:
+    """Noise of a shape that the network takes: two patches, or 32 voxels along each free axis of a scan."""
+    import openvino
+
+    shape = openvino.Core().read_model(str(file)).input(0).get_partial_shape()
+    sizes = [d.get_length() if d.is_static else (2 if axis == 0 else 32) for axis, d in enumerate(shape)]
+    return np.random.default_rng(0).standard_normal(sizes, dtype=np.float32)
+
+
+def open_on_cuda(file: Path, input_name: str, output_name: str) -> Accelerated:
+    """Open a file by ONNX Runtime's CUDA provider where that is installed, else by torch. Raises DeviceFailed."""
+    try:
+        ctypes.CDLL("libcuda.so.1")  # without a driver neither library needs to be imported
+    except OSError as error:
+        raise DeviceFailed("no NVIDIA driver (libcuda.so.1)") from error
+    if _onnxruntime_has_cuda():
+        from cmb_models.runtime.cuda_onnxruntime import OnnxruntimeNetwork
+
+        return OnnxruntimeNetwork(file, input_name, output_name)
+    try:
+        from cmb_models.runtime.cuda_torch import TorchNetwork
+    except ModuleNotFoundError as error:
+        raise DeviceFailed(f"neither onnxruntime-gpu nor torch with onnx is installed (no {error.name})") from error
+    return TorchNetwork(file)
+
+
+def _onnxruntime_has_cuda() -> bool:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return False
+    providers: Any = onnxruntime.get_available_providers()
+    return "CUDAExecutionProvider" in providers
