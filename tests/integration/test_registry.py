@@ -94,7 +94,7 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     assert release.tags["studies.unet.trial"] == "3"
     assert {k: bundle.lineage[k] for k in list(expected)[:8]} == dict(list(expected.items())[:8])
     assert bundle.metadata["metrics"]["cross_validate"]["sensitivity"] == 0.9
-    assert "| microbleeds found | 95 % | 90 % |" in (bundle.path / "model_card.md").read_text()
+    assert "| sensitivity | 95 % | 90 % |" in (bundle.path / "model_card.md").read_text()
     assert git(site, "status", "--porcelain") == ""
 
 

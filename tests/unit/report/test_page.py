@@ -146,7 +146,7 @@ def test_every_miss_and_every_false_positive_is_shown(material, page):
     # of each scan is one more than .5 a scan allow, so the threshold lies above them all, and a microbleed a scan is missed.
     assert len(lost) == 1 + 4 and len(wrong) == 3
     assert page.count('class="card miss"') == len(lost) and page.count('class="card false_positive"') == len(wrong)
-    assert {c.about for c in lost} == {"left <thalamus>; threshold: stage 2 doubts it"}
+    assert {c.about for c in lost} == {"left <thalamus>; threshold: low stage 2 score"}
     assert {c.about for c in cases.false_positives(material.locked)} == {"marked as vein branch", "nothing annotated here"}
 
 
