@@ -59,7 +59,7 @@ def draw_froc(
     if draws is not None:
         band = froc_table(scans, tolerance_mm, draws, BAND_FP)
         low, high = [row["low"] for row in band], [row["high"] for row in band]
-        label = "95 % over subjects"
+        label = "95 % CI over subjects"
         axes.fill_between(BAND_FP, low, high, color="C0", alpha=0.18, lw=0, step="post", label=label, zorder=1)
     for tolerance in (tolerance_mm, *(t for t in ALSO_AT_MM if t != tolerance_mm)):
         curve = froc(scans, tolerance)

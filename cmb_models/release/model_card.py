@@ -187,8 +187,8 @@ def _method(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
     weights = f"{1 - decision.stage2_weight:.3f} · {scale}(stage 1) + {decision.stage2_weight:.3f} · {scale}(stage 2)"
     intercept = f"{'+' if decision.intercept >= 0 else '−'} {abs(decision.intercept):.3f}"
     lines = [
-        "Two stages after [Rau et al., Brain Sciences 2026](https://doi.org/10.3390/brainsci16020207): a 3D U-Net proposes candidates,",
-        "a 3D CNN classifies a patch around each.",
+        "Two stages after [Rau et al., Brain Sciences 2026](https://doi.org/10.3390/brainsci16020207): a 3D U-Net proposes",
+        "candidates, a 3D CNN classifies a patch around each.",
         "",
         f"- Preprocessing: resampling to {'×'.join(f'{s:g}' for s in config.preprocess.spacing_mm)} mm, intensity normalisation.",
         f"- Candidates: at most {candidates.max_per_scan} per scan, those with the highest stage 1 scores.",
