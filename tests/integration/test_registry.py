@@ -72,7 +72,7 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     with open_registry(site) as registry:
         (release,) = registry.releases()
         told = registry.client.get_model_version("cmb-detector", "1").description
-    assert told.startswith("Locked scans: 95 % of 20 microbleeds in 5 scans found, 0.50 false positives per scan.\n\n")
+    assert told.startswith("Held-out test set: 95 % of 20 microbleeds in 5 scans detected, 0.50 false positives per scan.\n\n")
     assert "model card" in told
     data = yaml.safe_load((site / "data/raw/phantom.dvc").read_text())["outs"][0]["md5"]
     canonical = json.dumps({"data/raw/phantom": data}, separators=(",", ":"))

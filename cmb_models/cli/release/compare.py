@@ -9,7 +9,7 @@ import typer
 
 from cmb_models.cli.terminal import AsJson, console, print_json
 
-Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")]
+Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")]
 
 
 def compare(
