@@ -28,7 +28,7 @@ def number(value: float | None, interval: Interval = None, digits: int = 2) -> s
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """ "1 scan", "2 scans"."""
+    """A count with its noun, such as "1 scan" or "2 scans"."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 

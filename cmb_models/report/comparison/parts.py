@@ -58,7 +58,7 @@ def _signed(value: float, digits: int) -> str:
 
 
 def verdict(d: Difference) -> str:
-    """ "better" or "worse" if the interval excludes 0, else ""."""
+    """Whether the interval excludes 0: "better", "worse" or "" if not."""
     if d.difference is None or not d.interval or d.interval[0] <= 0 <= d.interval[1]:
         return ""
     return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
