@@ -32,7 +32,8 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
 
     Raises:
         InputError: If `raw_dir` is itself a dataset or holds none; else one error that lists the faults of all scans: not
-            readable, not plausible as SWI, a duplicate file, an annotation that lies outside or is repeated, a missing or unusable phase image.
+            readable, not plausible as SWI, a duplicate file, an annotation outside its scan or repeated, a missing or unusable
+            phase image.
     """
     with_phase = settings if settings is not None and settings.phase else None
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects

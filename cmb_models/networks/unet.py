@@ -19,8 +19,8 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequen
     """The candidate network: BottomHatFilter, then MONAI's DynUNet (the U-Net of nnU-Net) with residual blocks.
 
     Residual blocks have two convolutions per level; with one, microbleeds near the dark background outside the brain are not
-    learned. Batch normalisation instead of instance normalisation makes a voxel's output independent of the field of view, so training on
-    patches and inference on whole scans agree, and so do PyTorch and ONNX.
+    learned. Batch normalisation instead of instance normalisation makes a voxel's output independent of the field of view, so
+    training on patches and inference on whole scans agree, and so do PyTorch and ONNX.
 
     Args:
         channels: Feature channels of each level.
