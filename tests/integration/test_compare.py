@@ -121,7 +121,10 @@ def test_figures_differences_and_the_gates_verdict(cmb):
     assert sensitivity["interval"] == pytest.approx([-1 / 3, -1 / 3])
     assert false["difference"] == pytest.approx(1 / 3) and false["interval"] == [0.0, 1.0]
     checks = {c["name"].partition(",")[0]: c["passed"] for c in told["gate"]["checks"]}
-    assert checks["sensitivity less production's"] is False and checks["false positives per scan less production's"] is True
+    assert (
+        checks["difference in sensitivity to production"] is False
+        and checks["difference in false positives per scan to production"] is True
+    )
     assert told["gate"]["passed"] is False
     kinds = [(d["scan"], d["kind"], d["by"]) for d in told["disagreements"]]
     assert kinds == [
@@ -132,7 +135,7 @@ def test_figures_differences_and_the_gates_verdict(cmb):
 
 def test_the_terminal_says_the_same(cmb):
     text = " ".join(cmb("1", "2").output.split())
-    assert "microbleeds release 2 detected 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
+    assert "microbleeds release 2 detected 6 and release 1 detected 9: sensitivity −33 % (−33 to −33)" in text
     assert "the gate would reject release 2 as a replacement of release 1" in text
     assert "microbleeds detected by only one release: release 1 3, release 2 0" in text
     back = " ".join(cmb("2", "1").output.split())
@@ -167,7 +170,7 @@ def test_a_scan_that_is_gone_or_changed_has_no_picture_and_that_is_said(cmb, sit
 def test_other_locked_scans_are_not_compared(cmb, tmp_path):
     result = cmb("3", "2", "--html", str(tmp_path / "page.html"))
     text = " ".join(result.output.split())
-    assert "not evaluated on the same held-out scans" in text and "0 locked scans in common, at least 2 needed" in text
+    assert "not evaluated on the same held-out scans" in text and "0 held-out scans in common, at least 2 needed" in text
     told = json.loads(cmb("3", "2", "--json").output)
     assert told["figures"]["sensitivity"]["difference"] is None and told["figures"]["sensitivity"]["first"] == 1.0
     assert not told["gate"]["passed"] and told["disagreements"] == []
@@ -218,7 +221,7 @@ def test_too_few_scans_give_no_interval(cmb, site):
         params.write_text(kept)
     text = " ".join(result.output.split())
     assert "sensitivity −33 %. False positives:" in text and "4 scans in common are needed to compare the two" in text
-    assert "3 locked scans in common, at least 4 needed" in text
+    assert "3 held-out scans in common, at least 4 needed" in text
 
 
 def test_two_releases_with_the_same_answers_say_so(cmb):

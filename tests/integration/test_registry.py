@@ -183,7 +183,7 @@ def test_a_failed_gate_leaves_aliases_and_log_untouched(site):
     register(site)
     result = cmb("release", "promote", "1")
     assert result.exit_code == 1
-    assert "sensitivity on the locked test set is 0.5, at least 0.8 is required" in result.output
+    assert "sensitivity on the held-out test set is 0.5, at least 0.8 is required" in result.output
     assert aliases(site) == {}
     assert not (site / "audit.jsonl").exists()
 

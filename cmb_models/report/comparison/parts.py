@@ -104,7 +104,7 @@ def summary(comparison: Comparison) -> str:
     text = f"On the same {plural(len(comparison.second.scans), 'held-out scan')} with {plural(lesions, 'microbleed')} "
     if not comparison.disagreements:
         return text + f"{second} and {first} have identical detections."
-    text += f"{second} detected {b['hits']} and {first} {a['hits']}: sensitivity {format_difference(found)}. "
+    text += f"{second} detected {b['hits']} and {first} detected {a['hits']}: sensitivity {format_difference(found)}. "
     text += f"False positives: {b['false_positives']} and {a['false_positives']}, {format_difference(false)} FP/scan."
     unsure = [n for n, d in (("sensitivity", found), ("FP/scan", false)) if d.difference and not verdict(d)]
     return text + (f" The difference in {' and '.join(unsure)} may be due to chance." if unsure else "")
