@@ -38,7 +38,7 @@ SMALL_WIDTH = ((WIDTH - 3 * EDGE) / 2 - 2 * GAP) / 3
 
 
 class Finding(Protocol):
-    """A place to show: its centre in scanner RAS mm, its diameter in mm, and its score in [0, 1]."""
+    """A finding to show: centre in scanner RAS mm, diameter in mm, score in [0, 1]."""
 
     @property
     def position_mm(self) -> tuple[float, float, float]: ...

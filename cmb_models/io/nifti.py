@@ -72,7 +72,7 @@ def volume_of(image: SpatialImage, case: object) -> Volume:
     """
     try:
         _check_voxels(case, image)
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks refuses
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks rejects
             data = np.asarray(image.dataobj, dtype=np.float32)
     except InputError:
         raise
@@ -104,7 +104,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_voxels(case: object, image: SpatialImage) -> None:
-    """From the header alone, so that a long 4D series is not read only to be refused."""
+    """Check the header, before the voxels of a long 4D series are read."""
     shape, kind = image.shape, image.get_data_dtype().kind
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"

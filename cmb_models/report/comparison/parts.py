@@ -170,5 +170,5 @@ def _curve(axes: Axes, side: Side, color: str, comparison: Comparison) -> None:
     x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
     axes.step(x, np.append(curve.sensitivity, curve.sensitivity[-1]), where="post", color=color, lw=2, label=side.name, zorder=3)
     if at := box(side, comparison.tolerance_mm):
-        label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
+        label = f"{side.name}, operating point: {100 * at['sensitivity']:.0f} % at {at['fp_per_scan']:.2f} FP/scan"
         axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)
