@@ -100,7 +100,7 @@ class DetectionResult:
             raise InputError("results-incomplete", "plot", "a volume to draw on", "a result without one", "pass the scan's volume")
         threshold = self.threshold if threshold is None else threshold
         found = self.above(threshold)
-        findings = {0: "no findings", 1: "1 finding"}.get(len(found), f"{len(found)} findings")
+        findings = {0: "no detections", 1: "1 detection"}.get(len(found), f"{len(found)} detections")
         release = f"release {self.release}" if self.release else "unregistered bundle"
         return findings_figure(volume, found, title, f"{findings} at threshold {threshold:.3f}   |   {release}", RESEARCH_USE)
 

@@ -41,7 +41,7 @@ def main() -> None:
     rows = write_rows(OUT, scans, threshold, tolerance, decision)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
-    froc_figure(scans, metrics, tolerance, "Locked test set", OUT / "froc.png", draws)
+    froc_figure(scans, metrics, tolerance, "Held-out test set", OUT / "froc.png", draws)
     write_json(OUT / "metrics.json", metrics)
     log_stage("evaluate", {}, metrics, [OUT / "froc.png", *rows])
 

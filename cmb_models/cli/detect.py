@@ -49,7 +49,9 @@ def detect(
         list[Path] | None,
         typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi next to NAME_swi, if used)."),
     ] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its findings.")] = True,
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its detections.")
+    ] = True,
     shadow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also run the server's challenger; append a comparison to FILE.")
     ] = None,
@@ -59,7 +61,7 @@ def detect(
 ) -> None:
     """Detect microbleeds in scans.
 
-    Writes detections.csv (one row per finding), detections.json (with thresholds, release and rejected scans) and a PNG per scan.
+    Writes detections.csv (one row per detection), detections.json (with thresholds, release and rejected scans) and a PNG per scan.
     A rejected scan is reported on stderr, and the others are processed. A release that uses phase needs the phase image of every
     scan; repeat --phase for several scans, in their order.
     """
@@ -267,7 +269,7 @@ def show(console: Console, results: list[ScanResult], source: str) -> None:
 
     table = Table(title=f"Microbleeds by {escape(source)}", title_justify="left")
     table.add_column("scan", overflow="fold")
-    for name in ("findings", "best score", "threshold", "release"):
+    for name in ("detections", "best score", "threshold", "release"):
         table.add_column(name, justify="right")
     for r in results:
         if r.answer is None:

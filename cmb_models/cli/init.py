@@ -18,7 +18,7 @@ NEXT = """next:
   git commit -m 'Create workspace'
   put scans and annotations.csv into data/raw/site and those for the final test into data/raw/locked, or simulate some:
     cmb simulate data/raw/site --seed 1 && cmb simulate data/raw/locked --scans 10 --cmbs 24 --seed 2
-  dvc add data/raw/site data/raw/locked && git add data/raw/*.dvc && git commit -m 'Add scans'
+  dvc add data/raw/site data/raw/locked && git add data/raw && git commit -m 'Add scans'
   dvc repro"""
 
 

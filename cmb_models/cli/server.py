@@ -30,7 +30,7 @@ def run(
 ) -> None:
     """Run the bundled Triton server in the foreground with the releases of the registry's roles; Ctrl-C stops it.
 
-    A server that exits is restarted and its releases are deployed again; dead steps are restarted.
+    A server that exits is restarted and its releases are deployed again; served models that exit are restarted.
     """
     import signal
 

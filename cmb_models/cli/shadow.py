@@ -51,7 +51,7 @@ def _print(summary: dict) -> None:
         names = {side: f"release {pair[side]['release'] or 'unregistered'}" for side in ("production", "challenger")}
         out.print(
             f"{names['challenger']} shadowing {names['production']}: {plural(pair['scans'], 'scan')},"
-            f" {pair['scans_alike']} with the same findings",
+            f" {pair['scans_alike']} with identical detections",
             style="bold",
         )
         rows = [("all", pair), *((week["week"], week) for week in pair["weeks"])]
@@ -61,13 +61,15 @@ def _print(summary: dict) -> None:
         out.print(table(*heads, rows=cells))
         if shift := pair["score_shift"]:
             mean, size = f"{shift['mean']:+.3f}", f"{shift['mean_absolute']:.3f}"
-            out.print(f"scores where both report: {mean} by the challenger on average, {size} apart", markup=False)
+            out.print(
+                f"score of the challenger minus production, where both report: mean {mean}, mean absolute {size}", markup=False
+            )
         for scan in pair["most_different"]:
             name = scan["scan"] or scan["input_sha256"][:12]
             alone = f"production alone {len(scan['only_production'])}, challenger alone {len(scan['only_challenger'])}"
             out.print(f"  {name}: {alone}, both {scan['both']}", markup=False)
     if not summary["pairs"]:
-        out.print("no scan has been compared")
+        out.print("no scans have been compared")
     for row in summary["not_compared"]:
         out.print(f"{row['outcome']}: {plural(row['scans'], 'scan')}, {row['reason']}", style="yellow", markup=False)
 

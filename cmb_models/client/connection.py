@@ -64,9 +64,14 @@ def tls_from_environment() -> Tls | None:
 
 
 def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
-    """A client of the server at `url`, HOST:PORT or with grpc:// or grpcs:// before it; nothing is sent yet.
+    """Create Triton's client for a server; nothing is sent yet.
 
-    tls: for an address without scheme, by default from the environment. Raises InputError for invalid files.
+    Args:
+        url: HOST:PORT, optionally with the prefix grpc:// or grpcs://.
+        tls: Certificates for an address without prefix; if None, the environment decides.
+
+    Raises:
+        InputError: If a certificate file is not usable.
     """
     address, tls = endpoint(url, tls)
     return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))

@@ -21,7 +21,7 @@ ADMIN_KEY = "CMB_ADMIN_KEY"  # variable with the key for restricted calls
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: its name on the wire, numpy type and shape."""
+    """One tensor: name on the wire, NumPy type, and shape, in which -1 stands for any length."""
 
     name: str
     dtype: type
@@ -47,12 +47,12 @@ OUTPUTS = (CENTRE_MM, INDEX, DIAMETER_MM, SCORE, STAGE1_SCORE, STAGE2_SCORE, THR
 
 
 def inputs_of(uses_phase: bool) -> tuple[Tensor, ...]:
-    """The inputs of a release's detector."""
+    """The input tensors of a release, in order."""
     return (*INPUTS, PHASE) if uses_phase else INPUTS
 
 
 def pack(answer: DetectionResult) -> dict[str, np.ndarray]:
-    """A DetectionResult as the output tensors by name."""
+    """Convert a DetectionResult to the output tensors by name. Without candidates, the first axes have length 0."""
     rows = answer.candidates
     columns = {
         CENTRE_MM: [r.position_mm for r in rows],
@@ -69,7 +69,7 @@ def pack(answer: DetectionResult) -> dict[str, np.ndarray]:
 
 
 def unpack(tensors: dict[str, np.ndarray]) -> DetectionResult:
-    """The output tensors by name as a DetectionResult: the inverse of `pack`, up to float32."""
+    """Convert the output tensors by name to a DetectionResult: the inverse of `pack`, up to float32 rounding."""
     candidates = tuple(
         Detection(tuple(c.tolist()), tuple(i.tolist()), float(d), float(s), float(s1), float(s2))
         for c, i, d, s, s1, s2 in zip(*(tensors[t.name] for t in OUTPUTS[:6]), strict=True)

@@ -32,11 +32,17 @@ class Serving:
 
 
 class Client:
-    """A Detector: a connection to one server, to be used for many scans and from many threads.
+    """A Detector that uses a server. May be shared between threads; nothing is sent before the first call.
 
-    url: HOST:PORT of its gRPC service, or with grpc:// or grpcs:// before it. tls: if neither the address nor the
-    environment (connection.py) configures it. shared_memory: pass scans by shared memory to a server on this machine, authorized
-    by CMB_ADMIN_KEY. Raises InputError for invalid certificate files.
+    Args:
+        url: HOST:PORT of the server's gRPC service, optionally with the prefix grpc:// or grpcs://.
+        timeout_s: Seconds to wait for each response.
+        model: Name of the served model, which selects the role.
+        tls: Certificates; if None, the environment decides (client.connection).
+        shared_memory: Pass scans through shared memory to a server on the same machine; needs CMB_ADMIN_KEY.
+
+    Raises:
+        InputError: If a certificate file is not usable.
     """
 
     def __init__(
@@ -129,7 +135,11 @@ class Client:
         return PHASE.name in {tensor.name for tensor in metadata.inputs}
 
     def serving(self) -> Serving | None:
-        """The current release; None if nothing is deployed. Raises InputError if the server cannot be reached."""
+        """The current release; None if nothing is deployed.
+
+        Raises:
+            InputError: If the server cannot be reached.
+        """
         try:
             if not self._client.is_model_ready(self.model, client_timeout=self.timeout_s):
                 return None

@@ -29,8 +29,9 @@ UNKNOWN = ("DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE")
 def shared_inputs(
     client: grpc.InferenceServerClient, arrays: Mapping[Tensor, np.ndarray], url: str, timeout_s: float
 ) -> Iterator[list[grpc.InferInput]]:
-    """Inputs of a request with their arrays in a shared memory region, which is removed on exit. After an exception that leaves
-    the server reading it, the region stays registered with the server.
+    """Inputs of a request with their arrays in a shared memory region, which is removed on exit.
+
+    After an exception that leaves the server reading it, the region stays registered with the server.
 
     arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError if the server cannot open the
     region: it is on another machine, in a container with separate memory, or requires an admin key.

@@ -145,10 +145,12 @@ class CnnSearch(Section):
 
 
 class Tuning(Section):
-    """trials: finished Optuna trials wanted. parallel_trials: how many are proposed and run together; a setting, not the
-    machine's cores, so that every machine tries the same. steps: training steps of one fold's model in a trial. fp_per_scan:
-    the objective's
-    operating point (mean sensitivity up to it)."""
+    """Settings of a hyperparameter search.
+
+    trials: completed Optuna trials required. parallel_trials: trials sampled and run at the same time; a setting rather than the
+    number of cores, so that the search is the same on every machine. steps: optimizer steps of one fold's model in a trial.
+    fp_per_scan: the objective is the mean sensitivity up to this rate.
+    """
 
     trials: Count
     parallel_trials: Count

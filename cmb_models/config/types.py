@@ -1,5 +1,4 @@
-"""What the sections of params.yaml are made of: kinds of numbers with their ranges, the base that refuses unknown keys,
-and what is wrong in words."""
+"""Types for the sections of params.yaml: numbers with ranges, a base class that rejects unknown keys, and error messages."""
 
 from __future__ import annotations
 

@@ -21,13 +21,19 @@ ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are tw
 
 
 def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanIndex:
-    """Check all datasets below `raw_dir` in one pass.
+    """Check all datasets in one pass, and list their scans.
 
-    settings: where they ask for phase, every scan must have a phase image that `prepare` takes: a locked one would else fail only
-    in the last stage. Returns {"scans": [...]}, one entry a scan: key, dataset, subject, session, path, sha256, shape, spacing_mm,
-    n_cmbs, and phase_sha256 where phase is used. Raises one InputError that lists every fault of every scan: unreadable, not
-    SWI-like, the same file twice, a lesion outside its volume or marked twice, no phase that belongs to it; or, before any of
-    that, one that states that `raw_dir` is a dataset itself, or holds none.
+    Args:
+        raw_dir: Folder with one folder per dataset.
+        settings: If they enable phase, every scan needs a usable phase image.
+
+    Returns:
+        One entry per scan, by dataset and path.
+
+    Raises:
+        InputError: If `raw_dir` is itself a dataset or holds none; else one error that lists the faults of all scans: not
+            readable, not plausible as SWI, a duplicate file, an annotation outside its scan or repeated, a missing or unusable
+            phase image.
     """
     with_phase = settings if settings is not None and settings.phase else None
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects

@@ -16,7 +16,7 @@ ANNOTATIONS = "annotations.csv"
 
 @dataclass(frozen=True)
 class ScanFile:
-    """One SWI scan of a dataset and the places marked in it (none for a scan without microbleeds)."""
+    """One SWI scan of a dataset with its annotations; () for a scan without microbleeds."""
 
     dataset: str
     subject: str
@@ -43,7 +43,18 @@ def phase_beside(swi: Path) -> Path:
 
 
 def read_phase(swi: Path, file: Path | None = None) -> Volume:
-    """The phase image that belongs to an SWI file: `file`, or else the one next to it. InputError has the SWI as its case."""
+    """Read the phase image of an SWI file.
+
+    Args:
+        swi: The SWI file; it names the case in errors.
+        file: The phase image; if None, `phase_beside(swi)`.
+
+    Returns:
+        The phase image as stored; its grid and values are not checked.
+
+    Raises:
+        InputError: If the phase image is missing or cannot be read.
+    """
     path = file or phase_beside(swi)
     try:
         return read_volume(path)
@@ -55,10 +66,16 @@ def read_phase(swi: Path, file: Path | None = None) -> Volume:
 
 
 def find_scans(dataset: Path) -> list[ScanFile]:
-    """All SWI scans below a dataset folder, by subject and session, with their annotations.
+    """Find all SWI scans of a dataset with their annotations. Images are not opened.
 
-    Phase images (`_part-phase_`) are no scans of their own. Raises InputError when there is no annotations.csv, no scan,
-    two scans of one session, or a row for a scan that is not there.
+    Args:
+        dataset: Folder with annotations.csv and sub-*/[ses-*/]swi/sub-*_swi.nii.gz; phase images (`_part-phase_`) are skipped.
+
+    Returns:
+        The scans, sorted by path; at least one.
+
+    Raises:
+        InputError: If annotations.csv or scans are missing, a session has several scans, or an annotation has no scan.
     """
     dataset = Path(dataset)
     if not (dataset / ANNOTATIONS).is_file():

@@ -1,4 +1,4 @@
-"""Guards against judging a model on what it has seen. Each raises one InputError that names the subjects or scans at fault.
+"""Guards against data leakage. Each raises an InputError that names the subjects or scans.
 
 A figure is free of leakage when no subject that it is computed on contributed to what it evaluates: weights, settings,
 candidates, threshold or calibration. The unit is the subject; where files are known, their content counts too, not their names.
@@ -16,7 +16,17 @@ SHOWN = 5  # names in a message; the first are enough to find the fault
 
 
 def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: str) -> None:
-    """Refuse when a subject that `what` was made from is among those it is used to judge. Empty sets are apart."""
+    """Check that two sets of subjects are disjoint.
+
+    Args:
+        what: Name of what was derived from `seen`, for the message.
+        seen: Subjects that contributed to it; may be empty.
+        judged: Subjects that it is evaluated on; may be empty.
+        remedy: What to do, for the message.
+
+    Raises:
+        InputError: If a subject is in both sets.
+    """
     both = sorted(set(seen) & set(judged))
     if both:
         raise InputError(
@@ -30,9 +40,15 @@ def file_hashes(scan: ScanEntry) -> list[str]:
 
 
 def check_split(split: SubjectSplit, scans: Sequence[ScanEntry]) -> None:
-    """Refuse a split (split.json) that has a subject on both sides, or does not fit the index's scans, or one file on both sides.
+    """Check that a split is disjoint by subject and by file content, and complete.
 
-    scans: entries of data/index.json; key, subject and hashes are read.
+    Args:
+        split: Content of data/split.json.
+        scans: Entries of data/index.json; key, subject and hashes are read.
+
+    Raises:
+        InputError: If a subject is both in a fold and held out, split and index have different subjects, or two subjects share a
+            file.
     """
     remedy = "run the split stage again; split.json is written by it alone"
     if both := sorted(set(split["folds"]) & set(split["locked"])):
@@ -57,10 +73,16 @@ def check_split(split: SubjectSplit, scans: Sequence[ScanEntry]) -> None:
 
 
 def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[str]) -> None:
-    """Refuse to evaluate a bundle whose lineage names a locked scan: by subject, by content, or in its calibration.
+    """Check that no held-out scan contributed to a bundle: by subject or by content, to its networks, threshold or calibration.
 
-    lineage: lineage.json of a bundle, {"training_scans": {key: sha256}, "calibrated_on": [subject]}, and with phase
-    {"training_phases": {key: sha256}}. scans: the index.
+    Args:
+        lineage: Of the bundle: {"training_scans": {key: sha256}, "calibrated_on": [subject]}, with phase also
+            {"training_phases": {key: sha256}}.
+        scans: Entries of data/index.json.
+        locked: Subjects of the held-out test set.
+
+    Raises:
+        InputError: If one did, or the lineage lacks an entry.
     """
     remedy = "train again from a split that locks it (`dvc repro`); such a bundle's test result would be wrong"
     missing = sorted({"training_scans", "calibrated_on"} - set(lineage))
@@ -85,9 +107,18 @@ def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[st
 
 
 def calibration_subjects(rows: Path, subjects: Iterable[str], split: SubjectSplit) -> list[str]:
-    """The subjects that a threshold and a calibration are taken from, sorted. Refuses one that is in no fold: locked, or unknown.
+    """Check that threshold and calibration are derived from training subjects only.
 
-    rows: the folder that their scores were read from.
+    Args:
+        rows: Folder that the scores were read from, for the message.
+        subjects: The subjects with scores, in any order, repeated or not.
+        split: Content of data/split.json.
+
+    Returns:
+        The subjects, sorted and unique.
+
+    Raises:
+        InputError: If one is held out or in no fold.
     """
     subjects = sorted(set(subjects))
     strays = [s for s in subjects if s not in split["folds"] or s in split["locked"]]

@@ -1,4 +1,4 @@
-"""Dividing subjects, never scans: into the locked test set and folds with about equally many microbleeds each."""
+"""Split of the subjects into the held-out test set and folds with about the same number of microbleeds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its inte
 
 
 def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> SubjectSplit:
-    """Split the index's scans (see dataset.index) by subject.
+    """Split the scans of the index by subject.
 
-    Returns {"folds": {subject: fold}, "locked": [subject, ...], "locked_sha256": [of all their files], "notes": [sentences on what
-    the numbers cannot say]}. Folds are filled greedily, subjects with most CMBs first into the fold with fewest, ties in a seeded
-    order. Raises InputError when folds would be empty or without any CMB, when one scan stands under two names, or when
-    nothing is locked for the final test.
+    Folds are filled greedily: subjects with the most CMBs first, each into the fold with the fewest; ties in a seeded order.
+
+    Args:
+        scans: Entries of data/index.json.
+        settings: Section `split` of params.yaml.
+        min_scans: Minimum number of training scans.
+
+    Returns:
+        Folds, held-out subjects, the hashes of their files, and notes on the limits of small datasets.
+
+    Raises:
+        InputError: If folds would be empty or without CMBs, nothing is held out, or two subjects share a file.
     """
     cmbs: dict[str, int] = {}
     for scan in scans:

@@ -59,7 +59,7 @@ def draw_froc(
     if draws is not None:
         band = froc_table(scans, tolerance_mm, draws, BAND_FP)
         low, high = [row["low"] for row in band], [row["high"] for row in band]
-        label = "95 % over subjects"
+        label = "95 % CI over subjects"
         axes.fill_between(BAND_FP, low, high, color="C0", alpha=0.18, lw=0, step="post", label=label, zorder=1)
     for tolerance in (tolerance_mm, *(t for t in ALSO_AT_MM if t != tolerance_mm)):
         curve = froc(scans, tolerance)
@@ -69,7 +69,7 @@ def draw_froc(
         style: dict[str, Any] = {"color": "C0", "lw": 2, "zorder": 3} if primary else {"color": "0.55", "lw": 1, "zorder": 2}
         dashes = "-" if primary else {2.0: ":", 5.0: "--"}[tolerance]
         axes.step(x, y, where="post", ls=dashes, label=f"within max({tolerance:g} mm, lesion radius)", **style)
-    label = f"operating point: {operating['sensitivity']:.1%} at {operating['fp_per_scan']:.2f} FP/scan"
+    label = f"operating point: {100 * operating['sensitivity']:.0f} % at {operating['fp_per_scan']:.2f} FP/scan"
     axes.plot(operating["fp_per_scan"], operating["sensitivity"], "o", color="C3", ms=8, label=label, zorder=4)
     axes.set_xscale("symlog", base=2, linthresh=0.125, linscale=0.6)
     axes.set_xticks([0, *STANDARD_FP], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])

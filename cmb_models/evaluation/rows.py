@@ -36,10 +36,10 @@ LESION_ROW = ("scan", "subject", "dataset", "label", "lesion", *_MARK, *_SCORES,
 DETECTION_ROW = ("scan", "subject", "dataset", *_PLACE, *_SCORES, "outcome", "at_threshold", "label", "diameter_mm", "lesion")
 
 NO_CANDIDATE = "stage 1: no candidate within tolerance"
-NEIGHBOURS = "stage 1: its candidate belongs to a neighbouring lesion"
-DOUBT_1 = "threshold: stage 1 doubts it"
-DOUBT_2 = "threshold: stage 2 doubts it"
-TAKEN = "threshold: its candidate belongs to a neighbouring lesion"
+NEIGHBOURS = "stage 1: candidate matched to a neighbouring lesion"
+DOUBT_1 = "threshold: low stage 1 score"
+DOUBT_2 = "threshold: low stage 2 score"
+TAKEN = "threshold: candidate matched to a neighbouring lesion"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _doubt(scan: ScoredScan, candidate: int, threshold: float, joint: Fusion, jo
     if scan.scores[candidate] >= threshold:
         return TAKEN  # above the threshold it finds the neighbour, whose own candidate lies below
     if scan.stage1 is None or scan.stage2 is None:
-        return "threshold: its score is too low"
+        return "threshold: low score"
     first, second = shortfalls(scan.stage1[candidate], scan.stage2[candidate], joint, joined_at)
     return DOUBT_2 if second > first else DOUBT_1
 

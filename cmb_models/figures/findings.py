@@ -38,7 +38,7 @@ SMALL_WIDTH = ((WIDTH - 3 * EDGE) / 2 - 2 * GAP) / 3
 
 
 class Finding(Protocol):
-    """A place to show: its centre in scanner RAS mm, its diameter in mm, and its score in [0, 1]."""
+    """A finding to show: centre in scanner RAS mm, diameter in mm, score in [0, 1]."""
 
     @property
     def position_mm(self) -> tuple[float, float, float]: ...
@@ -131,7 +131,7 @@ def _draw_slab(axes: Axes, view: View, first: int, found: Sequence[Finding]) -> 
             draw_ring(axes, at[:2] * view.spacing_mm[:2], max(4.0, finding.diameter_mm / 2 + MARGIN_MM), str(number))
     middle = [(view.data.shape[0] - 1) / 2, (view.data.shape[1] - 1) / 2, (first + end - 1) / 2, 1]
     height_mm, thickness_mm = (view.affine @ middle)[2], (end - first) * view.spacing_mm[2]
-    axes.set_title(f"z = {height_mm:.0f} mm   minimum over {thickness_mm:.0f} mm", color=FAINT, fontsize=9, pad=4)
+    axes.set_title(f"z = {height_mm:.0f} mm   {thickness_mm:.0f} mm minIP", color=FAINT, fontsize=9, pad=4)
     draw_sides(axes, "R", "L")
 
 
@@ -149,4 +149,11 @@ def _write_texts(figure: Figure, title: str, summary: str, note: str) -> None:
     left, right = EDGE / WIDTH, 1 - EDGE / WIDTH
     figure.text(left, 1 - 0.1 / height, title, color=INK, fontsize=14, va="top", parse_math=False)
     figure.text(right, 1 - 0.14 / height, summary, color=INK, fontsize=11, va="top", ha="right")
-    figure.text(left, 0.12 / height, f"patient's right on the left   |   {note}", color=FAINT, fontsize=8.5, va="bottom")
+    figure.text(
+        left,
+        0.12 / height,
+        f"radiological convention (patient's right on the left)   |   {note}",
+        color=FAINT,
+        fontsize=8.5,
+        va="bottom",
+    )

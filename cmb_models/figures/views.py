@@ -1,4 +1,4 @@
-"""SWI as radiologists view it: upright, the patient's right on the left, in grey, places of interest ringed.
+"""SWI in radiological convention: upright, the patient's right on the left, in grey, positions of interest circled.
 
 Drawn on matplotlib axes that the caller lays out, for pictures of findings and for reports alike.
 """
@@ -22,7 +22,7 @@ PLANES = ((2, "RL"), (1, "RL"), (0, "AP"))  # axial, coronal, sagittal: the axis
 
 
 class View:
-    """A scan in RAS order with what all its pictures share: spacing, grey window, and the box around the head."""
+    """A scan in RAS order with the spacing, grey window and bounding box of the head that all its pictures share."""
 
     def __init__(self, ras: Volume) -> None:
         self.data, self.affine = ras.data, ras.affine
@@ -34,7 +34,7 @@ class View:
         self.box = [_extent(head.mean(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
 
     def voxel(self, world_mm: Sequence[float]) -> np.ndarray:
-        """A place in RAS mm as a voxel index (3,) of this view, with fractions."""
+        """The fractional voxel index (3,) of this view for a position in scanner RAS mm."""
         return index_from_world(np.array([world_mm]), self.affine)[0]
 
     def limits_mm(self, axis: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def _extent(profile: np.ndarray) -> tuple[int, int]:
 
 
 def bare(axes: Axes) -> Axes:
-    """The axes without ticks, frame and paper."""
+    """Remove ticks, frame and background from axes; return them."""
     axes.set_facecolor("black")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -16,9 +16,19 @@ MIMIC_PREFIX = "mimic:"
 
 @dataclass(frozen=True)
 class Annotation:
-    """A marked place: centre in scanner RAS mm, diameter in mm as seen, label `cmb`, `possible` or `mimic:<kind>`.
+    """One annotated lesion.
 
-    session is "" for a subject scanned once; region, of the brain in the site's own words, is "" where it is not named.
+    Attributes:
+        subject: Folder of the subject, such as "sub-001".
+        session: Folder of the session, such as "ses-1"; "" for a subject with one session.
+        x_mm: Centre in scanner RAS mm, with y_mm and z_mm; finite.
+        diameter_mm: Diameter in the image, above 0 and below 100.
+        label: "cmb", "possible" (neither counted as lesion nor as false positive) or "mimic:<kind>".
+        rater: Who annotated it.
+        region: Brain region in the site's terms; "" if not given.
+
+    Raises:
+        InputError: For another label, a centre that is not finite, or a diameter out of range.
     """
 
     subject: str
@@ -72,7 +82,17 @@ REQUIRED = tuple(c for c in COLUMNS if c not in OPTIONAL)
 
 
 def read_annotations(path: Path) -> list[Annotation]:
-    """Read annotations.csv. Every faulty row is listed in one InputError; a file with only a header gives []."""
+    """Read annotations.csv.
+
+    Args:
+        path: UTF-8 CSV with the columns COLUMNS, in any order; OPTIONAL ones may be missing.
+
+    Returns:
+        The rows in the file's order; [] for a file with only a header.
+
+    Raises:
+        InputError: If the file or a column is missing, or rows are invalid; all invalid rows are listed.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError("file-not-found", path, "a csv file", "no such file", "check the path")
@@ -108,7 +128,7 @@ def _read_rows(path: Path) -> list[Annotation]:
 
 
 def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
-    """Write annotations.csv atomically, millimetres with four decimals; a header even when there are no rows."""
+    """Write annotations.csv atomically, with four decimals; without rows, only the header."""
     with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)

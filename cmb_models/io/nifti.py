@@ -24,16 +24,24 @@ UNREADABLE = (*BAD_HEADER, OSError, EOFError, zlib.error, ValueError, OverflowEr
 
 
 def scan_name(path: Path) -> str:
-    """The file's name without .nii.gz or .nii: what results call the scan."""
+    """The name of a scan in results: its file's name without .nii.gz or .nii."""
     name = Path(path).name
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
 def read_volume(path: Path) -> Volume:
-    """Read one 3D NIfTI as float32 (I, J, K) with its scaling applied.
+    """Read a NIfTI file.
 
-    Trailing axes of length 1 are dropped. Missing, truncated, foreign and 4D files, and colour or complex voxels, raise
-    InputError naming the file; voxel values are not judged here (`detect.checks` does that for every path into the detector).
+    Args:
+        path: A .nii or .nii.gz file with one 3D volume; trailing axes of length 1 are dropped.
+
+    Returns:
+        The voxels (I, J, K), float32, in the file's orientation, with its scaling applied. Values are not checked: they may be NaN
+        or infinite (detect.checks rejects these).
+
+    Raises:
+        InputError: If the file is missing, not readable, truncated or not NIfTI, has several volumes, complex or colour voxels,
+            or an affine that is not invertible.
     """
     path = Path(path)
     try:
@@ -53,10 +61,18 @@ def read_volume(path: Path) -> Volume:
 
 
 def volume_of(image: SpatialImage, case: object) -> Volume:
-    """A nibabel image as a Volume, as `read_volume` reads its file. Raises InputError naming `case`."""
+    """Convert a nibabel image to a Volume, as `read_volume` does for its file.
+
+    Args:
+        image: One 3D image; trailing axes of length 1 are dropped.
+        case: Name in error messages.
+
+    Raises:
+        InputError: As `read_volume`.
+    """
     try:
         _check_voxels(case, image)
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks refuses
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks rejects
             data = np.asarray(image.dataobj, dtype=np.float32)
     except InputError:
         raise
@@ -88,7 +104,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_voxels(case: object, image: SpatialImage) -> None:
-    """From the header alone, so that a long 4D series is not read only to be refused."""
+    """Check the header, before the voxels of a long 4D series are read."""
     shape, kind = image.shape, image.get_data_dtype().kind
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"
@@ -103,7 +119,13 @@ def _check_voxels(case: object, image: SpatialImage) -> None:
 
 
 def write_volume(path: Path, volume: Volume, dtype: type = np.float32) -> None:
-    """Write a Volume as NIfTI (millimetres, scanner space) atomically; integers are stored as they are, unscaled."""
+    """Write a Volume as NIfTI in mm and scanner space, atomically.
+
+    Args:
+        path: A .nii or .nii.gz file; replaced if it exists.
+        volume: The volume.
+        dtype: Type of the stored voxels; values are converted, not scaled.
+    """
     with atomic_write(Path(path)) as temporary:
         nib.save(volume.to_nibabel(dtype), temporary)
 

@@ -14,11 +14,15 @@ KINDS = ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")
 
 
 class PatchClassifier(nn.Module):
-    """(N, C, i, j, k) patches to (N,) logits; C is 1, or 2 with phase (detect/patches.py). BottomHatFilter comes first.
+    """The classifier: patches (N, C, I, J, K), float32, to logits (N,).
 
-    Without it a short training may find nothing at all: the first levels must learn to see a spot among vessels before the last
-    one can gain by it, and the faint ones among the inserted lesions do not show them how. Each level: two 3x3x3 convolutions with
-    batch normalisation, then pooling by 2; slices are thicker than pixels, so the first pooling leaves k alone.
+    BottomHatFilter comes first; without it, a short training may fail to converge. Each level has two 3x3x3 convolutions with batch
+    normalisation, then pooling by 2. The first pooling does not reduce K, since slices are thicker than pixels.
+
+    Args:
+        channels: Feature channels of each level.
+        dropout: Dropout probability before the heads.
+        patch_channels: C: 1, or 2 with phase (detect/patches.py).
     """
 
     def __init__(self, channels: tuple[int, ...], dropout: float, patch_channels: int = 1) -> None:
@@ -40,11 +44,11 @@ class PatchClassifier(nn.Module):
         return self.judge(self.spots(patches))
 
     def judge(self, spots: torch.Tensor) -> torch.Tensor:
-        """Logits (N,) of what BottomHatFilter makes of patches, (N, C + 2, i, j, k)."""
+        """Logits (N,) of filtered patches (N, C + 2, I, J, K), as returned by BottomHatFilter."""
         return self.head(self._pooled(spots))[:, 0]
 
     def with_kinds(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N,) and logits of the kind (N, 1 + KINDS): only training asks for these, no release holds them."""
+        """Logits (N,) and logits of the kind (N, 1 + len(KINDS)), an auxiliary target in training that is not exported."""
         pooled = self._pooled(self.spots(patches))
         return self.head(pooled)[:, 0], self.kinds(pooled)
 
@@ -60,11 +64,14 @@ def _convolution(before: int, after: int) -> nn.Module:
 
 
 class Score(nn.Module):
-    """A classifier as it is used and exported: sigmoid of the logit averaged over four flips in the slice plane.
+    """The exported form of the classifier: patches (N, C, I, J, K) to scores (N,) in [0, 1].
 
-    A microbleed seen in a mirror is a microbleed; averaging steadies the score for a few milliseconds per scan.
-    BottomHatFilter makes of a mirrored patch the mirror of what it makes of the patch, so it runs once. filtered: what comes in
-    went through it already.
+    Test-time augmentation: sigmoid of the mean logit over four flips in the slice plane. BottomHatFilter commutes with flips, so it
+    runs once.
+
+    Args:
+        classifier: The trained network.
+        filtered: Whether inputs have already passed BottomHatFilter: (N, C + 2, I, J, K).
     """
 
     FLIPS = ((), (2,), (3,), (2, 3))

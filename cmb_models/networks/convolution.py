@@ -145,7 +145,7 @@ def _as_slices(volumes: torch.Tensor) -> torch.Tensor:
 
 
 def _backward(gradient, image, weight, stride, padding, wanted: tuple[bool, bool, bool]):
-    """torch's own gradients of a convolution: of the image, of the weights, of the bias; None for those not wanted."""
+    """Gradients of a convolution by torch for image, weights and bias; None for those not wanted."""
     ones, zeros = [1] * (image.ndim - 2), [0] * (image.ndim - 2)
     return torch.ops.aten.convolution_backward(
         gradient, image, weight, None, list(stride), list(padding), ones, False, zeros, 1, list(wanted)

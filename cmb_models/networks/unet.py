@@ -16,15 +16,19 @@ PRIOR = 0.01  # score a voxel starts with: nearly none is a centre (the initiali
 
 
 def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequential:
-    """(N, 1, I, J, K) image to (N, 1, I, J, K) logits; I, J, K multiples of the product of `strides`. BottomHatFilter comes first.
+    """The candidate network: BottomHatFilter, then MONAI's DynUNet (the U-Net of nnU-Net) with residual blocks.
 
-    MONAI's DynUNet, the U-Net of nnU-Net, with residual blocks: two convolutions at each level on the way down and two on the way
-    up. With one alone a microbleed near the dark outside of the brain is not learned, not even in the training scans. On the
-    way down the first level's are IN_SLICE.
-    strides: into each level, the first 1: the smallest microbleeds are one or two voxels wide, and half of their trace would be
-    gone after a first convolution with stride 2.
-    Batch normalisation, not instance normalisation: its running statistics make a voxel's answer independent of how much
-    of the head is in view, so training on patches and running on whole scans agree (and ONNX parity holds).
+    Residual blocks have two convolutions per level; with one, microbleeds near the dark background outside the brain are not
+    learned. Batch normalisation instead of instance normalisation makes a voxel's output independent of the field of view, so
+    training on patches and inference on whole scans agree, and so do PyTorch and ONNX.
+
+    Args:
+        channels: Feature channels of each level.
+        strides: Stride into each level. The first should be 1: the smallest microbleeds are one or two voxels wide.
+
+    Returns:
+        A network from images (N, 1, I, J, K), float32, on the working grid to logits of the same shape. I, J and K must be
+        multiples of the product of `strides`.
     """
     from monai.networks.nets.dynunet import DynUNet  # imported here: it takes seconds, and most processes build no network
 
@@ -45,7 +49,7 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequen
 
 
 class Heatmap(nn.Module):
-    """A U-Net with its sigmoid, as it is used and exported: the server adds no arithmetic of its own."""
+    """The exported form of the U-Net, with sigmoid: images (N, 1, I, J, K) to scores in [0, 1] of the same shape."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()

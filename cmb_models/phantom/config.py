@@ -51,7 +51,7 @@ LIMITS = {  # name: lowest, highest
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """Settings of one scan. Impossible ones raise InputError.
+    """Protocol of one simulated scan. Raises InputError for values outside LIMITS or inconsistent ones.
 
     spacing_mm, fov_mm, guard_mm: along x, y, z of the slab. fov_centre_mm: head mm. oblique_deg: turn of the slab about x, y, z
     against the scanner, whose field points along its z. guard_mm: at least this is simulated on either side of the field of view

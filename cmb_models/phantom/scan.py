@@ -58,7 +58,7 @@ class SimulatedScan:
 def simulate_scan(
     seed: int | np.random.SeedSequence, n_cmbs: int, config: PhantomConfig | None = None, subject: str = "sub-001"
 ) -> SimulatedScan:
-    """Simulate a scan with exactly n_cmbs microbleeds and its mimics. Same seed, same scan, up to rounding on other processors."""
+    """Simulate a subject at one time point, with exactly n_cmbs microbleeds, 0 to MAX_CMBS. Arguments as `simulate_subject`."""
     return simulate_subject(seed, (n_cmbs,), config, subject)[0]
 
 
@@ -69,11 +69,13 @@ def simulate_subject(
     subject: str = "sub-001",
     calcifications: int = 0,
 ) -> list[SimulatedScan]:
-    """Simulate a subject at one or more time points; n_cmbs: microbleeds at each, never fewer than before (none resolves).
+    """Simulate a subject at one or more time points.
 
-    calcifications: so many more in white matter or cortex than a subject has anyway, as far as there is room for them. At later
-    time points the head lies a little otherwise in the scanner and the slab on the head; noise, motion, coil and gain are drawn
-    again, the protocol stays. Raises InputError for impossible numbers.
+    Position of head and slab, noise, motion, coil sensitivity and gain differ between time points; the protocol does not. The same
+    seed gives the same scans, up to rounding on other processors.
+
+    n_cmbs: microbleeds at each time point, 0 to MAX_CMBS, not decreasing. calcifications: additional ones in white matter or
+    cortex, as far as there is room. Raises InputError for numbers out of range.
     """
     _check_counts(n_cmbs)
     number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
@@ -96,7 +98,7 @@ def simulate_subject(
 
 
 def golden_scan(seed: int = 0) -> tuple[Volume, Volume, np.ndarray]:
-    """A 96 x 96 x 40 voxel SWI with its phase, and the centres (3, 3) of its three microbleeds in RAS mm: a known answer."""
+    """A small SWI (96 x 96 x 40 voxels), its phase, and the centres (3, 3) of its three microbleeds in scanner RAS mm."""
     scan = simulate_scan(seed, 3, PhantomConfig.small())
     return scan.swi, scan.phase, np.array([a.centre_mm for a in scan.annotations if a.is_cmb])
 

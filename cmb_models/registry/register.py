@@ -137,12 +137,12 @@ def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str
 def _description(metrics: dict) -> str:
     """The model version's description in MLflow: a summary of both evaluations, without undefined figures."""
     lines = []
-    for stage, name in (("evaluate", "Locked scans"), ("cross_validate", "Out of fold")):
+    for stage, name in (("evaluate", "Held-out test set"), ("cross_validate", "Out of fold")):
         found, wrong = (metrics.get(stage, {}).get(k) for k in ("sensitivity", "fp_per_scan"))
         if is_number(found) and is_number(wrong):
             counts = [metrics[stage].get(k) for k in ("n_lesions", "n_scans")]
             of = " of {} microbleeds in {} scans".format(*counts) if all(map(is_number, counts)) else ""
-            lines.append(f"{name}: {100 * found:.0f} %{of} found, {wrong:.2f} false positives per scan.")
+            lines.append(f"{name}: {100 * found:.0f} %{of} detected, {wrong:.2f} false positives per scan.")
     return "\n\n".join([*lines, "The model card is in the artifacts. Research software, not a medical device."])
 
 

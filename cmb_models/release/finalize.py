@@ -76,7 +76,7 @@ def _mistakes(workspace: Path) -> dict[str, dict[str, int]]:
     """Counts in the locked evaluation: annotation labels at false positives, and reasons why microbleeds were missed."""
     folder = workspace / EVALUATE_DIR
     detections, lesions = (read_table(folder / name) for name in (DETECTIONS, LESIONS))
-    false = [r["label"] or "nothing marked" for r in detections if r["at_threshold"] == FALSE]
+    false = [r["label"] or "no annotation" for r in detections if r["at_threshold"] == FALSE]
     missed = [r["rejected"] for r in lesions if r["label"] == "cmb" and r["hit"] != "1"]
     return {"false_positives": dict(Counter(false).most_common()), "missed": dict(Counter(missed).most_common())}
 

@@ -12,29 +12,29 @@ from cmb_models.config.params import PipelineConfig
 from cmb_models.evaluation.exposure_log import exposure_summary
 
 FIGURES = (
-    ("sensitivity", "microbleeds found", "share"),
-    ("fp_per_scan", "false positives per scan", "rate"),
-    ("fp_per_cmb_free_scan", "the same in scans without microbleeds", "rate"),
-    ("precision", "findings that are microbleeds", "share"),
-    ("sensitivity_at_0.6_fp", "found at 0.6 false positives per scan", "share"),
-    ("ece", "calibration error of the scores", "small"),
+    ("sensitivity", "sensitivity", "share"),
+    ("fp_per_scan", "FP/scan", "rate"),
+    ("fp_per_cmb_free_scan", "FP/scan in scans without microbleeds", "rate"),
+    ("precision", "precision", "share"),
+    ("sensitivity_at_0.6_fp", "sensitivity at 0.6 FP/scan", "share"),
+    ("ece", "expected calibration error", "small"),
 )
-STRATA = {"size": "Diameter", "dataset": "Dataset", "slice_thickness": "Slices", "region": "Region"}
+STRATA = {"size": "Diameter", "dataset": "Dataset", "slice_thickness": "Slice thickness", "region": "Region"}
 COUNTS = {
     "scans": "scans",
     "subjects": "subjects",
-    "microbleeds": "microbleeds marked",
-    "scans_without_microbleeds": "scans without any",
+    "microbleeds": "annotated microbleeds",
+    "scans_without_microbleeds": "scans without microbleeds",
 }
-MEANS = {"log_odds": "log odds are", "geometric": "logarithm is"}
+FUSIONS = {"log_odds": ("logarithmic opinion pool", "logit"), "geometric": ("weighted geometric mean", "log")}
 MIN_LESIONS = 5  # with fewer, an interval is uninformative; the counts are in reports/
-LIMITS = """\
-- The figures hold for scans like the locked ones: same scanners, protocols and annotation practice. Evaluate on your own scans
-  first.
-- Not tested on children, on other sequences than SWI, or after surgery. Slices thicker than 6 mm are rejected.
-- The tables above list missed microbleeds and false positives; vessels in cross-section, calcifications and iron deposits mimic
-  microbleeds in SWI.
-- A scan without findings is not a scan without microbleeds."""
+OUTPUT = "centre in scanner RAS mm, diameter in mm and calibrated score in [0, 1] of each detected microbleed."
+LIMITATIONS = """\
+- Performance may differ on other scanners, protocols, populations and annotation practices. Evaluate on your own annotated scans
+  before use.
+- Vessels in cross-section, calcifications and iron deposits mimic microbleeds in SWI and may be reported as such.
+- A scan without detections may contain microbleeds.
+- Not validated in children, after neurosurgery, or on sequences other than SWI. Slices thicker than 6 mm are rejected."""
 
 
 def model_card(
@@ -44,47 +44,62 @@ def model_card(
     froc: Sequence[Mapping[str, Any]] = (),
     picture: bool = False,
 ) -> str:
-    """Generate the card.
+    """Generate the card; sections without data are omitted.
 
-    froc: rows {fp_per_scan, sensitivity, low, high} of the locked evaluation, () before it. picture: the bundle has
-    evaluation/froc.png.
+    Args:
+        config: The bundle's settings.
+        metadata: Of metadata.json; `metrics` and `mistakes` are missing before registration.
+        lineage: Of lineage.json.
+        froc: Rows {fp_per_scan, sensitivity, low, high} on the held-out test set, () before its evaluation.
+        picture: Whether the bundle has evaluation/froc.png.
+
+    Returns:
+        The card as Markdown.
     """
     metrics = metadata.get("metrics", {})
     parts = [
-        _head(config, metadata, lineage),
-        _figures(metrics),
+        _head(metadata, lineage),
+        _intended_use(config, metadata),
+        _data(metadata.get("data", {})),
+        _method(config, metadata),
+        _performance(metrics),
         _froc(froc, picture),
         _strata(metrics.get("evaluate", {}).get("strata", {})),
         _mistakes(metadata.get("mistakes", {})),
-        _data(metadata.get("data", {})),
-        _how(config, metadata),
-        f"## Limits\n\n{LIMITS}",
-        _origin(lineage),
+        f"## Limitations\n\n{LIMITATIONS}",
+        _provenance(lineage),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(config: PipelineConfig, metadata: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
-    lines = ["# Cerebral microbleed detector", "", f"**{metadata.get('intended_use', '')}**" if "intended_use" in metadata else ""]
+def _head(metadata: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+    parts = ["# Cerebral microbleed detector"]
     test = metadata.get("metrics", {}).get("evaluate", {})
     if test.get("n_lesions") and "hits" in test:
         share, rate = (_value(test, key, kind) for key, _, kind in FIGURES[:2])
-        lines += [
-            "",
-            f"On {test['n_scans']} locked scans with {test['n_lesions']} microbleeds, which were not used in training, it finds "
-            f"{test['hits']}: {share} at {rate} false positives per scan (95 % intervals over subjects).",
-        ]
+        parts.append(
+            f"On the held-out test set of {test['n_scans']} scans, it detects {test['hits']} of {test['n_lesions']} microbleeds: "
+            f"sensitivity {share} at {rate} FP/scan (95 % CI over subjects in brackets)."
+        )
     if "created" in lineage:
-        before = f", after release {lineage['parent_release']}" if lineage.get("parent_release") else ""
-        lines += ["", f"Registered {lineage['created']} by {lineage.get('user', 'unknown')}{before}."]
-    return "\n".join(lines)
+        parent = f"; parent release: {lineage['parent_release']}" if lineage.get("parent_release") else ""
+        parts.append(f"Registered {lineage['created']} by {lineage.get('user', 'unknown')}{parent}.")
+    return "\n\n".join(parts)
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
-    """The evaluations side by side, each metric with its interval."""
+def _intended_use(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
+    lines = [f"**{metadata['intended_use']}**", ""] if "intended_use" in metadata else []
+    phase = " and its phase image (any unit, either sign)" if config.preprocess.phase else ""
+    lines += [f"- Input: one whole-head SWI volume as stored by the scanner, in any orientation{phase}.", f"- Output: {OUTPUT}"]
+    return "## Intended use\n\n" + "\n".join(lines)
+
+
+def _performance(metrics: Mapping[str, Any]) -> str:
+    """The evaluations in columns, each metric with its interval."""
     folded = metrics.get("cross_validate", {})
-    columns = {"locked scans": metrics.get("evaluate", {}), "out of fold": folded}
-    columns |= {"out of fold, cross-fitted thresholds": folded.get("cross_fitted", {}), "nested": folded.get("nested", {})}
+    columns = {"held-out test set": metrics.get("evaluate", {}), "out of fold": folded}
+    columns |= {"out of fold, cross-fitted thresholds": folded.get("cross_fitted", {})}
+    columns |= {"nested cross-validation": folded.get("nested", {})}
     columns = {name: part for name, part in columns.items() if part}
     if not columns:
         return ""
@@ -95,10 +110,12 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         if any(cell != "–" for cell in cells):
             rows.append((label, *cells))
     exposure = metrics.get("evaluate", {}).get("locked_set")
-    note = f"\n\n{exposure_summary(exposure)}" if exposure else ""
+    note = f" {exposure_summary(exposure)}" if exposure else ""
     if notes := folded.get("notes"):
         note += "\n\n" + "\n".join(f"- {n}" for n in notes)
-    return "## Measured\n\n" + _table(("", *columns), rows) + note
+    return (
+        "## Performance\n\n" + _table(("", *columns), rows) + f"\n\nFP: false positives. In brackets: 95 % CI over subjects.{note}"
+    )
 
 
 def _froc(rows: Sequence[Mapping[str, Any]], picture: bool) -> str:
@@ -108,8 +125,8 @@ def _froc(rows: Sequence[Mapping[str, Any]], picture: bool) -> str:
     for row in rows:
         share = {"s": row["sensitivity"], "intervals_95": {"s": [row.get("low"), row.get("high")]}}
         cells.append((f"{row['fp_per_scan']:g}", _value(share, "s", "share")))
-    shown = "![FROC on the locked scans](evaluation/froc.png)\n\n" if picture else ""
-    return f"### FROC on the locked scans\n\n{shown}" + _table(("false positives per scan", "microbleeds found"), cells)
+    shown = "![FROC curve on the held-out test set](evaluation/froc.png)\n\n" if picture else ""
+    return f"### FROC, held-out test set\n\n{shown}" + _table(("FP/scan", "sensitivity"), cells)
 
 
 def _strata(strata: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -123,30 +140,33 @@ def _strata(strata: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             rows.append((str(g["name"]).replace("_", " "), f"{g['hits']} of {g['n_lesions']}", _value(share, "s", "share"), false))
         if rows:
             width = 4 if any(row[3] != "–" for row in rows) else 3  # false positives have neither size nor region
-            head = (title, "found", "sensitivity", "false positives per scan")
+            head = (title, "detected", "sensitivity", "FP/scan")
             tables.append(_table(head[:width], [row[:width] for row in rows]))
-    return f"### Where it finds them (locked scans, groups of {MIN_LESIONS} or more)\n\n" + "\n\n".join(tables) if tables else ""
+    if not tables:
+        return ""
+    return f"### By stratum, held-out test set\n\nStrata of {MIN_LESIONS} or more microbleeds.\n\n" + "\n\n".join(tables)
 
 
 def _mistakes(mistakes: Mapping[str, Mapping[str, int]]) -> str:
-    """False positives and misses on the locked scans, with their reasons."""
-    titles = {"false_positives": "False positives lie on", "missed": "Missed, since"}
+    """False positives by annotation and misses by reason, on the held-out test set."""
+    titles = {"false_positives": "False positives at", "missed": "Reason for miss"}
     tables = []
     for key, title in titles.items():
-        if rows := [(name.replace("mimic:", "").replace("_", " "), str(n)) for name, n in mistakes.get(key, {}).items()]:
+        named = {{"cmb": "microbleed already detected"}.get(name, name): n for name, n in mistakes.get(key, {}).items()}
+        if rows := [(name.replace("mimic:", "").replace("_", " "), str(n)) for name, n in named.items()]:
             tables.append(_table((title, "number"), rows))
-    return "### Errors (locked scans)\n\n" + "\n\n".join(tables) if tables else ""
+    return "### Errors, held-out test set\n\n" + "\n\n".join(tables) if tables else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:
-    columns = {name: data[key] for key, name in (("training", "training"), ("locked", "locked test")) if data.get(key)}
+    columns = {name: data[key] for key, name in (("training", "training"), ("locked", "held-out test set")) if data.get(key)}
     if not columns:
         return ""
     rows = [(label, *(str(c.get(key, "–")) for c in columns.values())) for key, label in COUNTS.items()]
     if any(c.get("with_phase") for c in columns.values()):
         rows.append(("scans with phase", *(str(c.get("with_phase", "–")) for c in columns.values())))
     rows.append(("datasets", *(", ".join(f"{n} ({k})" for n, k in c.get("datasets", {}).items()) or "–" for c in columns.values())))
-    rows.append(("voxels, mm (scans)", *(_voxels(c.get("voxels", ())) for c in columns.values())))
+    rows.append(("voxel size, mm (scans)", *(_voxels(c.get("voxels", ())) for c in columns.values())))
     if any("diameter_mm" in c for c in columns.values()):
         rows.append(("diameter, mm", *(_diameters(c.get("diameter_mm")) for c in columns.values())))
     return "## Data\n\n" + _table(("", *columns), rows) + "\n\n`lineage.json` lists every scan by name and SHA-256."
@@ -161,43 +181,38 @@ def _diameters(values: Mapping[str, float] | None) -> str:
     return f"median {values['median']:.1f} ({values['min']:.1f}–{values['max']:.1f})" if values else "–"
 
 
-def _how(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
-    spacing = "×".join(f"{s:g}" for s in config.preprocess.spacing_mm)
+def _method(config: PipelineConfig, metadata: Mapping[str, Any]) -> str:
+    decision, candidates = config.decision, config.candidates
+    fusion, scale = FUSIONS[decision.joint_mean]
+    weights = f"{1 - decision.stage2_weight:.3f} · {scale}(stage 1) + {decision.stage2_weight:.3f} · {scale}(stage 2)"
+    intercept = f"{'+' if decision.intercept >= 0 else '−'} {abs(decision.intercept):.3f}"
     lines = [
-        "Two stages after Rau et al., Brain Sciences 2026: a 3D U-Net proposes locations in the SWI volume, a 3D CNN",
-        "separates microbleeds from mimics.",
+        "Two stages after [Rau et al., Brain Sciences 2026](https://doi.org/10.3390/brainsci16020207): a 3D U-Net proposes",
+        "candidates, a 3D CNN classifies a patch around each.",
         "",
-        "- Input: one whole-head SWI volume as stored by the scanner, any orientation, slices up to 6 mm.",
+        f"- Preprocessing: resampling to {'×'.join(f'{s:g}' for s in config.preprocess.spacing_mm)} mm, intensity normalisation.",
+        f"- Candidates: at most {candidates.max_per_scan} per scan, those with the highest stage 1 scores.",
+        f"- Score fusion: {fusion}, {scale}(fused) = {weights}.",
+        f"- Calibration: Platt scaling, sigmoid({decision.slope:.3f} · logit(fused) {intercept}).",
+        f"- Operating point: calibrated score of at least {decision.threshold:.3f}, chosen on out-of-fold scores.",
     ]
-    if config.preprocess.phase:
-        lines.append("- Its high-pass filtered phase image, in any unit and with either sign.")
-    decision = config.decision
-    lines += [
-        f"- Working grid {spacing} mm; at most {config.candidates.max_per_scan} candidates per scan reach stage 2.",
-        f"- Operating point: calibrated score of {decision.threshold:.3f} or more, chosen on out-of-fold scores.",
-        f"- Fused score: its {MEANS[decision.joint_mean]} the weighted mean of those of both stages' scores, with weights "
-        f"{1 - decision.stage2_weight:.3f} for stage 1 and {decision.stage2_weight:.3f} for stage 2.",
-        f"- Calibration: sigmoid({decision.slope:.3f} · logit(fused score) {'+' if decision.intercept >= 0 else '−'} "
-        f"{abs(decision.intercept):.3f}).",
-    ]
-    parity = metadata.get("parity", {})
-    if parity:
-        worst = ", ".join(f"{name} {value:.1e}" for name, value in sorted(parity.items()))
-        lines.append(f"- Largest score difference of ONNX to torch: {worst}.")
-    return "## How it works\n\n" + "\n".join(lines)
+    if parity := metadata.get("parity", {}):
+        differences = ", ".join(f"{value:.1e} ({name})" for name, value in sorted(parity.items()))
+        lines.append(f"- ONNX export: largest score difference from PyTorch {differences}.")
+    return "## Method\n\n" + "\n".join(lines)
 
 
-def _origin(lineage: Mapping[str, Any]) -> str:
+def _provenance(lineage: Mapping[str, Any]) -> str:
     """Every identifying string of the lineage, and the chosen trials."""
     rows = [(key.replace("_", " "), f"`{value}`") for key, value in sorted(lineage.items()) if isinstance(value, str) and value]
     for name, chosen in sorted(lineage.get("studies", {}).items()):
         rows.append((f"{name} study, trial", f"`{chosen['study']}`, {chosen['trial']}"))
     rows += [(f"data `{path}`", f"`{md5}`") for path, md5 in sorted(lineage.get("data", {}).items())]
-    return "## Origin\n\n" + _table(("", ""), rows) if rows else ""
+    return "## Provenance\n\n" + _table(("", ""), rows) if rows else ""
 
 
 def _value(part: Mapping[str, Any], key: str, kind: str) -> str:
-    """A figure with its 95 % interval, such as `72 % (62–79)`; – where it is unknown."""
+    """A metric with its 95 % interval, such as `72 % (62–79)`; – if unknown."""
     value = part.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "–"

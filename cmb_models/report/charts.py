@@ -51,7 +51,7 @@ def calibration_chart(material: ReportData) -> str:
             low, high = wilson(hits, count)
             axes.plot([mean, mean], [low, high], color=BLUE, lw=1, alpha=0.5)
             axes.plot(mean, hits / count, "o", color=BLUE, ms=3 + np.sqrt(count) / 3)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="calibrated score", ylabel="share that is a microbleed")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="calibrated score", ylabel="observed fraction of microbleeds")
         axes.legend(loc="upper left")
 
     return per_evaluation(draw, material.evaluations, 3.4)
@@ -63,7 +63,7 @@ def score_chart(material: ReportData) -> str:
     def draw(axes: Axes, e: Evaluation) -> None:
         rows = [r for r in e.detections if r["outcome"] != "ignored"]
         bins = np.linspace(0, 1, 26).tolist()
-        for outcome, color, name in (("false_positive", GREY, "no microbleed"), ("hit", BLUE, "at a microbleed")):
+        for outcome, color, name in (("false_positive", GREY, "not a microbleed"), ("hit", BLUE, "microbleed")):
             scores = [r["score"] for r in rows if r["outcome"] == outcome]
             axes.hist(scores, bins, color=color, alpha=0.75, label=f"{name} ({len(scores)})", histtype="stepfilled")
         axes.axvline(e.threshold, color=RED, lw=1.5, label=f"threshold {e.threshold:.2f}")
@@ -84,14 +84,14 @@ def count_chart(material: ReportData, evaluation: Evaluation) -> str:
         most = max(1, int(found.max()), int(marked.max()))
         panels[0].plot([0, most], [0, most], color=GREY, lw=1, ls="--")
         _dots(panels[0], marked, found)
-        panels[0].set(xlabel="marked per scan", ylabel="found per scan", xlim=(-0.5, most + 0.7), ylim=(-0.5, most + 0.7))
+        panels[0].set(xlabel="annotated per scan", ylabel="detected per scan", xlim=(-0.5, most + 0.7), ylim=(-0.5, most + 0.7))
         panels[0].set_title(f"{evaluation.title.capitalize()}: counts")
         _dots(panels[1], (found + marked) / 2, found - marked)
         agreement = evaluation.metrics["counts"]
         for name, label, dashes in (
             ("bias", "bias", "-"),
-            ("lower_limit", "lower limit", ":"),
-            ("upper_limit", "upper limit", ":"),
+            ("lower_limit", "lower 95 % limit", ":"),
+            ("upper_limit", "upper 95 % limit", ":"),
         ):
             if agreement[name] is not None:
                 panels[1].axhline(agreement[name], color=BLUE, lw=1.2, ls=dashes)
@@ -103,7 +103,7 @@ def count_chart(material: ReportData, evaluation: Evaluation) -> str:
                 }
                 panels[1].annotate(f"{label} {number(agreement[name])}", (1, agreement[name]), fontsize=8, **at)
         panels[1].axhline(0, color=GREY, lw=1, ls="--", zorder=1)
-        panels[1].set(xlabel="mean of found and marked", ylabel="found − marked")
+        panels[1].set(xlabel="mean of detected and annotated", ylabel="detected − annotated")
         panels[1].set_title("Bland–Altman")
 
     return chart(draw, 2, 3.2)
@@ -125,12 +125,12 @@ def search_chart(search: Mapping) -> str:
     def draw(panels: Sequence[Axes]) -> None:
         panels[0].step(numbers, np.maximum.accumulate(values), where="post", color=GREY, lw=1, label="best so far")
         if stopped:
-            panels[0].plot(stopped, np.full(len(stopped), min(values)), "x", color=GREY, ms=5, label="stopped early")
-        panels[0].set(xlabel="trial (0: as in params.yaml)", ylabel="mean sensitivity")
+            panels[0].plot(stopped, np.full(len(stopped), min(values)), "x", color=GREY, ms=5, label="pruned")
+        panels[0].set(xlabel="trial (0: params.yaml)", ylabel="mean sensitivity")
         # A linear axis has a MaxNLocator, unknown to the stubs.
         panels[0].xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         for axes, name in zip(panels[1:], names, strict=True):
-            _setting_axis(axes, name)
+            _setting_axis(axes, name, [t["params"][name] for t in trials])
         for axes, place in zip(panels, [numbers, *([t["params"][n] for t in trials] for n in names)], strict=True):
             axes.plot(place, values, "o", color=BLUE, ms=5, alpha=0.8)
             axes.plot(place[chosen], values[chosen], "o", color=RED, ms=6, label="chosen" if axes is panels[0] else None)
@@ -139,13 +139,14 @@ def search_chart(search: Mapping) -> str:
     return chart(draw, 1 + len(names), 2.7)
 
 
-def _setting_axis(axes: Axes, name: str) -> None:
-    """The horizontal axis of a setting, logarithmic if its search space is."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+def _setting_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
+    """The horizontal axis of a setting, logarithmic if its search space is and the values span enough for its ticks."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xlabel(name.replace("_", " "))
     axes.tick_params(labelleft=False)
-    if name in LOG_SCALE:
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    if name in LOG_SCALE and max(values) > 3 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -95,7 +95,7 @@ def load_report_data(sources: Sources, settings: Evaluate) -> ReportData:
     return ReportData(
         # Out-of-fold rows hold uncalibrated scores, on which the calibration was fitted; locked rows are calibrated by the bundle.
         out_of_fold=_evaluation("out_of_fold", "out of fold", sources.out_of_fold, settings, config.decision),
-        locked=_evaluation("locked", "locked test set", sources.locked, settings, None),
+        locked=_evaluation("locked", "held-out test set", sources.locked, settings, None),
         searches={"Stage 1, U-Net": read_json(sources.tuned_unet), "Stage 2, CNN": read_json(sources.tuned_cnn)},
         lineage=read_json(sources.bundle / LINEAGE_FILE),
         manifest_sha256=sha256_of(sources.bundle / MANIFEST_FILE),

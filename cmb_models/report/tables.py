@@ -9,7 +9,7 @@ from cmb_models.report.wording import number, percent
 
 Metrics = Mapping
 STRATA = {  # key in metrics.json: heading, unit
-    "size": ("By size as marked", "lesion"),
+    "size": ("By annotated diameter", "lesion"),
     "region": ("By region", "lesion"),
     "slice_thickness": ("By slice thickness", "scan"),
     "voxel_size": ("By voxel size (protocol)", "scan"),
@@ -39,33 +39,33 @@ def _limits(m: Metrics) -> str:
 
 
 FIGURES: tuple[tuple[str, Callable[[Metrics], str]], ...] = (
-    ("scans (without microbleeds)", lambda m: f"{m['n_scans']} ({m['n_cmb_free_scans']})"),
-    ("microbleeds found", lambda m: f"{m['hits']} of {m['n_lesions']}"),
+    ("scans (of these without microbleeds)", lambda m: f"{m['n_scans']} ({m['n_cmb_free_scans']})"),
+    ("microbleeds detected", lambda m: f"{m['hits']} of {m['n_lesions']}"),
     ("sensitivity", _share("sensitivity")),
-    ("false positives per scan", _number("fp_per_scan")),
-    ("… per scan without microbleeds", lambda m: _number("fp_per_cmb_free_scan")(m) if m["n_cmb_free_scans"] else "–"),
+    ("FP/scan", _number("fp_per_scan")),
+    ("FP/scan in scans without microbleeds", lambda m: _number("fp_per_cmb_free_scan")(m) if m["n_cmb_free_scans"] else "–"),
     ("precision", _share("precision")),
     ("F1", _number("f1")),
-    ("sensitivity at 0.6 false positives per scan", _share("sensitivity_at_0.6_fp")),
+    ("sensitivity at 0.6 FP/scan", _share("sensitivity_at_0.6_fp")),
     ("sensitivity, mean over scans with microbleeds", _share("mean_scan_sensitivity")),
-    ("scans with microbleeds that have a finding", _share("scan_sensitivity")),
-    ("scans without that have none", lambda m: _share("scan_specificity")(m) if m["n_cmb_free_scans"] else "–"),
-    ("sensitivity, matched within 2 mm", _within("2", "sensitivity")),
-    ("sensitivity, matched within 5 mm", _within("5", "sensitivity")),
-    ("calibration error of scores", _number("ece")),
+    ("scan-level sensitivity", _share("scan_sensitivity")),
+    ("scan-level specificity", lambda m: _share("scan_specificity")(m) if m["n_cmb_free_scans"] else "–"),
+    ("sensitivity, tolerance 2 mm", _within("2", "sensitivity")),
+    ("sensitivity, tolerance 5 mm", _within("5", "sensitivity")),
+    ("expected calibration error", lambda m: number(m.get("ece"), m.get("intervals_95", {}).get("ece"), 3)),
     ("counts: ICC(2,1)", _count("icc")),
-    ("counts: bias, found − marked", _count("bias")),
+    ("counts: bias (detected − annotated)", _count("bias")),
     ("counts: 95 % limits of agreement", _limits),
-    ("counts: weighted kappa of 0 / 1–4 / 5–9 / ≥ 10", _count("weighted_kappa")),
+    ("counts: weighted kappa (0, 1–4, 5–9, ≥ 10)", _count("weighted_kappa")),
 )
 
 
 def overview(material: ReportData) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings and rows of the metrics: locked, out of fold, and its stricter variants if available."""
     locked, out_of_fold = (e.metrics for e in material.evaluations)
-    columns: dict[str, Metrics] = {"locked test set": locked, "out of fold": out_of_fold}
-    columns |= {"… each fold's threshold from the others": out_of_fold["cross_fitted"]} if "cross_fitted" in out_of_fold else {}
-    columns |= {"… nested": out_of_fold["nested"]} if "nested" in out_of_fold else {}
+    columns: dict[str, Metrics] = {"held-out test set": locked, "out of fold": out_of_fold}
+    columns |= {"out of fold, cross-fitted threshold": out_of_fold["cross_fitted"]} if "cross_fitted" in out_of_fold else {}
+    columns |= {"nested cross-validation": out_of_fold["nested"]} if "nested" in out_of_fold else {}
     return list(columns), [(name, [format_cell(m) for m in columns.values()]) for name, format_cell in FIGURES]
 
 

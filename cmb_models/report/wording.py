@@ -28,22 +28,22 @@ def number(value: float | None, interval: Interval = None, digits: int = 2) -> s
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """ "1 scan", "2 scans"."""
+    """A count with its noun, such as "1 scan" or "2 scans"."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def found(metrics: dict) -> str:
+def detected(metrics: dict) -> str:
     """Sensitivity, false positives and precision as a sentence."""
     intervals = metrics["intervals_95"]
-    if not metrics["n_lesions"]:
-        return f"There are no marked microbleeds in these {plural(metrics['n_scans'], 'scan')}, so sensitivity is undefined."
     scans, subjects = metrics["n_scans"], metrics["n_subjects"]
+    if not metrics["n_lesions"]:
+        return f"Sensitivity is undefined: no microbleeds are annotated in {plural(scans, 'scan')}."
     of = plural(scans, "scan") + ("" if scans == subjects else f" of {plural(subjects, 'patient')}")
     return (
-        f"In {of} it found {metrics['hits']} of {plural(metrics['n_lesions'], 'microbleed')}, "
-        f"{percent(metrics['sensitivity'], intervals['sensitivity'])}, "
-        f"with {number(metrics['fp_per_scan'], intervals['fp_per_scan'])} false positives per scan; "
-        f"{percent(metrics['precision'], intervals['precision'])} of its findings were microbleeds."
+        f"In {of}, {metrics['hits']} of {plural(metrics['n_lesions'], 'microbleed')} were detected: "
+        f"sensitivity {percent(metrics['sensitivity'], intervals['sensitivity'])} "
+        f"at {number(metrics['fp_per_scan'], intervals['fp_per_scan'])} FP/scan, "
+        f"precision {percent(metrics['precision'], intervals['precision'])}."
     )
 
 
@@ -51,43 +51,39 @@ def on_free_scans(metrics: dict) -> str:
     """False positives in scans without microbleeds as a sentence."""
     n, interval = metrics["n_cmb_free_scans"], metrics["intervals_95"]["fp_per_cmb_free_scan"]
     if not n:
-        return "Every scan has annotated microbleeds, so false positives in scans without any are unknown."
+        return "The set has no scans without microbleeds, so FP/scan in such scans is unknown."
     rate = number(metrics["fp_per_cmb_free_scan"], interval)
-    return f"On the {plural(n, 'scan')} without microbleeds it had {rate} false positives per scan."
+    return f"In the {plural(n, 'scan')} without microbleeds, there were {rate} FP/scan."
 
 
 def counting(metrics: dict) -> str:
-    """Agreement of counts as a sentence."""
+    """Agreement of detected and annotated counts as a sentence."""
     counts = metrics["counts"]
-    intervals, bias = counts["intervals_95"], counts["bias"]
-    if bias is None:
+    if counts["bias"] is None:
         return ""
-    way = "as many as" if round(bias, 2) == 0 else "more than" if bias > 0 else "fewer than"
-    amount = "" if way == "as many as" else f"{abs(bias):.2f} "
-    text = f"On average it counts {amount}{way} marked per scan"
+    text = f"Agreement of counts per scan: bias {number(counts['bias'])} (detected − annotated)"
     if counts["lower_limit"] is not None:
-        limits = f"{number(counts['lower_limit'])} to {number(counts['upper_limit'])}"
-        text += f", and for 95 % of scans the difference lies within {limits}"
+        text += f", 95 % limits of agreement {number(counts['lower_limit'])} to {number(counts['upper_limit'])}"
     if counts["icc"] is not None:
-        text += f"; agreement of counts (ICC) {number(counts['icc'], intervals['icc'])}"
+        text += f", ICC(2,1) {number(counts['icc'], counts['intervals_95']['icc'])}"
     return text + "."
 
 
 def exposure(locked_set: dict) -> str:
     """The exposure of the locked set, and its consequence."""
     if locked_set["evaluations"] == 1:
-        return "This is the first evaluation of these held-out scans: no earlier result has influenced the model."
+        return "This is the first evaluation of these held-out scans."
     text = exposure_summary(locked_set)
     if locked_set["bundles"] > 1:
-        text += " Later models may have been influenced by these results: repeated evaluation biases the figures optimistically."
+        text += " Repeated evaluation on the same scans biases the metrics optimistically."
     return text
 
 
 def kind(label: str) -> str:
     """The kind of a false positive, from the annotation at its position."""
     if label.startswith("mimic:"):
-        return f"marked as {label.removeprefix('mimic:').replace('_', ' ')}"
-    return {"cmb": "a second finding at a microbleed", "possible": "at a possible microbleed"}.get(label, "nothing annotated here")
+        return f"annotated as {label.removeprefix('mimic:').replace('_', ' ')}"
+    return {"cmb": "duplicate detection of a microbleed", "possible": "at a possible microbleed"}.get(label, "no annotation")
 
 
 def plain(text: str) -> str:

@@ -21,7 +21,7 @@ def render(summary: Mapping) -> str:
 
 
 def weeks_chart(weeks: Sequence[Mapping]) -> str:
-    """Weekly agreement with its 95 % interval, and the number of findings. Weeks without findings have no point."""
+    """Weekly agreement with its 95 % interval, and the number of detections. Weeks without detections have no point."""
     names = [week["week"] for week in weeks]
 
     def draw(panels: Sequence[Axes]) -> None:
@@ -29,7 +29,7 @@ def weeks_chart(weeks: Sequence[Mapping]) -> str:
             if week["agreement"] is not None:
                 panels[0].plot([n, n], week["agreement_95"], color=BLUE, lw=1.2, alpha=0.6)
                 panels[0].plot(n, week["agreement"], "o", color=BLUE, ms=5)
-        panels[0].set(ylim=(-0.03, 1.03), title="Share of findings that both report", ylabel="agreement")
+        panels[0].set(ylim=(-0.03, 1.03), title="Detections reported by both", ylabel="agreement")
         below = [0] * len(weeks)
         for kind, name, color in (
             ("both", "both", GREY),
@@ -39,7 +39,7 @@ def weeks_chart(weeks: Sequence[Mapping]) -> str:
             heights = [week[kind] for week in weeks]
             panels[1].bar(range(len(weeks)), heights, 0.6, below, color=color, label=name)
             below = [a + b for a, b in zip(below, heights, strict=True)]
-        panels[1].set(title="Findings", ylabel="findings", ylim=(0, max(below) * 1.3 or 1))
+        panels[1].set(title="Detections", ylabel="detections", ylim=(0, max(below) * 1.3 or 1))
         panels[1].legend(loc="upper center", ncols=3)
         step = -(-len(names) // 8)
         for axes in panels:

@@ -95,9 +95,10 @@ def save_weights(
     examples: Sequence[Example],
     gate: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write unet.pt and cnn.pt (tensors only) and recipe.json: the settings that rebuild the networks around them, and the scans
-    they were trained on by name and content, their phase images too, and the precision. recipe.json comes last, it marks a whole
-    folder.
+    """Write unet.pt and cnn.pt (tensors only) and recipe.json.
+
+    recipe.json holds the settings needed to rebuild the networks, the training scans by name and hash (with their phase images),
+    and the precision. It is written last and marks a complete folder.
 
     gate: the section of params.yaml as it stood before training, so that a release states the criteria of its time.
     """

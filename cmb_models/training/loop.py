@@ -74,8 +74,7 @@ def train_cnn(
 
 
 def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
-    """NumPy's generator for one step of a training, another one for each purpose: a batch is that of its step, whatever was drawn
-    before."""
+    """A NumPy generator for one optimizer step and purpose, independent of earlier draws."""
     return np.random.default_rng([seed, step, purpose, 1])  # the last number, since trailing zeros make no difference
 
 

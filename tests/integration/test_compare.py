@@ -121,7 +121,10 @@ def test_figures_differences_and_the_gates_verdict(cmb):
     assert sensitivity["interval"] == pytest.approx([-1 / 3, -1 / 3])
     assert false["difference"] == pytest.approx(1 / 3) and false["interval"] == [0.0, 1.0]
     checks = {c["name"].partition(",")[0]: c["passed"] for c in told["gate"]["checks"]}
-    assert checks["sensitivity less production's"] is False and checks["false positives per scan less production's"] is True
+    assert (
+        checks["difference in sensitivity to production"] is False
+        and checks["difference in false positives per scan to production"] is True
+    )
     assert told["gate"]["passed"] is False
     kinds = [(d["scan"], d["kind"], d["by"]) for d in told["disagreements"]]
     assert kinds == [
@@ -132,9 +135,9 @@ def test_figures_differences_and_the_gates_verdict(cmb):
 
 def test_the_terminal_says_the_same(cmb):
     text = " ".join(cmb("1", "2").output.split())
-    assert "microbleeds release 2 found 6 and release 1 9: sensitivity −33 % (−33 to −33)" in text
+    assert "microbleeds release 2 detected 6 and release 1 detected 9: sensitivity −33 % (−33 to −33)" in text
     assert "the gate would reject release 2 as a replacement of release 1" in text
-    assert "microbleeds found by only one: release 1 3, release 2 0" in text
+    assert "microbleeds detected by only one release: release 1 3, release 2 0" in text
     back = " ".join(cmb("2", "1").output.split())
     assert "the gate would accept release 1 as a replacement of release 2" in back and "+33 % (+33 to +33)" in back
 
@@ -146,7 +149,7 @@ def test_the_page_shows_every_place_and_needs_nothing_beside_it(cmb, tmp_path):
     assert all(link.startswith(("data:image/", "#")) for link in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert page.count('<figure class="card hit">') == 3 and page.count('<figure class="card false_positive">') == 1
     assert page.count('src="data:image/jpeg') == 4 and page.count('src="data:image/svg') == 1
-    assert "Found only by release 1: 3" in page and "False positives only of release 2: 1" in page
+    assert "Detected only by release 1: 3" in page and "False positives of release 2 only: 1" in page
     assert "release 1: no candidate here" in page and "release 2: score 0.80, above its 0.50 (stage 1 0.80, stage 2 0.80)" in page
     assert "left &lt;thalamus&gt;" in page and "<thalamus>" not in page
     assert "not a medical device" in page
@@ -161,17 +164,17 @@ def test_a_scan_that_is_gone_or_changed_has_no_picture_and_that_is_said(cmb, sit
     finally:
         file.write_bytes(kept)
     page = (tmp_path / "page.html").read_text()
-    assert page.count('src="data:image/jpeg') == 2 and "2 places without a picture: their scans are" in page
+    assert page.count('src="data:image/jpeg') == 2 and "2 cases without a picture: their scans are" in page
 
 
 def test_other_locked_scans_are_not_compared(cmb, tmp_path):
     result = cmb("3", "2", "--html", str(tmp_path / "page.html"))
     text = " ".join(result.output.split())
-    assert "not evaluated on the same locked scans" in text and "0 locked scans in common, at least 2 needed" in text
+    assert "not evaluated on the same held-out scans" in text and "0 held-out scans in common, at least 2 needed" in text
     told = json.loads(cmb("3", "2", "--json").output)
     assert told["figures"]["sensitivity"]["difference"] is None and told["figures"]["sensitivity"]["first"] == 1.0
     assert not told["gate"]["passed"] and told["disagreements"] == []
-    assert "Where they differ" not in (tmp_path / "page.html").read_text()
+    assert "Disagreements" not in (tmp_path / "page.html").read_text()
 
 
 def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
@@ -217,19 +220,19 @@ def test_too_few_scans_give_no_interval(cmb, site):
     finally:
         params.write_text(kept)
     text = " ".join(result.output.split())
-    assert "sensitivity −33 %. It had" in text and "4 scans in common are needed to compare the two" in text
-    assert "3 locked scans in common, at least 4 needed" in text
+    assert "sensitivity −33 %. False positives:" in text and "4 scans in common are needed to compare the two" in text
+    assert "3 held-out scans in common, at least 4 needed" in text
 
 
 def test_two_releases_with_the_same_answers_say_so(cmb):
     text = " ".join(cmb("5", "1").output.split())
-    assert "On the same 3 locked scans with 9 microbleeds release 1 and release 5 reported the same." in text
+    assert "On the same 3 held-out scans with 9 microbleeds release 1 and release 5 have identical detections." in text
 
 
 def test_a_bundle_without_rows_makes_a_page_that_says_so(cmb, tmp_path):
     text = " ".join(cmb("4", "1", "--html", str(tmp_path / "page.html")).output.split())
     assert "A bundle without the rows of its locked evaluation cannot be compared" in text
-    assert "No saved evaluation in this bundle" in (tmp_path / "page.html").read_text()
+    assert "This bundle contains no evaluation" in (tmp_path / "page.html").read_text()
 
 
 def test_a_release_against_itself_is_refused(site):

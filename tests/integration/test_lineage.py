@@ -119,8 +119,8 @@ def test_a_release_holds_the_rows_it_was_judged_by_and_a_card_with_intervals(two
     saved = read_rows(bundle / EVALUATION_DIR)
     assert (len(saved.scans), sum(len(s.cmbs) for s in saved.scans), saved.threshold) == (5, 20, GOOD["threshold"])
     card = (bundle / "model_card.md").read_text()
-    assert "it finds 18" not in card  # the small workspace's metrics have no hits, so nothing is said of them
-    assert "| microbleeds found | 90 % | 90 % |" in card and git(two, "rev-parse", "HEAD") in card
+    assert "it detects 18" not in card  # the small workspace's metrics have no hits, so nothing is said of them
+    assert "| sensitivity | 90 % | 90 % |" in card and git(two, "rev-parse", "HEAD") in card
     changes = read_json(bundle / "metadata.json")["changelog"].values()
     assert any(c.startswith("retrained (") for c in changes)
 

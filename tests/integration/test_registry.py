@@ -72,7 +72,7 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     with open_registry(site) as registry:
         (release,) = registry.releases()
         told = registry.client.get_model_version("cmb-detector", "1").description
-    assert told.startswith("Locked scans: 95 % of 20 microbleeds in 5 scans found, 0.50 false positives per scan.\n\n")
+    assert told.startswith("Held-out test set: 95 % of 20 microbleeds in 5 scans detected, 0.50 false positives per scan.\n\n")
     assert "model card" in told
     data = yaml.safe_load((site / "data/raw/phantom.dvc").read_text())["outs"][0]["md5"]
     canonical = json.dumps({"data/raw/phantom": data}, separators=(",", ":"))
@@ -94,7 +94,7 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     assert release.tags["studies.unet.trial"] == "3"
     assert {k: bundle.lineage[k] for k in list(expected)[:8]} == dict(list(expected.items())[:8])
     assert bundle.metadata["metrics"]["cross_validate"]["sensitivity"] == 0.9
-    assert "| microbleeds found | 95 % | 90 % |" in (bundle.path / "model_card.md").read_text()
+    assert "| sensitivity | 95 % | 90 % |" in (bundle.path / "model_card.md").read_text()
     assert git(site, "status", "--porcelain") == ""
 
 
@@ -183,7 +183,7 @@ def test_a_failed_gate_leaves_aliases_and_log_untouched(site):
     register(site)
     result = cmb("release", "promote", "1")
     assert result.exit_code == 1
-    assert "sensitivity on the locked test set is 0.5, at least 0.8 is required" in result.output
+    assert "sensitivity on the held-out test set is 0.5, at least 0.8 is required" in result.output
     assert aliases(site) == {}
     assert not (site / "audit.jsonl").exists()
 

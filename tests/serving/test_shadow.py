@@ -104,7 +104,7 @@ def test_answers_stand_without_a_challenger(url, work, folder, cmb):
         set_challenger(url, folder / "bundle-0.9")
     assert code == 0 and "a server with a release deployed" in told and "challenger: 0 of 1 scan compared" in told
     assert [e["outcome"] for e in read_lines(work / "s.jsonl")] == ["failed"]
-    assert "no scan has been compared" in cmb("server", "shadow-report", "s.jsonl")[1]
+    assert "no scans have been compared" in cmb("server", "shadow-report", "s.jsonl")[1]
 
 
 def test_what_cannot_be_is_refused_in_words(work, cmb):

@@ -30,7 +30,7 @@ def history(
 
 
 def verify(as_json: AsJson = False) -> None:
-    """Verify that no entry of the audit log was changed, removed or moved, and that aliases and archived files match it."""
+    """Verify that no entry of the audit log was changed, removed or reordered, and that roles and archived files match it."""
     from rich.markup import escape
 
     from cmb_models.registry.history.audit import audit

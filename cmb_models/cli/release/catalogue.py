@@ -23,13 +23,13 @@ def register(as_json: AsJson = False) -> None:
     test = registration.metrics["evaluate"]
     console().print(
         f"[bold]release {registration.release}[/] registered: sensitivity {number(test.get('sensitivity'))} at "
-        f"{number(test.get('fp_per_scan'))} false positives per scan on the locked test set; "
+        f"{number(test.get('fp_per_scan'))} false positives per scan on the held-out test set; "
         f"next: cmb release promote {registration.release}"
     )
 
 
 def list_releases(as_json: AsJson = False) -> None:
-    """List the releases with their role, their figures on the locked test set, their data, age and commit."""
+    """List the releases with role, metrics on the held-out test set, data, age and commit."""
     from cmb_models.registry.mlflow.connection import without_password
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry
@@ -48,7 +48,7 @@ def show(
     ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one release: role, figures on the locked test set, data, commit, and the decisions about it."""
+    """Show a release: role, metrics on the held-out test set, data, commit, and its entries in the audit log."""
     from cmb_models.hash_chain import read_entries
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry

@@ -9,7 +9,7 @@ import typer
 
 from cmb_models.cli.terminal import AsJson, console, print_json
 
-Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")]
+Ref = Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")]
 
 
 def compare(
@@ -47,9 +47,7 @@ def _print(comparison) -> None:
 
     out, (first, second) = console(), comparison.sides
     heads = [f"{s.name}{f' ({s.about})' if s.about else ''}" for s in comparison.sides]
-    rows = [
-        (r["name"].replace("false positives", "FP"), *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(comparison)
-    ]
+    rows = [(r["name"], *r["sides"], r["difference"], r["verdict"]) for r in figure_rows(comparison)]
     out.print(_table("", *heads, "difference", "", rows=rows))
     out.print(summary(comparison), markup=False)
     for note in comparison.notes:
@@ -71,7 +69,10 @@ def _disagreements(comparison) -> list[str]:
     if not comparison.common:
         return []
     lines = []
-    for kind, what in (("hit", "microbleeds found by only one"), ("false_positive", "false positives of only one")):
+    for kind, what in (
+        ("hit", "microbleeds detected by only one release"),
+        ("false_positive", "false positives of only one release"),
+    ):
         counts = [sum((d.kind, d.by) == (kind, n) for d in comparison.disagreements) for n in (1, 2)]
         counts_text = ", ".join(f"{side.name} {n}" for side, n in zip(comparison.sides, counts, strict=True))
         lines.append(f"{what}: {counts_text}")

@@ -11,7 +11,7 @@ from cmb_models.cli.terminal import AsJson, console, print_json
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")],
+    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
     as_json: AsJson = False,
 ) -> None:

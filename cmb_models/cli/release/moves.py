@@ -45,7 +45,7 @@ def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
 
 
 def challenge(
-    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")] = "",
+    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")] = "",
     reason: Reason = "",
     clear: Annotated[bool, typer.Option("--clear", help="Remove the challenger role.")] = False,
     as_json: AsJson = False,
@@ -76,7 +76,7 @@ def repair(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"done": repairs})
     else:
-        console().print("\n".join(repairs) if repairs else "nothing to repair: the aliases agree with the log")
+        console().print("\n".join(repairs) if repairs else "nothing to repair: the roles agree with the audit log")
 
 
 def _print_promotion(move, reason: str) -> None:

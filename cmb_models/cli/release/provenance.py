@@ -33,7 +33,7 @@ SCANS = (
 
 
 def lineage(
-    ref: Annotated[str | None, typer.Argument(help="A release number, `latest`, or an alias.", show_default=False)] = None,
+    ref: Annotated[str | None, typer.Argument(help="A release number, `latest`, or a role.", show_default=False)] = None,
     scan: Annotated[
         str | None,
         typer.Option(
@@ -125,7 +125,7 @@ def _show_scan(scan: str, as_json: bool) -> None:
     else:
         out = console()
         if uses:
-            table = Table("release", "aliases", "used in", "as", "SHA-256")
+            table = Table("release", "roles", "used in", "as", "SHA-256")
             for s in uses:
                 table.add_row(*map(escape, (str(s.release), ", ".join(s.aliases), ", ".join(s.roles), s.key, s.sha256[:16])))
             for column in table.columns:
@@ -140,7 +140,7 @@ def _show_scan(scan: str, as_json: bool) -> None:
 
 
 def reproduce(
-    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or an alias.")],
+    ref: Annotated[str, typer.Argument(help="A release number, `latest`, or a role.")],
     folder: Annotated[
         Path | None, typer.Option(help="Folder for the clone, kept afterwards; must not exist. Default: a temporary one.")
     ] = None,

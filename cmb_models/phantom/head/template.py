@@ -63,8 +63,9 @@ class Template:
 
     @cached_property
     def places(self) -> dict[str, np.ndarray]:
-        """MNI mm (N, 3) float32 of the voxels of each region INNER_MM or more inside the brain's surface, and of "cortex_edge":
-        the cortex that is nearer to it.
+        """Voxel centres by region, MNI mm (N, 3) float32, at least INNER_MM inside the brain's surface.
+
+        "cortex_edge" holds the cortex that is nearer to the surface.
         """
         places = {}
         for number, name in enumerate(REGIONS, start=1):

@@ -1,4 +1,4 @@
-"""How much larger than its body a lesion is seen."""
+"""Blooming: the apparent size of a lesion in SWI, given the size of its body."""
 
 from __future__ import annotations
 
@@ -38,7 +38,14 @@ def bloom_ratio(chi_ppm: float, radians_per_ppm: float) -> float:
 
 
 def body_radius_mm(diameter_mm: float, chi_ppm: float, config: PhantomConfig, label: str = "cmb") -> float:
-    """Radius of the body that is seen at this diameter in the SWI of this acquisition. label: a key of SEEN."""
+    """Radius in mm of a body that appears with a given diameter in the SWI.
+
+    Args:
+        diameter_mm: Apparent diameter, blooming included.
+        chi_ppm: Susceptibility difference to the surroundings, ppm; its sign is ignored.
+        config: The protocol.
+        label: A key of SEEN.
+    """
     seen = SEEN[label]
     x, y, z = (s / r for s, r in zip(config.spacing_mm, config.resolved, strict=True))
     wavelength = 2 * config.fov_mm[0] / config.highpass_vox  # where the filter's window in k-space ends

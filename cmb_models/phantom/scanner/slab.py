@@ -85,9 +85,12 @@ class SlabWarp:
 
 
 def make_slab(config: PhantomConfig, pose: RigidTransform | None = None, laid: RigidTransform | None = None) -> Slab:
-    """The slab of a time point. pose: from the head's frame to the scanner's, None when they are the same.
+    """Create the slab of a time point.
 
-    laid: how the slab deviates from config's position on the head, about its own centre: it is laid by eye at every visit.
+    Args:
+        config: The protocol.
+        pose: Transform from head mm to scanner RAS mm; None for the identity.
+        laid: Deviation of the slab from the protocol's position on the head, about the slab's centre; None for none.
     """
     turn = Rotation.from_euler("xyz", config.oblique_deg, degrees=True)
     to_head = RigidTransform.from_components(np.array(config.fov_centre_mm), turn)

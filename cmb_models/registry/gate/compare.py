@@ -180,14 +180,14 @@ def _apart(evidence: Sequence[EvaluationRecord], gate: Gate) -> dict[str, Differ
 
 def _notes(evidence: Sequence[EvaluationRecord], pair: Pair | None, gate: Gate) -> list[str]:
     """Caveats to the comparison."""
-    notes = [f"A release's saved rows contradict the figures it reports: {c}." for e in evidence for c in e.contradictions]
+    notes = [f"Reported metrics of a release differ from its saved rows: {c}." for e in evidence for c in e.contradictions]
     if pair is None:
         return [*notes, "A bundle without the rows of its locked evaluation cannot be compared: run `dvc repro`, register again."]
     counts = [len(e.scans) for e in evidence]
     if not pair.second:
-        return [*notes, "The two were evaluated on different locked scans: each has its metrics on its own scans."]
+        return [*notes, "The releases were evaluated on different held-out scans; their metrics are not comparable."]
     if counts != [len(pair.second)] * 2:
-        counts_text = f"{counts[0]} and {counts[1]} locked scans; metrics are on the {len(pair.second)} in common"
+        counts_text = f"{counts[0]} and {counts[1]} held-out scans; metrics are on the {len(pair.second)} in common"
         notes.append(f"The two were evaluated on {counts_text}.")
     if len(pair.second) < gate.min_common_scans:
         notes.append(f"{gate.min_common_scans} scans in common are needed to compare the two (gate.min_common_scans).")

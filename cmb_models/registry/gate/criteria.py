@@ -20,7 +20,7 @@ from cmb_models.registry.gate.verdict import Check, at_least, at_most, too_few
 from cmb_models.release.bundle import EVALUATION_DIR
 from cmb_models.release.evaluation_record import EvaluationRecord
 
-SENSITIVITY, FALSE = "sensitivity on the locked test set", "false positives per scan on the locked test set"
+SENSITIVITY, FALSE = "sensitivity on the held-out test set", "false positives per scan on the held-out test set"
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
 NO_ROWS = f"the bundle has no {EVALUATION_DIR}/ with the rows of its locked evaluation: run `dvc repro` and register it again"
 SIZE_FLOORS = (
@@ -40,7 +40,7 @@ def absolute(evidence: EvaluationRecord, gate: Gate) -> list[Check]:
     draws = subject_draws([s.subject for s in scans], gate.bootstrap, np.random.default_rng(gate.seed)).astype(float)
     return [
         *at_most(
-            "reported figures that its saved rows contradict",
+            "reported metrics that differ from the saved rows",
             len(evidence.contradictions),
             0,
             None,
@@ -212,15 +212,15 @@ def _not_comparable(gate: Gate, why: str) -> list[Check]:
 
 def _margin_of_sensitivity(low: float | None, interval: Sequence[float] | None, gate: Gate, note: str) -> list[Check]:
     margin = None if gate.sensitivity_margin is None else -gate.sensitivity_margin
-    return at_least(f"sensitivity less production's, {LOW}", low, margin, interval, note)
+    return at_least(f"difference in sensitivity to production, {LOW}", low, margin, interval, note)
 
 
 def _margin_of_fp(high: float | None, interval: Sequence[float] | None, gate: Gate, note: str) -> list[Check]:
-    return at_most(f"false positives per scan less production's, {HIGH}", high, gate.fp_margin, interval, note)
+    return at_most(f"difference in false positives per scan to production, {HIGH}", high, gate.fp_margin, interval, note)
 
 
 def _in_common(pair: Pair) -> str:
-    return f"{_plural(len(pair.second), 'locked scan')} in common"
+    return f"{_plural(len(pair.second), 'held-out scan')} in common"
 
 
 def _plural(count: int, one: str) -> str:

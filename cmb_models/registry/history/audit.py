@@ -32,7 +32,11 @@ class AuditReport:
 
 
 def audit(start: Path = Path(".")) -> AuditReport:
-    """Verify the audit log of the workspace around `start`, the aliases and the archive; only the chain if that is broken."""
+    """Verify the audit log of the workspace around `start`, the registry's roles and the archived files.
+
+    Returns:
+        The report; faults are listed in it, not raised. If the hash chain is broken, nothing else is verified.
+    """
     with open_registry(start) as registry:
         file = registry.workspace / AUDIT_LOG
         fault, entries = first_fault(file), read_entries(file)

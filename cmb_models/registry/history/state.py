@@ -48,9 +48,17 @@ def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
 
 
 def state_at(entries: list[dict[str, Any]], when: str) -> dict[str, dict[str, Any]]:
-    """The entry that assigned each role as it was at a time (UTC), by role; {} if nothing had been promoted.
+    """Look up the roles at a time in the past.
 
-    when: YYYY-MM-DD for the end of that day, or YYYY-MM-DDTHH:MM:SSZ. Raises InputError for anything else.
+    Args:
+        entries: Of the audit log.
+        when: UTC, YYYY-MM-DD for the end of that day or YYYY-MM-DDTHH:MM:SSZ.
+
+    Returns:
+        The log entry that assigned each role, by role; {} if nothing had been promoted.
+
+    Raises:
+        InputError: For another format of `when`.
     """
     moment = _moment(when)
     past = [e for e in entries if e["time"] <= moment]

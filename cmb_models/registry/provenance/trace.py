@@ -73,7 +73,11 @@ def _parents(release: Release, by_number: Mapping[int, Release]) -> list[Release
 
 
 def scan_hash(scan: str) -> str:
-    """The SHA-256 of a file, or the given leading digits of one. Raises InputError for anything else."""
+    """The SHA-256 of a file, or the given leading digits of one, in lower case.
+
+    Raises:
+        InputError: If `scan` is neither.
+    """
     if Path(scan).is_file():
         return sha256_of(Path(scan))
     digits = scan.lower().removeprefix("sha256:")
@@ -86,7 +90,15 @@ def scan_hash(scan: str) -> str:
 
 
 def sightings(registry: Registry, digits: str) -> tuple[list[Sighting], list[str]]:
-    """Every release that used a scan whose SHA-256 begins with `digits`, and an error for each release that cannot be read."""
+    """Find the releases that used a scan.
+
+    Args:
+        registry: An open registry.
+        digits: Leading digits of the SHA-256 of the scan's file.
+
+    Returns:
+        One entry per release and use, [] if there is none, and a message for each release that cannot be read.
+    """
     releases = registry.releases()
     lineages = read_lineages(registry, releases)
     found, unread = [], []

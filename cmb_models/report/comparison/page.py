@@ -24,10 +24,10 @@ class Shown:
 
 
 GROUPS = (  # kind, by, heading, explanation
-    ("hit", 2, "Found only by {second}", "Microbleeds that {first} misses."),
-    ("hit", 1, "Found only by {first}", "Microbleeds that {second} would no longer find."),
-    ("false_positive", 2, "False positives only of {second}", "New false positives."),
-    ("false_positive", 1, "False positives only of {first}", "False positives that {second} no longer has."),
+    ("hit", 2, "Detected only by {second}", "Microbleeds that {first} misses."),
+    ("hit", 1, "Detected only by {first}", "Microbleeds that {second} misses."),
+    ("false_positive", 2, "False positives of {second} only", "False positives that {first} does not have."),
+    ("false_positive", 1, "False positives of {first} only", "False positives that {second} does not have."),
 )
 
 

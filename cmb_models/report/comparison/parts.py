@@ -31,10 +31,10 @@ def name_of(figure: str, fp_per_scan: float) -> str:
     """The display name of a metric."""
     return {
         "sensitivity": "sensitivity",
-        "fp_per_scan": "false positives per scan",
+        "fp_per_scan": "FP/scan",
         "precision": "precision",
-        "fp_per_cmb_free_scan": "false positives per CMB-free scan",
-        "sensitivity_at_fp": f"sensitivity at {fp_per_scan:g} false positives per scan",
+        "fp_per_cmb_free_scan": "FP/scan in scans without microbleeds",
+        "sensitivity_at_fp": f"sensitivity at {fp_per_scan:g} FP/scan",
     }[figure]
 
 
@@ -58,7 +58,7 @@ def _signed(value: float, digits: int) -> str:
 
 
 def verdict(d: Difference) -> str:
-    """ "better" or "worse" if the interval excludes 0, else ""."""
+    """Whether the interval excludes 0: "better", "worse" or "" if not."""
     if d.difference is None or not d.interval or d.interval[0] <= 0 <= d.interval[1]:
         return ""
     return "better" if (d.difference > 0) != (d.name in LESS_IS_BETTER) else "worse"
@@ -98,17 +98,16 @@ def summary(comparison: Comparison) -> str:
     first, second = comparison.first.name, comparison.second.name
     a, b = (box(side, comparison.tolerance_mm) for side in comparison.sides)
     if not comparison.common or a is None or b is None:
-        same = "they were not evaluated on the same locked scans"
-        return f"{second.capitalize()} and {first} cannot be compared: {same}."
+        return f"{second.capitalize()} and {first} cannot be compared: they were not evaluated on the same held-out scans."
     lesions = sum(len(s.cmbs) for s in comparison.second.scans)
     found, false = comparison.differences["sensitivity"], comparison.differences["fp_per_scan"]
-    text = f"On the same {plural(len(comparison.second.scans), 'locked scan')} with {plural(lesions, 'microbleed')} "
+    text = f"On the same {plural(len(comparison.second.scans), 'held-out scan')} with {plural(lesions, 'microbleed')} "
     if not comparison.disagreements:
-        return text + f"{second} and {first} reported the same."
-    text += f"{second} found {b['hits']} and {first} {a['hits']}: sensitivity {format_difference(found)}. "
-    text += f"It had {b['false_positives']} false positives against {a['false_positives']}: {format_difference(false)} per scan."
-    unsure = [n for n, d in (("sensitivity", found), ("false positives", false)) if d.difference and not verdict(d)]
-    return text + (f" In {' and '.join(unsure)} the difference may well be chance." if unsure else "")
+        return text + f"{second} and {first} have identical detections."
+    text += f"{second} detected {b['hits']} and {first} detected {a['hits']}: sensitivity {format_difference(found)}. "
+    text += f"False positives: {b['false_positives']} and {a['false_positives']}, {format_difference(false)} FP/scan."
+    unsure = [n for n, d in (("sensitivity", found), ("FP/scan", false)) if d.difference and not verdict(d)]
+    return text + (f" The difference in {' and '.join(unsure)} may be due to chance." if unsure else "")
 
 
 def check_row(check: Mapping) -> dict:
@@ -133,7 +132,7 @@ def strata_tables(comparison: Comparison) -> list[dict]:
     judged = [(s.scans, s.threshold) for s in comparison.sides if s.scans and s.threshold is not None]
     if len(judged) < len(comparison.sides):
         return []
-    headings = {"size": "By size as marked", "region": "By region", "dataset": "By dataset (site)"}
+    headings = {"size": "By annotated diameter", "region": "By region", "dataset": "By dataset (site)"}
     tables = []
     both = [strata(scans, at, comparison.tolerance_mm, np.ones((1, len(scans)), dtype=int)) for scans, at in judged]
     for key, heading in headings.items():
@@ -171,5 +170,5 @@ def _curve(axes: Axes, side: Side, color: str, comparison: Comparison) -> None:
     x = np.append(curve.fp_per_scan, max(STANDARD_FP[-1], curve.fp_per_scan[-1]))
     axes.step(x, np.append(curve.sensitivity, curve.sensitivity[-1]), where="post", color=color, lw=2, label=side.name, zorder=3)
     if at := box(side, comparison.tolerance_mm):
-        label = f"{side.name} at its threshold: {at['sensitivity']:.0%} at {at['fp_per_scan']:.2f}"
+        label = f"{side.name}, operating point: {100 * at['sensitivity']:.0f} % at {at['fp_per_scan']:.2f} FP/scan"
         axes.plot(at["fp_per_scan"], at["sensitivity"], "o", color=color, ms=8, mec="white", mew=1.2, label=label, zorder=4)

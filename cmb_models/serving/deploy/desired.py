@@ -68,10 +68,13 @@ def desired_bundle(bundle_dir: Path, release: int, trusted_keys: Mapping[str, by
 
 
 def desired_roles(workspace: Path) -> DesiredState:
-    """The releases that the registry's roles name, files and signatures verified.
+    """Read the desired state: the releases of the registry's roles, with files and signatures verified.
 
-    Raises InputError if there is no release in production or its files are not as registered. A fault of another role is part of
-    the result, since it must not prevent production from being served.
+    Returns:
+        The releases. A fault of previous or challenger is part of the result, since it must not prevent serving production.
+
+    Raises:
+        InputError: If there is no release in production, or its files differ from what was registered.
     """
     from cmb_models.registry.history.state import PRODUCTION, registry_state
     from cmb_models.registry.mlflow.store import open_registry

@@ -17,9 +17,17 @@ DEPLOYMENT_FILE = "deployment.json"  # {alias: {"release": int, "manifest_sha256
 
 
 def write_immutable(folder: Path, desired: DesiredState) -> dict[str, str]:
-    """Write a repository with every desired release into a new folder; return a description of each alias's release.
+    """Write a read-only model repository with every desired release.
 
-    Raises InputError if the folder exists, and for a release whose files could not be read.
+    Args:
+        folder: Folder to create.
+        desired: The releases.
+
+    Returns:
+        A description of the release of each role.
+
+    Raises:
+        InputError: If the folder exists, or files of a release cannot be read.
     """
     folder = Path(folder).absolute()
     if folder.exists():

@@ -35,10 +35,20 @@ class Target:
 
 
 def deploy_aliases(targets: Sequence[Target], workspace: Path = Path("."), on_deployed: OnDeployed | None = None) -> list[Deployed]:
-    """Make every server serve production, previous and challenger as in the registry; one result per server.
+    """Deploy production, previous and challenger of the registry to every server.
 
-    on_deployed: called with each result. A failing server does not stop deployment to the others: InputError with all faults is
-    raised at the end. Roles that move meanwhile are followed.
+    Roles that change during the deployment are followed.
+
+    Args:
+        targets: The servers.
+        workspace: Workspace with the registry.
+        on_deployed: Called with each result.
+
+    Returns:
+        One result per server.
+
+    Raises:
+        InputError: With all faults, after deployment to all other servers.
     """
     for _ in range(MAX_ROUNDS):
         desired = desired_roles(workspace)

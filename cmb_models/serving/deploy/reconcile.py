@@ -78,8 +78,12 @@ class Deployed:
 
 
 def reconcile_server(admin: Admin, repository: Path, desired: DesiredState) -> Deployed:
-    """Bring one server to `desired`, whose files are written. Raises InputError or RuntimeError if production cannot be switched;
-    the old release then still serves."""
+    """Bring one server to the desired state, whose files are already written.
+
+    Raises:
+        InputError: If production cannot be switched; the old release still serves.
+        RuntimeError: The same, if the server fails.
+    """
     observed = admin.observed()
     _require_same_content(observed, desired)
     changes: list[str] = []

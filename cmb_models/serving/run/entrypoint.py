@@ -21,7 +21,7 @@ OVER_HTTP = ("inference", "metadata", "model-config", "statistics", *RESTRICTED)
 
 
 def triton_arguments(settings: Settings) -> list[str]:
-    """tritonserver's command line, its program first."""
+    """The command line of tritonserver, program first."""
     ports = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
     arguments = [
         str(settings.triton),

@@ -1,5 +1,7 @@
-"""Checks that this environment can run the server's Python models. Run while the image is built:
-`python3 -m cmb_models.serving.run.image_check`."""
+"""Check that this environment can run the server's Python models.
+
+Run when the image is built: `python3 -m cmb_models.serving.run.image_check`.
+"""
 
 from __future__ import annotations
 

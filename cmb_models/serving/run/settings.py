@@ -117,7 +117,7 @@ class Security:
             require_key(ADMIN_KEY, self.admin_key)
 
     def arguments(self) -> list[str]:
-        """tritonserver's arguments. They are the only way to pass the admin key, so local users who can list processes see it."""
+        """Arguments of tritonserver. They are the only way to pass the admin key, so local users who can list processes see it."""
         found = [
             f"--grpc-address={self.host}",
             f"--http-address={LOOPBACK}",
@@ -127,7 +127,7 @@ class Security:
         return found + self.guard(RESTRICTED if is_loopback(self.host) else (*ALSO_OVER_HTTP, *RESTRICTED))
 
     def guard(self, over_http: Sequence[str]) -> list[str]:
-        """tritonserver's arguments for TLS and for the calls that need the admin key: RESTRICTED over gRPC, `over_http` over HTTP.
+        """Arguments of tritonserver for TLS and for the calls that need the admin key: RESTRICTED over gRPC, `over_http` over HTTP.
 
         Without a certificate there is no TLS, without client_ca no mutual TLS, without a key no restriction.
         """

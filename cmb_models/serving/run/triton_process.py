@@ -100,12 +100,20 @@ def running_server(
     arguments: Sequence[str] = (),
     security: Security | None = None,
 ) -> Iterator[Server]:
-    """A ready server on a model repository, with nothing loaded; ended on exit.
+    """Run a server on a model repository, with no model loaded; it is stopped on exit.
 
-    grpc_port 0 takes a free one, as HTTP and metrics always do. log: file to append to, else one next to the repository.
-    arguments: further ones for tritonserver. security: by default loopback without a key.
-    Raises InputError for a missing environment or a taken port, RuntimeError with the end of the log if it is not ready after
-    `ready_s`.
+    Args:
+        repository: The model repository.
+        server_env: Python environment of the server; None for the default.
+        grpc_port: 0 for a free port, as HTTP and metrics always use.
+        log: File to append to; None for one next to the repository.
+        ready_s: Seconds to wait until the server is ready.
+        arguments: Additional arguments of tritonserver.
+        security: None for loopback without an admin key.
+
+    Raises:
+        InputError: If the environment is missing or the port is in use.
+        RuntimeError: If the server is not ready in time; with the end of its log.
     """
     require_linux("serving")
     security = security or Security()

@@ -32,8 +32,11 @@ Step = tuple[str, int]  # a model and its version
 
 
 class Watchdog:
-    """Watchdog of one server. desired: called at every restart for the state to deploy; None for a read-only repository, which the
-    server loads itself. report: called with a sentence for each event."""
+    """Watchdog of one server.
+
+    desired: called at every restart for the state to deploy; None for a read-only repository, which the server loads itself.
+    report: called with a sentence for each event.
+    """
 
     def __init__(
         self, server: Server, repository: Path, desired: Callable[[], DesiredState | None] | None, report: Callable[[str], None]

@@ -45,10 +45,15 @@ class Example:
 
 
 def save_example(folder: Path, example: Example, lesion_bank_file: str = "") -> None:
-    """Write <key>.npy (the image, which can be memory-mapped), <key>.phase.npy where there is phase, <key>.brain.npy and <key>.json
-    (all else); the JSON last, it marks a whole set. The brain is looked for here: every training asks where it is.
+    """Write a prepared scan, with its brain mask, as files named by its key.
 
-    lesion_bank_file: name of the file next to them (write_lesion_bank) with the synthetic lesions for this scan; empty for none.
+    <key>.npy is the image (can be memory-mapped), <key>.phase.npy the phase if there is one, <key>.brain.npy the mask, <key>.json
+    all else. The JSON file is written last and marks a complete set.
+
+    Args:
+        folder: Folder to write to.
+        example: The scan.
+        lesion_bank_file: Name of the file in `folder` with synthetic lesions for this scan (write_lesion_bank); "" for none.
     """
     prepared = example.prepared
     brain = find_brain_mask(prepared.image, prepared.spacing_mm, prepared.air)

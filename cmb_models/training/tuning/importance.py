@@ -15,10 +15,14 @@ FEWEST = 8  # finished trials; with four, a made-up value that depends on one se
 
 
 def importances(trials: Sequence[dict]) -> dict[str, float] | None:
-    """Share of the variance of a search's values that each setting explains, largest first; they sum to 1.
+    """Hyperparameter importance by fANOVA (Hutter et al. 2014); deterministic.
 
-    trials: as study.summary writes them; only complete ones count. None where it is undefined: fewer than FEWEST of them,
-    values that do not differ, or no scikit-learn to compute it with. Same trials, same answer. Source: fANOVA, Hutter et al. 2014.
+    Args:
+        trials: As study.summary writes them; only complete ones count.
+
+    Returns:
+        Share of the objective's variance by setting, largest first, with sum 1. None if undefined: fewer than FEWEST
+        completed trials, all values equal, or scikit-learn not installed.
     """
     done = [t for t in trials if t["state"] == TrialState.COMPLETE.name]
     if len(done) < FEWEST or len({t["value"] for t in done}) < 2:

@@ -28,8 +28,11 @@ ROW = ("fold", "threshold", *DETECTION_ROW)
 
 @dataclass(frozen=True)
 class OuterFold:
-    """One outer fold. inner: the other folds' scans with joint scores out of the inner folds; outer: its own scans with those of
-    networks trained on all of `inner`. chosen: what tuning inside found, {"unet": ..., "cnn": ...}, as models/tuned/*.json."""
+    """One outer fold of nested cross-validation.
+
+    inner: the other folds' scans with fused scores out of the inner folds. outer: this fold's scans with scores of networks trained
+    on all of `inner`. chosen: settings tuned on `inner`, {"unet": ..., "cnn": ...}, as in models/tuned/*.json.
+    """
 
     number: int
     inner: tuple[ScoredScan, ...]

@@ -57,10 +57,11 @@ class Workers:
 
 
 def processes(most: int) -> int:
-    """How many trainings to run side by side when there is work for `most`: on the CPU one more than there are cores, on CUDA one
-    per core; fewer where the machine's or the device's memory does not hold them.
+    """Number of trainings to run in parallel, at most `most`.
 
-    On the CPU two side by side on two cores make half as many steps again as one with two threads (15.5 against 10.1 steps/s
+    On the CPU one more than there are cores, on CUDA one per core; fewer if host or device memory does not suffice.
+
+    On two CPU cores, two trainings in parallel reach 1.5 times the throughput of one with two threads (15.5 and 10.1 steps/s
     measured, U-Net of 16-128 channels, patch 48x48x24, batch 6). On CUDA drawing patches keeps a core busy or more, and
     one training leaves most of the device idle.
     """

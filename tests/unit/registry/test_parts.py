@@ -61,7 +61,7 @@ def test_a_release_without_any_measurement_fails_every_check(tmp_path):
     release(tmp_path, {})
     checks = check_gate(tmp_path, GATE).checks
     assert [c.passed for c in checks] == [False] * 3
-    assert checks[0].sentence() == "sensitivity on the locked test set was not measured, at least 0.8 is required"
+    assert checks[0].sentence() == "sensitivity on the held-out test set was not measured, at least 0.8 is required"
 
 
 def test_flatten_joins_keys_and_keeps_lists():

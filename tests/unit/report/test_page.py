@@ -128,11 +128,11 @@ def test_the_page_holds_all_it_shows(page):
 
 def test_words_of_the_summary(page):
     text = " ".join(re.sub("<[^>]*>", " ", page).split())
-    assert "In 2 scans it found 1 of 2 microbleeds, 50 % (" in text
-    assert "On the 1 scan without microbleeds it had 3.00 (" not in text  # two of its three candidates pass the threshold
-    assert "On the 1 scan without microbleeds it had 2.00 (" in text
+    assert "In 2 scans, 1 of 2 microbleeds were detected: sensitivity 50 % (" in text
+    assert "In the 1 scan without microbleeds, there were 3.00 (" not in text  # two of its three candidates pass the threshold
+    assert "In the 1 scan without microbleeds, there were 2.00 (" in text
     assert "evaluated 3 times, with 2 different bundles" in text and "Only few." in text
-    assert "not a medical device" in text and "evaluated 2030-01-02" in text
+    assert "not a medical device" in text and ", 2030-01-02" in text
     assert "1 of 2 microbleeds missed" in text and "4 of 8 microbleeds missed" in text
 
 
@@ -146,8 +146,8 @@ def test_every_miss_and_every_false_positive_is_shown(material, page):
     # of each scan is one more than .5 a scan allow, so the threshold lies above them all, and a microbleed a scan is missed.
     assert len(lost) == 1 + 4 and len(wrong) == 3
     assert page.count('class="card miss"') == len(lost) and page.count('class="card false_positive"') == len(wrong)
-    assert {c.about for c in lost} == {"left <thalamus>; threshold: stage 2 doubts it"}
-    assert {c.about for c in cases.false_positives(material.locked)} == {"marked as vein branch", "nothing annotated here"}
+    assert {c.about for c in lost} == {"left <thalamus>; threshold: low stage 2 score"}
+    assert {c.about for c in cases.false_positives(material.locked)} == {"annotated as vein branch", "no annotation"}
 
 
 def test_both_sets_share_the_calibrated_scale(material):
@@ -181,7 +181,7 @@ def test_nested_figures_have_a_column_and_a_sentence_where_there_are_any(materia
     own = material.out_of_fold
     nested = own.metrics["cross_fitted"] | {"hits": 5, "ece": 0.125, "intervals_95": {"ece": [0.1, 0.2]}}
     text = fill(replace(material, out_of_fold=replace(own, metrics=own.metrics | {"nested": nested})), album)
-    assert "<th>… nested</th>" in text and "5 of 8 at" in text and "0.12 (0.10–0.20)" in text
+    assert "<th>nested cross-validation</th>" in text and "5 of 8 are detected" in text and "0.125 (0.100–0.200)" in text
     assert "nested" not in page
 
 
@@ -195,7 +195,7 @@ def test_a_set_without_lesions_or_findings_makes_a_page(tmp_path):
     silent = replace(scored("locked", 0, marked=False), centres_mm=np.zeros((0, 3)), scores=np.zeros(0), stage1=None, stage2=None)
     own = [scored("site", n) for n in range(2)]
     text = render(load_report_data(workspace(tmp_path, [silent], own), PARAMS.evaluate))
-    assert "There are no marked microbleeds in these 1 scan, so sensitivity is undefined." in text
+    assert "Sensitivity is undefined: no microbleeds are annotated in 1 scan." in text
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_a_set_without_lesions_or_findings_makes_a_page(tmp_path):
         (wording.number(-0.001), "0.00"),
         (wording.number(0.5, (-0.25, 1.0)), "0.50 (−0.25 to 1.00)"),
         (wording.plural(1, "scan"), "1 scan"),
-        (wording.kind("mimic:air_bone"), "marked as air bone"),
-        (wording.kind(""), "nothing annotated here"),
+        (wording.kind("mimic:air_bone"), "annotated as air bone"),
+        (wording.kind(""), "no annotation"),
     ],
 )
 def test_words(text, expected):
@@ -231,4 +231,4 @@ def test_a_search_of_many_trials_tells_which_settings_mattered(material, album):
     text = " ".join(re.sub("<[^>]*>", " ", fill(replace(material, searches={"stage 2": search}), album)).split())
     shares = dict(re.findall(r"(learning rate|dropout) (\d+) %", text))
     assert int(shares["dropout"]) > 70 > 30 > int(shares["learning rate"]) and "(fANOVA)" in text
-    assert f"the settings of params.yaml gave {trials[0]['value']:.3f}" in text
+    assert f"(params.yaml: {trials[0]['value']:.3f})" in text

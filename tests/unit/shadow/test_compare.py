@@ -106,7 +106,7 @@ def test_the_report_counts_each_scan_once_by_pair_and_week():
 
 def test_nothing_compared_is_an_empty_report():
     assert summarise([]) == {"pairs": [], "not_compared": []}
-    assert "No scan has been compared" in render(summarise([]))
+    assert "No scans have been compared" in render(summarise([]))
 
 
 def test_the_page_shows_them_and_takes_names_as_text():
