@@ -25,27 +25,36 @@ if TYPE_CHECKING:
 __all__ = ["Detection", "DetectionResult", "Detector", "Volume", "connect", "evaluate", "load", "simulate"]
 
 
-def load(bundle: str | os.PathLike[str], *, trusted_keys: Mapping[str, bytes] | None = None, threads: int = 0) -> BundleDetector:
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    trusted_keys: Mapping[str, bytes] | None = None,
+    threads: int = 0,
+    device: str = "auto",
+) -> BundleDetector:
     """Load a release from its bundle, to detect in this process. Needs the `detect` extra.
 
     Args:
         bundle: The bundle's folder. Every file is verified against its manifest.
         trusted_keys: Public keys (PEM) by name. The bundle must be signed with one of them; without any, it is rejected. If None,
             signatures are not checked. Nothing is read from the current directory or its git repository.
-        threads: Threads of each network; 0 for all cores.
+        threads: Threads of each network on the CPU; 0 for all cores.
+        device: "cpu"; "cuda" for a CUDA device; "auto" for a CUDA device that works, else the CPU. `detector.device` is the
+            device in use.
 
     Returns:
         A detector whose networks stay open until it is closed or leaves its `with` block.
 
     Raises:
-        InputError: If the bundle is incomplete, changed, not signed as required, or has invalid settings.
+        InputError: If the bundle is incomplete, changed, not signed as required, or has invalid settings; if `device` is
+            "cuda" and no CUDA device works.
     """
     from cmb_models.release.bundle import NO_KEYS, BundleDetector
 
     if trusted_keys is not None and not trusted_keys:
         remedy = "pass a key, or None to skip the check"
         raise InputError("key-missing", bundle, "a trusted key to check its signature with", "none", remedy)
-    return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS)
+    return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS, device)
 
 
 def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, shared_memory: bool = False) -> Client:

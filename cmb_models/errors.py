@@ -135,6 +135,10 @@ CODES = {
     "repository-incomplete": "A model repository lacks its checksums.",
     "repository-changed": "A model repository's files do not match its checksums.",
     "repository-damaged": "A model repository's checksums cannot be read.",
+    "device-failed": "A CUDA device was requested and cannot be used, or not any longer.",
+    "device-memory": "An input does not fit into the CUDA device's memory, even in parts.",
+    "device-unknown": "There is no device of this name.",
+    "network-unsupported": "A network has an operator that this runtime does not implement.",
 }
 
 

@@ -36,7 +36,12 @@ LAYERS = (
 )
 # Heavy libraries and the only places that may import them (at any level of the file).
 ONLY_IN = {
-    "torch": ("cmb_models/networks", "cmb_models/runtime/torch.py", "cmb_models/training", "cmb_models/release/export.py"),
+    "torch": (
+        "cmb_models/networks",
+        *(f"cmb_models/runtime/{name}.py" for name in ("torch", "onnx_torch", "cuda_torch")),
+        "cmb_models/training",
+        "cmb_models/release/export.py",
+    ),
     "monai": ("cmb_models/networks", "cmb_models/training"),
     "mlflow": ("cmb_models/registry",),
     "optuna": ("cmb_models/training",),

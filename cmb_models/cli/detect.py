@@ -58,6 +58,10 @@ def detect(
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Pass scans to a server on this machine by shared memory; needs CMB_ADMIN_KEY.")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="With --bundle: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
+    ] = None,
 ) -> None:
     """Detect microbleeds in scans.
 
@@ -74,7 +78,7 @@ def detect(
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
-    detector, source = open_detector(server, bundle, shadow, shared_memory)
+    detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
     results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), stderr)
@@ -82,7 +86,9 @@ def detect(
     write_summary(out / JSON_FILE, results)
     show(Console(), results, source)
     written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each processed scan" if figures else "")
-    Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}", markup=False)
+    device = getattr(detector, "device", "")  # of networks in this process
+    where = f"; device: {device}" if device else ""
+    Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}{where}", markup=False)
     if shadow:
         mirror(results, phases, server or started_server(), shadow)
     if any(r.answer is None for r in results):
@@ -140,7 +146,11 @@ def check_plotting(figures: bool) -> None:
 
 
 def open_detector(
-    server: str | None, bundle: Path | None, shadow: Path | None = None, shared_memory: bool = False
+    server: str | None,
+    bundle: Path | None,
+    shadow: Path | None = None,
+    shared_memory: bool = False,
+    device: str | None = None,
 ) -> tuple[Detector, str]:
     """The detector and a description of where it runs. Raises InputError for conflicting options."""
     if shared_memory and bundle:
@@ -149,12 +159,16 @@ def open_detector(
         raise InputError("options-conflict", "cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("options-conflict", "cmb detect", "either --server or --bundle", "both", "drop one")
+    if device and not bundle:
+        remedy = "leave it out: a server chooses its device itself"
+        raise InputError("options-conflict", "cmb detect", "--bundle with --device", "--device alone", remedy)
     from cmb_models.api import connect, load
 
     if bundle:
         from cmb_models.release.keys import bundle_keys
 
-        return load(bundle, trusted_keys=bundle_keys(bundle, Path(".")) or None), f"bundle {bundle}"
+        detector = load(bundle, trusted_keys=bundle_keys(bundle, Path(".")) or None, device=device or "auto")
+        return detector, f"bundle {bundle}"
     address = server or started_server()
     return connect(address, shared_memory=shared_memory), f"server {address}"
 

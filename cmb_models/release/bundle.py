@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from cmb_models.config.params import PipelineConfig, explain
 from cmb_models.dataset.scans import open_phase, open_scan
-from cmb_models.detect.detector import Network, detect
+from cmb_models.detect.detector import detect
 from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
 from cmb_models.release.checksums import require_listed, write_checksums
 from cmb_models.release.signing import SIGNATURE_FILE, require_signature
-from cmb_models.runtime.cpu import open_onnx
+from cmb_models.runtime.device import DeviceNetwork, open_network
 from cmb_models.volume import ScanLike
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
@@ -114,10 +114,10 @@ def config_sha256(config: PipelineConfig) -> str:
     return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def open_networks(bundle: Bundle, threads: int = 0) -> tuple[Network, Network]:
-    """Both networks, ready to run on the CPU; threads 0 lets them use all cores."""
-    unet = open_onnx(bundle.path / UNET_FILE, UNET_INPUT, UNET_OUTPUT, threads)
-    cnn = open_onnx(bundle.path / CNN_FILE, CNN_INPUT, CNN_OUTPUT, threads)
+def open_networks(bundle: Bundle, threads: int = 0, device: str = "cpu") -> tuple[DeviceNetwork, DeviceNetwork]:
+    """Both networks, ready to run on a device of runtime.device.DEVICES; threads: on the CPU, 0 for all cores."""
+    unet = open_network(bundle.path / UNET_FILE, UNET_INPUT, UNET_OUTPUT, device, threads)
+    cnn = open_network(bundle.path / CNN_FILE, CNN_INPUT, CNN_OUTPUT, device, threads)
     return unet, cnn
 
 
@@ -128,14 +128,17 @@ class BundleDetector:
         folder: The bundle. It is verified against its manifest.
         threads: Threads of each network; 0 for all cores.
         trusted_keys: Public keys (PEM by name), one of which must have signed it; without any no signature is required.
+        device: "cpu"; "cuda" for a CUDA device; "auto" for a CUDA device that works, else the CPU. The default is the device on
+            which releases are evaluated and judged.
 
     Raises:
-        InputError: If the bundle is incomplete, changed, not signed by a trusted key or has impossible settings.
+        InputError: If the bundle is incomplete, changed, not signed by a trusted key or has impossible settings, or if "cuda" is
+            requested and no CUDA device works.
     """
 
-    def __init__(self, folder: Path, threads: int = 0, trusted_keys: Mapping[str, bytes] = NO_KEYS) -> None:
+    def __init__(self, folder: Path, threads: int = 0, trusted_keys: Mapping[str, bytes] = NO_KEYS, device: str = "cpu") -> None:
         self.bundle = load_bundle(folder, trusted_keys)
-        self._networks: tuple[Network, Network] | None = open_networks(self.bundle, threads)
+        self._networks: tuple[DeviceNetwork, DeviceNetwork] | None = open_networks(self.bundle, threads, device)
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +149,14 @@ class BundleDetector:
     def close(self) -> None:
         """Release the networks' memory; nothing can be detected afterwards."""
         self._networks = None
+
+    @property
+    def device(self) -> str:
+        """Where the networks run now: "cpu" or the CUDA device's name, and why not there if it was asked for."""
+        if self._networks is None:
+            return "closed"
+        descriptions = {n.name + (f" ({n.reason})" if n.reason else "") for n in self._networks}
+        return ", ".join(sorted(descriptions))
 
     @property
     def requires_phase(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cmb_models.runtime.device import DeviceFailed, DoesNotFit
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.parts import geometry, run_in_parts
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmb_models.runtime.device import DeviceFailed, DoesNotFit
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import run_in_parts
 

@@ -11,33 +11,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cmb_models.errors import InputError
+from cmb_models.runtime.accelerator import Accelerated, DeviceFailed, DoesNotFit
 from cmb_models.runtime.cpu import Network, open_onnx
 
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
 PARITY = 1e-3  # largest difference of a score from the CPU's with which a device is used; the bound on an export
-
-
-class DeviceFailed(Exception):
-    """A CUDA device cannot be used, or not any longer; the text says why."""
-
-
-class DoesNotFit(DeviceFailed):
-    """An input for which the device's memory is too small, even in parts."""
-
-
-class Accelerated(Protocol):
-    """A network on a device. Raises DeviceFailed."""
-
-    name: str
-
-    def __call__(self, array: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass
@@ -144,7 +129,7 @@ def open_on_cuda(file: Path, input_name: str, output_name: str) -> Accelerated:
     try:
         ctypes.CDLL("libcuda.so.1")  # without a driver neither library needs to be imported
     except OSError as error:
-        raise DeviceFailed("no NVIDIA driver (libcuda.so.1)") from error
+        raise DeviceFailed("no NVIDIA driver") from error
     if _onnxruntime_has_cuda():
         from cmb_models.runtime.cuda_onnxruntime import OnnxruntimeNetwork
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cmb_models.release.bundle import UNET_FILE, UNET_INPUT, UNET_OUTPUT
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.cuda_torch import TorchNetwork
-from cmb_models.runtime.device import DeviceFailed, DoesNotFit, open_network
+from cmb_models.runtime.device import open_network
 from tests.support.refused import refused
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16), dtype=np.float32)

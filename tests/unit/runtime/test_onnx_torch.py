@@ -9,9 +9,9 @@ import torch
 from onnx import TensorProto, helper
 
 from cmb_models.release.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, UNET_FILE, UNET_INPUT, UNET_OUTPUT
+from cmb_models.runtime.accelerator import DoesNotFit
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.runtime.cuda_torch import TorchNetwork
-from cmb_models.runtime.device import DoesNotFit
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import geometry, run_in_parts
 from tests.support.imports import ROOT
