@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cmb_models.phantom import SimulatedScan
     from cmb_models.release.bundle import BundleDetector
 
-__all__ = ["Detection", "DetectionResult", "Detector", "Volume", "connect", "evaluate", "load", "simulate"]
+__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "connect", "evaluate", "load", "simulate"]
 
 
 def load(bundle: str | os.PathLike[str], *, trusted_keys: Mapping[str, bytes] | None = None, threads: int = 0) -> BundleDetector:
