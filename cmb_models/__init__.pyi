@@ -2,6 +2,7 @@
 from cmb_models.api import Detection as Detection
 from cmb_models.api import DetectionResult as DetectionResult
 from cmb_models.api import Detector as Detector
+from cmb_models.api import InputError as InputError
 from cmb_models.api import Volume as Volume
 from cmb_models.api import connect as connect
 from cmb_models.api import evaluate as evaluate

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cmb_models.phantom import SimulatedScan
     from cmb_models.release.bundle import BundleDetector
 
-__all__ = ["Detection", "DetectionResult", "Detector", "Volume", "connect", "evaluate", "load", "simulate"]
+__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "connect", "evaluate", "load", "simulate"]
 
 
 def load(

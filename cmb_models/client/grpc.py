@@ -155,7 +155,11 @@ class Client:
             return rejection
         if "unknown model" in text or "is not ready" in text or "no available versions" in text:
             return InputError(
-                "server-without-release", self.url, "a server with a release deployed", "one without", "run `cmb server deploy`"
+                "server-without-release",
+                self.url,
+                "a server with a release deployed",
+                "one without",
+                "wait if it has just started, else run `cmb server deploy`",
             )
         if "UNAVAILABLE" in status:
             return unreachable(error, self.url, self._tls)
