@@ -27,6 +27,10 @@ def run(
     tls_client_ca: Annotated[Path | None, typer.Option(help="Require client certificates of this root, PEM.")] = None,
     metrics_host: Annotated[str, typer.Option(help="Address for the metrics, without TLS.")] = "127.0.0.1",
     exported: Annotated[Path | None, typer.Option(help="Serve this folder, written by `cmb server export`.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="Of the networks: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
+    ] = None,
 ) -> None:
     """Run the bundled Triton server in the foreground with the releases of the registry's roles; Ctrl-C stops it.
 
@@ -35,6 +39,7 @@ def run(
     import signal
 
     from cmb_models.client.contract import ADMIN_KEY
+    from cmb_models.serving.run.devices import network_devices, set_device
     from cmb_models.serving.run.settings import Security
     from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one, state_key
     from cmb_models.serving.run.triton_process import running_server
@@ -42,6 +47,7 @@ def run(
 
     if bundle and exported:
         raise typer.BadParameter("--bundle and --exported exclude each other")
+    set_device(device)
     os.environ[ADMIN_KEY] = key = state_key(state_dir)  # for the deployment below
     security = Security(host, key, tls_cert, tls_key, tls_client_ca, metrics_host)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # handle a service manager's stop as Ctrl-C
@@ -54,6 +60,8 @@ def run(
             desired = None if exported else _DesiredStateSource(bundle)
             if desired:
                 _deploy_first(repository, server.address, desired)
+            for line in network_devices(server.metrics_url):
+                typer.echo(line)
             typer.echo("serving; Ctrl-C stops it")
             Watchdog(server, repository, desired, typer.echo).watch(announce)
             raise RuntimeError(f"the server keeps exiting; see {server.log}")

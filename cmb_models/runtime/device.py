@@ -22,6 +22,7 @@ from cmb_models.runtime.cpu import Network, open_onnx
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
+VARIABLE = "CMB_DEVICE"  # the device of a server's networks
 PARITY = 1e-3  # largest difference of a score from the CPU's with which a device is used; the bound on an export
 
 

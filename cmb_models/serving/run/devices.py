@@ -1,0 +1,39 @@
+"""The device that a server's networks run on: set when it starts, read from its metrics."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.request
+
+from cmb_models.errors import InputError
+from cmb_models.runtime.device import DEVICES, VARIABLE
+
+METRIC = re.compile(r"^cmb_network_device\{(?P<labels>[^}]*)\} 1$", re.MULTILINE)
+TIMEOUT_S = 5.0
+
+
+def set_device(device: str | None) -> None:
+    """Pass a device to the server that this process starts; None leaves what the environment says.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    value = device or os.environ.get(VARIABLE) or "auto"
+    if value not in DEVICES:
+        raise InputError(
+            "device-unknown", "--device" if device else VARIABLE, f"one of {', '.join(DEVICES)}", repr(value), "pass another"
+        )
+    os.environ[VARIABLE] = value
+
+
+def network_devices(metrics_url: str) -> list[str]:
+    """One line per network of a running server: release, device, and why it is not another. [] without networks."""
+    with urllib.request.urlopen(f"http://{metrics_url}/metrics", timeout=TIMEOUT_S) as response:
+        text = response.read().decode()
+    lines = []
+    for found in METRIC.finditer(text):
+        label = dict(re.findall(r'(\w+)="([^"]*)"', found["labels"]))
+        reason = f" ({label['reason']})" if label["reason"] else ""
+        lines.append(f"{label['model']} of release {label['release']} on {label['device']}{reason}")
+    return sorted(lines)
