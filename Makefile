@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | soak | bench-accuracy | bench-ood.
+# make setup | demo | full-demo | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | gpu-check | soak | bench-accuracy | bench-ood.
 # Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else. Of a site's workspace nothing is made
 # here but demo/ and demo-full/: `cmb init` creates others.
 SHELL := bash
@@ -14,7 +14,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup environments python demo full-demo test test-research lint lock docs results gallery bench-serving bench-training soak bench-accuracy bench-ood
+.PHONY: setup environments python demo full-demo test test-research lint lock docs results gallery bench-serving bench-training gpu-check soak bench-accuracy bench-ood
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -81,6 +81,10 @@ bench-ood: setup
 # How long a scan takes, of the demo's release: five minutes; of another's, ARGS="--workspace ../site"
 bench-serving: setup
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+# A release on a CUDA device next to the CPU; ARGS="--device cpu" tests the script without one.
+gpu-check: setup
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 # Steps/s in both precisions, with and without AVX-512: twelve minutes; the ratios alone, ARGS="--precision-only"
 bench-training: setup
