@@ -26,7 +26,7 @@ from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
 from cmb_models.release.bundle import GOLDEN_SCAN, BundleDetector, load_bundle
 from cmb_models.runtime.device import VARIABLE
-from cmb_models.serving.check.scans import head, smooth_tissue
+from cmb_models.serving.check.scans import head
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.deploy.golden import run_golden
 from cmb_models.serving.run.devices import network_devices
@@ -53,7 +53,6 @@ def main(
         found["name"] = other.device
         attempt(found, "parity", lambda: parity(cpu, other, scans))
         attempt(found, "in_process", lambda: in_process({"cpu": cpu, device: other}, volumes, rounds))
-        attempt(found, "no_candidates", lambda: no_candidates(other))
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(("cpu", device)):
             attempt(found, f"server_{name}", lambda name=name: served(bundle, name, volumes, rounds, Path(folder) / name))
@@ -126,15 +125,6 @@ def in_process(detectors: dict[str, BundleDetector], volumes: dict[str, Volume],
         ways = {device: lambda v=volume, d=detector: d.detect(v) for device, detector in detectors.items()}
         found[name] = {way: float(np.median(s)) for way, s in live.by_turns(ways, rounds).items()}
     return found
-
-
-def no_candidates(detector: BundleDetector) -> dict[str, int]:
-    """A scan without any candidate, of which the classifier is never called."""
-    volume = smooth_tissue().volume
-    try:
-        return {"candidates": len(detector.detect(volume).candidates)}
-    finally:
-        detector.detect(read_volume(detector.bundle.path / GOLDEN_SCAN))
 
 
 def served(bundle: Path, device: str, volumes: dict[str, Volume], rounds: int, folder: Path) -> dict[str, Any]:
