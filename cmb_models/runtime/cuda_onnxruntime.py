@@ -10,26 +10,30 @@ import onnxruntime as ort
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.parts import geometry, run_in_parts
 
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
 
 class OutOfMemory(Exception):
     """The device's memory is too small for an input."""
 
 
 class OnnxruntimeNetwork:
-    """Raises DeviceFailed if the device cannot be used, DoesNotFit for an input that is too large even in parts."""
+    """Raises DeviceFailed if the device cannot be used, DoesNotFit for an input that is too large even in parts.
 
-    name = "CUDA (ONNX Runtime)"
+    provider: CPU runs the same code without CUDA, for tests.
+    """
 
-    def __init__(self, file: Path, input_name: str, output_name: str) -> None:
+    def __init__(self, file: Path, input_name: str, output_name: str, provider: str = CUDA) -> None:
+        self.name = f"ONNX Runtime ({provider})"
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # TF32 moves scores by more than a release may differ from what was judged.
-        provider = ("CUDAExecutionProvider", {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+        chosen = (provider, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"} if provider == CUDA else {})
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=[provider])
+            self._session = ort.InferenceSession(str(file), options, providers=[chosen])
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise DeviceFailed(str(error).splitlines()[0]) from error
-        if "CUDAExecutionProvider" not in self._session.get_providers():
+        if provider not in self._session.get_providers():
             raise DeviceFailed("ONNX Runtime's CUDA provider could not be loaded: check the versions of CUDA and cuDNN")
         self._input, self._output = input_name, output_name
         self._reach, self._multiple = geometry(file)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
 
 from cmb_models.release.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, UNET_FILE, UNET_INPUT, UNET_OUTPUT
-from cmb_models.runtime.accelerator import DoesNotFit
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.cpu import open_onnx
+from cmb_models.runtime.cuda_onnxruntime import CPU, CUDA, OnnxruntimeNetwork
 from cmb_models.runtime.cuda_torch import TorchNetwork
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import geometry, run_in_parts
@@ -69,6 +71,16 @@ def test_parts_give_the_answer_of_the_whole(networks, shape, share):
     reach, multiple = geometry(folder / UNET_FILE)
     in_parts = run_in_parts(at_most(unet, int(share * image.size)), image, reach, multiple, TooLarge)
     np.testing.assert_allclose(in_parts, unet(image), atol=TOLERANCE)
+
+
+def test_onnxruntime_opens_a_device_or_says_why_not(networks):
+    folder, unet, _ = networks
+    image = np.random.default_rng(4).standard_normal((1, 1, 16, 24, 8), dtype=np.float32)
+    run = OnnxruntimeNetwork(folder / UNET_FILE, UNET_INPUT, UNET_OUTPUT, CPU)
+    np.testing.assert_allclose(run(image), unet(image), atol=TOLERANCE)
+    if CUDA not in onnxruntime.get_available_providers():
+        with pytest.raises(DeviceFailed, match="CUDA"):
+            OnnxruntimeNetwork(folder / UNET_FILE, UNET_INPUT, UNET_OUTPUT)
 
 
 def test_patches_are_parted_by_item(networks):
