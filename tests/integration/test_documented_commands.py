@@ -16,19 +16,20 @@ Tour = list[tuple[str, tuple[int, ...]]]
 FIRST: Tour = [("docs/get-started/first-detection.md", (0, 1))]
 PYTHON: Tour = [("README.md", (2, 3)), ("docs/reference/python.md", (0,))]
 PHANTOM: Tour = [("docs/explanation/phantom.md", (0, 1))]
-README: Tour = [("README.md", (4,))]
+PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 1, 2))]
 SITE: Tour = [
-    ("docs/how-to/prepare-data.md", (0, 1, 2)),
-    ("docs/how-to/train.md", (0, 1, 2)),
-    ("docs/how-to/promote.md", (0, 2, 3)),
+    ("README.md", (4,)),
     ("docs/how-to/serve.md", (0, 1, 2, 3)),
-    ("docs/how-to/postgresql-and-s3.md", (0,)),
-    ("docs/how-to/withdraw-a-patient.md", (0, 1, 2, 3)),
+    ("docs/how-to/withdraw-a-patient.md", (0, 1)),
+    ("docs/how-to/train.md", (0, 1, 2)),
+    ("docs/how-to/promote.md", (0, 1, 2, 3)),
+    ("docs/how-to/withdraw-a-patient.md", (2,)),
     ("docs/how-to/roll-back.md", (0,)),
-    ("docs/how-to/promote.md", (1,)),
     ("docs/how-to/monitor.md", (1,)),
     ("docs/how-to/deploy.md", (0,)),
     ("docs/how-to/upgrade.md", (1,)),
+    ("docs/how-to/postgresql-and-s3.md", (0,)),
+    ("docs/how-to/withdraw-a-patient.md", (3,)),
     ("docs/how-to/sign-releases.md", (0,)),
 ]
 SCAN = "data/raw/locked/sub-003/swi/sub-003_swi.nii.gz"
@@ -54,7 +55,7 @@ def session(tmp_path) -> Iterator[Session]:
 
 
 def test_every_block_is_run_or_says_why_not():
-    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, README, SITE) for b in chosen(tour)}
+    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, PREPARE, SITE) for b in chosen(tour)}
     marked = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document) if b.why_not}
     everything = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document)}
     assert sorted(everything - run - marked) == [], "blocks in no tour, without `<!-- not run: REASON -->`"
@@ -74,8 +75,8 @@ def test_a_block_that_fails_is_noticed(session, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("tour", [PYTHON, PHANTOM], ids=["python", "phantom"])
-def test_simulation_and_detection(tour, session):
+@pytest.mark.parametrize("tour", [PYTHON, PHANTOM, PREPARE], ids=["python", "phantom", "prepare"])
+def test_steps_before_training(tour, session):
     for block in chosen(tour):
         session.run(block)
 
@@ -101,7 +102,6 @@ def distance_mm(mark: dict[str, str], world_mm: list[float]) -> float:
 @pytest.mark.ci
 @pytest.mark.serving
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("tour", [README, SITE], ids=["readme", "site"])
-def test_a_site_follows_the_pages(tour, session):
-    for block in chosen(tour):
+def test_a_site_follows_the_pages(session):
+    for block in chosen(SITE):
         session.run(block, REPLACED)

@@ -63,7 +63,7 @@ class Site:
         """All numbers of ours by name and labels as Prometheus shows them."""
         time.sleep(1.2)  # Triton renders them anew once in 1 s at most, and counts are sent beside the answers
         with urllib.request.urlopen(f"http://{self.server.metrics_url}/metrics") as page:
-            rows = re.findall(r"^(cmb_[^ ]+) (.+)$", page.read().decode(), re.MULTILINE)
+            rows = re.findall(r"^(cmb_[^{ ]+(?:\{[^}]*\})?) (.+)$", page.read().decode(), re.MULTILINE)
         return Counter({name: float(value) for name, value in rows})
 
 

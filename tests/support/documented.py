@@ -34,6 +34,10 @@ cmb() {
         "simulate data/raw/locked") command cmb "$@" --scans 3 --cmbs 4 --preset small ;;
         "simulate OUT") command cmb "$@" --scans 1 --cmbs 2 --preset small ;;
         "server run")
+            if [ -e "$HOME/server.pid" ]; then
+                kill "$(cat "$HOME/server.pid")"
+                tail --pid "$(cat "$HOME/server.pid")" -f /dev/null
+            fi
             setsid "$(type -P cmb)" "$@" --port 0 > "$HOME/server.txt" 2>&1 &
             echo $! > "$HOME/server.pid"
             for _ in $(seq 900); do

@@ -28,7 +28,10 @@ def set_device(device: str | None) -> None:
 
 
 def network_devices(metrics_url: str) -> list[str]:
-    """One line per network of a running server: release, device, and why it is not another. [] without networks."""
+    """One line per network of a running server: release, device, and why it is not another. [] without networks.
+
+    Triton renders its metrics once per second at most: what was loaded just now may be missing.
+    """
     with urllib.request.urlopen(f"http://{metrics_url}/metrics", timeout=TIMEOUT_S) as response:
         text = response.read().decode()
     lines = []
