@@ -101,7 +101,7 @@ def distance_mm(mark: dict[str, str], world_mm: list[float]) -> float:
 
 @pytest.mark.ci
 @pytest.mark.serving
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_site_follows_the_pages(session):
     for block in chosen(SITE):
         session.run(block, REPLACED)
