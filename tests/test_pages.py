@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
@@ -33,14 +34,20 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    """The built site behind a local web server."""
-    folder = build_site(tmp_path_factory.mktemp("site"))
+@contextlib.contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """The address at which a folder is served while the block runs."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The built site behind a local web server."""
+    with web_server(build_site(tmp_path_factory.mktemp("site"))) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +93,10 @@ def test_faults_are_noticed(tmp_path, browser):
         "<article><div style='width: 2000px'>wide</div><img src='gone.png'><img src='http://127.0.0.1:9/x.png' alt='x'></article>"
         "<script>missing()</script>"
     )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/"
-        with browser.new_context(viewport={"width": 390, "height": 844}) as context:
-            found = sorted(fault.split(":")[0].split(" for ")[0].split(" http")[0] for fault in faults(context.new_page(), url))
-        server.shutdown()
+    with web_server(tmp_path) as url, browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        found = {fault.split(":")[0].split(" for ")[0].split(" http")[0] for fault in faults(context.new_page(), f"{url}/")}
     expected = {"404", "requests", "script error", "the page scrolls sideways", "overflows", "no alt text", "not shown"}
-    assert set(found) == expected
+    assert found == expected
 
 
 def test_search_finds_a_page(address, browser):

@@ -73,6 +73,12 @@ def _failed(error: DeviceFailed, case: object) -> InputError:
     return InputError("device-failed", case, "a CUDA device that works", str(error), remedy)
 
 
+def require_device(device: str, source: str) -> None:
+    """Raise InputError, naming the option or variable `source`, unless `device` is one of DEVICES."""
+    if device not in DEVICES:
+        raise InputError("device-unknown", source, f"one of {', '.join(DEVICES)}", repr(device), "pass another")
+
+
 def open_network(
     file: Path,
     input_name: str,
@@ -94,8 +100,7 @@ def open_network(
     Raises:
         InputError: For an unknown device, and if "cuda" is requested and no CUDA device works.
     """
-    if device not in DEVICES:
-        raise InputError("device-unknown", "device", f"one of {', '.join(DEVICES)}", repr(device), "pass another")
+    require_device(device, "device")
     file = Path(file)
     cpu = open_onnx(file, input_name, output_name, threads)
     if device == "cpu":
@@ -107,6 +112,10 @@ def open_network(
         if device == "cuda":
             raise _failed(error, file) from error
         return DeviceNetwork(file, device, cpu, None, str(error))
+    except InputError as error:  # the device's runtime does not support this network; the CPU's may
+        if device == "cuda":
+            raise
+        return DeviceNetwork(file, device, cpu, None, error.got)
     return DeviceNetwork(file, device, cpu, accelerated)
 
 

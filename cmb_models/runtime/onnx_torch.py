@@ -32,12 +32,15 @@ class OnnxNetwork:
         device: Where to run it.
 
     Raises:
-        InputError: If the graph has an operator that is not in OPERATORS.
+        InputError: If the graph has an operator that is not in OPERATORS, or pads otherwise than by its edge.
     """
 
     def __init__(self, file: Path, device: torch.device) -> None:
         graph = onnx.load(str(file)).graph
-        if unknown := sorted({node.op_type for node in graph.node} - set(OPERATORS)):
+        self._nodes = [(node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node]
+        operators = {node.op_type for node, _ in self._nodes} - set(OPERATORS)
+        modes = {attributes.get("mode", b"constant").decode() for node, attributes in self._nodes if node.op_type == "Pad"}
+        if unknown := sorted(operators | {f"Pad ({mode})" for mode in modes - {"edge"}}):
             expected, remedy = f"operators among {', '.join(sorted(OPERATORS))}", "install onnxruntime-gpu, or use the CPU"
             raise InputError("network-unsupported", file, expected, ", ".join(unknown), remedy)
         self.device = device
@@ -46,7 +49,6 @@ class OnnxNetwork:
         self._input = graph.input[0].name
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._constants = {n: self._constant(a) for n, a in arrays.items()}
-        self._nodes = [(node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node]
         # After its last use a tensor is released: of a whole scan only a few fit on a small card.
         last = {name: n for n, (node, _) in enumerate(self._nodes) for name in node.input}
         self._released = [[name for name in node.input if last[name] == n] for n, (node, _) in enumerate(self._nodes)]
@@ -116,16 +118,13 @@ def _pad(inputs: Values, attributes: Attributes) -> Tensor:
     image, pads, *rest = inputs
     pads = [int(p) for p in pads]
     axes = [int(a) for a in rest[1]] if len(rest) > 1 and rest[1] is not None else list(range(image.ndim))
-    mode = attributes.get("mode", b"constant").decode()
     for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         if low or high:
-            image = _pad_axis(image, axis, low, high, mode)
+            image = _pad_axis(image, axis, low, high)
     return image
 
 
-def _pad_axis(image: Tensor, axis: int, low: int, high: int, mode: str) -> Tensor:
-    if mode != "edge":
-        raise NotImplementedError(f"Pad: expected mode edge, got {mode}")
+def _pad_axis(image: Tensor, axis: int, low: int, high: int) -> Tensor:
     sizes = list(image.shape)
     first, last = image.narrow(axis, 0, 1), image.narrow(axis, sizes[axis] - 1, 1)
     before, after = ([*sizes[:axis], n, *sizes[axis + 1 :]] for n in (low, high))

@@ -19,7 +19,7 @@ from tests.support.imports import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(
-    r"(?:^ *<!-- not run: (?P<why>[^\n]+) -->\n)?^(?P<indent> *)```(?P<language>bash|sh|python)\n(?P<code>.*?)^ *```", re.M | re.S
+    r"(?:^ *<!-- not run: (?P<why>[^\n]+) -->\n)?^ *```(?P<language>bash|sh|python)\n(?P<code>.*?)^ *```", re.M | re.S
 )
 ADDRESS = "127.0.0.1:8001"  # of the documented server; that of the running one is put in its place
 

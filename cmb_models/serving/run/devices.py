@@ -6,8 +6,7 @@ import os
 import re
 import urllib.request
 
-from cmb_models.errors import InputError
-from cmb_models.runtime.device import DEVICES, VARIABLE
+from cmb_models.runtime.device import VARIABLE, require_device
 
 METRIC = re.compile(r"^cmb_network_device\{(?P<labels>[^}]*)\} 1$", re.MULTILINE)
 TIMEOUT_S = 5.0
@@ -20,10 +19,7 @@ def set_device(device: str | None) -> None:
         InputError: If there is no such device.
     """
     value = device or os.environ.get(VARIABLE) or "auto"
-    if value not in DEVICES:
-        raise InputError(
-            "device-unknown", "--device" if device else VARIABLE, f"one of {', '.join(DEVICES)}", repr(value), "pass another"
-        )
+    require_device(value, "--device" if device else VARIABLE)
     os.environ[VARIABLE] = value
 
 

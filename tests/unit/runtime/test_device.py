@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmb_models.errors import InputError
 from cmb_models.release.bundle import UNET_FILE, UNET_INPUT, UNET_OUTPUT
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.cuda_torch import TorchNetwork
@@ -62,6 +63,19 @@ def test_a_device_that_cannot_be_opened(networks):
     assert (network.name, network.reason) == ("cpu", "the NVIDIA driver is too old")
     np.testing.assert_allclose(network(IMAGE), unet(IMAGE), atol=1e-5)
     with refused("device-failed", got="the NVIDIA driver is too old"):
+        opened(folder, "cuda", opener)
+
+
+def test_a_network_that_the_device_does_not_support(networks):
+    folder, unet, _ = networks
+
+    def opener(*arguments):
+        raise InputError("network-unsupported", "unet.onnx", "known operators", "Erf", "use the CPU")
+
+    network = opened(folder, "auto", opener)
+    assert (network.name, network.reason) == ("cpu", "Erf")
+    np.testing.assert_allclose(network(IMAGE), unet(IMAGE), atol=1e-5)
+    with refused("network-unsupported", got="Erf"):
         opened(folder, "cuda", opener)
 
 

@@ -126,6 +126,13 @@ def test_an_operator_without_implementation_is_named(tmp_path):
         OnnxNetwork(tmp_path / "n.onnx", torch.device("cpu"))
 
 
+def test_padding_without_implementation_is_named(tmp_path):
+    node = helper.make_node("Pad", ["image", "pads"], ["out"], mode="reflect")
+    onnx.save(graph(node, pads=[0, 0, 1, 0, 0, 0, 0, 1, 0, 0]), tmp_path / "n.onnx")
+    with refused("network-unsupported", got=r"Pad \(reflect\)"):
+        OnnxNetwork(tmp_path / "n.onnx", torch.device("cpu"))
+
+
 def test_memory_that_is_too_small_is_not_a_lost_device(networks, monkeypatch):
     folder, *_ = networks
     run = TorchNetwork(folder / UNET_FILE, "cpu")
