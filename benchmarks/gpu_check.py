@@ -19,6 +19,8 @@ import typer
 
 from benchmarks.serving import live
 from benchmarks.serving.scans import LARGE, SMALL, SPACING_MM
+from benchmarks.training_processors import environment
+from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.detection import DetectionResult
 from cmb_models.files import write_json
@@ -129,8 +131,7 @@ def in_process(detectors: dict[str, BundleDetector], volumes: dict[str, Volume],
 
 def served(bundle: Path, device: str, volumes: dict[str, Volume], rounds: int, folder: Path) -> dict[str, Any]:
     """A server on one device: its golden answer, latency, clients at once, memory, and the golden answer after kill -9."""
-    before, os.environ[VARIABLE] = os.environ.get(VARIABLE), device
-    try:
+    with environment({VARIABLE: device}):
         with running_server(folder / "repository", log=folder / "server.log") as server, live.watched(server.pid) as memory:
             deploy_bundle(bundle, 1, folder / "repository", server.grpc_url)
             found: dict[str, Any] = {"devices": network_devices(server.metrics_url)}
@@ -142,13 +143,9 @@ def served(bundle: Path, device: str, volumes: dict[str, Volume], rounds: int, f
             os.kill(server.pid, 9)
         with running_server(folder / "repository", log=folder / "server.log") as server:
             deploy_bundle(bundle, 1, folder / "repository", server.grpc_url)
-            run_golden(server.grpc_url, "cmb_detector", load_bundle(bundle), 1)
+            run_golden(server.grpc_url, DETECTOR, load_bundle(bundle), 1)
             found["golden_after_kill"] = "as recorded"
-        return found
-    finally:
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
+    return found
 
 
 def card_gb() -> float | None:

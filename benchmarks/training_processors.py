@@ -133,12 +133,13 @@ def _choice() -> str:
 
 def _in_a_process(function, isa: str, *arguments):
     """Call a function in a new process in which oneDNN is limited to an instruction set, "" for none."""
-    with _environment({ISA: isa or None, VARIABLE: None}), multiprocessing.get_context("spawn").Pool(1) as pool:
+    with environment({ISA: isa or None, VARIABLE: None}), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 @contextlib.contextmanager
-def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+def environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """Environment variables as given while the block runs; None removes one."""
     before = {name: os.environ.get(name) for name in changes}
 
     def apply(values: dict[str, str | None]) -> None:

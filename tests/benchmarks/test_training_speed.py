@@ -58,7 +58,7 @@ def test_precisions_are_compared_with_and_without_avx512(small, monkeypatch, cap
     seen = []
 
     def measured(function, isa, *arguments):
-        with training_processors._environment({training_processors.ISA: isa or None}):
+        with training_processors.environment({training_processors.ISA: isa or None}):
             seen.append((isa, os.environ.get(training_processors.ISA)))
         return choice[isa] if function is training_processors._choice else times[arguments[1]]
 
