@@ -7,7 +7,7 @@ frame (x to the right, y to the front, z to the top); the affine's origin is the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -108,16 +108,28 @@ class Volume:
 
     def to_ras(self) -> Volume:
         """The same voxels with the axes permuted and flipped to the nearest RAS+ order; nothing is resampled."""
-        orientation = nib.orientations.io_orientation(self.affine)
-        data = nib.orientations.apply_orientation(self.data, orientation)
-        affine = self.affine @ nib.orientations.inv_ornt_aff(orientation, self.data.shape)
-        return Volume(np.ascontiguousarray(data), affine)
+        orientation, affine = ras_orientation(self.affine, self.data.shape)
+        return Volume(np.ascontiguousarray(nib.orientations.apply_orientation(self.data, orientation)), affine)
 
 
 def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
     """Convert three values, such as one per axis, to a tuple."""
     i, j, k = values
     return i, j, k
+
+
+def ras_orientation(affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """How an image's axes are flipped and permuted to the nearest RAS+ order, and its affine then.
+
+    Args:
+        affine: (4, 4), voxel index to RAS mm.
+        shape: Of the image, (I, J, K).
+
+    Returns:
+        nibabel's orientation (3, 2), the output axis and the sign (1 or -1) of each axis; the affine (4, 4) of the result.
+    """
+    orientation = nib.orientations.io_orientation(affine)
+    return orientation, affine @ nib.orientations.inv_ornt_aff(orientation, shape)
 
 
 def world_from_index(index: np.ndarray, affine: np.ndarray) -> np.ndarray:

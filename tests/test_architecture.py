@@ -16,6 +16,7 @@ LAYERS = (
         "cmb_models/errors.py",
         "cmb_models/files.py",
         "cmb_models/machine.py",
+        "cmb_models/arrays.py",
         "cmb_models/hash_chain.py",
         "cmb_models/volume.py",
         "cmb_models/detection.py",
@@ -38,7 +39,7 @@ LAYERS = (
 ONLY_IN = {
     "torch": (
         "cmb_models/networks",
-        *(f"cmb_models/runtime/{name}.py" for name in ("torch", "onnx_torch", "cuda_torch")),
+        *(f"cmb_models/runtime/{name}.py" for name in ("torch", "onnx_torch", "cuda_torch", "torch_arrays")),
         "cmb_models/training",
         "cmb_models/release/export.py",
     ),

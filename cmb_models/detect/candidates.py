@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.config.params import Candidates
 
 FIRST_LOOK = 20_000  # voxels; some hundred blobs of a few dozen voxels each
 AT_ONCE = 512  # points whose neighbours are looked up together; all of a plateau's would not fit in memory
-NEIGHBOURS = np.asarray(sorted((np.asarray(s) - 1 for s in np.ndindex(3, 3, 3)), key=lambda step: (abs(step).sum(), *step)))[1:]
 # Holds the largest CMB by definition (10 mm across) with tissue around it.
 WINDOW_MM = 8.0
 # CMBs are 2-10 mm across by definition (Greenberg et al. 2009); more is a vessel that the dark spot runs into.
@@ -17,49 +17,32 @@ LARGEST_MM = 10.0
 
 
 def find_candidates(
-    heatmap: np.ndarray, spacing_mm: tuple[float, float, float], settings: Candidates
+    heatmap: Array, spacing_mm: tuple[float, float, float], settings: Candidates, arrays: Arrays = NUMPY
 ) -> tuple[np.ndarray, np.ndarray]:
     """Peaks of a heatmap.
 
-    heatmap: (I, J, K) float32 in [0, 1]. Returns voxel indices (N, 3) int64 and their scores (N,) float32, best first, N at most
-    `max_per_scan`; (0, 3) and (0,) when nothing reaches the floor. No two are nearer than `min_distance_mm`.
-    Works on the sparse set of voxels above the floor, so its cost follows what was found, not the volume.
+    heatmap: (I, J, K) float32 in [0, 1], of `arrays`. Returns voxel indices (N, 3) int64 and their scores (N,) float32, best first,
+    N at most `max_per_scan`; (0, 3) and (0,) when nothing reaches the floor. No two are nearer than `min_distance_mm`.
     """
-    flat = np.flatnonzero(heatmap >= settings.floor)
-    if len(flat) > FIRST_LOOK:
-        # A network that is unsure everywhere: the highest voxels alone often fill the list, and then no lower one can enter.
-        level = np.partition(heatmap.ravel()[flat], -FIRST_LOOK)[-FIRST_LOOK]
-        index, score = _peaks(heatmap, np.flatnonzero(heatmap > level), spacing_mm, settings)
+    # A network that is unsure everywhere: the highest voxels alone often fill the list, and then no lower one can enter.
+    level = arrays.level(heatmap, settings.floor, FIRST_LOOK)
+    if level > settings.floor:
+        index, score = _chosen(arrays.peaks(heatmap, level), spacing_mm, settings)
         if len(index) == settings.max_per_scan:
             return index, score
-    return _peaks(heatmap, flat, spacing_mm, settings)
+    return _chosen(arrays.peaks(heatmap, settings.floor), spacing_mm, settings)
 
 
-def _peaks(
-    heatmap: np.ndarray, flat: np.ndarray, spacing_mm: tuple[float, float, float], settings: Candidates
+def _chosen(
+    peaks: tuple[np.ndarray, np.ndarray], spacing_mm: tuple[float, float, float], settings: Candidates
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`find_candidates` among the voxels `flat`, indices into the raveled heatmap that hold all voxels above some level."""
-    index = np.stack(np.unravel_index(flat, heatmap.shape), axis=1)
-    score = heatmap.ravel()[flat]
-    peak = _is_peak(heatmap, index, score)
-    index, score = index[peak], score[peak]
+    """`find_candidates` of all peaks above some level: index (N, 3) and score (N,)."""
+    index, score = peaks
     # Equal scores keep the voxel order, so the same heatmap always gives the same list.
     order = np.argsort(-score, kind="stable")
     index, score = index[order], score[order]
     keep = _thin(index * np.asarray(spacing_mm), settings.min_distance_mm, settings.max_per_scan)
     return index[keep].astype(np.int64), score[keep].astype(np.float32)
-
-
-def _is_peak(heatmap: np.ndarray, index: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Which of `index` (N, 3) are no lower than all their 26 neighbours."""
-    left = np.arange(len(index))  # of a blob's voxels few outlast the first neighbours, which are the nearest
-    last = np.asarray(heatmap.shape) - 1
-    for step in NEIGHBOURS:
-        neighbour = np.clip(index[left] + step, 0, last)
-        left = left[score[left] >= heatmap[tuple(neighbour.T)]]
-    peak = np.zeros(len(index), dtype=bool)
-    peak[left] = True
-    return peak
 
 
 def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarray:
@@ -82,15 +65,16 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
     return np.asarray(chosen, dtype=np.int64)
 
 
-def diameter_mm(image: np.ndarray, index: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+def diameter_mm(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, float], arrays: Arrays = NUMPY) -> float:
     """Equivalent-sphere diameter in mm of the dark spot at `index`, at half its depth below the surrounding median.
 
-    image: (I, J, K). index: (3,). The spot is the connected region through the darkest voxel within one voxel of `index`;
-    at least one voxel's volume, at most LARGEST_MM. A place no darker than its surroundings has no spot: one voxel's volume.
+    image: (I, J, K), of `arrays`. index: (3,). The spot is the connected region through the darkest voxel within one voxel of
+    `index`; at least one voxel's volume, at most LARGEST_MM. A place no darker than its surroundings has no spot: one voxel's
+    volume.
     """
     reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
     low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]
-    window = image[tuple(slice(a, c + r + 1) for a, c, r in zip(low, index, reach, strict=True))]
+    window = arrays.host(image[tuple(slice(a, c + r + 1) for a, c, r in zip(low, index, reach, strict=True))])
     centre = np.asarray(index) - low
     near = tuple(slice(max(0, c - 1), c + 2) for c in centre)
     darkest = np.asarray(np.unravel_index(np.argmin(window[near]), window[near].shape)) + [s.start for s in near]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
@@ -27,14 +30,18 @@ MAX_NEGATIVE_FRACTION = 0.05  # SWI is a magnitude times a mask in [0, 1]; resam
 
 
 def check_scan(volume: Volume, case: str) -> None:
-    """Raise InputError naming `case` unless the volume can be an SWI scan.
-
-    Refused: what `check_grid` refuses, NaN or infinite voxels, constant volumes, negative intensities (phase images), inverted
-    contrast (bright air around a darker head), and noise without anything in it.
-    """
+    """Raise InputError naming `case` unless the volume, in RAS+ order, can be an SWI scan: `check_grid` and `check_voxels`."""
     check_grid(volume, case)
-    data = volume.data
-    bad = data.size - int(np.isfinite(data).sum())
+    check_voxels(volume.data, case)
+
+
+def check_voxels(data: Array, case: str, arrays: Arrays = NUMPY) -> None:
+    """Raise InputError naming `case` unless voxels (I, J, K) float32 in RAS+ order can be those of an SWI scan.
+
+    Refused: NaN or infinite voxels, constant volumes, negative intensities (phase images), inverted contrast (bright air around a
+    darker head), and noise without anything in it.
+    """
+    bad = math.prod(data.shape) - int(arrays.is_finite(data).sum())
     if bad:
         raise InputError(
             "scan-not-finite", case, "finite voxels", f"{bad} NaN or infinite ones", "set the background to 0 and check the export"
@@ -42,12 +49,12 @@ def check_scan(volume: Volume, case: str) -> None:
     low, high = float(data.min()), float(data.max())
     if low == high:
         raise InputError("scan-constant", case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")
-    negative = np.count_nonzero(data < 0) / data.size
+    negative = int((data < 0).sum()) / math.prod(data.shape)
     if negative > MAX_NEGATIVE_FRACTION:
         got = f"{negative:.0%} negative voxels (a phase or field image?)"
         raise InputError("scan-intensity", case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
-    _check_contrast(data, case)
-    _check_structure(data, case)
+    _check_contrast(data, case, arrays)
+    _check_structure(data, case, arrays)
 
 
 def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float] | None = None) -> None:
@@ -110,31 +117,32 @@ def _check_spacing(volume: Volume, case: str) -> None:
         raise InputError("scan-geometry", case, f"a field of view of at least {MIN_EXTENT_MM:g} mm", got, "pass the whole scan")
 
 
-def _check_contrast(data: np.ndarray, case: str) -> None:
+def _check_contrast(data: Array, case: str, arrays: Arrays) -> None:
     """Whole heads have dark air in their corners; corners brighter than the middle mean an inverted image."""
     edge = [max(1, s // 12) for s in data.shape]
     i, j = edge[0], edge[1]
-    corners = np.concatenate([data[a, b].ravel() for a in (slice(0, i), slice(-i, None)) for b in (slice(0, j), slice(-j, None))])
-    middle = data[tuple(slice(s // 3, max(s // 3 + 1, 2 * s // 3)) for s in data.shape)]
-    if np.median(corners) > 1.5 * np.median(middle) + 1e-6:
+    corners = [data[a, b].ravel() for a in (slice(0, i), slice(-i, None)) for b in (slice(0, j), slice(-j, None))]
+    (corner,) = arrays.percentiles(arrays.joined(corners, axis=0), [50])
+    (middle,) = arrays.percentiles(data[tuple(slice(s // 3, max(s // 3 + 1, 2 * s // 3)) for s in data.shape)], [50])
+    if corner > 1.5 * middle + 1e-6:
         got = "corners brighter than the middle (inverted contrast?)"
         raise InputError("scan-contrast", case, "dark air around a brighter head", got, "pass the SWI as the scanner made it")
 
 
-def _check_structure(data: np.ndarray, case: str) -> None:
+def _check_structure(data: Array, case: str, arrays: Arrays) -> None:
     """In any picture of a head a voxel resembles its neighbour; in the noise of an empty scan it does not."""
-    alike = max(_correlation(np.moveaxis(data, axis, 0)) for axis in range(3))
+    alike = max(_correlation(data.swapaxes(0, axis), arrays) for axis in range(3))
     if not alike >= MIN_NEIGHBOUR_CORRELATION:
         got = f"noise (neighbouring voxels correlate by {alike:.2f} of {MIN_NEIGHBOUR_CORRELATION:g})"
         raise InputError("scan-no-head", case, "a head in the picture", got, "check the export")
 
 
-def _correlation(data: np.ndarray) -> float:
+def _correlation(data: Array, arrays: Arrays) -> float:
     """Of the voxels in every eighth slice of (I, J, K) with those in the next; NaN where one of both is constant."""
     step = min(8, len(data) - 1)
-    one, other = data[:-1:step].astype(np.float64), data[1::step].astype(np.float64)
-    bright = np.percentile(one, 99)  # a few hot voxels would outweigh all the others
-    one, other = (np.minimum(values, bright) for values in (one, other))
+    one, other = data[:-1:step], data[1::step]
+    (bright,) = arrays.percentiles(one, [99])  # a few hot voxels would outweigh all the others
+    one, other = (arrays.float64(values.clip(max=bright)) for values in (one, other))
     one, other = one - one.mean(), other - other.mean()
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
-    return float((one * other).sum() / scale) if scale > 0 else float("nan")
+    scale = math.sqrt(float((one**2).sum()) * float((other**2).sum()))
+    return float((one * other).sum()) / scale if scale > 0 else math.nan

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
+from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.config.params import Decision, PipelineConfig
 from cmb_models.detect.candidates import diameter_mm, find_candidates
 from cmb_models.detect.fusion import calibrated, fused_score
@@ -15,30 +17,32 @@ from cmb_models.detect.validation import CandidateList, check_candidates, check_
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.volume import Volume, index_from_world, world_from_index
 
-Network = Callable[[np.ndarray], np.ndarray]
+Network = Callable[[Array], Array]
 
 
-def propose(heatmap: np.ndarray, prepared: Prepared, config: PipelineConfig) -> tuple[CandidateList, np.ndarray]:
+def propose(heatmap: Array, prepared: Prepared, config: PipelineConfig, arrays: Arrays = NUMPY) -> tuple[CandidateList, Array]:
     """Stage 1's heatmap (I, J, K) to candidates and stage 2's patches (N, C, *patch_vox), C of cut_channels. N may be 0.
+
+    heatmap, prepared and the patches are of `arrays`.
 
     Raises FloatingPointError for a heatmap with NaN, which compares as "nothing found", and InputError for arrays that do not
     belong together: a served step can be sent anything.
     """
     check_prepared(heatmap, prepared)
     spacing = prepared.spacing_mm
-    inside = _finite(heatmap[tuple(slice(0, s) for s in prepared.shape)], "stage 1's heatmap")
-    index, score = find_candidates(inside, spacing, config.candidates)
+    inside = heatmap[tuple(slice(0, s) for s in prepared.shape)]
+    _require_finite(inside, "stage 1's heatmap", arrays)
+    index, score = find_candidates(inside, spacing, config.candidates, arrays)
     image = prepared.image[tuple(slice(0, s) for s in prepared.shape)]
-    diameters = np.asarray([diameter_mm(image, i, spacing) for i in index], dtype=np.float32)
+    diameters = np.asarray([diameter_mm(image, i, spacing, arrays) for i in index], dtype=np.float32)
     found = CandidateList(index, world_from_index(index, prepared.affine), diameters, score)
-    return found, cut_channels(prepared, index, config.patch_vox)
+    return found, cut_channels(prepared, index, config.patch_vox, arrays=arrays)
 
 
-def _finite(values: np.ndarray, name: str) -> np.ndarray:
-    bad = values.size - int(np.isfinite(values).sum())
+def _require_finite(values: Array, name: str, arrays: Arrays = NUMPY) -> None:
+    bad = math.prod(values.shape) - int(arrays.is_finite(values).sum())
     if bad:
         raise FloatingPointError(f"{name}: expected finite values, got {bad} NaN or infinite ones; check the network's weights")
-    return values
 
 
 def decide(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray, decision: Decision) -> tuple[Detection, ...]:
@@ -48,7 +52,8 @@ def decide(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray, d
     together.
     """
     check_candidates(found, stage2_score, affine)
-    stage2_score = _finite(np.asarray(stage2_score, dtype=np.float64).reshape(-1), "stage 2's scores")
+    stage2_score = np.asarray(stage2_score, dtype=np.float64).reshape(-1)
+    _require_finite(stage2_score, "stage 2's scores")
     score = calibrated(fused_score(found.stage1_score, stage2_score, decision), decision)
     index = np.rint(index_from_world(found.centre_mm, affine)).astype(int)
     return tuple(
@@ -65,16 +70,23 @@ def decide(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray, d
 
 
 def detect(
-    volume: Volume, config: PipelineConfig, unet: Network, cnn: Network, case: str = "scan", phase: Volume | None = None
+    volume: Volume,
+    config: PipelineConfig,
+    unet: Network,
+    cnn: Network,
+    case: str = "scan",
+    phase: Volume | None = None,
+    arrays: Arrays = NUMPY,
 ) -> DetectionResult:
     """Find microbleeds in one scan.
 
     unet: (1, 1, I, J, K) float32 to a heatmap of the same shape in [0, 1]. cnn: (N, config.patch_channels, *patch_vox) to (N,) in
-    [0, 1], never called for N = 0. phase: as in `prepare`, needed where config uses it. Raises InputError naming `case` for a
-    volume that cannot be an SWI scan, and for a phase image that is missing or cannot be its own.
+    [0, 1], never called for N = 0. phase: as in `prepare`, needed where config uses it. arrays: where the work is done; the
+    networks get its arrays, and may return NumPy's. Raises InputError naming `case` for a volume that cannot be an SWI scan, and
+    for a phase image that is missing or cannot be its own.
     """
-    prepared = prepare(volume, config.preprocess, case, phase)
-    heatmap = unet(prepared.image[None, None])[0, 0]
-    found, patches = propose(heatmap, prepared, config)
-    stage2 = cnn(patches) if len(patches) else np.zeros(0)
+    prepared = prepare(volume, config.preprocess, case, phase, arrays)
+    heatmap = arrays.array(unet(prepared.image[None, None]))[0, 0]
+    found, patches = propose(heatmap, prepared, config, arrays)
+    stage2 = arrays.host(cnn(patches)) if len(patches) else np.zeros(0)
     return DetectionResult(decide(found, stage2, volume.affine, config.decision), config.decision.threshold)

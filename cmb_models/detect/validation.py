@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cmb_models.arrays import Array
 from cmb_models.detect.preprocess import Prepared
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -27,7 +28,7 @@ class CandidateList:
     stage1_score: np.ndarray
 
 
-def check_prepared(heatmap: np.ndarray, prepared: Prepared) -> None:
+def check_prepared(heatmap: Array, prepared: Prepared) -> None:
     """Raise InputError unless a heatmap (I, J, K) and a prepared scan are of one grid, which has a place in space."""
     image, extent = prepared.image, prepared.shape
     if heatmap.shape != image.shape:
@@ -40,7 +41,7 @@ def check_prepared(heatmap: np.ndarray, prepared: Prepared) -> None:
         raise InputError(
             "step-inconsistent", "candidates", "a phase on the image's grid", f"{prepared.phase.shape} for {image.shape}", REMEDY
         )
-    _check_affine("candidates", image, prepared.affine)
+    _check_affine("candidates", prepared.affine)
 
 
 def check_candidates(found: CandidateList, stage2_score: np.ndarray, affine: np.ndarray) -> None:
@@ -52,7 +53,7 @@ def check_candidates(found: CandidateList, stage2_score: np.ndarray, affine: np.
     if len(set(lengths)) > 1:
         expected = "as many indices, centres, diameters and scores of each stage"
         raise InputError("step-inconsistent", "decision", expected, ", ".join(map(str, lengths)), REMEDY)
-    _check_affine("decision", np.zeros((1, 1, 1), dtype=np.float32), affine)
+    _check_affine("decision", affine)
     score = np.asarray(found.stage1_score)
     if not (np.isfinite(found.centre_mm).all() and np.abs(found.centre_mm).max(initial=0) < MOST_MM):
         raise InputError("step-inconsistent", "decision", f"centres within {MOST_MM:g} mm", "others", REMEDY)
@@ -61,8 +62,8 @@ def check_candidates(found: CandidateList, stage2_score: np.ndarray, affine: np.
         raise InputError("step-inconsistent", "decision", "scores from 0 to 1", f"{min(outside):g} to {max(outside):g}", REMEDY)
 
 
-def _check_affine(step: str, data: np.ndarray, affine: np.ndarray) -> None:
+def _check_affine(step: str, affine: np.ndarray) -> None:
     try:
-        Volume(data, affine)
+        Volume(np.zeros((1, 1, 1), dtype=np.float32), affine)
     except ValueError as error:
         raise InputError("step-inconsistent", step, "an affine", str(error), REMEDY) from error

@@ -23,7 +23,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
 from cmb_models.release.checksums import require_listed, write_checksums
 from cmb_models.release.signing import SIGNATURE_FILE, require_signature
-from cmb_models.runtime.device import DeviceNetwork, open_network
+from cmb_models.runtime.device import DeviceNetwork, open_arrays, open_network
 from cmb_models.volume import ScanLike
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
@@ -139,6 +139,7 @@ class BundleDetector:
     def __init__(self, folder: Path, threads: int = 0, trusted_keys: Mapping[str, bytes] = NO_KEYS, device: str = "cpu") -> None:
         self.bundle = load_bundle(folder, trusted_keys)
         self._networks: tuple[DeviceNetwork, DeviceNetwork] | None = open_networks(self.bundle, threads, device)
+        self._arrays = open_arrays(device)
 
     def __enter__(self) -> Self:
         return self
@@ -183,5 +184,6 @@ class BundleDetector:
             raise ValueError(f"the detector of {self.bundle.path} is closed; load the bundle again")
         volume, case = open_scan(scan, case)
         image = open_phase(phase, scan, case, self.requires_phase)
-        result = detect(volume, self.bundle.config, *self._networks, case, image)
+        unet, cnn = self._networks
+        result = self._arrays.run(lambda arrays: detect(volume, self.bundle.config, unet, cnn, case, image, arrays), case)
         return replace(result, manifest_sha256=self.bundle.manifest_sha256, volume=volume)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
+
+from cmb_models.arrays import Array, Arrays
 
 
 class DeviceFailed(Exception):
@@ -16,8 +19,26 @@ class DoesNotFit(DeviceFailed):
 
 
 class Accelerated(Protocol):
-    """A network on a device. Raises DeviceFailed."""
+    """A network on a device, from and to arrays in main memory or on the device. Raises DeviceFailed."""
 
     name: str
 
-    def __call__(self, array: np.ndarray) -> np.ndarray: ...
+    def __call__(self, array: Array) -> Array: ...
+
+
+class AcceleratedArrays(Arrays, Protocol):
+    """Array work on a device."""
+
+    def working(self) -> AbstractContextManager[None]:
+        """Within it faults of the device are raised as DeviceFailed."""
+
+
+def host(array: Array) -> np.ndarray:
+    """An array in main memory; not copied if it is there."""
+    values: np.ndarray = array if isinstance(array, np.ndarray) else array.cpu().numpy()
+    return values
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text: the libraries append hints over several lines."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
+from cmb_models.arrays import Array
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, host
 from cmb_models.runtime.parts import geometry, run_in_parts
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -23,12 +24,13 @@ class OnnxruntimeNetwork:
     provider: CPU runs the same code without CUDA, for tests.
     """
 
-    def __init__(self, file: Path, input_name: str, output_name: str, provider: str = CUDA) -> None:
+    def __init__(self, file: Path, input_name: str, output_name: str, provider: str = CUDA, card: int = 0) -> None:
         self.name = f"ONNX Runtime ({provider})"
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # TF32 moves scores by more than a release may differ from what was judged.
-        chosen = (provider, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"} if provider == CUDA else {})
+        of_cuda = {"device_id": str(card), "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+        chosen = (provider, of_cuda if provider == CUDA else {})
         try:
             self._session = ort.InferenceSession(str(file), options, providers=[chosen])
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -38,10 +40,11 @@ class OnnxruntimeNetwork:
         self._input, self._output = input_name, output_name
         self._reach, self._multiple = geometry(file)
 
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The network's output for its input, both float32 in main memory."""
+    def __call__(self, array: Array) -> np.ndarray:
+        """The network's output, in main memory, for its input, both float32."""
         try:
-            return run_in_parts(self._run, array, self._reach, self._multiple, OutOfMemory)
+            result: np.ndarray = run_in_parts(self._run, host(array), self._reach, self._multiple, OutOfMemory)
+            return result
         except OutOfMemory as error:
             raise DoesNotFit(str(error)) from error
 

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
+from cmb_models.arrays import Array
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, first_line
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import run_in_parts
+
+# Two scans at once would not be faster and need twice the memory; and cuDNN's flags are the process's.
+ONE_AT_A_TIME = threading.Lock()
 
 
 class TorchNetwork:
     """Raises DeviceFailed if the device cannot be used, DoesNotFit for an input that is too large even in parts.
 
-    device: "cpu" runs the same code without CUDA, for tests.
+    device: "cuda", or "cuda:1" for the second; "cpu" runs the same code without CUDA, for tests.
     """
 
     def __init__(self, file: Path, device: str = "cuda") -> None:
@@ -26,27 +31,25 @@ class TorchNetwork:
             self.name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "torch on the cpu"
             self._network = OnnxNetwork(file, self._device)
         except (RuntimeError, AssertionError) as error:
-            raise DeviceFailed(_first_line(error)) from error
-        self._one_at_a_time = threading.Lock()  # two scans at once would not be faster, and need twice the memory
+            raise DeviceFailed(first_line(error)) from error
 
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The network's output for its input, both float32 in main memory."""
-        with self._one_at_a_time:
+    def __call__(self, array: Array) -> Array:
+        """The network's output for its input, both float32 and both where the input is: in main memory or on the device."""
+        with ONE_AT_A_TIME:
             try:
-                return run_in_parts(self._run, array, self._network.reach, self._network.multiple, torch.OutOfMemoryError)
+                image = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+                where, image = image.device, image.to(self._device)
+                reach, multiple = self._network.reach, self._network.multiple
+                result = run_in_parts(self._run, image, reach, multiple, torch.OutOfMemoryError, torch.cat).to(where)
             except torch.OutOfMemoryError as error:
-                raise DoesNotFit(_first_line(error)) from error
+                raise DoesNotFit(first_line(error)) from error
             except RuntimeError as error:
                 if "shape" in str(error) or "size" in str(error):  # of the input, not of the device
                     raise
-                raise DeviceFailed(_first_line(error)) from error
+                raise DeviceFailed(first_line(error)) from error
+        return result if isinstance(array, Tensor) else result.numpy()
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
+    def _run(self, image: Tensor) -> Tensor:
         # TF32, cuDNN's default for float32 convolutions, moves scores by more than a release may differ from what was judged.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            result: np.ndarray = self._network(torch.from_numpy(np.ascontiguousarray(array)).to(self._device)).cpu().numpy()
-        return result
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            return self._network(image)

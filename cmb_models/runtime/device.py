@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.errors import InputError
-from cmb_models.runtime.accelerator import Accelerated, DeviceFailed, DoesNotFit
+from cmb_models.runtime.accelerator import Accelerated, AcceleratedArrays, DeviceFailed, DoesNotFit, first_line, host
 from cmb_models.runtime.cpu import Network, open_onnx
 
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
 VARIABLE = "CMB_DEVICE"  # the device of a server's networks
+Result = TypeVar("Result")
 PARITY = 1e-3  # largest difference of a score from the CPU's with which a device is used; the bound on an export
 
 
@@ -45,15 +48,15 @@ class DeviceNetwork:
         """The device in use: "cpu" or the CUDA device's name."""
         return self.accelerated.name if self.accelerated else "cpu"
 
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Run the network.
+    def __call__(self, array: Array) -> Array:
+        """Run the network on an array in main memory or on its device; the output may be in either.
 
         Raises:
             InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
         """
         accelerated = self.accelerated
         if accelerated is None:
-            return self.cpu(array)
+            return self.cpu(host(array))
         try:
             return accelerated(array)
         except DeviceFailed as error:
@@ -63,7 +66,7 @@ class DeviceNetwork:
             if not isinstance(error, DoesNotFit):
                 self.accelerated, self.reason = None, str(error)
             self.on_fallback(f"{self.file.name}: {accelerated.name} failed, the CPU is used: {error}")
-            return self.cpu(array)
+            return self.cpu(host(array))
 
 
 def _failed(error: DeviceFailed, case: object) -> InputError:
@@ -71,6 +74,11 @@ def _failed(error: DeviceFailed, case: object) -> InputError:
         return InputError("device-memory", case, "an input that fits into the device's memory", str(error), "pass --device auto")
     remedy = "check `nvidia-smi`, restart the server or the command, or pass --device cpu"
     return InputError("device-failed", case, "a CUDA device that works", str(error), remedy)
+
+
+def requested_device() -> str:
+    """The device that the environment of a server requests."""
+    return os.environ.get(VARIABLE) or "auto"
 
 
 def require_device(device: str, source: str) -> None:
@@ -86,6 +94,7 @@ def open_network(
     device: str = "auto",
     threads: int = 0,
     opener: Callable[[Path, str, str], Accelerated] | None = None,
+    card: int = 0,
 ) -> DeviceNetwork:
     """Open one ONNX file on a device.
 
@@ -96,6 +105,7 @@ def open_network(
         device: "cpu"; "cuda" for a CUDA device; "auto" for a CUDA device that works, else the CPU.
         threads: Threads on the CPU; 0 for all cores.
         opener: Opens the file on the accelerator; `open_on_cuda` if None.
+        card: Number of the CUDA device.
 
     Raises:
         InputError: For an unknown device, and if "cuda" is requested and no CUDA device works.
@@ -106,7 +116,7 @@ def open_network(
     if device == "cpu":
         return DeviceNetwork(file, device, cpu)
     try:
-        accelerated = (opener or open_on_cuda)(file, input_name, output_name)
+        accelerated = opener(file, input_name, output_name) if opener else open_on_cuda(file, input_name, output_name, card)
         _require_parity(accelerated, cpu, _small_input(file))
     except DeviceFailed as error:
         if device == "cuda":
@@ -127,34 +137,111 @@ def _require_parity(accelerated: Accelerated, cpu: Network, array: np.ndarray) -
 
 def _small_input(file: Path) -> np.ndarray:
     """Noise of a shape that the network takes: two patches, or 32 voxels along each free axis of a scan."""
-    import openvino
+    from cmb_models.runtime.parts import input_sizes  # imported here, as the device's libraries are: the CPU needs no onnx
 
-    shape = openvino.Core().read_model(str(file)).input(0).get_partial_shape()
-    sizes = [d.get_length() if d.is_static else (2 if axis == 0 else 32) for axis, d in enumerate(shape)]
+    sizes = [size or (2 if axis == 0 else 32) for axis, size in enumerate(input_sizes(file))]
     return np.random.default_rng(0).standard_normal(sizes, dtype=np.float32)
 
 
-def open_on_cuda(file: Path, input_name: str, output_name: str) -> Accelerated:
+def open_on_cuda(file: Path, input_name: str, output_name: str, card: int = 0) -> Accelerated:
     """Open a file by ONNX Runtime's CUDA provider where that is installed, else by torch. Raises DeviceFailed."""
-    try:
-        ctypes.CDLL("libcuda.so.1")  # without a driver neither library needs to be imported
-    except OSError as error:
-        raise DeviceFailed("no NVIDIA driver") from error
+    _require_driver()
     if _onnxruntime_has_cuda():
         from cmb_models.runtime.cuda_onnxruntime import OnnxruntimeNetwork
 
-        return OnnxruntimeNetwork(file, input_name, output_name)
+        return OnnxruntimeNetwork(file, input_name, output_name, card=card)
     try:
         from cmb_models.runtime.cuda_torch import TorchNetwork
-    except ModuleNotFoundError as error:
-        raise DeviceFailed(f"neither onnxruntime-gpu nor torch with onnx is installed (no {error.name})") from error
-    return TorchNetwork(file)
+    except ImportError as error:
+        raise DeviceFailed(f"neither onnxruntime-gpu nor torch with onnx is installed ({first_line(error)})") from error
+    return TorchNetwork(file, f"cuda:{card}")
+
+
+def _require_driver() -> None:
+    try:
+        ctypes.CDLL("libcuda.so.1")  # without a driver no library needs to be imported
+    except OSError as error:
+        raise DeviceFailed("no NVIDIA driver") from error
 
 
 def _onnxruntime_has_cuda() -> bool:
     try:
         import onnxruntime
-    except ModuleNotFoundError:
+    except ImportError:
         return False
     providers: Any = onnxruntime.get_available_providers()
     return "CUDAExecutionProvider" in providers
+
+
+@dataclass
+class DeviceArrays:
+    """The array work around the networks, on a device. Usable from many threads.
+
+    arrays: the device's; None where NumPy does the work. reason: why NumPy does it though a device was asked for, or ''.
+    """
+
+    requested: str
+    arrays: AcceleratedArrays | None = None
+    reason: str = ""
+
+    def run(self, work: Callable[[Arrays], Result], case: object = "scan") -> Result:
+        """Do `work` with the device's arrays, and again with NumPy's if the device fails.
+
+        Raises:
+            InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
+        """
+        arrays = self.arrays
+        if arrays is None:
+            return work(NUMPY)
+        try:
+            with arrays.working():
+                return work(arrays)
+        except DeviceFailed as error:
+            if self.requested == "cuda":
+                raise _failed(error, case) from error
+            if not isinstance(error, DoesNotFit):
+                self.arrays, self.reason = None, str(error)
+            log.warning("%s: the device failed, the CPU is used: %s", case, error)
+        return work(NUMPY)
+
+
+def open_arrays(device: str = "auto", card: int = 0, opener: Callable[[int], AcceleratedArrays] | None = None) -> DeviceArrays:
+    """Where to do the array work of `detect`: by torch on the device, or by NumPy where it lacks torch or does not work.
+
+    Args:
+        device: "cpu", "cuda" or "auto", as for `open_network`. "cuda" too goes on with NumPy: torch may be absent where ONNX
+            Runtime runs the networks.
+        card: Number of the CUDA device.
+        opener: Opens the device's arrays; torch's if None.
+
+    Raises:
+        InputError: For an unknown device.
+    """
+    require_device(device, "device")
+    if device == "cpu":
+        return DeviceArrays(device)
+    try:
+        arrays = (opener or _torch_arrays)(card)
+        _require_same_arrays(arrays)
+    except DeviceFailed as error:
+        return DeviceArrays(device, None, str(error))
+    return DeviceArrays(device, arrays)
+
+
+def _torch_arrays(card: int) -> AcceleratedArrays:
+    _require_driver()
+    try:
+        from cmb_models.runtime.torch_arrays import TorchArrays
+    except ImportError as error:
+        raise DeviceFailed(f"torch is not installed ({first_line(error)})") from error
+    return TorchArrays(f"cuda:{card}")
+
+
+def _require_same_arrays(arrays: AcceleratedArrays) -> None:
+    image = np.random.default_rng(0).standard_normal((24, 20, 12), dtype=np.float32)
+    factor, shape = np.array([1.5, 0.8, 1.0]), (16, 25, 12)
+    with arrays.working():
+        resampled = arrays.host(arrays.resampled(arrays.array(image), factor, shape))
+    apart = float(np.abs(resampled - NUMPY.resampled(image, factor, shape)).max())
+    if not apart <= PARITY:
+        raise DeviceFailed(f"the device's resampling differs from the CPU's by {apart:.2g}, more than {PARITY}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from cmb_models.arrays import Array
+
 Triple = tuple[int, int, int]
 
 
@@ -52,9 +54,20 @@ def _triple(values: np.ndarray) -> Triple:
     return a, b, c
 
 
+def input_sizes(file: Path) -> list[int | None]:
+    """Shape of an ONNX graph's input; None for axes of any size."""
+    dimensions = onnx.load(str(file), load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else None for d in dimensions]
+
+
 def run_in_parts(
-    run: Callable[[np.ndarray], np.ndarray], array: np.ndarray, reach: Triple, multiple: Triple, too_large: type[Exception]
-) -> np.ndarray:
+    run: Callable[[Array], Array],
+    array: Array,
+    reach: Triple,
+    multiple: Triple,
+    too_large: type[Exception],
+    join: Callable[..., Array] = np.concatenate,
+) -> Array:
     """Run a network on an array, on halves of it where `too_large` is raised, on halves of these, and so on.
 
     Args:
@@ -63,6 +76,7 @@ def run_in_parts(
         reach: Voxels that an output voxel sees to either side, along each axis; parts overlap by as much.
         multiple: Parts begin at multiples of these, so that strided convolutions meet the same voxels.
         too_large: What `run` raises for an input that does not fit.
+        join: Concatenates a list of arrays along `axis`.
 
     Returns:
         What `run` returns for the whole, up to rounding.
@@ -76,19 +90,19 @@ def run_in_parts(
         if len(array) > 1:
             half = len(array) // 2
             halves = (array[:half], array[half:])
-            return np.concatenate([run_in_parts(run, part, reach, multiple, too_large) for part in halves])
+            return join([run_in_parts(run, part, reach, multiple, too_large, join) for part in halves], axis=0)
         cut = _cut(array.shape[2:], reach, multiple)
         if cut is None:
             raise
     axis, middle, overlap = cut
     before, after = (slice(None),) * (2 + axis), (slice(None),) * (2 - axis)
 
-    def part(low: int, high: int) -> np.ndarray:
-        return run_in_parts(run, array[(*before, slice(low, high), *after)], reach, multiple, too_large)
+    def part(low: int, high: int) -> Array:
+        return run_in_parts(run, array[(*before, slice(low, high), *after)], reach, multiple, too_large, join)
 
     first = part(0, middle + overlap)[(*before, slice(0, middle), *after)]
     second = part(middle - overlap, array.shape[2 + axis])[(*before, slice(overlap, None), *after)]
-    return np.concatenate([first, second], axis=2 + axis)
+    return join([first, second], axis=2 + axis)
 
 
 def _cut(shape: Sequence[int], reach: Triple, multiple: Triple) -> tuple[int, int, int] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import urllib.request
+from collections.abc import Mapping
 
-from cmb_models.runtime.device import VARIABLE, require_device
+from cmb_models.runtime.device import VARIABLE, requested_device, require_device
 
 METRIC = re.compile(r"^cmb_network_device\{(?P<labels>[^}]*)\} 1$", re.MULTILINE)
 TIMEOUT_S = 5.0
@@ -18,9 +19,15 @@ def set_device(device: str | None) -> None:
     Raises:
         InputError: If there is no such device.
     """
-    value = device or os.environ.get(VARIABLE) or "auto"
+    value = device or requested_device()
     require_device(value, "--device" if device else VARIABLE)
     os.environ[VARIABLE] = value
+
+
+def without_cards(environment: Mapping[str, str]) -> dict[str, str]:
+    """A server's environment, in which it sees no CUDA device if it requests the CPU: else Triton would reserve memory on each."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if environment.get(VARIABLE) == "cpu" else {}
+    return {**environment, **hidden}
 
 
 def network_devices(metrics_url: str) -> list[str]:

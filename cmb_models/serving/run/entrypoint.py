@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cmb_models.errors import InputError
+from cmb_models.serving.run.devices import without_cards
 from cmb_models.serving.run.settings import MODES, PING_MS, RESTRICTED, VARIABLES, Settings, read_settings
 from cmb_models.serving.run.triton_process import thread_arguments
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    os.execv(command[0], command)
+    os.execve(command[0], command, without_cards(os.environ))
 
 
 if __name__ == "__main__":

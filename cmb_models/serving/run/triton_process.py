@@ -22,6 +22,7 @@ from typing import IO
 from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
 from cmb_models.machine import cores, require_linux
+from cmb_models.serving.run.devices import without_cards
 from cmb_models.serving.run.settings import LOOPBACK, Security, local_address
 from cmb_models.serving.triton.files import serving_files
 
@@ -244,7 +245,7 @@ def _variables(facts: dict, server_env: Path) -> dict[str, str]:
     variables["LD_LIBRARY_PATH"] = f"{facts['site']}/nvidia_pytriton.libs{os.pathsep}{facts['lib']}"
     # The Python steps need little linear algebra; thread pools would only cost memory.
     variables |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return variables
+    return without_cards(variables)
 
 
 def _free_ports(grpc_port: int) -> tuple[int, int, int]:

@@ -94,6 +94,11 @@ def read_pipeline(args: dict[str, str]) -> PipelineConfig:
     return PipelineConfig.model_validate(read_json(version_folder(args) / PIPELINE_FILE))
 
 
+def card_of(args: dict[str, str]) -> int:
+    """Number of the CUDA device that Triton assigned to the instance that `initialize(args)` was called for; 0 without one."""
+    return int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
+
+
 def version_folder(args: dict[str, str]) -> Path:
     """The folder of the version being initialised."""
     return Path(args["model_repository"]) / args["model_version"]

@@ -4,14 +4,14 @@ The same model repository works with the real backend. Supports this project's m
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb
 
 from cmb_models.errors import InputError
-from cmb_models.runtime.device import VARIABLE, open_network
+from cmb_models.runtime.device import open_network, requested_device
+from cmb_models.serving.triton.step import card_of
 
 # Elements of an input. A prepared scan has fewer (detect/checks.py, with padding); the limit protects the memory from direct
 # requests.
@@ -28,7 +28,7 @@ class TritonPythonModel:
             name="cmb_network_device", description="1 for the device that a network runs on", kind=pb.MetricFamily.GAUGE
         )
         try:
-            self.network = open_network(file, self.input, self.output, os.environ.get(VARIABLE) or "auto")
+            self.network = open_network(file, self.input, self.output, requested_device(), card=card_of(args))
         except InputError as error:
             raise pb.TritonModelException(str(error)) from error
         self.network.on_fallback = self.fallen_back

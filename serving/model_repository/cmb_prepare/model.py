@@ -9,9 +9,11 @@ from cmb_models.client.contract import AFFINE, PHASE, VOLUME
 from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
+from cmb_models.runtime.accelerator import host
+from cmb_models.runtime.device import open_arrays, requested_device
 from cmb_models.serving.triton.request_reporter import RequestReporter
 from cmb_models.serving.triton.request_trace import PROBE, Trace
-from cmb_models.serving.triton.step import prepared, read_pipeline, respond
+from cmb_models.serving.triton.step import card_of, prepared, read_pipeline, respond
 from cmb_models.volume import Volume
 
 CASE = "scan"  # the server gets no file name; the client fills in its own
@@ -20,6 +22,7 @@ CASE = "scan"  # the server gets no file name; the client fills in its own
 class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
+        self.arrays = open_arrays(requested_device(), card_of(args))
         self.reporter = RequestReporter(args)
         self.hashing = ThreadPoolExecutor(1, "hash")  # hash a scan during its preparation; both release the GIL
 
@@ -61,8 +64,8 @@ class TritonPythonModel:
         trace.spacing_mm = [round(s, 4) for s in volume.spacing_mm]
         hashed = self.hashing.submit(scan_sha256, volume)
         try:
-            scan = prepare(volume, self.settings, CASE, *phase)
+            scan = self.arrays.run(lambda arrays: prepare(volume, self.settings, CASE, *phase, arrays=arrays), CASE)
         finally:
             trace.input_sha256 = hashed.result()
-        arrays = (scan.image[None, None], scan.affine, np.asarray(scan.shape))
-        return arrays if scan.phase is None else (*arrays, scan.phase)
+        found = (host(scan.image)[None, None], scan.affine, np.asarray(scan.shape))
+        return found if scan.phase is None else (*found, host(scan.phase))
