@@ -31,7 +31,7 @@ from cmb_models.runtime.device import VARIABLE
 from cmb_models.serving.check.scans import head
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.deploy.golden import run_golden
-from cmb_models.serving.run.devices import network_devices
+from cmb_models.serving.run.devices import step_devices
 from cmb_models.serving.run.triton_process import running_server
 from cmb_models.volume import Volume
 
@@ -134,7 +134,7 @@ def served(bundle: Path, device: str, volumes: dict[str, Volume], rounds: int, f
     with environment({VARIABLE: device}):
         with running_server(folder / "repository", log=folder / "server.log") as server, live.watched(server.pid) as memory:
             deploy_bundle(bundle, 1, folder / "repository", server.grpc_url)
-            found: dict[str, Any] = {"devices": network_devices(server.metrics_url)}
+            found: dict[str, Any] = {"devices": step_devices(server.metrics_url)}
             with Client(server.grpc_url, timeout_s=600) as client:
                 ways = {name: lambda v=volume: client.detect(v) for name, volume in volumes.items()}
                 found["latency_s"] = {way: float(np.median(s)) for way, s in live.by_turns(ways, rounds).items()}

@@ -39,7 +39,7 @@ def run(
     import signal
 
     from cmb_models.client.contract import ADMIN_KEY
-    from cmb_models.serving.run.devices import network_devices, set_device
+    from cmb_models.serving.run.devices import set_device, step_devices
     from cmb_models.serving.run.settings import Security
     from cmb_models.serving.run.state_dir import LOG, REPOSITORY, announced, only_one, state_key
     from cmb_models.serving.run.triton_process import running_server
@@ -60,7 +60,7 @@ def run(
             desired = None if exported else _DesiredStateSource(bundle)
             if desired:
                 _deploy_first(repository, server.address, desired)
-            for line in network_devices(server.metrics_url):
+            for line in step_devices(server.metrics_url):
                 typer.echo(line)
             typer.echo("serving; Ctrl-C stops it")
             Watchdog(server, repository, desired, typer.echo).watch(announce)
@@ -138,8 +138,10 @@ def _addresses(server: list[str] | None, state: Path) -> list[tuple[str, str, st
 
 
 def status(server: Servers = None, state_dir: State = Path("serving-state"), as_json: AsJson = False) -> None:
-    """Show the releases of the registry's roles and of servers. Exit code 1: they differ."""
-    _print_status([url for url, _, _ in _addresses(server, state_dir)], as_json)
+    """Show the releases of the registry's roles and of servers, and the devices of this machine's. Exit code 1: they differ."""
+    from cmb_models.serving.run.state_dir import running_metrics
+
+    _print_status({url: running_metrics(state_dir, url) for url, _, _ in _addresses(server, state_dir)}, as_json)
 
 
 def export(
@@ -154,7 +156,7 @@ def export(
     typer.echo("serve it with `cmb server run --exported` or tritonserver --model-control-mode=none; restart servers one by one")
 
 
-def _print_status(urls: list[str], as_json: bool) -> None:
+def _print_status(urls: dict[str, str | None], as_json: bool) -> None:
     from cmb_models.cli.terminal import console, print_json, table
     from cmb_models.serving.deploy.status import COLUMNS, status_of
 
@@ -163,6 +165,8 @@ def _print_status(urls: list[str], as_json: bool) -> None:
         print_json(status.as_dict())
     else:
         console().print(table(*COLUMNS, rows=status.rows()))
+        for line in (line for server in status.servers for line in server.devices):
+            typer.echo(line)
         for difference in status.differences:
             typer.echo(difference)
         typer.echo("they differ: run `cmb server deploy`" if status.differences else "registry and servers agree")

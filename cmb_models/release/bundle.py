@@ -156,8 +156,8 @@ class BundleDetector:
         """Where the networks run now: "cpu" or the CUDA device's name, and why not there if it was asked for."""
         if self._networks is None:
             return "closed"
-        descriptions = {n.name + (f" ({n.reason})" if n.reason else "") for n in self._networks}
-        return ", ".join(sorted(descriptions))
+        networks = ", ".join(sorted({str(network) for network in self._networks}))
+        return networks if str(self._arrays) in networks else f"{networks}; scans prepared on {self._arrays}"
 
     @property
     def requires_phase(self) -> bool:

@@ -18,15 +18,19 @@ class DoesNotFit(DeviceFailed):
     """An input for which the device's memory is too small, even in parts."""
 
 
-class Accelerated(Protocol):
-    """A network on a device, from and to arrays in main memory or on the device. Raises DeviceFailed."""
+class Named(Protocol):
+    """name: of the device."""
 
     name: str
+
+
+class Accelerated(Named, Protocol):
+    """A network on a device, from and to arrays in main memory or on the device. Raises DeviceFailed."""
 
     def __call__(self, array: Array) -> Array: ...
 
 
-class AcceleratedArrays(Arrays, Protocol):
+class AcceleratedArrays(Named, Arrays, Protocol):
     """Array work on a device."""
 
     def working(self) -> AbstractContextManager[None]:

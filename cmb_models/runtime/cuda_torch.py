@@ -13,6 +13,7 @@ from cmb_models.arrays import Array
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, first_line
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import run_in_parts
+from cmb_models.runtime.torch import open_torch_device
 
 # Two scans at once would not be faster and need twice the memory; and cuDNN's flags are the process's.
 ONE_AT_A_TIME = threading.Lock()
@@ -21,16 +22,14 @@ ONE_AT_A_TIME = threading.Lock()
 class TorchNetwork:
     """Raises DeviceFailed if the device cannot be used, DoesNotFit for an input that is too large even in parts.
 
-    device: "cuda", or "cuda:1" for the second; "cpu" runs the same code without CUDA, for tests.
+    device: as for `open_torch_device`.
     """
 
     def __init__(self, file: Path, device: str = "cuda") -> None:
+        self._device, self.name = open_torch_device(device)
         try:
-            self._device = torch.device(device)
-            torch.zeros(1, device=self._device)  # its error says whether the driver, the device or CUDA in torch is missing
-            self.name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "torch on the cpu"
             self._network = OnnxNetwork(file, self._device)
-        except (RuntimeError, AssertionError) as error:
+        except RuntimeError as error:
             raise DeviceFailed(first_line(error)) from error
 
     def __call__(self, array: Array) -> Array:

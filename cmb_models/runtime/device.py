@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.errors import InputError
-from cmb_models.runtime.accelerator import Accelerated, AcceleratedArrays, DeviceFailed, DoesNotFit, first_line, host
+from cmb_models.runtime.accelerator import Accelerated, AcceleratedArrays, DeviceFailed, DoesNotFit, Named, first_line, host
 from cmb_models.runtime.cpu import Network, open_onnx
 
 log = logging.getLogger(__name__)
@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
 VARIABLE = "CMB_DEVICE"  # the device of a server's networks
 Result = TypeVar("Result")
+Library = TypeVar("Library", bound=Named)
 PARITY = 1e-3  # largest difference of a score from the CPU's with which a device is used; the bound on an export
 
 
-@dataclass
-class DeviceNetwork:
-    """A network that knows where it runs: the array in, the scores out. Usable from many threads.
+@dataclass(kw_only=True)
+class OnDevice(Generic[Library]):
+    """What runs on a device, or on the CPU, and why.
 
-    name: of the device in use. reason: why it is not the requested one, or ''.
+    requested: the device asked for. accelerated: what runs on it; None on the CPU. reason: why it is not the requested one, or ''.
+    on_fallback: called with one sentence whenever the CPU takes over.
     """
 
-    file: Path
     requested: str
-    cpu: Network
-    accelerated: Accelerated | None = None
+    accelerated: Library | None = None
     reason: str = ""
     on_fallback: Callable[[str], None] = field(default=log.warning)
 
@@ -48,6 +48,30 @@ class DeviceNetwork:
         """The device in use: "cpu" or the CUDA device's name."""
         return self.accelerated.name if self.accelerated else "cpu"
 
+    def __str__(self) -> str:
+        return self.name + (f" ({self.reason})" if self.reason else "")
+
+    def fall_back(self, error: DeviceFailed, case: object) -> None:
+        """Go on with the CPU after a failure. An input that is too large leaves the device in use for others.
+
+        Raises:
+            InputError: If `cuda` was requested (device-failed, device-memory).
+        """
+        if self.requested == "cuda":
+            raise _failed(error, case) from error
+        failed = self.name
+        if not isinstance(error, DoesNotFit):
+            self.accelerated, self.reason = None, str(error)
+        self.on_fallback(f"{case}: {failed} failed, the CPU is used: {error}")
+
+
+@dataclass(kw_only=True)
+class DeviceNetwork(OnDevice[Accelerated]):
+    """A network that knows where it runs: the array in, the scores out. Usable from many threads."""
+
+    file: Path
+    cpu: Network
+
     def __call__(self, array: Array) -> Array:
         """Run the network on an array in main memory or on its device; the output may be in either.
 
@@ -55,18 +79,32 @@ class DeviceNetwork:
             InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
         """
         accelerated = self.accelerated
-        if accelerated is None:
-            return self.cpu(host(array))
-        try:
-            return accelerated(array)
-        except DeviceFailed as error:
-            if self.requested == "cuda":
-                raise _failed(error, f"{self.file.name} for an input of {'×'.join(map(str, array.shape))}") from error
-            # An input that is too large leaves the device usable for others.
-            if not isinstance(error, DoesNotFit):
-                self.accelerated, self.reason = None, str(error)
-            self.on_fallback(f"{self.file.name}: {accelerated.name} failed, the CPU is used: {error}")
-            return self.cpu(host(array))
+        if accelerated is not None:
+            try:
+                return accelerated(array)
+            except DeviceFailed as error:
+                self.fall_back(error, f"{self.file.name} for an input of {'×'.join(map(str, array.shape))}")
+        return self.cpu(host(array))
+
+
+@dataclass(kw_only=True)
+class DeviceArrays(OnDevice[AcceleratedArrays]):
+    """The array work around the networks; NumPy does it on the CPU. Usable from many threads."""
+
+    def run(self, work: Callable[[Arrays], Result], case: object = "scan") -> Result:
+        """Do `work` with the device's arrays, and again with NumPy's if the device fails.
+
+        Raises:
+            InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
+        """
+        accelerated = self.accelerated
+        if accelerated is not None:
+            try:
+                with accelerated.working():
+                    return work(accelerated)
+            except DeviceFailed as error:
+                self.fall_back(error, case)
+        return work(NUMPY)
 
 
 def _failed(error: DeviceFailed, case: object) -> InputError:
@@ -114,19 +152,19 @@ def open_network(
     file = Path(file)
     cpu = open_onnx(file, input_name, output_name, threads)
     if device == "cpu":
-        return DeviceNetwork(file, device, cpu)
+        return DeviceNetwork(requested=device, file=file, cpu=cpu)
     try:
         accelerated = opener(file, input_name, output_name) if opener else open_on_cuda(file, input_name, output_name, card)
         _require_parity(accelerated, cpu, _small_input(file))
     except DeviceFailed as error:
         if device == "cuda":
             raise _failed(error, file) from error
-        return DeviceNetwork(file, device, cpu, None, str(error))
+        return DeviceNetwork(requested=device, reason=str(error), file=file, cpu=cpu)
     except InputError as error:  # the device's runtime does not support this network; the CPU's may
         if device == "cuda":
             raise
-        return DeviceNetwork(file, device, cpu, None, error.got)
-    return DeviceNetwork(file, device, cpu, accelerated)
+        return DeviceNetwork(requested=device, reason=error.got, file=file, cpu=cpu)
+    return DeviceNetwork(requested=device, accelerated=accelerated, file=file, cpu=cpu)
 
 
 def _require_parity(accelerated: Accelerated, cpu: Network, array: np.ndarray) -> None:
@@ -173,38 +211,6 @@ def _onnxruntime_has_cuda() -> bool:
     return "CUDAExecutionProvider" in providers
 
 
-@dataclass
-class DeviceArrays:
-    """The array work around the networks, on a device. Usable from many threads.
-
-    arrays: the device's; None where NumPy does the work. reason: why NumPy does it though a device was asked for, or ''.
-    """
-
-    requested: str
-    arrays: AcceleratedArrays | None = None
-    reason: str = ""
-
-    def run(self, work: Callable[[Arrays], Result], case: object = "scan") -> Result:
-        """Do `work` with the device's arrays, and again with NumPy's if the device fails.
-
-        Raises:
-            InputError: If `cuda` was requested and the device fails (device-failed), or its memory is too small (device-memory).
-        """
-        arrays = self.arrays
-        if arrays is None:
-            return work(NUMPY)
-        try:
-            with arrays.working():
-                return work(arrays)
-        except DeviceFailed as error:
-            if self.requested == "cuda":
-                raise _failed(error, case) from error
-            if not isinstance(error, DoesNotFit):
-                self.arrays, self.reason = None, str(error)
-            log.warning("%s: the device failed, the CPU is used: %s", case, error)
-        return work(NUMPY)
-
-
 def open_arrays(device: str = "auto", card: int = 0, opener: Callable[[int], AcceleratedArrays] | None = None) -> DeviceArrays:
     """Where to do the array work of `detect`: by torch on the device, or by NumPy where it lacks torch or does not work.
 
@@ -219,13 +225,13 @@ def open_arrays(device: str = "auto", card: int = 0, opener: Callable[[int], Acc
     """
     require_device(device, "device")
     if device == "cpu":
-        return DeviceArrays(device)
+        return DeviceArrays(requested=device)
     try:
         arrays = (opener or _torch_arrays)(card)
         _require_same_arrays(arrays)
     except DeviceFailed as error:
-        return DeviceArrays(device, None, str(error))
-    return DeviceArrays(device, arrays)
+        return DeviceArrays(requested=device, reason=str(error))
+    return DeviceArrays(requested=device, accelerated=arrays)
 
 
 def _torch_arrays(card: int) -> AcceleratedArrays:

@@ -1,4 +1,4 @@
-"""A torch network as the callable that `detect` runs: numpy in, numpy out."""
+"""Torch's devices, and a torch network as the callable that `detect` runs: numpy in, numpy out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ import torch
 from torch import nn
 
 from cmb_models.detect.detector import Network
+from cmb_models.runtime.accelerator import DeviceFailed, first_line
+
+
+def open_torch_device(device: str) -> tuple[torch.device, str]:
+    """A device that torch can use, and its name.
+
+    Args:
+        device: "cuda" or "cuda:1" for the second card; "cpu" runs the same code without CUDA, for tests.
+
+    Raises:
+        DeviceFailed: If the driver, the card or CUDA in torch is missing.
+    """
+    opened = torch.device(device)
+    try:
+        torch.zeros(1, device=opened)
+        return opened, torch.cuda.get_device_name(opened) if opened.type == "cuda" else "torch on the cpu"
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceFailed(first_line(error)) from error
 
 
 def as_callable(model: nn.Module, device: torch.device) -> Network:

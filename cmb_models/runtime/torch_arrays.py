@@ -13,17 +13,21 @@ from torch.nn import functional
 
 from cmb_models.arrays import smooth_and_interpolate
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, first_line, host
+from cmb_models.runtime.torch import open_torch_device
 
 
 class TorchArrays:
     """Arrays by torch; see cmb_models.arrays.Arrays.
 
     Args:
-        device: Where to compute; "cpu" runs the same code without CUDA, for tests.
+        device: As for `open_torch_device`.
+
+    Raises:
+        DeviceFailed: If it cannot be used.
     """
 
     def __init__(self, device: str = "cuda") -> None:
-        self._device = torch.device(device)
+        self._device, self.name = open_torch_device(device)
         self._weights: dict[tuple[int, int, float], Tensor] = {}  # of `resampled`, for the grids of one protocol
 
     @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from cmb_models.runtime.device import VARIABLE, open_on_cuda
 from cmb_models.serving.deploy.fleet import deploy_bundle
-from cmb_models.serving.run.devices import network_devices, set_device
+from cmb_models.serving.run.devices import set_device, step_devices
 from cmb_models.serving.run.triton_process import running_server
 from tests.support.bundles import make_bundle
 from tests.support.refused import refused
@@ -33,15 +33,17 @@ def has_cuda(bundle) -> bool:
 
 @pytest.mark.serving
 @pytest.mark.parametrize("device", ["cpu", "auto"])
-def test_a_server_reports_the_device_of_each_network(bundle, tmp_path, monkeypatch, device):
+def test_a_server_reports_the_device_of_each_step(bundle, tmp_path, monkeypatch, device):
     if device == "auto" and has_cuda(bundle):
         pytest.skip("a CUDA device")
     monkeypatch.setenv(VARIABLE, device)
     with running_server(tmp_path / "repository", log=tmp_path / "server.log") as server:
-        assert network_devices(server.metrics_url) == []
+        assert step_devices(server.metrics_url) == []
         deploy_bundle(bundle, 1, tmp_path / "repository", server.grpc_url)
         reason = "" if device == "cpu" else " (no NVIDIA driver)"
-        assert network_devices(server.metrics_url) == [f"{model} of release 1 on cpu{reason}" for model in ("cmb_cnn", "cmb_unet")]
+        assert step_devices(server.metrics_url) == [
+            f"{model} of release 1 on cpu{reason}" for model in ("cmb_cnn", "cmb_prepare", "cmb_unet")
+        ]
     assert f"cmb_unet 1: device cpu{reason}" in (tmp_path / "server.log").read_text()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.serving.deploy.observed import Admin, ObservedState
+from cmb_models.serving.run.devices import step_devices
 from cmb_models.serving.triton.repository import ROLES
 
 COLUMNS = ("", *ROLES, "loaded", "agrees")
@@ -27,17 +28,21 @@ class Named:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One server. aliases: release by role; loaded: releases with a ready step; fault: why it could not be reached."""
+    """One server. aliases: release by role; loaded: releases with a ready step; fault: why it could not be reached.
+
+    devices: one sentence for each step that can use a device; () where its metrics are not known.
+    """
 
     url: str
     aliases: Mapping[str, Named]
     loaded: tuple[int, ...]
     differences: tuple[str, ...]
     fault: str = ""
+    devices: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         base = {"url": self.url, "is_reachable": not self.fault, "fault": self.fault or None, "aliases": _aliases(self.aliases)}
-        return {**base, "loaded": list(self.loaded), "differences": list(self.differences)}
+        return {**base, "loaded": list(self.loaded), "differences": list(self.differences), "devices": list(self.devices)}
 
     def row(self) -> tuple[str, ...]:
         if self.fault:
@@ -68,10 +73,13 @@ class Status:
         return [("registry", *_cells(self.registry), "", ""), *(s.row() for s in self.servers)]
 
 
-def status_of(urls: Sequence[str], workspace: Path = Path(".")) -> Status:
-    """Query the registry and every server. Unreachable servers are reported as such; faults of the registry are raised."""
+def status_of(urls: Mapping[str, str | None], workspace: Path = Path(".")) -> Status:
+    """Query the registry and every server. Unreachable servers are reported as such; faults of the registry are raised.
+
+    urls: gRPC addresses with the address of each server's metrics, if it is known.
+    """
     desired, moved = registry_status(workspace)
-    return Status(desired, tuple(server_status(url, desired) for url in urls), moved)
+    return Status(desired, tuple(server_status(url, desired, metrics) for url, metrics in urls.items()), moved)
 
 
 def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
@@ -91,7 +99,7 @@ def registry_status(workspace: Path) -> tuple[dict[str, Named], str]:
             return desired, f"MLflow is unreachable: {error}"
 
 
-def server_status(url: str, desired: Mapping[str, Named]) -> ServerStatus:
+def server_status(url: str, desired: Mapping[str, Named], metrics_url: str | None = None) -> ServerStatus:
     """Observed state of one server, compared with the desired state."""
     try:
         with Admin(url) as admin:
@@ -101,7 +109,15 @@ def server_status(url: str, desired: Mapping[str, Named]) -> ServerStatus:
     aliases = {
         alias: Named(pin.release, pin.manifest_sha256) for alias, e in ROLES.items() if (pin := observed.pins.get(e)) is not None
     }
-    return ServerStatus(url, aliases, tuple(sorted(observed.resident)), tuple(_differences(desired, aliases, observed)))
+    differences, devices = _differences(desired, aliases, observed), _devices(metrics_url)
+    return ServerStatus(url, aliases, tuple(sorted(observed.resident)), tuple(differences), devices=devices)
+
+
+def _devices(metrics_url: str | None) -> tuple[str, ...]:
+    try:
+        return tuple(step_devices(metrics_url)) if metrics_url else ()
+    except OSError:  # the server answers by gRPC: that its metrics do not is no difference
+        return ()
 
 
 def _differences(desired: Mapping[str, Named], aliases: Mapping[str, Named], observed: ObservedState) -> list[str]:

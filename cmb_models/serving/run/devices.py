@@ -1,4 +1,4 @@
-"""The device that a server's networks run on: set when it starts, read from its metrics."""
+"""The device that a server runs on: set when it starts, read from its metrics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import urllib.request
 from collections.abc import Mapping
 
 from cmb_models.runtime.device import VARIABLE, requested_device, require_device
+from cmb_models.serving.triton.device_metric import NAME
 
-METRIC = re.compile(r"^cmb_network_device\{(?P<labels>[^}]*)\} 1$", re.MULTILINE)
+METRIC = re.compile(rf"^{NAME}\{{(?P<labels>[^}}]*)\}} 1$", re.MULTILINE)
 TIMEOUT_S = 5.0
 
 
@@ -30,8 +31,8 @@ def without_cards(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **hidden}
 
 
-def network_devices(metrics_url: str) -> list[str]:
-    """One line per network of a running server: release, device, and why it is not another. [] without networks.
+def step_devices(metrics_url: str) -> list[str]:
+    """One line per step of a running server that can use a device: release, device, and why it is not another.
 
     Triton renders its metrics once per second at most: what was loaded just now may be missing.
     """

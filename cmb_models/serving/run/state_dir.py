@@ -22,13 +22,24 @@ def announced(state: Path, server: Server) -> Iterator[Callable[[int], None]]:
     """Keep server.json while the block runs; the yielded function updates its process id."""
 
     def announce(pid: int) -> None:
-        write_json(state / SERVER_FILE, {"grpc_url": server.address, "http_url": server.http_url, "pid": pid})
+        urls = {"grpc_url": server.address, "http_url": server.http_url, "metrics_url": server.metrics_url}
+        write_json(state / SERVER_FILE, {**urls, "pid": pid})
 
     announce(server.pid)
     try:
         yield announce
     finally:
         (state / SERVER_FILE).unlink(missing_ok=True)
+
+
+def running_metrics(state: Path, url: str) -> str | None:
+    """Address of the metrics of a state directory's server, if it is the one at the gRPC address `url`."""
+    with contextlib.suppress(FileNotFoundError):
+        known = read_json(Path(state) / SERVER_FILE)
+        if url == known["grpc_url"]:
+            metrics: str | None = known.get("metrics_url")
+            return metrics
+    return None
 
 
 def running_url(state: Path) -> str:

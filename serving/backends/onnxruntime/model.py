@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb
 
 from cmb_models.errors import InputError
 from cmb_models.runtime.device import open_network, requested_device
+from cmb_models.serving.triton.device_metric import DeviceMetric
 from cmb_models.serving.triton.step import card_of
 
 # Elements of an input. A prepared scan has fewer (detect/checks.py, with padding); the limit protects the memory from direct
@@ -23,30 +24,11 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.input, self.output = config["input"][0]["name"], config["output"][0]["name"]
         file = Path(args["model_repository"]) / args["model_version"] / (config.get("default_model_filename") or "model.onnx")
-        self.labels = {"model": args["model_name"], "release": args["model_version"]}
-        self.metrics = pb.MetricFamily(
-            name="cmb_network_device", description="1 for the device that a network runs on", kind=pb.MetricFamily.GAUGE
-        )
         try:
             self.network = open_network(file, self.input, self.output, requested_device(), card=card_of(args))
         except InputError as error:
             raise pb.TritonModelException(str(error)) from error
-        self.network.on_fallback = self.fallen_back
-        self.report()
-
-    def report(self):
-        """Log and count the device in use."""
-        reason = f" ({self.network.reason})" if self.network.reason else ""
-        pb.Logger.log_info(f"{self.labels['model']} {self.labels['release']}: device {self.network.name}{reason}")
-        self.metric = self.metrics.Metric(labels={**self.labels, "device": self.network.name, "reason": self.network.reason})
-        self.metric.set(1)
-
-    def fallen_back(self, message):
-        """Called for each request that the device could not process, and when it is given up."""
-        pb.Logger.log_warn(message)
-        if self.network.accelerated is None:
-            self.metric.set(0)
-            self.report()
+        self.metric = DeviceMetric(args, self.network)
 
     def execute(self, requests):
         return [self.run(request) for request in requests]

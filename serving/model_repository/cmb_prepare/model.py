@@ -11,6 +11,7 @@ from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.runtime.accelerator import host
 from cmb_models.runtime.device import open_arrays, requested_device
+from cmb_models.serving.triton.device_metric import DeviceMetric
 from cmb_models.serving.triton.request_reporter import RequestReporter
 from cmb_models.serving.triton.request_trace import PROBE, Trace
 from cmb_models.serving.triton.step import card_of, prepared, read_pipeline, respond
@@ -23,6 +24,7 @@ class TritonPythonModel:
     def initialize(self, args):
         self.settings = read_pipeline(args).preprocess
         self.arrays = open_arrays(requested_device(), card_of(args))
+        self.metric = DeviceMetric(args, self.arrays)
         self.reporter = RequestReporter(args)
         self.hashing = ThreadPoolExecutor(1, "hash")  # hash a scan during its preparation; both release the GIL
 

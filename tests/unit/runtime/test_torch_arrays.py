@@ -179,12 +179,16 @@ LOST, FULL = DeviceFailed("CUDA error: device lost"), torch.OutOfMemoryError("CU
 def test_a_device_that_fails_during_preparation(failure, code, kept, caplog):
     scan, chosen = head((64, 64, 32), (2.0, 2.0, 3.0)).volume, settings().preprocess
     expected = prepare(scan, chosen, "scan")
-    where = DeviceArrays("auto", Broken(failure))
-    found = where.run(lambda arrays: prepare(scan, chosen, "scan", None, arrays), "sub-1")
-    assert np.array_equal(found.image, expected.image) and "sub-1: the device failed" in caplog.text
-    assert (where.arrays is not None) == kept and bool(where.reason) != kept
+
+    def work(arrays):
+        return prepare(scan, chosen, "scan", None, arrays)
+
+    where = DeviceArrays(requested="auto", accelerated=Broken(failure))
+    found = where.run(work, "sub-1")
+    assert np.array_equal(found.image, expected.image) and "sub-1: torch on the cpu failed" in caplog.text
+    assert (where.accelerated is not None) == kept and bool(where.reason) != kept
     with refused(code, case="sub-1"):
-        DeviceArrays("cuda", Broken(failure)).run(lambda arrays: prepare(scan, chosen, "scan", None, arrays), "sub-1")
+        DeviceArrays(requested="cuda", accelerated=Broken(failure)).run(work, "sub-1")
 
 
 def test_memory_errors_keep_their_kind():
@@ -198,7 +202,7 @@ def test_arrays_that_differ_from_the_cpu_are_not_used():
             return super().resampled(array, factor, shape) + 0.1
 
     where = open_arrays("auto", opener=lambda card: Wrong("cpu"))
-    assert where.arrays is None and "differs from the CPU" in where.reason
+    assert where.accelerated is None and "differs from the CPU" in where.reason
     assert open_arrays("auto", opener=lambda card: TorchArrays("cpu")).reason == ""
     assert open_arrays("cpu").run(lambda arrays: arrays) is NUMPY
 
@@ -207,9 +211,9 @@ def test_a_detector_prepares_on_its_device():
     scan = golden_scan(4)[0]
     with BundleDetector(EXAMPLE) as detector:
         expected = detector.detect(scan)
-        detector._arrays = where = DeviceArrays("cuda", Counting("cpu"))
+        detector._arrays = where = DeviceArrays(requested="cuda", accelerated=Counting("cpu"))
         found = detector.detect(scan)
-    assert where.arrays.scans == 1
+    assert where.accelerated.scans == 1
     assert [d.index for d in found.detections] == [d.index for d in expected.detections]
 
 
