@@ -10,7 +10,9 @@ import pytest
 
 from cmb_models.runtime.device import VARIABLE, open_on_cuda
 from cmb_models.serving.deploy.fleet import deploy_bundle
-from cmb_models.serving.run.devices import set_device, step_devices
+from cmb_models.serving.deploy.status import _devices, server_status
+from cmb_models.serving.run.devices import set_device, step_devices, without_cards
+from cmb_models.serving.run.state_dir import announced, running_metrics, running_url
 from cmb_models.serving.run.triton_process import running_server
 from tests.support.bundles import make_bundle
 from tests.support.refused import refused
@@ -37,14 +39,27 @@ def test_a_server_reports_the_device_of_each_step(bundle, tmp_path, monkeypatch,
     if device == "auto" and has_cuda(bundle):
         pytest.skip("a CUDA device")
     monkeypatch.setenv(VARIABLE, device)
-    with running_server(tmp_path / "repository", log=tmp_path / "server.log") as server:
+    reason = "" if device == "cpu" else " (no NVIDIA driver)"
+    expected = [f"{model} of release 1 on cpu{reason}" for model in ("cmb_cnn", "cmb_prepare", "cmb_unet")]
+    with running_server(tmp_path / "repository", log=tmp_path / "server.log") as server, announced(tmp_path, server):
         assert step_devices(server.metrics_url) == []
         deploy_bundle(bundle, 1, tmp_path / "repository", server.grpc_url)
-        reason = "" if device == "cpu" else " (no NVIDIA driver)"
-        assert step_devices(server.metrics_url) == [
-            f"{model} of release 1 on cpu{reason}" for model in ("cmb_cnn", "cmb_prepare", "cmb_unet")
-        ]
+        assert step_devices(server.metrics_url) == expected
+        url = running_url(tmp_path)
+        assert list(server_status(url, {}, running_metrics(tmp_path, url)).devices) == expected
+        assert running_metrics(tmp_path, "elsewhere:8001") is None
     assert f"cmb_unet 1: device cpu{reason}" in (tmp_path / "server.log").read_text()
+    assert running_metrics(tmp_path, url) is None  # no server runs
+
+
+def test_metrics_that_cannot_be_read_do_not_stop_the_status():
+    assert _devices("127.0.0.1:9") == () == _devices(None)
+
+
+def test_a_server_on_the_cpu_sees_no_card():
+    assert without_cards({VARIABLE: "cpu"})["CUDA_VISIBLE_DEVICES"] == ""
+    for device in ({}, {VARIABLE: "auto"}, {VARIABLE: "cuda"}):
+        assert "CUDA_VISIBLE_DEVICES" not in without_cards(device)
 
 
 @pytest.mark.serving
