@@ -28,14 +28,15 @@ class OnnxNetwork:
     """The graph of an ONNX file on a device.
 
     Args:
-        file: The ONNX file. Weights are held in float32.
+        file: The ONNX file.
         device: Where to run it.
+        dtype: Of the weights, and of the input to pass. Releases run in float32: float16 moves scores more than golden scans allow.
 
     Raises:
         InputError: If the graph has an operator that is not in OPERATORS, or pads otherwise than by its edge.
     """
 
-    def __init__(self, file: Path, device: torch.device) -> None:
+    def __init__(self, file: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         graph = onnx.load(str(file)).graph
         self._nodes = [(node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node]
         operators = {node.op_type for node, _ in self._nodes} - set(OPERATORS)
@@ -43,7 +44,7 @@ class OnnxNetwork:
         if unknown := sorted(operators | {f"Pad ({mode})" for mode in modes - {"edge"}}):
             expected, remedy = f"operators among {', '.join(sorted(OPERATORS))}", "install onnxruntime-gpu, or use the CPU"
             raise InputError("network-unsupported", file, expected, ", ".join(unknown), remedy)
-        self.device = device
+        self.device, self._dtype = device, dtype
         self.reach, self.multiple = geometry(file)
         self._output = graph.output[0].name
         self._input = graph.input[0].name
@@ -54,10 +55,10 @@ class OnnxNetwork:
         self._released = [[name for name in node.input if last[name] == n] for n, (node, _) in enumerate(self._nodes)]
 
     def _constant(self, array: np.ndarray) -> Tensor | np.ndarray:
-        return torch.from_numpy(array.copy()).to(self.device) if np.issubdtype(array.dtype, np.floating) else array
+        return torch.from_numpy(array.copy()).to(self.device, self._dtype) if np.issubdtype(array.dtype, np.floating) else array
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The graph's output for its input, both on the device, in the input's precision."""
+        """The graph's output for its input, both on the device in `dtype`."""
         values: dict[str, Any] = {self._input: image}
         for (node, attributes), released in zip(self._nodes, self._released, strict=True):
             inputs = [values[name] if name in values else self._constants.get(name) for name in node.input]
