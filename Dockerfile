@@ -27,12 +27,14 @@ COPY serving/model_repository /opt/cmb/app/serving/model_repository
 COPY serving/backends /opt/cmb/app/serving/backends
 
 # PYTHONPATH comes before the system's packages, in the server's Python steps too. HOME and the CUDA cache lie on the tmpfs: the
-# root file system may be read-only. One thread for each step's small linear algebra.
+# root file system may be read-only. One thread for each step's small linear algebra. TF32, the default of the libraries for float32
+# convolutions on newer GPUs, moves scores by more than a deployment's golden scan allows.
 ENV PYTHONPATH=/opt/cmb/app:/opt/cmb/site \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     CUDA_CACHE_PATH=/tmp/cuda-cache \
+    NVIDIA_TF32_OVERRIDE=0 \
     OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1 \
     CMB_ADDRESS=0.0.0.0

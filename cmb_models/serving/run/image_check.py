@@ -18,6 +18,8 @@ STEPS = (
     "cmb_models.detect.patches",
     "cmb_models.detect.phase",
     "cmb_models.detect.preprocess",
+    "cmb_models.runtime.device",
+    "cmb_models.serving.triton.device_metric",
 )
 TOOLS = (
     "cmb_models.serving.run.entrypoint",

@@ -118,6 +118,7 @@ def _step_configs(settings: Mapping[int, PipelineConfig]) -> dict[str, dict]:
                 "version_policy": {"specific": {"versions": list(settings if shared else matching)}},
                 "input": [_input(t, renamed, _common_patch(matching.values())) for t in inputs] + _role_inputs(step),
                 "output": [_tensor(t, renamed, _common_patch(matching.values())) for t in outputs],
+                # One instance on each card, or one on the CPU. A second on a card would wait for the first.
                 "instance_group": [{"kind": "KIND_AUTO", "count": 1}],
             }
     return configs
