@@ -11,6 +11,7 @@ CODES = {
     "scan-file": "The file is not a complete NIfTI volume of real numbers.",
     "scan-not-found": "A scan that the index or the workspace lists is missing.",
     "scan-changed": "A scan's content differs from what was checked before.",
+    "scan-space": "A NIfTI header does not say, or says in two ways, where its image lies in the scanner.",
     "scan-geometry": "Shape, voxel size, field of view or affine are not plausible for a head scan.",
     "scan-too-large": "The scan has more voxels than can be processed.",
     "scan-not-finite": "The scan has NaN or infinite voxels.",

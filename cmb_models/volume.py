@@ -93,6 +93,8 @@ class Volume:
         # The image keeps its affine in float64; the header rounds it to float32.
         image.set_sform(self.affine, code="scanner", update_affine=False)
         image.set_qform(self.affine, code="scanner", update_affine=False)
+        if not np.allclose(image.get_qform(), self.affine, atol=1e-3):  # it holds no shear
+            image.set_qform(None, code=0)
         return image
 
     @property

@@ -112,6 +112,7 @@ def _entry(scan: ScanFile, with_phase: Preprocess | None) -> ScanEntry:
 
 def _check_inside(scan: ScanFile, volume: Volume) -> None:
     centres = np.array([a.centre_mm for a in scan.annotations]).reshape(-1, 3)
+    _require_one_label_a_place(scan, centres)
     cmbs = np.array([a.centre_mm for a in scan.annotations if a.is_cmb]).reshape(-1, 3)
     if len(pairs := cKDTree(cmbs).query_pairs(ONE_LESION_MM) if len(cmbs) else ()):
         got = f"{len(pairs)} pairs of rows nearer than {ONE_LESION_MM:g} mm"
@@ -122,3 +123,15 @@ def _check_inside(scan: ScanFile, volume: Volume) -> None:
         got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
         remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
         raise InputError("annotation-outside", scan.path, "annotations inside the scan", got, remedy)
+
+
+def _require_one_label_a_place(scan: ScanFile, centres: np.ndarray) -> None:
+    labels = [a.label for a in scan.annotations]
+    pairs = cKDTree(centres).query_pairs(ONE_LESION_MM) if len(centres) else set()
+    differing = sorted((i, j) for i, j in pairs if labels[i] != labels[j])
+    if differing:
+        i, j = differing[0]
+        got = f"{labels[i]} and {labels[j]} within {ONE_LESION_MM:g} mm at {centres[i].round(1).tolist()}"
+        more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+        remedy = "keep one of the rows, or mark the place as possible"
+        raise InputError("annotation-repeated", scan.path, "one label a place", got + more, remedy)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -12,6 +14,8 @@ from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
 
 MIMIC_PREFIX = "mimic:"
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # by which Excel is told the separator
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ def read_annotations(path: Path) -> list[Annotation]:
     """Read annotations.csv.
 
     Args:
-        path: UTF-8 CSV with the columns COLUMNS, in any order; OPTIONAL ones may be missing.
+        path: UTF-8 CSV with the columns COLUMNS, in any order; OPTIONAL ones may be missing. Separated by commas, or by semicolons
+            or tabs, as spreadsheets write it; then numbers may have a decimal comma. A line `sep=;` may come first. Empty rows are
+            skipped.
 
     Returns:
         The rows in the file's order; [] for a file with only a header.
@@ -106,22 +112,32 @@ def _read_rows(path: Path) -> list[Annotation]:
     rows: list[Annotation] = []
     faults: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        there = reader.fieldnames or []
+        first, skipped = stream.readline(), 0
+        if named := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
+            first, skipped = stream.readline(), 1
+        separator = named["separator"] if named else max(SEPARATORS, key=first.count)
+        reader = csv.DictReader(itertools.chain([first], stream), delimiter=separator)
+        there = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = there
         missing = [c for c in REQUIRED if c not in there]
         if missing:
+            got = (
+                f"no {', '.join(missing)} between its {SEPARATORS[separator]}s"
+                if separator in SEPARATORS
+                else f"no {', '.join(missing)}"
+            )
             raise InputError(
-                "annotations-invalid",
-                path,
-                f"columns {', '.join(REQUIRED)}",
-                f"no {', '.join(missing)}",
-                "add the missing columns to its first line",
+                "annotations-invalid", path, f"columns {', '.join(REQUIRED)}", got, "add the missing columns to its first line"
             )
         for row in reader:
+            if not any(text.strip() for text in row.values() if isinstance(text, str)):
+                continue
             try:
-                rows.append(_annotation(row))
+                if None in row:  # csv's key for what is more than the header has
+                    raise ValueError(f"{len(there) + len(row[None])} values for {len(there)} columns{_decimal_commas(separator)}")
+                rows.append(_annotation(row, decimal_comma=separator != ","))
             except (TypeError, ValueError) as error:
-                faults.append(f"line {reader.line_num}: {error}")
+                faults.append(f"line {reader.line_num + skipped}: {error}")
     if faults:
         raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
     return rows
@@ -136,19 +152,29 @@ def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
             writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])
 
 
-def _annotation(row: dict[str, str]) -> Annotation:
+def _decimal_commas(separator: str) -> str:
+    return " (decimal commas? separate the columns by semicolons then)" if separator == "," else ""
+
+
+def _annotation(row: dict[str, str], decimal_comma: bool = False) -> Annotation:
     """One row of the file. Raises TypeError or ValueError for a missing or unreadable number."""
 
     def text(column: str) -> str:
         return (row.get(column) or "").strip()
 
+    def number(column: str) -> float:
+        value = text(column)
+        if not value:
+            raise ValueError(f"no {column}")
+        return float(value.replace(",", ".") if decimal_comma and value.count(",") == 1 and "." not in value else value)
+
     return Annotation(
         subject=text("subject"),
         session=text("session"),
-        x_mm=float(row["x_mm"]),
-        y_mm=float(row["y_mm"]),
-        z_mm=float(row["z_mm"]),
-        diameter_mm=float(row["diameter_mm"]),
+        x_mm=number("x_mm"),
+        y_mm=number("y_mm"),
+        z_mm=number("z_mm"),
+        diameter_mm=number("diameter_mm"),
         label=text("label"),
         rater=text("rater"),
         region=text("region"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +20,12 @@ from cmb_models.files import atomic_write
 from cmb_models.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
+GZIP = b"\x1f\x8b"
+NIFTI2_HEADER = 540  # bytes, which its first number says; NIfTI-1 has 348
+MOST_TRAILING = 2**12  # bytes after the voxels: a writer's padding
+TEMPLATES = {3: "Talairach space", 4: "MNI space"}  # codes of an affine that are not the scanner's
+SAME_PLACE_MM = 1.0  # corners of an image by qform and by sform: more than rounding
+SAME_SIZE = 0.02  # share by which voxel sizes may differ from the affine's: rounded headers, slightly sheared affines
 MOST_VOXELS = 2**30  # 4 GiB as float32, some 20 times the finest SWI: more is a damaged header
 # What nibabel and the layers below it raise for files that are cut short, damaged or of another format.
 BAD_HEADER = (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
@@ -40,13 +49,15 @@ def read_volume(path: Path) -> Volume:
         or infinite (detect.checks rejects these).
 
     Raises:
-        InputError: If the file is missing, not readable, truncated or not NIfTI, has several volumes, complex or colour voxels,
-            or an affine that is not invertible.
+        InputError: If the file is missing, not readable, damaged, truncated or not NIfTI, has several volumes, complex or colour
+            voxels, an affine that is not invertible, or none in scanner space (`require_scanner_space`).
     """
     path = Path(path)
     try:
         _check_file(path)
-        image = nib.load(path, mmap=False)
+        with _opened(path) as stream:
+            volume = volume_of(_image_of(stream), path)
+            _require_end(stream, path)
     except InputError:
         raise
     except PermissionError as error:
@@ -55,9 +66,38 @@ def read_volume(path: Path) -> Volume:
         ) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    if not isinstance(image, SpatialImage):
-        raise _unreadable(path, TypeError(f"{type(image).__name__} is not an image in space"))
-    return volume_of(image, path)
+    return volume
+
+
+def _opened(path: Path) -> io.IOBase:
+    """The file's bytes, decompressed; the gzip format is recognised by its first two bytes, since suffixes are lost in copying."""
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == GZIP
+    return gzip.open(path) if compressed else path.open("rb")
+
+
+def _image_of(stream: io.IOBase) -> SpatialImage:
+    """The image in a stream, of which only the header is read. Raises one of BAD_HEADER for another format."""
+    size = stream.read(4)
+    stream.seek(0)
+    if len(size) < 4:
+        raise ImageFileError("shorter than a header")
+    nifti2 = NIFTI2_HEADER in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+    kind = nib.Nifti2Image if nifti2 else nib.Nifti1Image
+    image: SpatialImage = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
+    return image
+
+
+def _require_end(stream: io.IOBase, path: Path) -> None:
+    """Read what follows the voxels: at its end the checksum of a gzip file is compared, and it may hold little else."""
+    rest = 0
+    while chunk := stream.read(2**20):
+        rest += len(chunk)
+        if rest > MOST_TRAILING:
+            got = f"more than {MOST_TRAILING} bytes after its voxels"
+            raise InputError(
+                "scan-file", path, "a whole NIfTI file", got, "compare it with the original, and copy or export it again"
+            )
 
 
 def volume_of(image: SpatialImage, case: object) -> Volume:
@@ -79,16 +119,70 @@ def volume_of(image: SpatialImage, case: object) -> Volume:
     except UNREADABLE as error:
         raise _unreadable(case, error) from error
     try:
-        return Volume(data.reshape(data.shape[:3]), image.affine)
+        volume = Volume(data.reshape(data.shape[:3]), image.affine)
     except ValueError as error:
         raise InputError(
             "scan-geometry", case, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
         ) from error
+    try:
+        require_scanner_space(image, case)
+    except BAD_HEADER as error:
+        raise _unreadable(case, error) from error
+    return volume
+
+
+def require_scanner_space(image: SpatialImage, case: object) -> None:
+    """Raise InputError unless a NIfTI header says without contradiction where its image lies in the scanner.
+
+    Refused: no qform and no sform, of which nibabel makes a guess that is mirrored; both, but of different places or handedness; a
+    template's space (codes 3 and 4) alone; voxel sizes that are not those of the affine. Other formats pass.
+    """
+    header = image.header
+    if not isinstance(header, nib.Nifti1Header):
+        return
+    forms = {"qform": header.get_qform(coded=True), "sform": header.get_sform(coded=True)}
+    there = {name: (affine, int(code)) for name, (affine, code) in forms.items() if affine is not None and code}
+    if not there:
+        remedy = "convert it from DICOM again, or set the affine that the scanner gave it"
+        raise InputError("scan-space", case, "an image with its place in the scanner", "neither qform nor sform", remedy)
+    if len(there) == 2:
+        _require_same_place(there, image.shape[:3], case)
+    if all(code in TEMPLATES for _, code in there.values()):
+        got = f"an affine of {', '.join(TEMPLATES[code] for _, code in there.values())}"
+        raise InputError(
+            "scan-space", case, "an image in scanner space", got, "pass the scan before its registration to a template"
+        )
+    spacing, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.array(header.get_zooms()[:3], dtype=float)
+    if not np.allclose(spacing, zooms, rtol=SAME_SIZE, atol=0):
+        sizes = [" x ".join(f"{s:.3g}" for s in size) for size in (zooms, spacing)]
+        got = f"voxels of {sizes[0]} mm in its header and {sizes[1]} mm by its affine"
+        raise InputError("scan-space", case, "one voxel size", got, "convert it from DICOM again, or correct its header")
+
+
+def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tuple[int, ...], case: object) -> None:
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    (one, _), (other, _) = forms.values()
+    apart = np.linalg.norm(nib.affines.apply_affine(one, corners) - nib.affines.apply_affine(other, corners), axis=1).max()
+    mirrored = np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
+    if mirrored or apart > SAME_PLACE_MM:
+        described = (f"{name} {_described(affine)}" for name, (affine, _) in forms.items())
+        got = f"{' and '.join(described)}, {'mirrored against each other' if mirrored else f'up to {apart:.0f} mm apart'}"
+        raise InputError(
+            "scan-space", case, "qform and sform of one place", got, "remove the wrong one, or convert it from DICOM again"
+        )
+
+
+def _described(affine: np.ndarray) -> str:
+    spacing = " x ".join(f"{s:.3g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+    origin = ", ".join(f"{o:.0f}" for o in affine[:3, 3])
+    return f"{''.join(nib.aff2axcodes(affine))} {spacing} mm from ({origin})"
 
 
 def _unreadable(case: object, error: BaseException) -> InputError:
-    got = f"one that cannot be read ({_one_line(error)})"
-    return InputError("scan-file", case, "a whole NIfTI file", got, "copy or export it again")
+    got, remedy = f"one that cannot be read ({_one_line(error)})", "copy or export it again"
+    if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError):
+        got, remedy = f"a damaged gzip file ({_one_line(error)})", "compare it with the original, and copy it again"
+    return InputError("scan-file", case, "a whole NIfTI file", got, remedy)
 
 
 def _check_file(path: Path) -> None:

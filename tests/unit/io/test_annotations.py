@@ -75,3 +75,34 @@ def test_unreadable_files(tmp_path):
 def test_labels_that_count(label):
     row = Annotation("s", "", 0.0, 0.0, 0.0, 3.0, label, "")
     assert row.is_cmb == (label == "cmb")
+
+
+SPREADSHEETS = {
+    "semicolons": "subject;session;x_mm;y_mm;z_mm;diameter_mm;label;rater\nsub-01;;1.0;-2.5;3;4;cmb;ab\n",
+    "decimal commas": "subject;session;x_mm;y_mm;z_mm;diameter_mm;label;rater\r\nsub-01;;1,0;-2,5;3,00;4;cmb;ab\r\n",
+    "tabs": "subject\tsession\tx_mm\ty_mm\tz_mm\tdiameter_mm\tlabel\trater\nsub-01\t\t1\t-2,5\t3\t4\tcmb\tab\n",
+    "named separator": "sep=;\r\nsubject;session;x_mm;y_mm;z_mm;diameter_mm;label;rater\r\nsub-01;;1;-2,5;3;4;cmb;ab\r\n",
+    "empty last rows": HEADER + "sub-01,,1,-2.5,3,4,cmb,ab\n,,,,,,,\n,,,,,,,\n\n",
+    "quoted commas": HEADER + '"sub-01","","1","-2.5","3","4","cmb","ab"\n',
+}
+
+
+@pytest.mark.parametrize("form", SPREADSHEETS)
+def test_what_spreadsheets_write(tmp_path, form):
+    assert read_annotations(file(tmp_path, SPREADSHEETS[form])) == [ROW]
+
+
+def test_decimal_commas_between_commas_are_named(tmp_path):
+    """`1,0,-2,5` has no one reading."""
+    with refused("annotations-invalid", got="line 2: 10 values for 8 columns .*semicolons"):
+        read_annotations(file(tmp_path, HEADER + "sub-01,,1,0,-2,5,3,4,cmb,ab\n"))
+
+
+def test_missing_columns_name_the_separator(tmp_path):
+    with refused("annotations-invalid", got="no x_mm, y_mm between its semicolons"):
+        read_annotations(file(tmp_path, "subject;session;z_mm;diameter_mm;label;rater\n"))
+
+
+def test_a_number_with_thousands_is_not_guessed(tmp_path):
+    with refused("annotations-invalid", got="1.000,5"):
+        read_annotations(file(tmp_path, SPREADSHEETS["semicolons"].replace("1.0", "1.000,5")))

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -88,7 +89,7 @@ FAULTS = {
     "png named nifti": (lambda d: write(d / "a.nii.gz", b"\x89PNG" * 200), "cannot be read"),
     "garbage": (lambda d: write(d / "a.nii", np.random.default_rng(0).bytes(5000)), "cannot be read"),
     "gzip of garbage": (lambda d: write(d / "a.nii.gz", gzip.compress(bytes(range(256)) * 9)), "cannot be read"),
-    "cut .nii.gz": (lambda d: short(d / "a.nii.gz", 0.5), "cannot be read"),
+    "cut .nii.gz": (lambda d: short(d / "a.nii.gz", 0.5), "a damaged gzip file"),
     "cut .nii": (lambda d: short(d / "a.nii", 0.5), "cannot be read"),
     "cut in the header": (lambda d: short(d / "a.nii", 0.001), "cannot be read"),
     "unknown type": (lambda d: patched(d / "a.nii", 70, "<h", 9999), "cannot be read"),
@@ -120,7 +121,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = save(tmp_path / "a.nii", DATA)
-    monkeypatch.setattr(nib, "load", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with refused("file-not-readable"):
         read_volume(path)
 
@@ -135,3 +136,79 @@ def test_integers_are_written_unscaled(tmp_path):
 def test_scan_names():
     names = {"x/sub-01_swi.nii.gz": "sub-01_swi", "b.NII": "b", "c.nii.gz.nii": "c.nii.gz", "d.png": "d.png"}
     assert {path: scan_name(path) for path in names} == names
+
+
+def test_a_gzip_file_that_was_damaged_in_copying(tmp_path):
+    """One flipped bit anywhere in the compressed voxels or the checksum; 40 places."""
+    rng = np.random.default_rng(6)
+    whole = save(tmp_path / "whole.nii.gz", rng.integers(0, 900, (40, 40, 20)).astype(np.int16)).read_bytes()
+    read_volume(tmp_path / "whole.nii.gz")
+    for place in [*rng.integers(20, len(whole) - 8, 38), len(whole) - 8, len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        with refused("scan-file", got="damaged gzip|cannot be read"):
+            read_volume(write(tmp_path / "damaged.nii.gz", bytes(damaged)))
+
+
+def test_bytes_after_the_end(tmp_path):
+    whole = save(tmp_path / "a.nii.gz", DATA).read_bytes()
+    with refused("scan-file", got="damaged gzip"):
+        read_volume(write(tmp_path / "b.nii.gz", whole + b"another file"))
+    with refused("scan-file", got="after its voxels"):
+        read_volume(write(tmp_path / "c.nii.gz", gzip.compress(gzip.decompress(whole) + bytes(10_000))))
+    read_volume(write(tmp_path / "d.nii.gz", gzip.compress(gzip.decompress(whole) + bytes(300))))  # padded to a block
+
+
+def test_a_compressed_file_named_nii_and_the_reverse(tmp_path):
+    whole = save(tmp_path / "a.nii.gz", DATA).read_bytes()
+    np.testing.assert_array_equal(read_volume(write(tmp_path / "b.nii", whole)).data, DATA)
+    np.testing.assert_array_equal(read_volume(write(tmp_path / "c.nii.gz", gzip.decompress(whole))).data, DATA)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_both_versions_and_byte_orders(tmp_path, kind, order):
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(np.dtype(np.int16).newbyteorder(order))
+    nib.save(kind(DATA.astype(np.int16), AFFINE, header), tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume.data, DATA)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-6)
+
+
+SCANNER, ALIGNED, MNI = 1, 2, 4
+MIRRORED = np.diag([-1.0, 1, 1, 1]) @ AFFINE
+MOVED = AFFINE + np.outer([0, 0, 1.5, 0], [0, 0, 0, 1])
+SPACES = {
+    "both alike": ((AFFINE, SCANNER), (AFFINE, ALIGNED), ""),
+    "qform alone": ((AFFINE, SCANNER), (None, 0), ""),
+    "scanner's and its copy in a template's name": ((AFFINE, SCANNER), (AFFINE, MNI), ""),
+    "neither": ((None, 0), (None, 0), "neither qform nor sform"),
+    "mirrored": ((AFFINE, SCANNER), (MIRRORED, SCANNER), "mirrored against each other"),
+    "apart": ((AFFINE, SCANNER), (MOVED, ALIGNED), "up to 2 mm apart"),
+    "a template's sform": ((np.diag([1.0, 1, 2, 1]), SCANNER), (np.eye(4), MNI), "RAS 1 x 1 x 2 mm .* RAS 1 x 1 x 1 mm"),
+    "a template alone": ((None, 0), (AFFINE, MNI), "MNI space"),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_where_an_image_lies(tmp_path, name):
+    (qform, qcode), (sform, scode), words = SPACES[name]
+    image = nib.Nifti1Image(DATA, None)
+    image.header["pixdim"][1:4] = (1, 1, 2)
+    if qform is not None:
+        image.set_qform(qform, qcode)
+    if sform is not None:
+        image.set_sform(sform, scode)
+    nib.save(image, tmp_path / "a.nii.gz")
+    if not words:
+        np.testing.assert_allclose(read_volume(tmp_path / "a.nii.gz").affine, AFFINE, atol=1e-5)
+        return
+    with refused("scan-space", case="a.nii.gz", got=words):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_voxel_sizes_that_contradict_the_affine(tmp_path):
+    path = patched(tmp_path / "a.nii", 80, "<3f", 2.0, 2.0, 2.0)
+    with refused("scan-space", got="2 x 2 x 2 mm in its header and 1 x 1 x 2 mm by its affine"):
+        read_volume(path)
