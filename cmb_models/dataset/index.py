@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.entries import ScanEntry, ScanIndex
-from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans, images_left_out, phase_beside, read_phase
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
@@ -39,7 +39,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
         remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
         raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
-    folders = sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
+    folders = _datasets(raw_dir)
     if not folders:
         raise InputError(
             "dataset-layout", raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`"
@@ -74,6 +74,23 @@ def summary(index: ScanIndex) -> list[str]:
         n_cmbs = sum(entry["n_cmbs"] for entry in scans)
         lines.append(f"{name}: scans {len(scans)} ({empty} without microbleeds), subjects {subjects}, microbleeds {n_cmbs}")
     return lines
+
+
+def left_out(raw_dir: Path) -> list[str]:
+    """One line per dataset and reason: how many of its images are not used, and the first."""
+    lines = []
+    for folder in _datasets(raw_dir):
+        reasons: dict[str, list[Path]] = {}
+        for image, reason in images_left_out(folder).items():
+            reasons.setdefault(reason, []).append(image)
+        for reason, images in reasons.items():
+            first = images[0].relative_to(raw_dir).as_posix()
+            lines.append(f"{folder.name}: {len(images)} images not used, {reason}: {first}{' ...' if len(images) > 1 else ''}")
+    return lines
+
+
+def _datasets(raw_dir: Path) -> list[Path]:
+    return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
 def _repeated(entries: list[ScanEntry]) -> list[str]:

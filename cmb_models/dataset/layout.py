@@ -1,7 +1,11 @@
-"""The folder layout a site keeps its scans in: <dataset>/sub-*/[ses-*/]swi/sub-*_swi.nii.gz and annotations.csv."""
+"""The folder layout a site keeps its scans in: <dataset>/sub-*/[ses-*/]swi/sub-*_swi.nii.gz and annotations.csv.
+
+BIDS puts SWI below swi/ or anat/; files may be compressed or not.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,10 @@ from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
+LAYOUT = "sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]"
+SCAN = re.compile(r"sub-[^/]+/(ses-[^/]+/)?(swi|anat)/sub-[^/]+_swi\.nii(\.gz)?")
+DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
+SHOWN = 5  # files in a message
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,48 @@ def read_phase(swi: Path, file: Path | None = None) -> Volume:
         ) from error
 
 
+def images_left_out(dataset: Path) -> dict[Path, str]:
+    """Every NIfTI file below a dataset that is none of its SWI scans, with the reason."""
+    return {f: _reason(dataset, f) for f in _images(dataset) if not _is_scan(dataset, f)}
+
+
+def _images(dataset: Path) -> list[Path]:
+    """All NIfTI files below a dataset but those in hidden folders, sorted by path."""
+    files = (f for f in dataset.rglob("*") if f.name.lower().endswith((".nii", ".nii.gz")) and f.is_file())
+    return sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(dataset).parts))
+
+
+def _is_scan(dataset: Path, file: Path) -> bool:
+    return bool(SCAN.fullmatch(file.relative_to(dataset).as_posix())) and "_part-" not in file.name
+
+
+def _is_misnamed(dataset: Path, file: Path) -> bool:
+    """Whether a file that is no scan of the layout is named like one."""
+    name = file.name.lower()
+    return not DERIVED & set(file.relative_to(dataset).parts) and "_part-" not in name and scan_name(Path(name)).endswith("swi")
+
+
+def _reason(dataset: Path, file: Path) -> str:
+    if folders := DERIVED & set(file.relative_to(dataset).parts):
+        return f"in {min(folders)}/"
+    if "_part-phase" in file.name:
+        return "a phase image, which is read with its SWI where a release uses phase"
+    return "a part of a complex image" if "_part-" in file.name else f"not named {LAYOUT}"
+
+
 def find_scans(dataset: Path) -> list[ScanFile]:
     """Find all SWI scans of a dataset with their annotations. Images are not opened.
 
     Args:
-        dataset: Folder with annotations.csv and sub-*/[ses-*/]swi/sub-*_swi.nii.gz; phase images (`_part-phase_`) are skipped.
+        dataset: Folder with annotations.csv and sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]. Other images, such as phase images
+            and label masks, are left out (`images_left_out`).
 
     Returns:
         The scans, sorted by path; at least one.
 
     Raises:
-        InputError: If annotations.csv or scans are missing, a session has several scans, or an annotation has no scan.
+        InputError: If annotations.csv or scans are missing, a session has several scans, an annotation has no scan, or a file that
+            is named like an SWI scan has another name or place than the layout's: it would be missing without a word.
     """
     dataset = Path(dataset)
     if not (dataset / ANNOTATIONS).is_file():
@@ -87,14 +126,14 @@ def find_scans(dataset: Path) -> list[ScanFile]:
             "add the list of marked microbleeds (a header alone if there are none)",
         )
     rows = read_annotations(dataset / ANNOTATIONS)
-    patterns = ("sub-*/swi/sub-*_swi.nii.gz", "sub-*/ses-*/swi/sub-*_swi.nii.gz")
-    files = sorted(
-        f for p in patterns for f in dataset.glob(p) if "_part-" not in f.name
-    )  # phase images are stored next to the SWI
+    images = _images(dataset)
+    files = [f for f in images if _is_scan(dataset, f)]
+    if misnamed := [f for f in images if f not in files and _is_misnamed(dataset, f)]:
+        got = ", ".join(f.relative_to(dataset).as_posix() for f in misnamed[:SHOWN])
+        got += f" and {len(misnamed) - SHOWN} more" if len(misnamed) > SHOWN else ""
+        raise InputError("dataset-layout", dataset, f"scans as {LAYOUT}", got, "rename or remove them: they are not read")
     if not files:
-        raise InputError(
-            "dataset-layout", dataset, "scans as sub-*/swi/sub-*_swi.nii.gz", "none", "put the scans in this layout (README)"
-        )
+        raise InputError("dataset-layout", dataset, f"scans as {LAYOUT}", "none", "put the scans in this layout (README)")
     found = []
     for file in files:
         parts = file.relative_to(dataset).parts

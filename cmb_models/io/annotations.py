@@ -14,7 +14,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
 
 MIMIC_PREFIX = "mimic:"
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # by which Excel is told the separator
 
 
@@ -121,11 +121,7 @@ def _read_rows(path: Path) -> list[Annotation]:
         reader.fieldnames = there
         missing = [c for c in REQUIRED if c not in there]
         if missing:
-            got = (
-                f"no {', '.join(missing)} between its {SEPARATORS[separator]}s"
-                if separator in SEPARATORS
-                else f"no {', '.join(missing)}"
-            )
+            got = f"no {', '.join(missing)}, separated by {SEPARATORS.get(separator, repr(separator))}"
             raise InputError(
                 "annotations-invalid", path, f"columns {', '.join(REQUIRED)}", got, "add the missing columns to its first line"
             )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import load_params
-from cmb_models.dataset.index import index_datasets, summary
+from cmb_models.dataset.index import index_datasets, left_out, summary
 from cmb_models.dataset.layout import phase_beside
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, write_annotations
@@ -51,6 +51,17 @@ def test_all_faults_are_told_at_once(tmp_path):
         index_datasets(tmp_path)
     for words in ("3 faults", "annotations inside the scan", "merge the rows of several raters", "annotations.csv"):
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize("other", ["mimic:vein", "possible"])
+def test_one_place_with_two_labels_is_refused(tmp_path, other):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [])
+    rows = [Annotation("sub-1", "", x, 0.0, 0.0, 3.0, label, "a") for x, label in ((0.0, "cmb"), (1.5, other), (9.0, other))]
+    write_annotations(tmp_path / "site/annotations.csv", rows)
+    with refused("dataset-faults", got=f"cmb and {other} within 2 mm at"):
+        index_datasets(tmp_path)
+    write_annotations(tmp_path / "site/annotations.csv", [rows[0], rows[2]])
+    assert index_datasets(tmp_path)["scans"][0]["n_cmbs"] == 1
 
 
 def test_the_same_file_under_two_names_is_refused(tmp_path):
@@ -110,3 +121,12 @@ def test_every_scan_without_its_phase_is_told_at_once(tmp_path):
     }
     for line, (subject, words) in zip(told[1:5], faults.items(), strict=True):
         assert line.startswith(f"  - {swi_of(tmp_path, subject)}: expected ") and words in line
+
+
+def test_images_that_are_not_used_are_counted_by_reason(tmp_path):
+    for name in ("one", "two"):
+        dataset(tmp_path / name, {"sub-1": head(seed=1), "sub-2": head(seed=2)}, [])
+    for subject in ("sub-1", "sub-2"):
+        (tmp_path / f"one/{subject}/swi/{subject}_T1w.nii.gz").touch()
+    (line,) = left_out(tmp_path)
+    assert line.startswith("one: 2 images not used, not named sub-*") and line.endswith("one/sub-1/swi/sub-1_T1w.nii.gz ...")

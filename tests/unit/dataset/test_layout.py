@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmb_models.dataset.layout import find_scans, phase_beside, read_phase
+from cmb_models.dataset.layout import find_scans, images_left_out, phase_beside, read_phase
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
@@ -88,3 +88,46 @@ def test_phase_is_read_from_beside_or_from_where_it_is_said_to_be(tmp_path):
         with pytest.raises(InputError) as raised:
             read_phase(swi, file)
         assert raised.value.case == str(swi) and raised.value.got == got
+
+
+def test_anat_and_uncompressed_files_are_scans(tmp_path):
+    place(tmp_path, "sub-01/anat/sub-01_swi.nii", "sub-02/ses-1/anat/sub-02_ses-1_swi.nii.gz", "sub-03/swi/sub-03_swi.nii")
+    mark(tmp_path)
+    assert [s.subject for s in find_scans(tmp_path)] == ["sub-01", "sub-02", "sub-03"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-004/swi/sub-004_SWI.nii.gz",
+        "sub-004/swi/sub-004_swi.NII.GZ",
+        "Sub-004/swi/Sub-004_swi.nii.gz",
+        "sub-004/sub-004_swi.nii.gz",
+        "sub-004/swi/004_swi.nii",
+        "004_swi.nii.gz",
+        "sub-004/swi/swi.nii.gz",
+        "sub-004/ses-1/x/swi/sub-004_swi.nii.gz",
+    ],
+)
+def test_a_scan_under_another_name_is_named(tmp_path, name):
+    """Left out silently, it would take its false positives and its lesions along."""
+    place(tmp_path, "sub-01/swi/sub-01_swi.nii.gz", name)
+    mark(tmp_path)
+    with refused("dataset-layout", got=name):
+        find_scans(tmp_path)
+
+
+def test_every_other_image_is_left_out_for_a_reason(tmp_path):
+    others = {
+        "derivatives/masks/sub-01/sub-01_swi.nii.gz": "in derivatives/",
+        "sub-01/anat/sub-01_T1w.nii.gz": "not named",
+        "sub-01/swi/sub-01_part-mag_swi.nii.gz": "a part of a complex image",
+        "sub-01/swi/sub-01_part-phase_swi.nii.gz": "a phase image",
+        "sub-01/swi/sub-01_minIP.nii.gz": "not named",
+    }
+    place(tmp_path, "sub-01/swi/sub-01_swi.nii.gz", ".trash/sub-09_swi.nii.gz", *others)
+    mark(tmp_path)
+    assert len(find_scans(tmp_path)) == 1
+    found = {image.relative_to(tmp_path).as_posix(): reason for image, reason in images_left_out(tmp_path).items()}
+    assert found.keys() == others.keys()
+    assert all(found[name].startswith(reason) for name, reason in others.items())

@@ -99,7 +99,7 @@ def test_decimal_commas_between_commas_are_named(tmp_path):
 
 
 def test_missing_columns_name_the_separator(tmp_path):
-    with refused("annotations-invalid", got="no x_mm, y_mm between its semicolons"):
+    with refused("annotations-invalid", got="no x_mm, y_mm, separated by semicolons"):
         read_annotations(file(tmp_path, "subject;session;z_mm;diameter_mm;label;rater\n"))
 
 
