@@ -29,6 +29,7 @@ CODES = {
     "dataset-layout": "Folders and files are not in the expected layout.",
     "dataset-faults": "Several faults, all listed.",
     "annotations-invalid": "annotations.csv cannot be read or has invalid values.",
+    "annotation-frame": "The marks of a dataset are written in another frame than scanner RAS millimetres.",
     "annotation-outside": "An annotation lies outside its scan.",
     "annotation-repeated": "Two rows mark the same lesion.",
     "annotation-without-scan": "A row names a scan that does not exist.",

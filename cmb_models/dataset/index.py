@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ from scipy.spatial import cKDTree
 
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.entries import ScanEntry, ScanIndex
+from cmb_models.dataset.frames import darkness_by_frame, require_frame
 from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans, images_left_out, phase_beside, read_phase
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
+from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume, index_from_world
 
+OUTSIDE = "annotation-outside"
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
 
 
@@ -47,16 +51,8 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     entries: list[ScanEntry] = []
     faults: list[str] = []
     for folder in folders:
-        try:
-            scans = find_scans(folder)
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        for scan in scans:
-            try:
-                entries.append(_entry(scan, with_phase))
-            except InputError as error:
-                faults.append(str(error))
+        found, wrong = _dataset(folder, with_phase)
+        entries, faults = entries + found, faults + wrong
     faults += _repeated(entries)
     if faults:
         listed = "".join(f"\n  - {f}" for f in faults)
@@ -105,10 +101,35 @@ def _repeated(entries: list[ScanEntry]) -> list[str]:
     return faults
 
 
-def _entry(scan: ScanFile, with_phase: Preprocess | None) -> ScanEntry:
-    volume = read_volume(scan.path)
-    check_scan(volume, str(scan.path))
-    _check_inside(scan, volume)
+def _dataset(folder: Path, with_phase: Preprocess | None) -> tuple[list[ScanEntry], list[str]]:
+    """The scans of one dataset, and its faults."""
+    try:
+        scans = find_scans(folder)
+    except InputError as error:
+        return [], [str(error)]
+    entries, faults, marks = [], [], []
+    for scan in scans:
+        try:
+            volume = read_volume(scan.path)
+            check_scan(volume, str(scan.path))
+            marks.append(darkness_by_frame(_centres(a for a in scan.annotations if a.is_cmb), volume))
+            _check_inside(scan, volume)
+            entries.append(_entry(scan, volume, with_phase))
+        except InputError as error:
+            faults.append(error)
+    try:
+        require_frame(folder / ANNOTATIONS, marks)
+    except InputError as error:  # the cause of the marks outside their scans
+        faults = [error, *(fault for fault in faults if fault.code != OUTSIDE)]
+    return entries, [str(fault) for fault in faults]
+
+
+def _centres(annotations: Iterable[Annotation]) -> np.ndarray:
+    """RAS mm, (N, 3); N may be 0."""
+    return np.array([a.centre_mm for a in annotations]).reshape(-1, 3)
+
+
+def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> ScanEntry:
     entry: ScanEntry = {
         "key": scan.key,
         "dataset": scan.dataset,
@@ -128,9 +149,9 @@ def _entry(scan: ScanFile, with_phase: Preprocess | None) -> ScanEntry:
 
 
 def _check_inside(scan: ScanFile, volume: Volume) -> None:
-    centres = np.array([a.centre_mm for a in scan.annotations]).reshape(-1, 3)
+    centres = _centres(scan.annotations)
     _require_one_label_a_place(scan, centres)
-    cmbs = np.array([a.centre_mm for a in scan.annotations if a.is_cmb]).reshape(-1, 3)
+    cmbs = _centres(a for a in scan.annotations if a.is_cmb)
     if len(pairs := cKDTree(cmbs).query_pairs(ONE_LESION_MM) if len(cmbs) else ()):
         got = f"{len(pairs)} pairs of rows nearer than {ONE_LESION_MM:g} mm"
         raise InputError("annotation-repeated", scan.path, "one row a microbleed", got, "merge the rows of several raters")
@@ -139,7 +160,7 @@ def _check_inside(scan: ScanFile, volume: Volume) -> None:
     if outside.any():
         got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
         remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
-        raise InputError("annotation-outside", scan.path, "annotations inside the scan", got, remedy)
+        raise InputError(OUTSIDE, scan.path, "annotations inside the scan", got, remedy)
 
 
 def _require_one_label_a_place(scan: ScanFile, centres: np.ndarray) -> None:
