@@ -8,7 +8,7 @@ import numpy as np
 
 from cmb_models.config.params import load_params
 from cmb_models.dataset.leakage import check_lineage
-from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, require_whole
+from cmb_models.evaluation.exposure_log import contents_of, count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.plots import froc_figure
 from cmb_models.evaluation.rows import write_rows
 from cmb_models.evaluation.run import score_scans
@@ -37,7 +37,8 @@ def main() -> None:
     threshold = decision.threshold
     metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
     # Counted before anything is written: a look that was stopped midway is still a look.
-    metrics["locked_set"] = count_evaluation(EXPOSURE_LOG, detector.bundle.manifest_sha256, locked_scans(test), commit, metrics)
+    manifest, scans = detector.bundle.manifest_sha256, locked_scans(test)
+    metrics["locked_set"] = count_evaluation(EXPOSURE_LOG, manifest, scans, commit, metrics, contents_of(test))
     rows = write_rows(OUT, scans, threshold, tolerance, decision)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))

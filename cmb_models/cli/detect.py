@@ -196,9 +196,9 @@ def answer_scan(
     phase: the phase image's file, None for the one next to the scan; opened only if the release uses phase.
     """
     from cmb_models.client.outputs import ScanResult
-    from cmb_models.client.scan_id import scan_sha256
     from cmb_models.dataset.layout import read_phase
     from cmb_models.io.nifti import read_volume, scan_name
+    from cmb_models.io.scan_id import scan_sha256
 
     volume, requires_phase = read_volume(path), detector.requires_phase
     if phase and not requires_phase:

@@ -6,7 +6,11 @@ from typing import NotRequired, TypedDict
 
 
 class ScanEntry(TypedDict):
-    """One scan of the index. subject: with its dataset's name before it. shape and spacing_mm: along i, j and k as stored."""
+    """One scan of the index.
+
+    subject: with its dataset's name before it. sha256: of the file. content_sha256: of voxels, shape and affine (io.scan_id), the
+    same for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored.
+    """
 
     key: str
     dataset: str
@@ -14,6 +18,7 @@ class ScanEntry(TypedDict):
     session: str
     path: str
     sha256: str
+    content_sha256: str
     shape: list[int]
     spacing_mm: list[float]
     n_cmbs: int

@@ -18,6 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import read_volume
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume, index_from_world
 
 OUTSIDE = "annotation-outside"
@@ -90,11 +91,11 @@ def _datasets(raw_dir: Path) -> list[Path]:
 
 
 def _repeated(entries: list[ScanEntry]) -> list[str]:
-    """One fault for every file that stands under two names: its patient could be trained on and tested on."""
+    """One fault for every scan that stands under two names: its patient could be trained on and tested on."""
     seen: dict[str, str] = {}
     faults = []
     for entry in entries:
-        for sha256, what in ((entry["sha256"], "file"), (entry.get("phase_sha256"), "phase image")):
+        for sha256, what in ((entry["content_sha256"], "scan"), (entry.get("phase_sha256"), "phase image")):
             first = entry["path"] if sha256 is None else seen.setdefault(sha256, entry["path"])
             if first != entry["path"]:
                 faults.append(f"{entry['path']}: expected a scan of its own, got the same {what} as {first}; keep one of them")
@@ -137,6 +138,7 @@ def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> Sca
         "session": scan.session,
         "path": scan.path.as_posix(),
         "sha256": sha256_of(scan.path),
+        "content_sha256": scan_sha256(volume),
         "shape": list(volume.data.shape),
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),

@@ -34,9 +34,13 @@ def keep_apart(what: str, seen: Iterable[str], judged: Iterable[str], remedy: st
         )
 
 
-def file_hashes(scan: ScanEntry) -> list[str]:
-    """SHA-256 of each file of an entry of data/index.json: the SWI's, and the phase image's where phase is used."""
-    return [scan["sha256"], scan["phase_sha256"]] if "phase_sha256" in scan else [scan["sha256"]]
+def identities(scan: ScanEntry) -> list[str]:
+    """What identifies a scan of data/index.json: SHA-256 of its file, its content, and its phase image where phase is used.
+
+    An index of an older version has no hashes of contents.
+    """
+    names = ("sha256", "content_sha256", "phase_sha256")
+    return [sha256 for name in names if (sha256 := str(scan.get(name, "")))]
 
 
 def check_split(split: SubjectSplit, scans: Sequence[ScanEntry]) -> None:
@@ -63,7 +67,7 @@ def check_split(split: SubjectSplit, scans: Sequence[ScanEntry]) -> None:
             remedy,
         )
     first: dict[str, ScanEntry] = {}
-    for scan, sha256 in ((s, h) for s in scans for h in file_hashes(s)):
+    for scan, sha256 in ((s, h) for s in scans for h in identities(s)):
         other = first.setdefault(sha256, scan)
         if other["subject"] != scan["subject"]:
             got = f"one file as {other['key']} and as {scan['key']}"
@@ -77,7 +81,7 @@ def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[st
 
     Args:
         lineage: Of the bundle: {"training_scans": {key: sha256}, "calibrated_on": [subject]}, with phase also
-            {"training_phases": {key: sha256}}.
+            {"training_phases": {key: sha256}}; since version 0.3 {"training_contents": {key: sha256}}.
         scans: Entries of data/index.json.
         locked: Subjects of the held-out test set.
 
@@ -98,9 +102,9 @@ def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[st
     subject_of = {s["key"]: s["subject"] for s in scans}
     keep_apart("the bundle's networks", {subject_of.get(k, k) for k in lineage["training_scans"]}, locked, remedy)
     keep_apart("the bundle's threshold and calibration", lineage["calibrated_on"], locked, remedy)
-    files = [lineage["training_scans"], lineage.get("training_phases", {})]
+    files = [lineage["training_scans"], lineage.get("training_contents", {}), lineage.get("training_phases", {})]
     trained = {sha256: key for hashes in files for key, sha256 in hashes.items()}
-    candidates_in = [(s, h) for s in scans if s["subject"] in locked for h in file_hashes(s)]
+    candidates_in = [(s, h) for s in scans if s["subject"] in locked for h in identities(s)]
     same = [f"{s['key']}, trained on as {trained[h]}" for s, h in candidates_in if h in trained]
     if same:
         raise InputError("leakage", "the bundle's networks", "locked scans they have not seen", "; ".join(same[:SHOWN]), remedy)

@@ -6,7 +6,7 @@ import numpy as np
 
 from cmb_models.config.params import Split
 from cmb_models.dataset.entries import ScanEntry, SubjectSplit
-from cmb_models.dataset.leakage import check_split, file_hashes
+from cmb_models.dataset.leakage import check_split, identities
 from cmb_models.errors import InputError
 
 FEW_CMBS = 10  # below, one microbleed more or less found moves the sensitivity by more than 10 points
@@ -51,7 +51,7 @@ def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> S
     split: SubjectSplit = {
         "folds": _fill_folds(free, cmbs, settings.folds),
         "locked": sorted(locked),
-        "locked_sha256": sorted(sha256 for scan in scans if scan["subject"] in locked for sha256 in file_hashes(scan)),
+        "locked_sha256": sorted(sha256 for scan in scans if scan["subject"] in locked for sha256 in identities(scan)),
         "notes": _notes([cmbs[s] for s in free], [cmbs[s] for s in locked]),
     }
     check_split(split, scans)

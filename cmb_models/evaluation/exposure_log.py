@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 from cmb_models.hash_chain import append_entry, canonical_sha256, first_fault, read_entries
 
+NO_CONTENTS: Mapping[str, str] = MappingProxyType({})
 KEY_FIGURES = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "threshold")
 
 
 def locked_scans(index: Sequence[Mapping[str, Any]]) -> list[str]:
     """A locked set: its files' hashes in order, whatever they are called. index: entries of data/index.json."""
     return sorted(scan["sha256"] for scan in index)
+
+
+def contents_of(index: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """SHA-256 of the content of each file of a locked set by that of the file; {} from an index of an older version."""
+    return {scan["sha256"]: scan["content_sha256"] for scan in index if "content_sha256" in scan}
 
 
 def require_whole(file: Path) -> None:
@@ -31,7 +38,12 @@ def require_whole(file: Path) -> None:
 
 
 def count_evaluation(
-    file: Path, bundle_sha256: str, scans: Sequence[str], commit: str, metrics: Mapping[str, Any]
+    file: Path,
+    bundle_sha256: str,
+    scans: Sequence[str],
+    commit: str,
+    metrics: Mapping[str, Any],
+    contents: Mapping[str, str] = NO_CONTENTS,
 ) -> dict[str, Any]:
     """Append an evaluation, and count the evaluations of these locked scans, this one included.
 
@@ -44,6 +56,7 @@ def count_evaluation(
         scans: As `locked_scans` returns them.
         commit: Checked out in the workspace; "" outside of git.
         metrics: KEY_FIGURES are stored.
+        contents: As `contents_of` returns them: a scan that was saved again is still the same.
 
     Returns:
         scans_sha256, time, evaluations and bundles (the largest number of any scan), scans (their number), seen_before (scans
@@ -57,7 +70,8 @@ def count_evaluation(
             "locked-set-empty", "locked scans", "at least one that was evaluated", "none", "lock some (split.locked_datasets)"
         )
     figures, scans_sha256 = {name: metrics[name] for name in KEY_FIGURES}, canonical_sha256(list(scans))
-    about = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
+    about: dict[str, Any] = {"bundle_sha256": bundle_sha256, "scans_sha256": scans_sha256, "scans": list(scans), "commit": commit}
+    about |= {"contents": dict(contents)} if contents else {}
     with exclusive(file.parent):
         require_whole(file)
         entry = append_entry(file, **about, figures=figures)
@@ -80,5 +94,11 @@ def exposure_summary(counted: Mapping[str, Any]) -> str:
 
 
 def _includes(entry: Mapping[str, Any], scan: str, now: Mapping[str, Any]) -> bool:
-    """Whether an earlier evaluation included a scan. Entries of older versions list no scans and are compared by their set."""
-    return scan in entry["scans"] if "scans" in entry else entry["scans_sha256"] == now["scans_sha256"]
+    """Whether an earlier evaluation included a scan, as this file or as another of the same content.
+
+    Entries of older versions list no scans and are compared by their set.
+    """
+    if "scans" not in entry:
+        return bool(entry["scans_sha256"] == now["scans_sha256"])
+    content = now.get("contents", {}).get(scan)
+    return scan in entry["scans"] or (content is not None and content in entry.get("contents", {}).values())

@@ -135,9 +135,9 @@ def _golden(folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: Pip
 def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     """The part of lineage.json that is known at export.
 
-    SHA-256 of every scan (and phase image, if used) as training recorded it, device and precision of the training, subjects of
-    the calibration, the chosen trials, and the gate settings before training. `cmb release register` adds the commit and the
-    hashes of dvc.lock and params.yaml.
+    SHA-256 of every scan's file and content (and phase image, if used) as training recorded it, device and precision of the
+    training, subjects of the calibration, the chosen trials, and the gate settings before training. `cmb release register` adds
+    the commit and the hashes of dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]
@@ -147,13 +147,16 @@ def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
     gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
     compute = {"compute": recipe["compute"]} if "compute" in recipe else {}
+    contents = {s["key"]: s["content_sha256"] for s in index["scans"] if "content_sha256" in s}
     return {
         "training_scans": recipe["scans"],
+        "training_contents": {key: contents[key] for key in recipe["scans"] if key in contents},
         **compute,
         **phases,
         **gate,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],
         "locked_scans": {s["key"]: s["sha256"] for s in locked},
+        "locked_contents": {s["key"]: contents[s["key"]] for s in locked if s["key"] in contents},
         **({"locked_phases": locked_phases} if locked_phases else {}),
         "index_sha256": sha256_of(inputs["index"]),
         "split_sha256": sha256_of(inputs["split"]),

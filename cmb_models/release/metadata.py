@@ -14,7 +14,6 @@ from typing import Any
 from cmb_models import __version__
 from cmb_models.config.params import PipelineConfig
 from cmb_models.dataset.entries import ScanEntry, ScanIndex, SubjectSplit
-from cmb_models.dataset.leakage import file_hashes
 from cmb_models.release import bundle
 
 NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, and no substitute for a reader."
@@ -68,7 +67,7 @@ def describe(scans: Iterable[ScanEntry]) -> dict[str, Any]:
         "subjects": len({s["subject"] for s in scans}),
         "microbleeds": sum(s.get("n_cmbs", 0) for s in scans),
         "scans_without_microbleeds": sum(s.get("n_cmbs") == 0 for s in scans),
-        "with_phase": sum(len(file_hashes(s)) > 1 for s in scans),
+        "with_phase": sum("phase_sha256" in s for s in scans),
         "datasets": dict(sorted(Counter(s["dataset"] for s in scans if "dataset" in s).items())),
         "voxels": [{"mm": list(sides), "scans": n} for sides, n in sorted(voxels.items(), key=lambda v: (-v[1], v[0]))],
     }

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from cmb_models.client.log_lines import LineLog
-from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.evaluation.matching import ScoredScan, match
 from cmb_models.evaluation.statistics.disagreement import Disagreement, disagreements
 from cmb_models.evaluation.statistics.paired import Pair
 from cmb_models.io.annotations import Annotation
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume
 
 TOLERANCE_MM = 3.0  # the matching rule: within max(3 mm, radius)

@@ -10,11 +10,11 @@ import pytest
 
 from cmb_models import cli
 from cmb_models.client.outputs import COLUMNS
-from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
 

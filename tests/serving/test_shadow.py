@@ -13,8 +13,8 @@ from cmb_models import cli
 from cmb_models.client.contract import CHALLENGER, DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.client.log_lines import read_lines
-from cmb_models.client.scan_id import scan_sha256
 from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.release.bundle import load_bundle
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server

@@ -37,7 +37,8 @@ def lineage(
     scan: Annotated[
         str | None,
         typer.Option(
-            metavar="HASH|FILE", help="List the releases that used this scan: its file, or 8 or more digits of its SHA-256."
+            metavar="HASH|FILE",
+            help="List the releases that used this scan: its file, or 8 or more digits of its SHA-256.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -115,13 +116,13 @@ def _show_scan(scan: str, as_json: bool) -> None:
     from rich.table import Table
 
     from cmb_models.registry.mlflow.store import open_registry
-    from cmb_models.registry.provenance.trace import scan_hash, sightings
+    from cmb_models.registry.provenance.trace import scan_hashes, sightings
 
-    digits = scan_hash(scan)
+    hashes = scan_hashes(scan)
     with open_registry() as registry:
-        uses, unread = sightings(registry, digits)
+        uses, unread = sightings(registry, hashes)
     if as_json:
-        print_json({"sha256": digits, "seen_by": [s.as_dict() for s in uses], "unread": unread})
+        print_json({"sha256": hashes[0], "seen_by": [s.as_dict() for s in uses], "unread": unread})
     else:
         out = console()
         if uses:
@@ -132,7 +133,7 @@ def _show_scan(scan: str, as_json: bool) -> None:
                 column.overflow = "fold"  # fold instead of truncating in a narrow terminal
             out.print(table)
         else:
-            out.print(f"no readable release used scan {digits}" if unread else f"no release used scan {digits}")
+            out.print(f"no readable release used scan {hashes[0]}" if unread else f"no release used scan {hashes[0]}")
         for fault in unread:
             out.print(f"[bold red]unreadable:[/] {escape(fault)}")
     if unread:

@@ -12,7 +12,7 @@ import numpy as np
 from cmb_models.config.params import Gate, Params, load_params
 from cmb_models.dataset.entries import ScanEntry
 from cmb_models.errors import InputError
-from cmb_models.evaluation.exposure_log import count_evaluation, locked_scans, require_whole
+from cmb_models.evaluation.exposure_log import contents_of, count_evaluation, locked_scans, require_whole
 from cmb_models.evaluation.rows import DETECTIONS, detection_rows, read_table
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.evaluation.statistics.disagreement import disagreements
@@ -93,7 +93,8 @@ def rerun_evaluation(bundle: Path, other: Judged, workspace: Path, params: Param
     index: list[ScanEntry] = [{**e, "path": str(workspace / e["path"])} for e in entries]
     scans, threshold = score_scans(detector, workspace / params.ingest.raw_dir, index), detector.bundle.config.decision.threshold
     figures, sha256 = metrics_at(scans, threshold, params.gate.tolerance_mm), detector.bundle.manifest_sha256
-    count_evaluation(workspace / EXPOSURE_LOG, sha256, locked_scans(entries), head_commit(workspace), figures)
+    log, commit = workspace / EXPOSURE_LOG, head_commit(workspace)
+    count_evaluation(log, sha256, locked_scans(entries), commit, figures, contents_of(entries))
     return Judged(tuple(scans), threshold, {e["key"]: e["sha256"] for e in entries})
 
 

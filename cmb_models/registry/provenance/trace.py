@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.registry.provenance.lineage import read_lineage, read_lineages
 from cmb_models.workspace.versioning import git_lines, has_commit
 
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
 
 MIN_DIGITS = 8  # of a scan's hash; two of a thousand scans share eight with a probability of 1e-4
-ROLES = {"training": ("training_scans", "training_phases"), "locked test": ("locked_scans", "locked_phases")}
+ROLES = {
+    "training": ("training_scans", "training_contents", "training_phases"),
+    "locked test": ("locked_scans", "locked_contents", "locked_phases"),
+}
 PARENT_KEYS = ("created", "user", "git_commit", "manifest_sha256")
 
 
@@ -72,29 +77,36 @@ def _parents(release: Release, by_number: Mapping[int, Release]) -> list[Release
     return parents
 
 
-def scan_hash(scan: str) -> str:
-    """The SHA-256 of a file, or the given leading digits of one, in lower case.
+def scan_hashes(scan: str) -> tuple[str, ...]:
+    """The SHA-256 of a scan's file and of its content, or the given leading digits of one of them, in lower case.
+
+    A file that was compressed or saved again has another hash and the same content. One that cannot be read as a scan has only the
+    hash of the file.
 
     Raises:
         InputError: If `scan` is neither.
     """
-    if Path(scan).is_file():
-        return sha256_of(Path(scan))
+    file = Path(scan)
+    if file.is_file():
+        try:
+            return sha256_of(file), scan_sha256(read_volume(file))
+        except InputError:
+            return (sha256_of(file),)
     digits = scan.lower().removeprefix("sha256:")
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", digits):
         expected = f"a file, or {MIN_DIGITS} to 64 hexadecimal digits of its SHA-256"
         raise InputError(
             "hash-invalid", f"--scan {scan}", expected, "neither", "give the NIfTI file as it was trained on, or its hash"
         )
-    return digits
+    return (digits,)
 
 
-def sightings(registry: Registry, digits: str) -> tuple[list[Sighting], list[str]]:
+def sightings(registry: Registry, hashes: Sequence[str]) -> tuple[list[Sighting], list[str]]:
     """Find the releases that used a scan.
 
     Args:
         registry: An open registry.
-        digits: Leading digits of the SHA-256 of the scan's file.
+        hashes: As `scan_hashes` returns them.
 
     Returns:
         One entry per release and use, [] if there is none, and a message for each release that cannot be read.
@@ -107,16 +119,18 @@ def sightings(registry: Registry, digits: str) -> tuple[list[Sighting], list[str
         if isinstance(lineage, InputError):
             unread.append(str(lineage))
         else:
-            found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, digits)]
+            found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, hashes)]
     return found, unread
 
 
-def _roles(lineage: Mapping[str, Any], digits: str) -> list[tuple[tuple[str, ...], str, str]]:
-    """(roles, name, SHA-256) of each of a lineage's files whose hash begins with `digits`."""
+def _roles(lineage: Mapping[str, Any], hashes: Sequence[str]) -> list[tuple[tuple[str, ...], str, str]]:
+    """(roles, name, SHA-256) of each of a lineage's scans one of whose hashes begins with one of `hashes`."""
     found: list[tuple[tuple[str, ...], str, str]] = []
+    seen = set()
     for role, parts in ROLES.items():
         for key, sha256 in ((k, h) for part in parts for k, h in lineage.get(part, {}).items()):
-            if sha256.startswith(digits):
+            if sha256.startswith(tuple(hashes)) and (role, key) not in seen:
+                seen.add((role, key))
                 calibrated = any(key == s or key.startswith(f"{s}_") for s in lineage.get("calibrated_on", ()))
                 found.append(((role, "calibration") if calibrated else (role,), key, sha256))
     return found

@@ -30,10 +30,10 @@ from cmb_models.client.contract import (
     Tensor,
     inputs_of,
 )
-from cmb_models.client.scan_id import scan_sha256
 from cmb_models.config.params import PipelineConfig
 from cmb_models.files import atomic_directory, read_json, write_text
 from cmb_models.io.nifti import read_volume
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.release.bundle import CNN_FILE, GOLDEN_SCAN, PIPELINE_FILE, UNET_FILE, Bundle
 from cmb_models.serving.triton.files import serving_files
 from cmb_models.serving.triton.step import (

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from cmb_models.client.contract import AFFINE, PHASE, VOLUME
-from cmb_models.client.scan_id import scan_sha256
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
+from cmb_models.io.scan_id import scan_sha256
 from cmb_models.runtime.accelerator import host
 from cmb_models.runtime.device import open_arrays, requested_device
 from cmb_models.serving.triton.device_metric import DeviceMetric

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from cmb_models.config.params import load_params
 from cmb_models.dataset.index import index_datasets, left_out, summary
 from cmb_models.dataset.layout import phase_beside
 from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume
@@ -68,6 +71,25 @@ def test_the_same_file_under_two_names_is_refused(tmp_path):
     dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [])
     dataset(tmp_path / "locked", {"sub-9": head(seed=1)}, [])
     with refused("dataset-faults"):
+        index_datasets(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["compressed again", "another description", "another type"])
+def test_one_scan_in_two_files_is_refused(tmp_path, how):
+    """Trained on as one patient and tested on as another."""
+    dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [])
+    dataset(tmp_path / "locked", {"sub-9": head(seed=2)}, [])
+    original, copy = tmp_path / "site/sub-1/swi/sub-1_swi.nii.gz", tmp_path / "locked/sub-9/swi/sub-9_swi.nii.gz"
+    if how == "compressed again":
+        copy.write_bytes(gzip.compress(gzip.decompress(original.read_bytes()), 1))
+    else:
+        image = nib.load(original)
+        image.header["descrip"] = b"copied"
+        if how == "another type":
+            image.set_data_dtype(np.float64)
+        nib.save(image, copy)
+    assert sha256_of(original) != sha256_of(copy)
+    with refused("dataset-faults", got="the same scan as .*/sub-9_swi.nii.gz"):
         index_datasets(tmp_path)
 
 

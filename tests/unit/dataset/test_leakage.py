@@ -274,3 +274,14 @@ def test_a_fold_without_microbleeds_is_not_tuned_on(folder):
     save_example(folder / "prepared", bare)
     with refused("training-too-few"):
         load_training(folder / "prepared", SPLIT)
+
+
+def test_one_scan_in_two_files_is_one_scan():
+    """Compressed again it has another hash, and the same content."""
+    *training, locked = [{**scan, "content_sha256": scan["key"]} for scan in SCANS]
+    lineage = {**LINEAGE, "training_scans": {"s_a": "an older file"}, "training_contents": {"s_a": "s_a"}}
+    check_lineage(lineage, [*training, locked], ["l_a"])
+    with refused("leakage", got="l_a, trained on as s_a"):
+        check_lineage(lineage, [*training, {**locked, "content_sha256": "s_a"}], ["l_a"])
+    with refused("leakage", got="one file as s_a and as l_a"):
+        check_split(SPLIT, [*training, {**locked, "content_sha256": "s_a"}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from cmb_models.evaluation.exposure_log import KEY_FIGURES, count_evaluation, locked_scans, require_whole
+from cmb_models.evaluation.exposure_log import KEY_FIGURES, contents_of, count_evaluation, locked_scans, require_whole
 from cmb_models.hash_chain import append_entry, canonical_sha256, first_fault, read_entries
 from cmb_models.report import wording
 from tests.support.refused import refused
@@ -51,6 +51,16 @@ def test_no_log_yet_is_whole(tmp_path):
 def test_a_locked_set_is_known_by_its_files_not_their_names():
     one, two = {"key": "a", "sha256": "11"}, {"key": "b", "sha256": "22"}
     assert locked_scans([one, two]) == locked_scans([{**two, "key": "c"}, one]) == ["11", "22"]
+
+
+def test_a_scan_that_was_saved_again_is_still_the_same(tmp_path):
+    file = tmp_path / "looks.jsonl"
+    one, other = ({"sha256": name, "content_sha256": "same"} for name in ("11", "22"))
+    assert contents_of([one, {"sha256": "33"}]) == {"11": "same"}
+    count_evaluation(file, "b1", ["old"], "", METRICS)  # of an older version, without contents
+    count_evaluation(file, "b1", locked_scans([one]), "", METRICS, contents_of([one]))
+    counted = count_evaluation(file, "b2", locked_scans([other]), "", METRICS, contents_of([other]))
+    assert (counted["evaluations"], counted["seen_before"]) == (2, 1)
 
 
 def test_a_set_is_no_new_one_for_a_scan_more_or_less(tmp_path):

@@ -1,4 +1,4 @@
-"""A pseudonymous identifier of a scan's content, logged by servers so that a site can find the scan."""
+"""The identity of a scan: its content, not its file. Datasets, guards and lineage compare it, servers log it."""
 
 from __future__ import annotations
 
