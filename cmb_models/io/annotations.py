@@ -15,7 +15,7 @@ from cmb_models.files import atomic_write
 
 MIMIC_PREFIX = "mimic:"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # by which Excel is told the separator
+SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
 
 
 @dataclass(frozen=True)
