@@ -149,12 +149,8 @@ def machine() -> Row:
     facts["cpu_runtime"] = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
-        facts |= {
-            "card": card.name,
-            "memory_gb": card.total_memory / 2**30,
-            "cuda": torch.version.cuda,
-            "count": torch.cuda.device_count(),
-        }
+        facts |= {"card": card.name, "memory_gb": card.total_memory / 2**30}
+        facts |= {"cuda": torch.version.cuda, "count": torch.cuda.device_count()}
     return facts
 
 

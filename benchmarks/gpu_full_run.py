@@ -29,15 +29,8 @@ FOLDS, TRIALS, PARALLEL_TRIALS = 5, 50, 10
 # As `make full-demo` simulates them; the split requires a held-out set.
 SITE, HELD_OUT = {"scans": 15, "cmbs": 40, "cmb_free": 3, "seed": 1}, {"scans": 1, "cmbs": 1, "seed": 2}
 # Of the time that is left when a stage begins.
-SHARES = {
-    "simulate": 0.4,
-    "preprocess": 0.4,
-    "tune_unet": 0.4,
-    "detect_candidates": 0.6,
-    "tune_cnn": 0.4,
-    "cross_validate": 0.6,
-    "train": 1.0,
-}
+SHARES = {"simulate": 0.4, "preprocess": 0.4, "tune_unet": 0.4, "detect_candidates": 0.6, "tune_cnn": 0.4, "cross_validate": 0.6}
+SHARES |= {"train": 1.0}
 # Without their outputs no later stage can run.
 REQUIRED = ("simulate", "preprocess", "detect_candidates")
 SEARCHES = {"tune_unet": "unet", "tune_cnn": "cnn"}
@@ -125,22 +118,13 @@ def estimate(ended: bool, seconds: float, progress: dict[str, int]) -> float | N
 def settings(scale: float) -> Params:
     """The shipped parameters with the folds and trials of this run."""
     params = load_params(ROOT / "params.yaml")
-
-    def scaled(section: Any, **more: Any) -> Any:
-        return section.model_copy(update={"steps": _scaled(section.steps, scale, 4), **more})
-
+    changes: dict[str, dict[str, int]] = {"split": {"folds": FOLDS}}
+    changes["lesion_bank"] = {"lesions": _scaled(params.lesion_bank.lesions, scale, 8)}
     search = {"trials": _scaled(TRIALS, scale, 2), "parallel_trials": PARALLEL_TRIALS}
-    bank = params.lesion_bank.model_copy(update={"lesions": _scaled(params.lesion_bank.lesions, scale, 8)})
-    return params.model_copy(
-        update={
-            "split": params.split.model_copy(update={"folds": FOLDS}),
-            "lesion_bank": bank,
-            "unet": scaled(params.unet),
-            "cnn": scaled(params.cnn),
-            "tune_unet": scaled(params.tune_unet, **search),
-            "tune_cnn": scaled(params.tune_cnn, **search),
-        }
-    )
+    for name in ("unet", "cnn", *SEARCHES):
+        steps = _scaled(getattr(params, name).steps, scale, 4)
+        changes[name] = {"steps": steps, **(search if name in SEARCHES else {})}
+    return params.model_copy(update={n: getattr(params, n).model_copy(update=change) for n, change in changes.items()})
 
 
 def _scaled(count: int, scale: float, least: int) -> int:

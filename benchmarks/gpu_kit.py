@@ -29,32 +29,26 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "benchmarks/gpu-check-packages.txt"
 KIT = ROOT / "build/gpu-kit.tar.xz"
 LIMIT_MIB = 60
-OF_THE_SERVER = ("numpy", "nvidia-pytriton")
+OF_THE_SERVER = ("numpy", "nvidia-pytriton", "scipy")
 MANYLINUX = ("2_17", "2014", "2_27", "2_28", "2_31", "2_34", "2_35")
 # What is left out, as patterns of paths inside a wheel (* also matches /).
 UNUSED = (
     *("*/tests/*", "*/test/*", "*.pyi", "*.h", "*.a", "*.c", "*.pxd", "*/__pycache__/*", "*.dist-info/RECORD"),
     *("nvidia_pytriton.libs/libpython3*", "numpy/f2py/*", "numpy/distutils/*", "sqlalchemy/testing/*"),
 )
+SCIPY = ("__init__.py", "__config__.py", "_distributor_init.py", "version.py")
+SCIPY += tuple(f"{part}/*" for part in ("_lib", "constants", "linalg", "ndimage", "sparse", "spatial", "special"))
 # Of these packages nothing else is used.
 USED = {
+    "scipy": ("scipy.libs/*", "scipy/_cyutility*", *(f"scipy/{part}" for part in SCIPY)),
     "nvidia-pytriton": ("nvidia_pytriton.libs/*", "pytriton/tritonserver/*"),
     "nilearn": ("nilearn/__init__.py", "nilearn/datasets/data/mni_icbm152_*"),
 }
+# Character tables of a library that the server is linked with but does not call.
+UNREAD = "nvidia_pytriton.libs/libicudata*"
 STUBS = "pytriton/tritonserver/python_backend_stubs/"
 # Of an interpreter's standard library.
-UNUSED_STDLIB = (
-    "site-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "tkinter",
-    "turtledemo",
-    "ensurepip",
-    "lib2to3",
-    "config-*",
-    "__pycache__",
-)
+UNUSED_STDLIB = ("site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "config-*", "__pycache__")
 TESTS_S = 150.0
 
 
@@ -93,6 +87,8 @@ def pack(version: str, interpreter: Path | None, out: Path) -> None:
         for wheel in sorted(wheels.iterdir()):
             package = wheel.name.split("-")[0].replace("_", "-").lower()
             unpack_wheel(wheel, package, version, trees / ("server" if package in OF_THE_SERVER else "library"))
+        for file in (trees / "server").glob(UNREAD):
+            blank(file)
         if interpreter:
             copy_interpreter(interpreter, version, trees / "python")
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +108,17 @@ def unpack_wheel(wheel: Path, package: str, version: str, folder: Path) -> None:
                 continue
             file = Path(archive.extract(entry, folder))
             file.chmod(entry.external_attr >> 16 & 0o777 or 0o644)
+
+
+def blank(file: Path) -> None:
+    """Overwrite a shared library's constants with zeros, which pack to nothing."""
+    sections = subprocess.run(["readelf", "-SW", file], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"\.rodata +PROGBITS +\w+ +(\w+) +(\w+)", sections)
+    assert found
+    start, size = (int(number, 16) for number in found.groups())
+    with file.open("r+b") as stream:
+        stream.seek(start)
+        stream.write(bytes(size))
 
 
 def is_used(path: str, package: str, version: str) -> bool:
