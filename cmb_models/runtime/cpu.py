@@ -6,6 +6,8 @@ server both open files here.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +18,31 @@ import numpy as np
 from cmb_models.detect.line_filters import dark_spots
 from cmb_models.machine import cores
 
+log = logging.getLogger(__name__)
+
 SPOTS = "spots"  # name of the tensor that the fixed filters end in, given at export; a file without it runs whole
 RUNTIMES = ("openvino", "onnxruntime")
 Network = Callable[[np.ndarray], np.ndarray]
 
 
-def open_onnx(file: Path, input_name: str, output_name: str, threads: int = 0, runtime: str = RUNTIMES[0]) -> Network:
-    """One ONNX file as a callable from its input array to its output array, usable from many threads. threads: 0 for all cores."""
+def open_onnx(file: Path, input_name: str, output_name: str, threads: int = 0, runtime: str | None = None) -> Network:
+    """One ONNX file as a callable from its input array to its output array, usable from many threads.
+
+    threads: 0 for all cores. runtime: OpenVINO if None, or ONNX Runtime where OpenVINO is not installed.
+    """
+    if runtime is None:
+        runtime = _installed_runtime()
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime: expected one of {RUNTIMES}, got {runtime!r}")
     opened = _with_openvino if runtime == "openvino" else _with_onnxruntime
     return opened(Path(file), input_name, output_name, threads or cores())
+
+
+def _installed_runtime() -> str:
+    if importlib.util.find_spec("openvino") or not importlib.util.find_spec("onnxruntime"):
+        return "openvino"
+    log.info("OpenVINO is not installed: ONNX Runtime runs the networks on the CPU")
+    return "onnxruntime"
 
 
 def _with_openvino(file: Path, input_name: str, output_name: str, threads: int) -> Network:

@@ -11,6 +11,7 @@ import pytest
 from cmb_models.runtime.device import VARIABLE, open_on_cuda
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.deploy.status import _devices, server_status
+from cmb_models.serving.run import triton_process
 from cmb_models.serving.run.devices import set_device, step_devices, without_cards
 from cmb_models.serving.run.state_dir import announced, running_metrics, running_url
 from cmb_models.serving.run.triton_process import running_server
@@ -78,3 +79,13 @@ def test_devices_that_do_not_exist(monkeypatch):
     monkeypatch.setenv(VARIABLE, "tpu")
     with refused("device-unknown", case=VARIABLE):
         set_device(None)
+
+
+def test_the_server_finds_a_driver_that_the_caller_names(monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/driver")
+    variables = triton_process._variables({"site": "/env", "lib": "/python"}, Path("/env"))
+    assert variables["LD_LIBRARY_PATH"] == "/env/nvidia_pytriton.libs:/python:/opt/driver"
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert triton_process._variables({"site": "/env", "lib": "/python"}, Path("/env"))["LD_LIBRARY_PATH"] == (
+        "/env/nvidia_pytriton.libs:/python"
+    )

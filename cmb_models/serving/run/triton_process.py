@@ -242,7 +242,9 @@ def _variables(facts: dict, server_env: Path) -> dict[str, str]:
     excluded = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ADMIN_KEY)
     variables = {k: v for k, v in os.environ.items() if k not in excluded}
     variables["PATH"] = f"{(server_env / 'bin').absolute()}{os.pathsep}{variables.get('PATH', os.defpath)}"
-    variables["LD_LIBRARY_PATH"] = f"{facts['site']}/nvidia_pytriton.libs{os.pathsep}{facts['lib']}"
+    # The caller's own comes last: it may name the NVIDIA driver's folder.
+    libraries = [f"{facts['site']}/nvidia_pytriton.libs", facts["lib"], os.environ.get("LD_LIBRARY_PATH")]
+    variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     # The Python steps need little linear algebra; thread pools would only cost memory.
     variables |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return without_cards(variables)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,3 +63,15 @@ def test_graph_names_where_the_fixed_filters_end(networks, file, behind):
 def test_unknown_runtime_is_named():
     with pytest.raises(ValueError, match="'tensorflow'"):
         open_onnx("unet.onnx", UNET_INPUT, UNET_OUTPUT, runtime="tensorflow")
+
+
+def test_onnxruntime_is_used_where_openvino_is_not_installed(networks, monkeypatch, caplog):
+    folder, unet, _ = networks
+    image = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16), dtype=np.float32)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else find_spec(name, *rest))
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it fails
+    with caplog.at_level(logging.INFO, "cmb_models.runtime.cpu"):
+        run = open_onnx(folder / UNET_FILE, UNET_INPUT, UNET_OUTPUT, 2)
+    assert "OpenVINO is not installed" in caplog.text
+    np.testing.assert_allclose(run(image), unet(image), atol=TOLERANCE)
