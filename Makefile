@@ -86,9 +86,9 @@ bench-serving: setup
 gpu-check: setup
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
-# What the check needs on a machine without internet, in build/gpu-kit.tar.xz; benchmarks/gpu_kit.py unpacks and runs it there.
+# What the check needs on a machine without internet, in build/gpu-kit.tar.xz; scripts/gpu_kit.py unpacks and runs it there.
 gpu-kit: setup
-	@$(BIN)/python benchmarks/gpu_kit.py pack $(ARGS)
+	@$(BIN)/python scripts/gpu_kit.py pack $(ARGS)
 
 # Steps/s in both precisions, with and without AVX-512: twelve minutes; the ratios alone, ARGS="--precision-only"
 bench-training: setup

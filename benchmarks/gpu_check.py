@@ -242,6 +242,7 @@ def parts(row: Row, bundle: Path, volume: Volume, device: str, rounds: int) -> N
         heatmap = arrays.array(unet(image))
         patches = propose(heatmap[0, 0], prepared, config, arrays)[1]
         exact = torch.as_tensor(image).to(where)
+        row["half_precision_difference"] = float((half(exact.half()).float() - torch.as_tensor(heatmap).to(where)).abs().max())
         ways = {
             "copy": lambda: arrays.array(volume.data),
             "prepare": lambda: prepare(volume, config.preprocess, "scan", None, arrays),
@@ -252,7 +253,6 @@ def parts(row: Row, bundle: Path, volume: Volume, device: str, rounds: int) -> N
         }
         timed = {name: partial(finished, way, device) for name, way in ways.items()}
         row["median_ms"] = {name: 1000 * float(np.median(s)) for name, s in live.by_turns(timed, rounds).items()}
-        row["half_precision_difference"] = float((half(exact.half()).float() - torch.as_tensor(heatmap).to(where)).abs().max())
 
     with torch.inference_mode():
         place.run(measure)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.gpu_check import run_part
 from benchmarks.gpu_full_run import estimate, fitting_share
-from benchmarks.gpu_kit import LIST, OF_THE_SERVER, is_used
+from scripts.gpu_kit import LIST, OF_THE_SERVER, is_used
 from tests.support.imports import ROOT
 
 

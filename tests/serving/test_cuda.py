@@ -28,6 +28,7 @@ from cmb_models.serving.run.triton_process import running_server
 from tests.support.bundles import altered, find_nothing
 from tests.support.imports import ROOT
 
+STEPS = ("cmb_cnn", "cmb_prepare", "cmb_unet")  # that can use a device
 BUNDLE = ROOT / "examples/bundle"  # operators of trained networks; those of tests.support.bundles do not run on CUDA
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 BACK_S = 60
@@ -92,17 +93,17 @@ def limited(network: TorchNetwork, device: str, array: np.ndarray, monkeypatch) 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(array)
+        run(torch.from_numpy(array).to(device))
         needed = torch.cuda.max_memory_allocated() - before
         torch.cuda.empty_cache()
         limit = (before + 0.5 * needed + BLOCK) / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(limit)
 
-    def counted(part: np.ndarray) -> np.ndarray:
-        if device == "cpu" and part.size >= array.size:
+    def counted(part: torch.Tensor) -> torch.Tensor:
+        if device == "cpu" and part.numel() >= array.size:
             raise torch.OutOfMemoryError("too large for this test")
         result = run(part)
-        shapes.append(part.shape)
+        shapes.append(tuple(part.shape))
         return result
 
     monkeypatch.setattr(network, "_run", counted)
@@ -134,16 +135,16 @@ def test_the_golden_scan_by_a_server_that_is_killed(device, tmp_path, monkeypatc
         for kills in (1, 0):
             deploy_bundle(BUNDLE, 1, tmp_path / "repository", server.grpc_url)
             run_golden(server.grpc_url, DETECTOR, load_bundle(BUNDLE), 1)
-            assert devices(server) == [f"{model} of release 1 on {card(device)}" for model in ("cmb_cnn", "cmb_unet")]
+            assert devices(server) == [f"{model} of release 1 on {card(device)}" for model in STEPS]
             if kills:
                 os.kill(pid, signal.SIGKILL)
                 pid = restarted(server)
 
 
 def devices(server) -> list[str]:
-    """Both networks' lines of the metric, which Triton renders once per second."""
+    """Each step's line of the metric, which Triton renders once per second."""
     deadline = time.monotonic() + 5
-    while len(lines := step_devices(server.metrics_url)) < 2 and time.monotonic() < deadline:
+    while len(lines := step_devices(server.metrics_url)) < len(STEPS) and time.monotonic() < deadline:
         time.sleep(0.2)
     return lines
 
@@ -196,7 +197,7 @@ def test_auto_uses_the_cpu_where_the_device_is_hidden(device, tmp_path, monkeypa
         deploy_bundle(BUNDLE, 1, tmp_path / "repository", server.grpc_url)
         run_golden(server.grpc_url, DETECTOR, load_bundle(BUNDLE), 1)
         lines = devices(server)
-    assert all(" on cpu (" in line for line in lines) and len(lines) == 2, lines
+    assert all(" on cpu (" in line for line in lines) and len(lines) == len(STEPS), lines
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

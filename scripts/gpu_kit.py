@@ -1,9 +1,9 @@
 """A packed archive with which the GPU check runs on a machine without internet: `make gpu-kit`.
 
-    python benchmarks/gpu_kit.py pack [--python-version 3.12] [--interpreter /path/to/python3.12] [--out build/gpu-kit.tar.xz]
-    python3 benchmarks/gpu_kit.py run build/gpu-kit.tar.xz [--device cuda] [--minutes 8] [options of the check]
+    python scripts/gpu_kit.py pack [--python-version 3.12] [--interpreter /path/to/python3.12] [--out build/gpu-kit.tar.xz]
+    python3 scripts/gpu_kit.py run build/gpu-kit.tar.xz [--device cuda] [--minutes 8] [options of the check]
 
-`pack` downloads the wheels of gpu-check-packages.txt with pip and packs what is used of them, in about three minutes. `run`, in a
+`pack` downloads the wheels of gpu-kit-packages.txt with pip and packs what is used of them, in about three minutes. `run`, in a
 checkout on the machine with the GPU, needs only the standard library and the packages that the list names as present there. It
 unpacks the archive, makes an environment for the check and one for the server, and runs the tests marked cuda and then the check.
 """
@@ -26,7 +26,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIST = ROOT / "benchmarks/gpu-check-packages.txt"
+LIST = ROOT / "scripts/gpu-kit-packages.txt"
 KIT = ROOT / "build/gpu-kit.tar.xz"
 LIMIT_MIB = 60
 OF_THE_SERVER = ("numpy", "nvidia-pytriton", "scipy")
@@ -97,7 +97,7 @@ def pack(version: str, interpreter: Path | None, out: Path) -> None:
     size_mib = out.stat().st_size / 2**20
     print(f"{out}: {size_mib:.1f} MiB")
     if size_mib > LIMIT_MIB:
-        sys.exit(f"{out}: expected at most {LIMIT_MIB} MiB, got {size_mib:.1f}; leave out more in benchmarks/gpu_kit.py")
+        sys.exit(f"{out}: expected at most {LIMIT_MIB} MiB, got {size_mib:.1f}; leave out more in scripts/gpu_kit.py")
 
 
 def unpack_wheel(wheel: Path, package: str, version: str, folder: Path) -> None:
