@@ -37,8 +37,8 @@ def main() -> None:
     threshold = decision.threshold
     metrics, table = locked_metrics(scans, threshold, params, np.random.default_rng(params.evaluate.seed))
     # Counted before anything is written: a look that was stopped midway is still a look.
-    manifest, scans = detector.bundle.manifest_sha256, locked_scans(test)
-    metrics["locked_set"] = count_evaluation(EXPOSURE_LOG, manifest, scans, commit, metrics, contents_of(test))
+    seen = detector.bundle.manifest_sha256, locked_scans(test), commit
+    metrics["locked_set"] = count_evaluation(EXPOSURE_LOG, *seen, metrics, contents_of(test))
     rows = write_rows(OUT, scans, threshold, tolerance, decision)
     write_json(OUT / "froc.json", table)
     draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
