@@ -21,7 +21,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success sync it and rename it to `path`, on failure remove it.
 
     The temporary name keeps the file's suffixes, since writers (NIfTI, PNG) choose their format by them.
@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             _sync_file(temporary)
             # mkstemp creates files with mode 0600, but a shared workspace must stay readable.
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             os.replace(temporary, path)
             _sync_folder(path.parent)
         finally:

@@ -1,0 +1,104 @@
+"""Pseudonyms: a code for each patient, from a secret that stays outside the dataset.
+
+The key file holds the secret and, for the site's eyes only, which patient each code stands for. No other text that could identify a
+patient is written anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmb_models.errors import InputError
+from cmb_models.files import atomic_write, read_json
+from cmb_models.importing.dicom_series import Header
+
+CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
+KEYS = ".cmb-models/import-keys"  # in the user's home folder
+
+
+@dataclass
+class Patient:
+    """identity: as in the DICOM files. sessions: label of each study by its UID; "" for the first."""
+
+    identity: str
+    sessions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Key:
+    """The key file of a dataset: subject codes and sessions stay the same from one import to the next."""
+
+    path: Path
+    secret: str
+    patients: dict[str, Patient] = field(default_factory=dict)
+
+    def subject(self, header: Header) -> str:
+        """The subject of an image, such as "sub-k3w7qzt2".
+
+        Raises:
+            InputError: If the image names no patient, or two patients would share a code.
+        """
+        identity = identity_of(header)
+        if not identity:
+            expected, remedy = "a PatientID, or a name and a birth date", "ask for an export with pseudonymous patient IDs"
+            raise InputError("import-identity", header.file, expected, "none", remedy)
+        digest = hmac.new(bytes.fromhex(self.secret), identity.encode(), hashlib.sha256).digest()
+        code = f"sub-{base64.b32encode(digest).decode().lower()[:CODE_LETTERS]}"
+        if self.patients.setdefault(code, Patient(identity)).identity != identity:
+            raise InputError(
+                "import-identity", self.path, "one code a patient", f"two with {code}", "import them with two key files"
+            )
+        return code
+
+    def session(self, subject: str, study: str) -> str:
+        """The session of a study: "" for a subject's first, then "ses-02" and so on, in the order in which they are asked for."""
+        sessions = self.patients[subject].sessions
+        return sessions.setdefault(study, f"ses-{len(sessions) + 1:02}" if sessions else "")
+
+    def save(self) -> None:
+        """Write the key file, which its owner alone may read."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        patients = {code: {"identity": p.identity, "sessions": p.sessions} for code, p in sorted(self.patients.items())}
+        with atomic_write(self.path, 0o600) as temporary:
+            temporary.write_text(json.dumps({"secret": self.secret, "patients": patients}, indent=2), encoding="utf-8")
+
+
+def identity_of(header: Header) -> str:
+    """What the DICOM files call a patient; "" if they do not say."""
+    number, name, born = (header.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
+    if number:
+        return f"{number}|{header.text('IssuerOfPatientID')}"
+    return f"{name}|{born}" if name and born else ""
+
+
+def default_key(dataset: Path) -> Path:
+    """Where the key file of a dataset is kept unless another is named: in the user's home, outside any shared folder."""
+    resolved = Path(dataset).resolve()
+    return Path.home() / KEYS / f"{resolved.name}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}.json"
+
+
+def open_key(file: Path, dataset: Path) -> Key:
+    """Read a key file, or begin one, which is written by `save`.
+
+    Raises:
+        InputError: If it lies in the dataset, or can be read by others, or is damaged.
+    """
+    file = Path(file)
+    if file.resolve().is_relative_to(Path(dataset).resolve()):
+        raise InputError("import-key", file, "a key file outside the dataset", f"one in {dataset}", "pass another with --key")
+    if not file.exists():
+        return Key(file, secrets.token_hex(32))
+    if (mode := file.stat().st_mode & 0o777) & 0o077:
+        raise InputError("import-key", file, "a key file that its owner alone may read", f"mode {mode:o}", f"run chmod 600 {file}")
+    try:
+        saved = read_json(file)
+        patients = {code: Patient(p["identity"], dict(p["sessions"])) for code, p in saved["patients"].items()}
+        return Key(file, str(saved["secret"]), patients)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("import-key", file, "a key file of an earlier import", f"{error}", "restore it from a backup") from error

@@ -1,0 +1,220 @@
+"""A simulated export of three vendors: every SWI imported right, everything else skipped by name, and nobody identified."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from cmb_models.dataset.layout import find_scans
+from cmb_models.importing.dicom import THERE, import_dicom, summary
+from cmb_models.importing.dicom_series import MAGNITUDE, PHASE, SKIPPED, SWI, files_below, read_headers, stacks_of
+from cmb_models.importing.identity import default_key
+from cmb_models.io.nifti import read_volume
+from cmb_models.volume import Volume
+from tests.support.dicom_export import SECRET, VENDORS, write_study
+from tests.support.refused import refused
+
+SHAPE, SPACING_MM = (40, 48, 16), (0.9, 0.9, 2.0)
+GE_FIELD_MAP = Path(__file__).parents[4] / "shared/data/dicom_ge"
+
+
+def scan(seed: int, tilt: float = 0.0) -> Volume:
+    """Numbers of which no two slices are alike, in an axial grid that is tilted about x; L, P and S increase with the index."""
+    rng = np.random.default_rng(seed)
+    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2]])
+    affine[:3, 3] = rng.uniform(-30, 30, 3)
+    return Volume(rng.integers(0, 1000, SHAPE), affine)
+
+
+def same_place(one: Volume, other: Volume) -> bool:
+    """Whether two volumes hold the same numbers at the same places, however their axes are stored."""
+    one, other = one.to_ras(), other.to_ras()
+    return np.allclose(one.affine, other.affine, atol=2e-3) and np.array_equal(one.data, other.data)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Five patients of each vendor, mixed in one folder: patient to scan, and the folder."""
+    folder, scans = tmp_path_factory.mktemp("export"), {}
+    for n in range(15):
+        vendor = list(VENDORS)[n % 3]
+        scans[f"patient{n:02}"] = scan(n, tilt=0.2 * (n % 2))
+        write_study(folder / f"{n % 4}/DISC{n}", vendor, f"patient{n:02}", scans[f"patient{n:02}"], np.random.default_rng(n))
+    (folder / "0/README").write_text("not DICOM")
+    return folder, scans
+
+
+@pytest.fixture(scope="module")
+def imported(export, tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    before = digest(export[0])
+    steps = import_dicom([export[0]], out / "data", out / "keys/site.json")
+    assert digest(export[0]) == before  # nothing in the source was changed
+    return out, steps
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(str(f).encode() + f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file())).hexdigest()
+
+
+def test_every_subject_is_right(export, imported):
+    _, scans = export
+    out, steps = imported
+    found = find_scans(out / "data")
+    assert len(found) == 15 and len({s.subject for s in found}) == 15
+    volumes = [read_volume(s.path) for s in found]
+    for volume in scans.values():
+        assert sum(same_place(volume, other) for other in volumes) == 1
+    assert summary(steps).startswith("15 subjects, 15 SWI scans; ")
+
+
+def test_phase_and_magnitude_come_with_it(imported):
+    out, steps = imported
+    roles = [s.stack.role for s in steps if s.target]
+    assert {role: roles.count(role) for role in set(roles)} == {SWI: 15, PHASE: 15, MAGNITUDE: 5}
+    for found in find_scans(out / "data"):
+        phase = read_volume(found.path.with_name(found.path.name.replace("_swi", "_part-phase_swi")))
+        assert phase.data.min() < -1000 and np.allclose(phase.affine, read_volume(found.path).affine)
+
+
+def test_every_distractor_is_skipped_by_name(imported):
+    _, steps = imported
+    reasons = {(s.stack.first.text("SeriesDescription"), s.reason) for s in steps if s.stack.role == SKIPPED}
+    assert reasons == {
+        ("mIP_Images(SW)", "a projection over several slices"),
+        ("MIN IP: Ax SWAN", "a projection over several slices"),
+        ("SWIp mIP", "a projection over several slices"),
+        ("t1_mprage_sag", "T1-weighted, not SWI"),
+        ("t2_tirm_tra_dark-fluid", "FLAIR, not SWI"),
+        ("Ax T2 PROPELLER", "T2-weighted, not SWI"),
+        ("DWI_b1000", "diffusion, not SWI"),
+        ("B0map", "a map, not an image"),
+        ("localizer", "a localizer"),
+        ("3Plane Loc", "a localizer"),
+        ("Survey", "a localizer"),
+    }
+    assert not any(s.is_fault for s in steps)
+
+
+def test_nobody_is_identified(imported):
+    out, _ = imported
+    key = out / "keys/site.json"
+    assert SECRET in key.read_text() and stat.S_IMODE(key.stat().st_mode) == 0o600
+    for file in (f for f in (out / "data").rglob("*") if f.is_file()):
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+        for secret in (SECRET, "patient", "19520304", "20240117", "081523", "0815", "SWI_Images", "clinic"):
+            assert secret.encode() not in content, f"{secret} in {file}"
+            assert secret not in str(file.relative_to(out))
+
+
+def test_a_second_import_changes_nothing_and_a_killed_one_goes_on(export, imported, tmp_path):
+    folder, _ = export
+    out, first = imported
+    shutil.copytree(out, tmp_path / "site")
+    data, key = tmp_path / "site/data", tmp_path / "site/keys/site.json"
+    lost = [s.target for s in first if s.target][3]
+    (data / lost).unlink()
+    (data / lost.parent / ".partial-abc-x.nii.gz").write_bytes(b"cut")
+    before = {f: f.stat().st_mtime_ns for f in data.rglob("*.nii.gz") if not f.name.startswith(".")}
+    again = import_dicom([folder], data, key)
+    assert [s.target for s in again] == [s.target for s in first]
+    assert [s.target for s in again if s.target and s.reason != THERE] == [lost]
+    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+    assert same_place(read_volume(data / lost), read_volume(out / "data" / lost))
+
+
+def test_a_dry_run_writes_nothing(export, tmp_path):
+    steps = import_dicom([export[0]], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    assert sum(s.target is not None for s in steps) == 35 and not list(tmp_path.iterdir())
+
+
+def test_two_studies_of_one_patient_become_sessions(tmp_path):
+    rng = np.random.default_rng(0)
+    for n in range(2):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), rng, ["swi"])
+    import_dicom([tmp_path / "export/0"], tmp_path / "data", tmp_path / "key.json")
+    import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json")
+    assert [s.session for s in find_scans(tmp_path / "data")] == ["ses-02", ""]
+    assert len({s.subject for s in find_scans(tmp_path / "data")}) == 1
+
+
+def stack_of(folder: Path):
+    (stack,) = stacks_of(read_headers(files_below([folder]))[0])
+    return stack
+
+
+def changed(file: Path, change) -> None:
+    image = pydicom.dcmread(file)
+    change(image)
+    image.save_as(file)
+
+
+def test_faulty_series_are_named(tmp_path):
+    def study(name: str, seed: int) -> list[Path]:
+        write_study(tmp_path / name, "SIEMENS", name, scan(seed), np.random.default_rng(0), ["swi"])
+        return sorted((tmp_path / name / "0001").iterdir())
+
+    study("missing", 1)[5].unlink()
+    assert stack_of(tmp_path / "missing").fault == "1 of 16 slices missing, between 5 and 6"
+    files = study("tilted", 2)
+    changed(files[3], lambda image: setattr(image, "ImagePositionPatient", [0, 0, 500]))
+    assert "slices" in stack_of(tmp_path / "tilted").fault
+    files = study("twice", 3)
+    shutil.copy(files[0], files[0].with_name("again"))  # the same instance
+    assert stack_of(tmp_path / "twice").fault == ""
+    changed(files[0].with_name("again"), lambda image: setattr(image, "SOPInstanceUID", pydicom.uid.generate_uid()))
+    assert stack_of(tmp_path / "twice").fault == "1 positions with two images"
+    steps = import_dicom([tmp_path / "missing"], tmp_path / "data", tmp_path / "key.json")
+    assert [s.is_fault for s in steps] == [True] and not list((tmp_path / "data").rglob("*.nii.gz"))
+
+
+def test_several_swi_of_a_study_are_not_guessed(tmp_path):
+    rng = np.random.default_rng(0)
+    write_study(tmp_path / "a", "SIEMENS", "one", scan(1), rng, ["swi"])
+    write_study(tmp_path / "b", "SIEMENS", "one", scan(2), rng, ["swi"])
+    study = pydicom.dcmread(next(files_below([tmp_path / "a"]))).StudyInstanceUID
+    for file in files_below([tmp_path / "b"]):
+        changed(file, lambda image: setattr(image, "StudyInstanceUID", study))
+    steps = import_dicom([tmp_path / "a", tmp_path / "b"], tmp_path / "data", tmp_path / "key.json")
+    assert [(s.target, s.is_fault) for s in steps] == [(None, True)] * 2 and "one of several" in steps[0].reason
+
+
+def test_what_cannot_be_imported(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with refused("import-nothing", got="no file"):
+        import_dicom([tmp_path / "empty"], tmp_path / "data", tmp_path / "key.json")
+    with refused("file-not-found"):
+        import_dicom([tmp_path / "none"], tmp_path / "data", tmp_path / "key.json")
+    write_study(tmp_path / "a", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi"])
+    with refused("import-key", got="one in"):
+        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "data/key.json")
+    (tmp_path / "open.json").write_text("{}")
+    (tmp_path / "open.json").chmod(0o644)
+    with refused("import-key", got="mode 644"):
+        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "open.json")
+    for file in files_below([tmp_path / "a"]):
+        changed(file, lambda image: (setattr(image, "PatientID", ""), setattr(image, "PatientName", "")))
+    with refused("import-identity"):
+        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "key.json")
+
+
+def test_the_key_is_kept_outside_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_key(tmp_path / "data").is_relative_to(tmp_path / "home")
+
+
+@pytest.mark.skipif(not GE_FIELD_MAP.is_dir(), reason="no real files here")
+def test_a_field_map_of_a_real_scanner_is_refused(tmp_path):
+    (step,) = import_dicom([GE_FIELD_MAP], tmp_path / "data", tmp_path / "key.json")
+    assert (step.target, step.reason) == (None, "a map, not an image")
