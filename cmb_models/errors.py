@@ -25,6 +25,11 @@ CODES = {
     "phase-not-finite": "The phase image has NaN or infinite voxels.",
     "phase-constant": "The phase image is constant.",
     "phase-unusable": "The file is not a high-pass filtered phase image of this SWI.",
+    # An import
+    "import-nothing": "There is nothing to import in the folders.",
+    "import-identity": "Images do not say whose they are, or two patients would share a subject code.",
+    "import-key": "The key file of an import lies in the dataset, can be read by others, or is damaged.",
+    "import-conversion": "A DICOM series could not be converted to one whole volume.",
     # A dataset
     "dataset-layout": "Folders and files are not in the expected layout.",
     "dataset-faults": "Several faults, all listed.",

@@ -27,7 +27,7 @@ LAYERS = (
     ("cmb_models/workspace",),
     ("cmb_models/io",),
     ("cmb_models/dataset", "cmb_models/detect", "cmb_models/evaluation"),
-    ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom"),
+    ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom", "cmb_models/importing"),
     ("cmb_models/training",),
     ("cmb_models/release",),
     ("cmb_models/registry", "cmb_models/report", "cmb_models/client", "cmb_models/shadow"),
@@ -49,6 +49,8 @@ ONLY_IN = {
     "tritonclient": ("cmb_models/client", "cmb_models/serving"),
     "triton_python_backend_utils": ("cmb_models/serving", "serving"),
     "jinja2": ("cmb_models/report",),
+    "pydicom": ("cmb_models/importing",),
+    "dcm2niix": ("cmb_models/importing",),
     "dvc": (),
 }
 LIBRARY = sorted((ROOT / "cmb_models").rglob("*.py"))

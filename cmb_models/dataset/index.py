@@ -21,7 +21,6 @@ from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume, index_from_world
 
-OUTSIDE = "annotation-outside"
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
 
 
@@ -121,7 +120,7 @@ def _dataset(folder: Path, with_phase: Preprocess | None) -> tuple[list[ScanEntr
     try:
         require_frame(folder / ANNOTATIONS, marks)
     except InputError as error:  # the cause of the marks outside their scans
-        faults = [error, *(fault for fault in faults if fault.code != OUTSIDE)]
+        faults = [error, *(fault for fault in faults if fault.code != "annotation-outside")]
     return entries, [str(fault) for fault in faults]
 
 
@@ -162,7 +161,7 @@ def _check_inside(scan: ScanFile, volume: Volume) -> None:
     if outside.any():
         got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {centres[outside][0].round(1).tolist()}"
         remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
-        raise InputError(OUTSIDE, scan.path, "annotations inside the scan", got, remedy)
+        raise InputError("annotation-outside", scan.path, "annotations inside the scan", got, remedy)
 
 
 def _require_one_label_a_place(scan: ScanFile, centres: np.ndarray) -> None:

@@ -73,10 +73,10 @@ def _of_study(stacks: Sequence[Stack], subject: str, session: str) -> list[Step]
         chosen = stacks[main[0]]
         found[main[0]] = step(chosen, _target(chosen, subject, session), warning)
         for role in (PHASE, MAGNITUDE):
-            beside = [n for n, s in enumerate(stacks) if n not in found and s.role == role and _same_grid(s, chosen)]
-            for n in beside[:1]:
+            alike = [n for n, s in enumerate(stacks) if n not in found and s.role == role and _same_grid(s, chosen)]
+            for n in alike[:1]:
                 found[n] = step(stacks[n], _target(stacks[n], subject, session))
-            found |= {n: step(stacks[n], None, f"a second {role}") for n in beside[1:]}
+            found |= {n: step(stacks[n], None, f"a second {role}") for n in alike[1:]}
     for n, stack in enumerate(stacks):
         if n not in found:
             found[n] = step(stack, None, "without an SWI of its grid" if stack.role != GRE else stack.reason)
