@@ -28,13 +28,18 @@ def import_scans(
 
     from cmb_models.cli.terminal import console, table
     from cmb_models.importing.dicom import import_dicom, summary
+    from cmb_models.importing.identity import default_key
 
-    steps = import_dicom(sources, into, key, dry_run)
+    file = key or default_key(into)
+    has_codes = file.exists() or not dry_run  # else the codes shown now would be others at the import
+    steps = import_dicom(sources, into, file, dry_run)
+    numbers = {subject: f"new {n}" for n, subject in enumerate(dict.fromkeys(step.subject for step in steps), 1)}
     rows = []
     for step in steps:
-        what = "not usable" if step.is_fault else "skipped" if step.target is None else str(step.target)
-        rows.append(tuple(map(escape, (step.subject, step.stack.name, what, step.reason))))
-    console().print(table("subject", "series", "", "", rows=rows))
+        became = "not usable" if step.is_fault else "skipped" if step.target is None else step.stack.role
+        subject = step.subject if has_codes else numbers[step.subject]
+        rows.append(tuple(map(escape, (subject, step.session, step.stack.name, became, step.reason))))
+    console().print(table("subject", "session", "series", "becomes", "reason", rows=rows))
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
     if any(step.is_fault for step in steps):
         raise typer.Exit(1)

@@ -135,4 +135,6 @@ def summary(steps: Iterable[Step]) -> str:
     subjects = {s.subject for s in steps if s.target}
     scans = sum(s.target is not None and s.target.name.endswith("_swi.nii.gz") and "_part-" not in s.target.name for s in steps)
     skipped, faults = sum(not s.target and not s.is_fault for s in steps), sum(s.is_fault for s in steps)
-    return f"{len(subjects)} subjects, {scans} SWI scans; {skipped} series skipped, {faults} not usable"
+    counts = ((len(subjects), "subject"), (scans, "SWI scan"))
+    found = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts)
+    return f"{found}; {skipped} series skipped, {faults} not usable"

@@ -18,6 +18,7 @@ from cmb_models.importing.dicom_series import MAGNITUDE, PHASE, SKIPPED, SWI, fi
 from cmb_models.importing.identity import default_key
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume
+from tests.support.command_line import cmb
 from tests.support.dicom_export import SECRET, VENDORS, write_study
 from tests.support.refused import refused
 
@@ -218,3 +219,18 @@ def test_the_key_is_kept_outside_the_dataset(tmp_path, monkeypatch):
 def test_a_field_map_of_a_real_scanner_is_refused(tmp_path):
     (step,) = import_dicom([GE_FIELD_MAP], tmp_path / "data", tmp_path / "key.json")
     assert (step.target, step.reason) == (None, "a map, not an image")
+
+
+def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for n in range(2):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", f"patient{n}", scan(n), np.random.default_rng(n), ["swi", "minip"])
+    next(f for f in files_below([tmp_path / "export/1/0001"]) if f.name == "IM00004").unlink()
+    arguments = ("import", str(tmp_path / "export"), "--into", str(tmp_path / "data"))
+    planned = cmb(*arguments, "--dry-run")
+    assert "new 1" in planned.output and "sub-" not in planned.output and "nothing written" in planned.output
+    assert not (tmp_path / "data").exists() and not (tmp_path / "home").exists()
+    done = cmb(*arguments)
+    assert done.exit_code == 1  # one SWI is not whole
+    assert "1 subject, 1 SWI scan; 2 series skipped, 1 not usable" in done.output and "a projection" in done.output
+    assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
