@@ -152,6 +152,20 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder at any depth, sorted, without hidden ones. Links to folders are followed, each folder once."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
     with atomic_write(path) as temporary:

@@ -8,8 +8,8 @@ from typing import NotRequired, TypedDict
 class ScanEntry(TypedDict):
     """One scan of the index.
 
-    subject: with its dataset's name before it. sha256: of the file. content_sha256: of voxels, shape and affine (io.scan_id), the
-    same for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored.
+    subject: with its dataset's name before it. sha256: of the file. content_sha256: of shape and voxels (io.scan_id), the same
+    for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored.
     """
 
     key: str

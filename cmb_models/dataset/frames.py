@@ -18,12 +18,14 @@ from cmb_models.volume import Volume, index_from_world
 
 HALF_WINDOW_MM = 8.0  # holds the largest microbleed (10 mm) with tissue around it
 TISSUE = 0.15  # share of the image's 99th percentile above which it is no air
-MIN_MARKS = 5  # fewer cannot tell one frame from another
+# Least mean gain in darkness, least t of the paired differences and least number of marks with which a dataset is refused. A frame
+# elsewhere in the head gains about half; a shift by one voxel little, of small lesions alone.
+ELSEWHERE, SHIFTED = (0.25, 2.5, 5), (0.08, 1.5, 10)
+MIN_MARKS = ELSEWHERE[2]
 DARK = 0.9  # darker than 9 in 10 voxels around it
-CLEAR_T = 1.5  # of the paired differences; the frame as written must be worse than another first, which by chance is rare
-CLEAR_GAIN = 0.08  # mean darkness gained; a voxel's shift of small lesions gains about twice as much
 WRITTEN = "RAS"  # the frame that annotations are to be in
 ONE_BASED = "voxel indices from 1"
+BY_ONE = f"millimetres of {ONE_BASED}"
 REMEDIES = {
     "LPS": "change the signs of x_mm and y_mm",
     "mirrored left to right": "change the sign of x_mm, or correct the scans' affines",
@@ -31,7 +33,7 @@ REMEDIES = {
     "slices in reverse order": "count the slices from the other end, or correct the scans' affines",
     "voxel indices from 0": "convert them by each scan's affine",
     ONE_BASED: "subtract 1 and convert them by each scan's affine",
-    f"millimetres of {ONE_BASED}": "subtract 1 from the voxel indices before they are converted",
+    BY_ONE: "subtract 1 from the voxel indices before they are converted",
 }
 
 
@@ -52,7 +54,7 @@ def positions(centres_mm: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
         "slices in reverse order": reversed_slices,
         "voxel indices from 0": centres_mm,
         ONE_BASED: centres_mm - 1,
-        f"millimetres of {ONE_BASED}": ras - 1,
+        BY_ONE: ras - 1,
     }
 
 
@@ -91,7 +93,8 @@ def require_frame(dataset: Path, scans: Sequence[Mapping[str, np.ndarray]]) -> N
     found = {name: np.concatenate([scan[name] for scan in scans]) for name in scans[0]}
     best = max(found, key=lambda name: float(found[name].mean()))
     gain = found[best] - found[WRITTEN]
-    if gain.mean() <= max(CLEAR_GAIN, CLEAR_T * gain.std(ddof=1) / math.sqrt(len(gain))):
+    least, t, marks = SHIFTED if best == BY_ONE else ELSEWHERE
+    if len(gain) < marks or gain.mean() <= max(least, t * gain.std(ddof=1) / math.sqrt(len(gain))):
         return
     count, counts = len(gain), {name: int((values > DARK).sum()) for name, values in found.items()}
     got = f"marks of which {counts[WRITTEN]} of {count} are dark there, and {counts[best]} of {count} read as {best}"

@@ -18,7 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.scan_id import scan_sha256
+from cmb_models.io.scan_id import content_sha256
 from cmb_models.volume import Volume, index_from_world
 
 ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
@@ -137,7 +137,7 @@ def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> Sca
         "session": scan.session,
         "path": scan.path.as_posix(),
         "sha256": sha256_of(scan.path),
-        "content_sha256": scan_sha256(volume),
+        "content_sha256": content_sha256(volume),
         "shape": list(volume.data.shape),
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.files import files_below
 from cmb_models.io.annotations import Annotation, read_annotations
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
 LAYOUT = "sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]"
-SCAN = re.compile(r"sub-[^/]+/(ses-[^/]+/)?(swi|anat)/sub-[^/]+_swi\.nii(\.gz)?")
+SCAN = re.compile(r"(?P<subject>sub-[^/]+)/(ses-[^/]+/)?(swi|anat)/(?P=subject)_([^/]*_)?swi\.nii(\.gz)?")
 DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
 SHOWN = 5  # files in a message
 
@@ -80,8 +81,7 @@ def images_left_out(dataset: Path) -> dict[Path, str]:
 
 def _images(dataset: Path) -> list[Path]:
     """All NIfTI files below a dataset but those in hidden folders, sorted by path."""
-    files = (f for f in dataset.rglob("*") if f.name.lower().endswith((".nii", ".nii.gz")) and f.is_file())
-    return sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(dataset).parts))
+    return [f for f in files_below(dataset) if f.name.lower().endswith((".nii", ".nii.gz"))]
 
 
 def _is_scan(dataset: Path, file: Path) -> bool:

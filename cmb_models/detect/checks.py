@@ -11,6 +11,7 @@ from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
 MIN_EXTENT_MM = 20.0  # less than a fifth of a brain along any axis cannot be judged
+MAX_EXTENT_MM = 1000.0  # four heads in a row: more is a voxel size in another unit
 MIN_SPACING_MM = 0.1  # half of what 7 T reaches; below it the header's unit is not mm
 MAX_SPACING_MM = 6.0  # thicker slices than in any SWI protocol known to us: a 2-10 mm lesion vanishes between them
 MAX_ORIGIN_OFFSET_MM = (
@@ -112,6 +113,10 @@ def _check_spacing(volume: Volume, case: str) -> None:
         raise InputError(
             "scan-geometry", case, f"voxels of at most {MAX_SPACING_MM:g} mm", got, "use an SWI series with thinner slices"
         )
+    if extent.max() > MAX_EXTENT_MM:
+        got = "x".join(f"{e:.0f}" for e in extent) + " mm"
+        expected, remedy = f"a field of view of at most {MAX_EXTENT_MM:g} mm", "correct the voxel size in its header (in mm?)"
+        raise InputError("scan-geometry", case, expected, got, remedy)
     if extent.min() < MIN_EXTENT_MM:
         got = "x".join(f"{e:.0f}" for e in extent) + " mm"
         raise InputError("scan-geometry", case, f"a field of view of at least {MIN_EXTENT_MM:g} mm", got, "pass the whole scan")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 from cmb_models.importing.dicom_plan import Step, plan
-from cmb_models.importing.dicom_series import Stack, files_below, read_headers, stacks_of
-from cmb_models.importing.identity import default_key, open_key
+from cmb_models.importing.dicom_series import MAGNITUDE, PHASE, SWI, Stack, files_of, read_headers, stacks_of
+from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.io.annotations import write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
@@ -49,39 +49,52 @@ def import_dicom(
     """
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise InputError("file-not-found", ", ".join(missing), "a folder of DICOM files", "no such folder", "check the path")
-    headers, others = read_headers(files_below(map(Path, sources)))
+    headers, others = read_headers(files_of(map(Path, sources)))
     if not headers:
         got = f"{len(others)} other files" if others else "no file"
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images", got, remedy)
-    key = open_key(key_file or default_key(dataset), dataset)
-    steps = plan(stacks_of(headers), key)
+    key_file, stacks = key_file or default_key(dataset), stacks_of(headers)
+    key = open_key(key_file, dataset)
     if dry_run:
-        return steps
+        return plan(stacks, key)
     Path(dataset).mkdir(parents=True, exist_ok=True)
-    with exclusive(Path(dataset)):
+    key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with exclusive(Path(dataset)), exclusive(key_file.parent):
+        key = open_key(key_file, dataset)  # again: another import may have written it
+        steps = plan(stacks, key)
         key.save()  # first: a killed import has its codes again
-        done = []
-        for step in steps:
-            done.append(_carried_out(step, Path(dataset)))
-            on_step(done[-1])
-        if not (Path(dataset) / ANNOTATIONS).exists() and any(s.target for s in done):
+        done: dict[int, Step] = {}
+        # SWI first: phase and magnitude are nothing without it.
+        for n in sorted(range(len(steps)), key=lambda n: steps[n].stack.role in (PHASE, MAGNITUDE)):
+            lost = {(s.subject, s.session) for s in done.values() if s.is_fault and s.stack.role == SWI}
+            done[n] = _carried_out(steps[n], Path(dataset), key, lost)
+            on_step(done[n])
+        found = [done[n] for n in range(len(steps))]
+        if not (Path(dataset) / ANNOTATIONS).exists() and any(s.target for s in found):
             write_annotations(Path(dataset) / ANNOTATIONS, [])
-    return done
+    return found
 
 
-def _carried_out(step: Step, dataset: Path) -> Step:
-    """Write a step's file. Returns the step, as a fault if it could not be converted."""
+def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str, str]]) -> Step:
+    """Write a step's file. Returns the step, as a fault if that was not possible. lost: subjects and sessions without their SWI."""
     if step.target is None:
         return step
-    target = dataset / step.target
+    if step.stack.role in (PHASE, MAGNITUDE) and (step.subject, step.session) in lost:
+        return replace(step, target=None, reason="its SWI was not imported")
+    target, series = dataset / step.target, step.stack.first.text("SeriesInstanceUID")
+    name = target.resolve().as_posix()
     if target.exists():  # whole: it was renamed when it was
+        if key.series.get(name, series) != series:
+            return replace(step, target=None, reason=f"another series is there as {step.target.name}", is_fault=True)
         return replace(step, reason=THERE)
     try:
         volume = convert(step.stack)
     except InputError as error:
         return replace(step, target=None, reason=f"{error.expected} expected, got {error.got}", is_fault=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    key.series[name] = series
+    key.save()
     write_volume(target, volume, _dtype(volume))
     return step
 

@@ -17,6 +17,8 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from cmb_models.files import files_below
+
 SWI, PHASE, MAGNITUDE, GRE, SKIPPED = "swi", "phase", "magnitude", "gre", "skipped"
 SAME_DIRECTION = 1e-3  # by which cosines of one stack may differ
 SAME_GAP = 0.05  # share by which gaps between slices may differ
@@ -69,16 +71,25 @@ class Header:
             return ()
 
     @property
+    def frames(self) -> int:
+        """Number of slices in the file."""
+        return int((self.numbers("NumberOfFrames") or (1,))[0])
+
+    @property
     def kinds(self) -> frozenset[str]:
         """The values of ImageType, in capitals."""
         value = self.values.get("ImageType") or ()
         return frozenset(str(v).strip().upper() for v in ([value] if isinstance(value, str) else value))
 
     @property
-    def words(self) -> str:
-        """Description, protocol and sequence, in small letters."""
-        names = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
-        return " ".join(self.text(name) for name in names).lower()
+    def description(self) -> str:
+        """Of the series, in small letters; the protocol's name where there is none."""
+        return (self.text("SeriesDescription") or self.text("ProtocolName")).lower()
+
+    @property
+    def sequence(self) -> str:
+        """Name of the sequence, in small letters."""
+        return f"{self.text('SequenceName')} {self.text('PulseSequenceName')}".lower()
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,7 @@ class Stack:
 
     @property
     def slices(self) -> int:
-        frames = self.first.numbers("NumberOfFrames")
-        return int(frames[0]) if frames else len(self.headers)
+        return max(len(self.headers), self.first.frames)
 
 
 def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
@@ -141,7 +151,7 @@ def stacks_of(headers: Iterable[Header]) -> list[Stack]:
     found = []
     for group in groups.values():
         ordered = sorted(group, key=_place)
-        role, reason = role_of(ordered[0], sum(int((h.numbers("NumberOfFrames") or (1,))[0]) for h in ordered))
+        role, reason = role_of(ordered[0], sum(h.frames for h in ordered))
         fault = "" if role == SKIPPED else geometry_fault(ordered)
         found.append(Stack(tuple(ordered), role, reason, fault))
     return sorted(found, key=lambda s: (s.study, (s.first.numbers("SeriesNumber") or (0,))[0], s.first.text("SeriesInstanceUID")))
@@ -163,54 +173,65 @@ def _place(header: Header) -> tuple[float, float]:
     return along, (header.numbers("InstanceNumber") or (0,))[0]
 
 
-# In description, protocol and sequence name. Siemens and UIH: SWI, GE: SWAN, Philips: SWIp and VenoBOLD, Canon: FSBB.
-FAMILY = re.compile(r"swi|swan|fsbb|venobold|susc")
-PROJECTION = re.compile(r"(^|[^a-z])(m(in)?[ _]?ip)($|[^a-z])|min(imum)?[ _]intensity|thick")
-LOCALIZER = re.compile(r"locali[sz]er|scout|survey|three.?plane|3.?plane|smartbrain|aahead")
-DERIVED_MAP = re.compile(r"qsm|field.?map|b0.?map|(^|[^a-z])(t2|t1|r2|adc|fa|cbf|cbv|ttp|mtt|chi)(\*|star)?[ _]?map|unwrap")
-PHASE_WORDS = re.compile(r"(^|[^a-z])pha(se)?($|[^a-z])|phase[ _]?(map|image)")
-MAGNITUDE_WORDS = re.compile(r"(^|[^a-z])mag(nitude)?($|[^a-z])")
+# In descriptions, as words between what is no letter. Siemens and UIH: SWI, GE: SWAN, Philips: SWIp and VenoBOLD, Canon: FSBB.
+FAMILY = re.compile(r"(?<![a-z])(e?swi[p]?|e?swan|fsbb|ven(o|ous)?[ _]?bold|susceptib\w*)(?![a-z])")
+SEQUENCE = re.compile(r"swi(?![a-z])|swan|fsbb")  # Siemens' sequence is called *swi3d1r
+PROJECTION = re.compile(r"(?<![a-z])m(in)?[ _]?ips?(?![a-z])|min(imum)?[ _]intensity|(?<![a-z])(thick|mpr(?![a-z])|reformat)")
+LOCALIZER = re.compile(r"locali[sz]er|scout|survey|(three|3)[- _]?(plane|pl)\b|smartbrain|aahead|(?<![a-z])loc(?![a-z])")
+DERIVED_MAP = re.compile(
+    r"(?<![a-z])(qsm|(field|b0)[ _]?map|(t2|t1|r2|adc|fa|cbf|cbv|ttp|mtt|chi)(\*|star)?[ _]?map|unwrapped)(?![a-z])"
+)
+PHASE_WORDS = re.compile(r"(?<![a-z])pha(se)?([ _]?(map|image)s?)?(?![a-z])(?! ?(ap|pa|rl|lr|enc|wrap|over))(?<!no phase)")
+MAGNITUDE_WORDS = re.compile(r"(?<![a-z])mag(nitude)?(?![a-z])")
+PHASE_KINDS, MAGNITUDE_KINDS = {"P", "PHASE", "PHASE MAP", "PHASE_MAP"}, {"M", "SWI", "M_FFE", "MAGNITUDE"}
+DERIVED_KINDS = {"MNIP", "MINIP", "MIN IP", "MIP", "REFORMATTED", "MPR", "PROJECTION IMAGE"}
+MAP_KINDS = {"FIELD_MAP", "FIELDMAP", "T2_STAR_MAP", "T2 MAP", "T1 MAP", "QSM", "B0 MAP"}
+GRE_WORDS = re.compile(r"t2[*_ -]*(star|\*)|hemo|haemo|(?<![a-z])gre(?![a-z])|ffe|fl2d|fl3d|medic|merge")
 OTHERS = (
-    (re.compile(r"flair|tirm|darkfluid"), "FLAIR"),
-    (re.compile(r"dwi|dti|diff|trace|(^|[^a-z])adc"), "diffusion"),
-    (re.compile(r"mp.?rage|bravo|t1"), "T1-weighted"),
-    (re.compile(r"tof|angio|(^|[^a-z])mra"), "angiography"),
-    (re.compile(r"asl|perf|dsc|dce"), "perfusion"),
-    (re.compile(r"bold|fmri|rest|(^|[^a-z])ep2d|(^|[^a-z])epi"), "functional"),
-    (re.compile(r"t2(?![*_ ]*(star|\*|w?_?gre|.*gre|.*hemo|.*ffe))|tse|fse|propeller|blade|space|cube"), "T2-weighted"),
-    (re.compile(r"pd(w|_|$)|proton"), "proton-density-weighted"),
+    (re.compile(r"flair|tirm|dark[-_ ]?fl"), "FLAIR"),
+    (re.compile(r"dwi|dti|diff|trace|(?<![a-z])adc"), "diffusion"),
+    (re.compile(r"mp.?rage|bravo|(?<![a-z0-9])t1"), "T1-weighted"),
+    (re.compile(r"(?<![a-z])tof|angio|(?<![a-z])mra(?![a-z])"), "angiography"),
+    (re.compile(r"(?<![a-z])asl|perf|(?<![a-z])dsc|(?<![a-z])dce|dyn"), "perfusion"),
+    (re.compile(r"(?<![a-z])bold|fmri|(?<![a-z])rest|ep2d|(?<![a-z])epi(?![a-z])"), "functional"),
+    (re.compile(r"t2|tse|(?<![a-z])fse|propeller|blade|space|cube"), "T2-weighted"),
+    (re.compile(r"(?<![a-z])pdw?(?![a-z])|proton"), "proton-density-weighted"),
 )
 
 
 def role_of(header: Header, slices: int) -> tuple[str, str]:
-    """What a stack is, by the header of one of its images; for SKIPPED with the reason, for GRE with what to beware of."""
-    kinds, words = header.kinds, header.words
+    """What a stack is, by the header of one of its images; for SKIPPED with the reason, for GRE with what to beware of.
+
+    ImageType counts more than words. The protocol's name does not count where the series has a description: it is one for all
+    that the scanner makes of it.
+    """
+    kinds, words = header.kinds, header.description
     if (modality := header.text("Modality")) != "MR":
         return SKIPPED, f"{modality or 'no modality'}, not MR"
     if "LOCALIZER" in kinds or LOCALIZER.search(words):
         return SKIPPED, "a localizer"
-    if kinds & {"MNIP", "MINIP", "MIN IP", "MIP"} or PROJECTION.search(words):
+    if kinds & DERIVED_KINDS or PROJECTION.search(words):
         return SKIPPED, "a projection over several slices"
-    if DERIVED_MAP.search(words) or kinds & {"FIELD_MAP", "FIELDMAP", "T2_STAR_MAP", "T2 MAP", "T1 MAP", "QSM", "B0 MAP"}:
+    if DERIVED_MAP.search(words) or kinds & MAP_KINDS:
         return SKIPPED, "a map, not an image"
     if kinds & {"R", "I", "REAL", "IMAGINARY"}:
         return SKIPPED, "a real or imaginary part"
-    family = bool(FAMILY.search(words) or "SWI" in kinds)
     if slices < LEAST_SLICES:
         return SKIPPED, f"{slices} slices alone"
-    is_phase = bool(kinds & {"P", "PHASE", "PHASE MAP", "PHASE_MAP"} or PHASE_WORDS.search(words))
-    if family:
+    is_phase = bool(kinds & PHASE_KINDS) or (not kinds & MAGNITUDE_KINDS and bool(PHASE_WORDS.search(words)))
+    others = [what for pattern, what in OTHERS if pattern.search(words)]
+    by_words = bool(FAMILY.search(words)) and not set(others) - {"functional", "T2-weighted"}
+    if "SWI" in kinds or by_words or (not others and SEQUENCE.search(header.sequence)):
         if is_phase:
             return PHASE, ""
         return (MAGNITUDE, "") if MAGNITUDE_WORDS.search(words) else (SWI, "")
-    for pattern, what in OTHERS:
-        if pattern.search(words):
-            return SKIPPED, f"{what}, not SWI"
-    if is_phase:
-        return PHASE, ""
-    if MAGNITUDE_WORDS.search(words):
+    if not others and not is_phase and MAGNITUDE_WORDS.search(words):
         return MAGNITUDE, ""
-    return (GRE, "a T2*-weighted magnitude, not SWI") if _is_gre(header) else (SKIPPED, "not named as SWI")
+    if _is_gre(header) and not is_phase and (GRE_WORDS.search(words) or not others):
+        return GRE, "a T2*-weighted magnitude, not SWI"
+    if others:
+        return SKIPPED, f"{others[0]}, not SWI"
+    return (PHASE, "") if is_phase else (SKIPPED, "not named as SWI")
 
 
 def _is_gre(header: Header) -> bool:
@@ -222,8 +243,8 @@ def _is_gre(header: Header) -> bool:
 def geometry_fault(headers: Sequence[Header]) -> str:
     """What is wrong with the slices of a stack, by position; '' for a whole one. Multi-frame files are judged after conversion."""
     if len(headers) == 1:
-        return "" if headers[0].numbers("NumberOfFrames") else "one slice alone"
-    if any(h.numbers("NumberOfFrames") for h in headers):
+        return "" if headers[0].frames > 1 else "one slice alone"
+    if any(h.frames > 1 for h in headers):
         return f"{len(headers)} multi-frame files in one series"
     if any(len(h.numbers("ImagePositionPatient")) != 3 or len(h.numbers("ImageOrientationPatient")) != 6 for h in headers):
         return "slices without a position"
@@ -243,11 +264,7 @@ def geometry_fault(headers: Sequence[Header]) -> str:
     return ""
 
 
-def files_below(sources: Iterable[Path]) -> Iterator[Path]:
-    """All files in sources, at any depth, without hidden ones, sorted within each source."""
+def files_of(sources: Iterable[Path]) -> Iterator[Path]:
+    """The files named, and all files in the folders named, at any depth."""
     for source in sources:
-        if source.is_file():
-            yield source
-        else:
-            found = (f for f in sorted(source.rglob("*")) if f.is_file())
-            yield from (f for f in found if not any(p.startswith(".") for p in f.relative_to(source).parts))
+        yield from [source] if source.is_file() else files_below(source)

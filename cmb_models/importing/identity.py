@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cmb_models.errors import InputError
@@ -24,9 +24,10 @@ KEYS = ".cmb-models/import-keys"  # in the user's home folder
 
 @dataclass
 class Patient:
-    """identity: as in the DICOM files. sessions: label of each study by its UID; "" for the first."""
+    """identity: as in the DICOM files. born: birth date there. sessions: label of each study by its UID; "" for the first."""
 
     identity: str
+    born: str = ""
     sessions: dict[str, str] = field(default_factory=dict)
 
 
@@ -37,6 +38,7 @@ class Key:
     path: Path
     secret: str
     patients: dict[str, Patient] = field(default_factory=dict)
+    series: dict[str, str] = field(default_factory=dict)  # SeriesInstanceUID by the path it was imported to
 
     def subject(self, header: Header) -> str:
         """The subject of an image, such as "sub-k3w7qzt2".
@@ -50,10 +52,16 @@ class Key:
             raise InputError("import-identity", header.file, expected, "none", remedy)
         digest = hmac.new(bytes.fromhex(self.secret), identity.encode(), hashlib.sha256).digest()
         code = f"sub-{base64.b32encode(digest).decode().lower()[:CODE_LETTERS]}"
-        if self.patients.setdefault(code, Patient(identity)).identity != identity:
+        born = header.text("PatientBirthDate")
+        patient = self.patients.setdefault(code, Patient(identity, born))
+        if patient.identity != identity:
             raise InputError(
                 "import-identity", self.path, "one code a patient", f"two with {code}", "import them with two key files"
             )
+        patient.born = patient.born or born
+        if born and patient.born != born:  # an archive that calls everybody ANONYMOUS
+            expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
+            raise InputError("import-identity", header.file, expected, "one ID with several birth dates", remedy)
         return code
 
     def session(self, subject: str, study: str) -> str:
@@ -64,22 +72,25 @@ class Key:
     def save(self) -> None:
         """Write the key file, which its owner alone may read."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        patients = {code: {"identity": p.identity, "sessions": p.sessions} for code, p in sorted(self.patients.items())}
+        saved = {"secret": self.secret, "patients": {c: asdict(p) for c, p in sorted(self.patients.items())}, "series": self.series}
         with atomic_write(self.path, 0o600) as temporary:
-            temporary.write_text(json.dumps({"secret": self.secret, "patients": patients}, indent=2), encoding="utf-8")
+            temporary.write_text(json.dumps(saved, indent=2), encoding="utf-8")
 
 
 def identity_of(header: Header) -> str:
     """What the DICOM files call a patient; "" if they do not say."""
     number, name, born = (header.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
     if number:
-        return f"{number}|{header.text('IssuerOfPatientID')}"
+        return number
     return f"{name}|{born}" if name and born else ""
 
 
 def default_key(dataset: Path) -> Path:
-    """Where the key file of a dataset is kept unless another is named: in the user's home, outside any shared folder."""
-    resolved = Path(dataset).resolve()
+    """Where the key file of a dataset is kept unless another is named: in the user's home, outside any shared folder.
+
+    One for all datasets in one folder, so that a patient has one code in all of them.
+    """
+    resolved = Path(dataset).resolve().parent
     return Path.home() / KEYS / f"{resolved.name}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}.json"
 
 
@@ -98,7 +109,7 @@ def open_key(file: Path, dataset: Path) -> Key:
         raise InputError("import-key", file, "a key file that its owner alone may read", f"mode {mode:o}", f"run chmod 600 {file}")
     try:
         saved = read_json(file)
-        patients = {code: Patient(p["identity"], dict(p["sessions"])) for code, p in saved["patients"].items()}
-        return Key(file, str(saved["secret"]), patients)
+        patients = {code: Patient(p["identity"], p["born"], dict(p["sessions"])) for code, p in saved["patients"].items()}
+        return Key(file, str(saved["secret"]), patients, dict(saved["series"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("import-key", file, "a key file of an earlier import", f"{error}", "restore it from a backup") from error

@@ -116,9 +116,11 @@ def _read_rows(path: Path) -> list[Annotation]:
         if named := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
             first, skipped = stream.readline(), 1
         separator = named["separator"] if named else max(SEPARATORS, key=first.count)
-        reader = csv.DictReader(itertools.chain([first], stream), delimiter=separator)
+        reader = csv.DictReader(itertools.chain([first], stream), delimiter=separator, strict=True)
         there = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = there
+        if repeated := sorted({c for c in there if c and there.count(c) > 1}):
+            raise InputError("annotations-invalid", path, "each column once", ", ".join(repeated), "remove one of them")
         missing = [c for c in REQUIRED if c not in there]
         if missing:
             got = f"no {', '.join(missing)}, separated by {SEPARATORS.get(separator, repr(separator))}"
@@ -131,6 +133,8 @@ def _read_rows(path: Path) -> list[Annotation]:
             try:
                 if None in row:  # csv's key for what is more than the header has
                     raise ValueError(f"{len(there) + len(row[None])} values for {len(there)} columns{_decimal_commas(separator)}")
+                if any("\n" in text for text in row.values() if isinstance(text, str)):
+                    raise ValueError("a value over several lines (a quotation mark too many?)")
                 rows.append(_annotation(row, decimal_comma=separator != ","))
             except (TypeError, ValueError) as error:
                 faults.append(f"line {reader.line_num + skipped}: {error}")

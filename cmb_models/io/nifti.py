@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +24,7 @@ SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
 NIFTI2_HEADER = 540  # bytes, which its first number says; NIfTI-1 has 348
 MOST_TRAILING = 2**12  # bytes after the voxels: a writer's padding
-TEMPLATES = {3: "Talairach space", 4: "MNI space"}  # codes of an affine that are not the scanner's
+TEMPLATES = {3: "Talairach space", 4: "MNI space", 5: "a template's space"}  # codes of an affine that are not the scanner's
 SAME_PLACE_MM = 1.0  # corners of an image by qform and by sform: more than rounding
 SAME_SIZE = 0.02  # share by which voxel sizes may differ from the affine's: rounded headers, slightly sheared affines
 MOST_VOXELS = 2**30  # 4 GiB as float32, some 20 times the finest SWI: more is a damaged header
@@ -85,6 +86,9 @@ def _image_of(stream: io.IOBase) -> SpatialImage:
     nifti2 = NIFTI2_HEADER in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
     kind = nib.Nifti2Image if nifti2 else nib.Nifti1Image
     image: SpatialImage = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
+    offset = int(cast(Any, image.dataobj).offset)  # of an ArrayProxy
+    if offset < kind.header_class.single_vox_offset:
+        raise ImageFileError(f"its voxels begin at byte {offset}, within the header")
     return image
 
 

@@ -9,6 +9,16 @@ import numpy as np
 from cmb_models.volume import Volume
 
 
+def content_sha256(volume: Volume) -> str:
+    """SHA-256, in hexadecimal, over shape and voxels, as `scan_sha256`: what stays when a file is compressed or saved again.
+
+    Without the affine, of which a header keeps the last digits or not, by the form it is written in.
+    """
+    digest = hashlib.sha256(np.asarray(volume.data.shape, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(volume.data + np.float32(0), dtype="<f4").data)  # -0 is 0
+    return digest.hexdigest()
+
+
 def scan_sha256(volume: Volume) -> str:
     """SHA-256, in hexadecimal, over shape (three int64), affine (float64) and voxels (float32), little-endian, last index fastest.
 

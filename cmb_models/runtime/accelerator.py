@@ -43,6 +43,13 @@ def host(array: Array) -> np.ndarray:
     return values
 
 
+def device_error(error: BaseException) -> DeviceFailed:
+    """A library's error on a device: memory that is too small for this input, or a device that failed."""
+    text = first_line(error)
+    full = type(error).__name__ == "OutOfMemoryError" or any(words in text for words in ("out of memory", "ALLOC_FAILED"))
+    return DoesNotFit(text) if full else DeviceFailed(text)
+
+
 def first_line(error: BaseException) -> str:
     """Of an error's text: the libraries append hints over several lines."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

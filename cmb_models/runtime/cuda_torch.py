@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cmb_models.arrays import Array
-from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, first_line
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, device_error, first_line
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import run_in_parts
-from cmb_models.runtime.torch import open_torch_device
+from cmb_models.runtime.torch import open_torch_device, release_spare_memory
 
 # Two scans at once would not be faster and need twice the memory; and cuDNN's flags are the process's.
 ONE_AT_A_TIME = threading.Lock()
@@ -40,15 +40,21 @@ class TorchNetwork:
                 where, image = image.device, image.to(self._device)
                 reach, multiple = self._network.reach, self._network.multiple
                 result = run_in_parts(self._run, image, reach, multiple, torch.OutOfMemoryError, torch.cat).to(where)
-            except torch.OutOfMemoryError as error:
-                raise DoesNotFit(first_line(error)) from error
             except RuntimeError as error:
-                if "shape" in str(error) or "size" in str(error):  # of the input, not of the device
+                of_input = "shape" in str(error) or "size" in str(error)
+                if of_input and not isinstance(error, torch.OutOfMemoryError):
                     raise
-                raise DeviceFailed(first_line(error)) from error
+                raise device_error(error) from error
+            finally:
+                release_spare_memory(self._device)
         return result if isinstance(array, Tensor) else result.numpy()
 
     def _run(self, image: Tensor) -> Tensor:
         # TF32, cuDNN's default for float32 convolutions, moves scores by more than a release may differ from what was judged.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self._network(image)
+        try:
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return self._network(image)
+        except RuntimeError as error:
+            if isinstance(device_error(error), DoesNotFit):  # cuDNN and cuBLAS raise others than torch
+                raise torch.OutOfMemoryError(first_line(error)) from None
+            raise

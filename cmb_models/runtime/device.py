@@ -119,6 +119,11 @@ def requested_device() -> str:
     return os.environ.get(VARIABLE) or "auto"
 
 
+def is_of_device(error: InputError) -> bool:
+    """Whether an error is a device's fault, not the scan's."""
+    return error.code in ("device-failed", "device-memory")
+
+
 def require_device(device: str, source: str) -> None:
     """Raise InputError, naming the option or variable `source`, unless `device` is one of DEVICES."""
     if device not in DEVICES:
@@ -190,7 +195,7 @@ def open_on_cuda(file: Path, input_name: str, output_name: str, card: int = 0) -
         return OnnxruntimeNetwork(file, input_name, output_name, card=card)
     try:
         from cmb_models.runtime.cuda_torch import TorchNetwork
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # a library that is missing, or one of its parts
         raise DeviceFailed(f"neither onnxruntime-gpu nor torch with onnx is installed ({first_line(error)})") from error
     return TorchNetwork(file, f"cuda:{card}")
 
@@ -205,7 +210,7 @@ def _require_driver() -> None:
 def _onnxruntime_has_cuda() -> bool:
     try:
         import onnxruntime
-    except ImportError:
+    except (ImportError, OSError):
         return False
     providers: Any = onnxruntime.get_available_providers()
     return "CUDAExecutionProvider" in providers
@@ -238,8 +243,8 @@ def _torch_arrays(card: int) -> AcceleratedArrays:
     _require_driver()
     try:
         from cmb_models.runtime.torch_arrays import TorchArrays
-    except ImportError as error:
-        raise DeviceFailed(f"torch is not installed ({first_line(error)})") from error
+    except (ImportError, OSError) as error:
+        raise DeviceFailed(f"torch cannot be imported ({first_line(error)})") from error
     return TorchArrays(f"cuda:{card}")
 
 

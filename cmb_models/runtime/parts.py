@@ -84,16 +84,18 @@ def run_in_parts(
     Raises:
         too_large: If the smallest parts do not fit.
     """
+    cut = _cut(array.shape[2:], reach, multiple)
     try:
         return run(array)
     except too_large:
-        if len(array) > 1:
-            half = len(array) // 2
-            halves = (array[:half], array[half:])
-            return join([run_in_parts(run, part, reach, multiple, too_large, join) for part in halves], axis=0)
-        cut = _cut(array.shape[2:], reach, multiple)
-        if cut is None:
+        if len(array) < 2 and cut is None:
             raise
+    # Only now, when the failed attempt's frames and with them its tensors are gone.
+    if len(array) > 1:
+        half = len(array) // 2
+        halves = (array[:half], array[half:])
+        return join([run_in_parts(run, part, reach, multiple, too_large, join) for part in halves], axis=0)
+    assert cut is not None
     axis, middle, overlap = cut
     before, after = (slice(None),) * (2 + axis), (slice(None),) * (2 - axis)
 

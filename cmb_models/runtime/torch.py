@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import nn
 
 from cmb_models.detect.detector import Network
 from cmb_models.runtime.accelerator import DeviceFailed, first_line
+
+KEPT_SHARE = 0.1  # of a card's memory that one step may keep between scans
 
 
 def open_torch_device(device: str) -> tuple[torch.device, str]:
@@ -23,8 +27,19 @@ def open_torch_device(device: str) -> tuple[torch.device, str]:
     try:
         torch.zeros(1, device=opened)
         return opened, torch.cuda.get_device_name(opened) if opened.type == "cuda" else "torch on the cpu"
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:  # the calls that torch defers until then fail with a base of their own
         raise DeviceFailed(first_line(error)) from error
+
+
+def release_spare_memory(device: torch.device) -> None:
+    """Give back a card's memory that torch keeps for later, if it is much: a server's other steps share the card."""
+    if device.type != "cuda":
+        return
+    with contextlib.suppress(RuntimeError):  # after a failure of the device, which is raised elsewhere
+        total = torch.cuda.get_device_properties(device).total_memory
+        if torch.cuda.memory_reserved(device) > KEPT_SHARE * total:
+            with torch.cuda.device(device):
+                torch.cuda.empty_cache()
 
 
 def as_callable(model: nn.Module, device: torch.device) -> Network:

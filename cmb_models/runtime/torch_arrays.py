@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmb_models.arrays import smooth_and_interpolate
-from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, first_line, host
-from cmb_models.runtime.torch import open_torch_device
+from cmb_models.runtime.accelerator import device_error, host
+from cmb_models.runtime.torch import open_torch_device, release_spare_memory
+
+BLOCK = 512  # unit vectors that are resampled together
 
 
 class TorchArrays:
@@ -36,12 +38,12 @@ class TorchArrays:
         try:
             with torch.inference_mode():
                 yield
-        except torch.OutOfMemoryError as error:
-            raise DoesNotFit(first_line(error)) from error
         except RuntimeError as error:
-            if self._device.type != "cuda" or "CUDA" not in str(error):
+            if self._device.type != "cuda" and not isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise DeviceFailed(first_line(error)) from error
+            raise device_error(error) from error
+        finally:
+            release_spare_memory(self._device)
 
     def array(self, values: np.ndarray | Tensor) -> Tensor:
         tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
@@ -91,12 +93,17 @@ class TorchArrays:
     def _axis_weights(self, size: int, samples: int, factor: float) -> Tensor:
         """`smooth_and_interpolate` along one axis as a matrix (samples, size): what it makes of the unit vectors."""
         key = (size, samples, factor)
-        if key not in self._weights:
-            columns = smooth_and_interpolate(np.eye(size), np.array([factor, 1.0]), (samples, size))
+        weights = self._weights.get(key)
+        if weights is None:
+            blocks = []
+            for first in range(0, size, BLOCK):  # all unit vectors of a long axis at once would take gigabytes
+                units = np.eye(size, min(BLOCK, size - first), -first)
+                blocks.append(smooth_and_interpolate(units, np.array([factor, 1.0]), (samples, units.shape[1])).astype(np.float32))
+            weights = self.array(np.concatenate(blocks, axis=1))
             if len(self._weights) > 30:  # ten protocols; a server sees scans of many
                 self._weights.clear()
-            self._weights[key] = self.array(columns.astype(np.float32))
-        return self._weights[key]
+            self._weights[key] = weights
+        return weights
 
     def phasors(self, radians: Tensor) -> Tensor:
         return torch.polar(torch.ones_like(radians), radians)

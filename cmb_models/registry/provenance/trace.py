@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
-from cmb_models.io.scan_id import scan_sha256
+from cmb_models.io.scan_id import content_sha256
 from cmb_models.registry.provenance.lineage import read_lineage, read_lineages
 from cmb_models.workspace.versioning import git_lines, has_commit
 
@@ -89,7 +89,7 @@ def scan_hashes(scan: str) -> tuple[str, ...]:
     file = Path(scan)
     if file.is_file():
         try:
-            return sha256_of(file), scan_sha256(read_volume(file))
+            return sha256_of(file), content_sha256(read_volume(file))
         except InputError:
             return (sha256_of(file),)
     digits = scan.lower().removeprefix("sha256:")

@@ -31,7 +31,9 @@ class DeviceMetric:
 
     def _report(self) -> None:
         self._log.log_info(f"{self._labels['model']} {self._labels['release']}: device {self._place}")
-        self._metric = self._family.Metric(labels={**self._labels, "device": self._place.name, "reason": self._place.reason})
+        self._metric = self._family.Metric(
+            labels={**self._labels, "device": self._place.name, "reason": _label(self._place.reason)}
+        )
         self._metric.set(1)
 
     def _fell_back(self, message: str) -> None:
@@ -40,3 +42,10 @@ class DeviceMetric:
         if self._place.accelerated is None:
             self._metric.set(0)
             self._report()
+
+
+def _label(text: str) -> str:
+    """Without what would need escapes in the text format of metrics."""
+    for character, other in (('"', "'"), ("\\", "/"), ("{", "("), ("}", ")"), ("\n", " ")):
+        text = text.replace(character, other)
+    return text

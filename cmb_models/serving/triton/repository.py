@@ -58,7 +58,8 @@ ONNX_FILES = {UNET: UNET_FILE, CNN: CNN_FILE}
 PYTHON_STEPS = (PREPARE, CANDIDATES, DECIDE)
 SOURCES = serving_files() / "model_repository"
 # Code of the steps outside model.py.
-SHARED = tuple(Path(__file__).with_name(f"{name}.py") for name in ("request_metrics", "request_reporter", "request_trace", "step"))
+SHARED_MODULES = ("device_metric", "request_metrics", "request_reporter", "request_trace", "step")
+SHARED = tuple(Path(__file__).with_name(f"{name}.py") for name in SHARED_MODULES)
 TYPES: dict[type, str] = {
     np.float32: "TYPE_FP32",
     np.float64: "TYPE_FP64",

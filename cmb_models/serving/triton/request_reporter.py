@@ -12,6 +12,7 @@ import numpy as np
 from cmb_models.client.log_lines import LineLog
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
+from cmb_models.runtime.device import is_of_device
 from cmb_models.serving.triton.request_metrics import Metrics
 from cmb_models.serving.triton.request_trace import Trace
 from cmb_models.serving.triton.step import RELEASE_FILE, version_folder
@@ -47,6 +48,9 @@ class RequestReporter:
             yield
         except InputError as error:
             trace.passed(name)
+            if is_of_device(error):
+                self._report(trace, "failed", cause=error.code)
+                raise
             self._report(trace, "refused", cause=error.code)
             if trace.role != "probe":
                 self.metrics.add("cmb_refusals_total", role=trace.role, cause=error.code)

@@ -32,6 +32,7 @@ from cmb_models.config.params import PipelineConfig
 from cmb_models.errors import InputError, to_status
 from cmb_models.files import read_json
 from cmb_models.release.bundle import CNN_INPUT, CNN_OUTPUT, PIPELINE_FILE, UNET_INPUT, UNET_OUTPUT
+from cmb_models.runtime.device import is_of_device
 
 RELEASE_FILE = "release.json"  # {"release": int, "manifest_sha256": str, "golden": {"shape": [I, J, K], "sha256": str}}
 
@@ -108,7 +109,7 @@ def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dic
     """One response per request, in order; a failed request gets an error and does not affect the others.
 
     answer: maps inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG (errors.to_status), any other exception
-    INTERNAL.
+    INTERNAL, as the fault of a device is.
     """
     import triton_python_backend_utils as pb  # exists only inside the server
 
@@ -116,7 +117,8 @@ def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dic
         try:
             arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
         except InputError as error:
-            return pb.InferenceResponse(error=pb.TritonError(to_status(error), pb.TritonError.INVALID_ARG))
+            kind = pb.TritonError.INTERNAL if is_of_device(error) else pb.TritonError.INVALID_ARG
+            return pb.InferenceResponse(error=pb.TritonError(to_status(error), kind))
         except Exception as error:  # no scan may stop the server
             return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL))
         tensors = [pb.Tensor(t.name, np.ascontiguousarray(a, dtype=t.dtype)) for t, a in zip(outputs, arrays, strict=True)]

@@ -24,9 +24,9 @@ BRAIN_ENDING = ".brain.npy"
 class Example:
     """One training scan on the working grid. `source_affine` is the stored scan's, for reporting in its own space.
 
-    sha256: of the stored scan's file, which identifies the scan whatever its name. lesion_bank: lesions simulated for its
-    voxel size; None where none are inserted. phase_sha256: of the phase image's file, "" where phase is not used. brain: where they
-    may be inserted; None in one made by hand, where samplers look for it themselves.
+    sha256, content_sha256: of the stored scan's file and voxels, which identify the scan whatever its name. lesion_bank: lesions
+    simulated for its voxel size; None where none are inserted. phase_sha256: of the phase image's file, "" where phase is not used.
+    brain: where they may be inserted; None in one made by hand, where samplers look for it themselves.
     """
 
     key: str
@@ -38,6 +38,7 @@ class Example:
     lesion_bank: LesionBank | None = None
     phase_sha256: str = ""
     brain: BrainMask | None = None
+    content_sha256: str = ""
 
     def centres_mm(self, label: str) -> np.ndarray:
         """Centres (N, 3) of the annotations of one label ("cmb", "possible"); (0, 3) for none."""
@@ -65,6 +66,7 @@ def save_example(folder: Path, example: Example, lesion_bank_file: str = "") -> 
     about = {
         "subject": example.subject,
         "sha256": example.sha256,
+        "content_sha256": example.content_sha256,
         "affine": prepared.affine.tolist(),
         "shape": list(prepared.shape),
         "source_affine": example.source_affine.tolist(),
@@ -97,7 +99,7 @@ def load_examples(folder: Path) -> list[Example]:
         marked = tuple(Annotation(**a) for a in about["annotations"])
         source, inserted = np.array(about["source_affine"]), lesion_bank[about["lesion_bank"]]
         sha256, phase_sha256 = about["sha256"], about.get("phase_sha256", "")
-        more = (sha256, inserted, phase_sha256, BrainMask(bits))
+        more = (sha256, inserted, phase_sha256, BrainMask(bits), about.get("content_sha256", ""))
         found.append(Example(file.stem, about["subject"], prepared, marked, source, *more))
     return found
 
@@ -114,7 +116,7 @@ def load_training(folder: Path, split: SubjectSplit) -> list[Example]:
     keep_apart("training folds", split["folds"], [*split["locked"], *split.get("held_out", ())], "run the split stage again")
     keep_apart("training data", (e.subject for e in examples), split["locked"], remedy)
     locked = set(split["locked_sha256"])
-    if same := [e.key for e in examples if locked & {e.sha256, e.phase_sha256}]:
+    if same := [e.key for e in examples if locked & {e.sha256, e.content_sha256, e.phase_sha256}]:
         raise InputError(
             "leakage", "training data", "no scan of the locked set", f"{', '.join(same)}, the same file as a locked one", remedy
         )

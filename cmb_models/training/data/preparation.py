@@ -72,6 +72,7 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[E
         annotations=scan.annotations,
         source_affine=np.asarray(volume.affine),
         sha256=entry["sha256"],
+        content_sha256=entry.get("content_sha256", ""),
         phase_sha256=entry.get("phase_sha256", "") if settings.phase else "",
     )
     return example, volume.to_ras().spacing_mm

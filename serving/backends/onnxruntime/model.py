@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, to_status
 from cmb_models.runtime.device import open_network, requested_device
 from cmb_models.serving.triton.device_metric import DeviceMetric
 from cmb_models.serving.triton.step import card_of
@@ -52,4 +52,5 @@ class TritonPythonModel:
 
 def failed(error):
     """An internal error as the response."""
-    return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INTERNAL))
+    text = to_status(error) if isinstance(error, InputError) else str(error)
+    return pb.InferenceResponse(error=pb.TritonError(text, pb.TritonError.INTERNAL))

@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,9 +66,15 @@ class TritonPythonModel:
             raise InputError("scan-geometry", CASE, "a volume and its affine", str(error), "check the scan's header") from error
         trace.spacing_mm = [round(s, 4) for s in volume.spacing_mm]
         hashed = self.hashing.submit(scan_sha256, volume)
+
+        def prepared_on(arrays):
+            scan = prepare(volume, self.settings, CASE, *phase, arrays=arrays)
+            # Copied here, where faults of the device are seen: they may only show then.
+            return replace(scan, image=host(scan.image), phase=None if scan.phase is None else host(scan.phase))
+
         try:
-            scan = self.arrays.run(lambda arrays: prepare(volume, self.settings, CASE, *phase, arrays=arrays), CASE)
+            scan = self.arrays.run(prepared_on, CASE)
         finally:
             trace.input_sha256 = hashed.result()
-        found = (host(scan.image)[None, None], scan.affine, np.asarray(scan.shape))
-        return found if scan.phase is None else (*found, host(scan.phase))
+        arrays = (scan.image[None, None], scan.affine, np.asarray(scan.shape))
+        return arrays if scan.phase is None else (*arrays, scan.phase)

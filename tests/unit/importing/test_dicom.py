@@ -14,7 +14,18 @@ import pytest
 
 from cmb_models.dataset.layout import find_scans
 from cmb_models.importing.dicom import THERE, import_dicom, summary
-from cmb_models.importing.dicom_series import MAGNITUDE, PHASE, SKIPPED, SWI, files_below, read_headers, stacks_of
+from cmb_models.importing.dicom_series import (
+    GRE,
+    MAGNITUDE,
+    PHASE,
+    SKIPPED,
+    SWI,
+    Header,
+    files_of,
+    read_headers,
+    role_of,
+    stacks_of,
+)
 from cmb_models.importing.identity import default_key
 from cmb_models.io.nifti import read_volume
 from cmb_models.volume import Volume
@@ -151,7 +162,7 @@ def test_two_studies_of_one_patient_become_sessions(tmp_path):
 
 
 def stack_of(folder: Path):
-    (stack,) = stacks_of(read_headers(files_below([folder]))[0])
+    (stack,) = stacks_of(read_headers(files_of([folder]))[0])
     return stack
 
 
@@ -184,8 +195,8 @@ def test_several_swi_of_a_study_are_not_guessed(tmp_path):
     rng = np.random.default_rng(0)
     write_study(tmp_path / "a", "SIEMENS", "one", scan(1), rng, ["swi"])
     write_study(tmp_path / "b", "SIEMENS", "one", scan(2), rng, ["swi"])
-    study = pydicom.dcmread(next(files_below([tmp_path / "a"]))).StudyInstanceUID
-    for file in files_below([tmp_path / "b"]):
+    study = pydicom.dcmread(next(files_of([tmp_path / "a"]))).StudyInstanceUID
+    for file in files_of([tmp_path / "b"]):
         changed(file, lambda image: setattr(image, "StudyInstanceUID", study))
     steps = import_dicom([tmp_path / "a", tmp_path / "b"], tmp_path / "data", tmp_path / "key.json")
     assert [(s.target, s.is_fault) for s in steps] == [(None, True)] * 2 and "one of several" in steps[0].reason
@@ -204,7 +215,7 @@ def test_what_cannot_be_imported(tmp_path):
     (tmp_path / "open.json").chmod(0o644)
     with refused("import-key", got="mode 644"):
         import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "open.json")
-    for file in files_below([tmp_path / "a"]):
+    for file in files_of([tmp_path / "a"]):
         changed(file, lambda image: (setattr(image, "PatientID", ""), setattr(image, "PatientName", "")))
     with refused("import-identity"):
         import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "key.json")
@@ -225,7 +236,7 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for n in range(2):
         write_study(tmp_path / f"export/{n}", "SIEMENS", f"patient{n}", scan(n), np.random.default_rng(n), ["swi", "minip"])
-    next(f for f in files_below([tmp_path / "export/1/0001"]) if f.name == "IM00004").unlink()
+    next(f for f in files_of([tmp_path / "export/1/0001"]) if f.name == "IM00004").unlink()
     arguments = ("import", str(tmp_path / "export"), "--into", str(tmp_path / "data"))
     planned = cmb(*arguments, "--dry-run")
     assert "new 1" in planned.output and "sub-" not in planned.output and "nothing written" in planned.output
@@ -234,3 +245,101 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     assert done.exit_code == 1  # one SWI is not whole
     assert "1 subject, 1 SWI scan; 2 series skipped, 1 not usable" in done.output and "a projection" in done.output
     assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
+
+
+NAMES = {
+    ("SWI_Images", "M SWI"): SWI,
+    ("Pha_Images", "P"): PHASE,
+    ("Mag_Images", "M"): MAGNITUDE,
+    ("mIP_Images(SW)", "MNIP"): SKIPPED,
+    ("Ax SWAN", ""): SWI,
+    ("FILT_PHA: Ax SWAN", ""): PHASE,
+    ("MinIP_SWAN", ""): SKIPPED,
+    ("eSWAN", ""): SWI,
+    ("WIP SWIp SENSE", "M_FFE M"): SWI,
+    ("VEN_BOLD", "M"): SWI,
+    ("VENOUS BOLD HR", "M"): SWI,
+    ("SWI mIPs", ""): SKIPPED,
+    ("SWI_Phase", ""): PHASE,
+    ("Mag SWI", "M"): MAGNITUDE,
+    ("SWI tra phase AP", "M"): SWI,
+    ("AX SWI NO PHASE WRAP", "M"): SWI,
+    ("Susceptibility weighted", ""): SWI,
+    ("Ax SWAN MPR", "REFORMATTED"): SKIPPED,
+    ("QSM", ""): SKIPPED,
+    ("t2_fl2d_tra_hemo", "M"): GRE,
+    ("T2*w GRE", "M"): GRE,
+    ("T2-star", "M"): GRE,
+    ("t1_mprage_sag", "M"): SKIPPED,
+    ("T1 MPRAGE swift", "M"): SKIPPED,
+    ("FLAIR SWIFT", "M"): SKIPPED,
+    ("ep2d_diff_SUSC_CORR", "M"): SKIPPED,
+    ("DWI_SWI_brain", "M"): SKIPPED,
+    ("Dyn Susc Contrast", "M"): SKIPPED,
+    ("ToF_3D", "M"): SKIPPED,
+    ("t2_tse_tra", "M"): SKIPPED,
+    ("BOLD_rest", "M"): SKIPPED,
+    ("3-pl T2 Loc", ""): SKIPPED,
+}
+
+
+@pytest.mark.parametrize("protocol", ["head", "swi_mag_phase", "t2_swi_qsm", "SWISS_stroke"])
+@pytest.mark.parametrize(("name", "role"), NAMES.items(), ids=[name for name, _ in NAMES])
+def test_what_a_series_is(name, role, protocol):
+    """By names that scanners and sites give; the protocol's is one for all series of a scan."""
+    description, kinds = name
+    values = pydicom.Dataset()
+    values.Modality, values.ScanningSequence, values.EchoTime = "MR", "GR", 20.0
+    values.SeriesDescription, values.ProtocolName, values.ImageType = (
+        description,
+        protocol,
+        ["ORIGINAL", "PRIMARY", *kinds.split(" ")],
+    )
+    assert role_of(Header(Path("file"), values), 40)[0] == role
+
+
+def test_files_of_one_frame_each(tmp_path):
+    write_study(tmp_path, "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi"])
+    for file in files_of([tmp_path]):
+        changed(file, lambda image: setattr(image, "NumberOfFrames", 1))
+    assert (stack_of(tmp_path).fault, stack_of(tmp_path).slices) == ("", 16)
+
+
+def test_links_are_followed_once(tmp_path):
+    write_study(tmp_path / "archive", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi"])
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/disc").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive/up").symlink_to(tmp_path)
+    assert len(list(files_of([tmp_path / "export"]))) == 16
+
+
+def test_another_series_does_not_take_the_place_of_an_imported_one(tmp_path):
+    """The same study with another reconstruction: the SWI stays, and the other's phase is not put next to it."""
+    rng = np.random.default_rng(0)
+    write_study(tmp_path / "first", "SIEMENS", "one", scan(1), rng, ["swi"])
+    write_study(tmp_path / "second", "SIEMENS", "one", scan(2), rng, ["swi", "phase"])
+    study = pydicom.dcmread(next(files_of([tmp_path / "first"]))).StudyInstanceUID
+    for file in files_of([tmp_path / "second"]):
+        changed(file, lambda image: setattr(image, "StudyInstanceUID", study))
+    import_dicom([tmp_path / "first"], tmp_path / "data", tmp_path / "key.json")
+    steps = import_dicom([tmp_path / "second"], tmp_path / "data", tmp_path / "key.json")
+    assert [(s.target, s.is_fault) for s in steps] == [(None, True), (None, False)]
+    assert "another series is there" in steps[0].reason and steps[1].reason == "its SWI was not imported"
+    (found,) = find_scans(tmp_path / "data")
+    assert same_place(read_volume(found.path), scan(1))
+
+
+def test_one_patient_is_one_subject(tmp_path):
+    """With an issuer of its ID or without; and everybody under one name is refused."""
+    rng = np.random.default_rng(0)
+    for n in range(2):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), rng, ["swi"])
+    for file in files_of([tmp_path / "export/1"]):
+        changed(file, lambda image: setattr(image, "IssuerOfPatientID", "PACS"))
+    steps = import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    assert len({s.subject for s in steps}) == 1
+    for file in files_of([tmp_path / "export/1"]):
+        changed(file, lambda image: setattr(image, "PatientBirthDate", "19610101"))
+    with refused("import-identity", got="several birth dates"):
+        import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    assert default_key(tmp_path / "raw/site") == default_key(tmp_path / "raw/locked") != default_key(tmp_path / "other/site")
