@@ -81,7 +81,7 @@ def check_lineage(lineage: dict, scans: Sequence[ScanEntry], locked: Iterable[st
 
     Args:
         lineage: Of the bundle: {"training_scans": {key: sha256}, "calibrated_on": [subject]}, with phase also
-            {"training_phases": {key: sha256}}; since version 0.3 {"training_contents": {key: sha256}}.
+            {"training_phases": {key: sha256}}; in lineages since contents are hashed {"training_contents": {key: sha256}}.
         scans: Entries of data/index.json.
         locked: Subjects of the held-out test set.
 

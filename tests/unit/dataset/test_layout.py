@@ -131,3 +131,18 @@ def test_every_other_image_is_left_out_for_a_reason(tmp_path):
     found = {image.relative_to(tmp_path).as_posix(): reason for image, reason in images_left_out(tmp_path).items()}
     assert found.keys() == others.keys()
     assert all(found[name].startswith(reason) for name, reason in others.items())
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    place(tmp_path / "archive", "sub-02/swi/sub-02_swi.nii.gz")
+    place(tmp_path / "site", "sub-01/swi/sub-01_swi.nii.gz")
+    mark(tmp_path / "site")
+    (tmp_path / "site/sub-02").symlink_to(tmp_path / "archive/sub-02")
+    assert [s.subject for s in find_scans(tmp_path / "site")] == ["sub-01", "sub-02"]
+
+
+def test_a_file_of_another_subject_is_named(tmp_path):
+    place(tmp_path, "sub-01/swi/sub-01_swi.nii.gz", "sub-03/swi/sub-04_swi.nii.gz")
+    mark(tmp_path)
+    with refused("dataset-layout", got="sub-03/swi/sub-04_swi.nii.gz"):
+        find_scans(tmp_path)

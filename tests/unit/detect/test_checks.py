@@ -123,3 +123,9 @@ FOUND = (np.zeros((2, 3), np.int64), np.zeros((2, 3)), N, N)
 def test_steps_refuse_arrays_that_do_not_fit_together(step, got):
     with refused("step-inconsistent", got=got):
         step(settings())
+
+
+def test_a_field_of_view_that_no_scanner_has():
+    endless = Volume(np.zeros((4, 4, 60_000), dtype=np.float32), np.diag([6.0, 6, 0.2, 1]))
+    with refused("scan-geometry", got="24x24x12000 mm"):
+        prepare(endless, settings().preprocess, "scan")

@@ -106,3 +106,16 @@ def test_missing_columns_name_the_separator(tmp_path):
 def test_a_number_with_thousands_is_not_guessed(tmp_path):
     with refused("annotations-invalid", got="1.000,5"):
         read_annotations(file(tmp_path, SPREADSHEETS["semicolons"].replace("1.0", "1.000,5")))
+
+
+def test_a_quotation_mark_too_many_does_not_swallow_rows(tmp_path):
+    rows = ['sub-01,,1,2,3,4,cmb,"ab', "sub-02,,1,2,3,4,cmb,ab", "sub-03,,1,2,3,4,cmb,ab"]
+    with refused("annotations-invalid"):
+        read_annotations(file(tmp_path, HEADER + "\n".join(rows) + "\n"))
+    with refused("annotations-invalid", got="several lines"):
+        read_annotations(file(tmp_path, HEADER + "\n".join([*rows, 'sub-04,,1,2,3,4,cmb,ab"']) + "\n"))
+
+
+def test_a_repeated_column_is_named(tmp_path):
+    with refused("annotations-invalid", got="label"):
+        read_annotations(file(tmp_path, HEADER.strip() + ",label\nsub-01,,1,2,3,4,cmb,ab,possible\n"))

@@ -10,6 +10,7 @@ import pytest
 
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume, scan_name, write_volume
+from cmb_models.io.scan_id import content_sha256
 from cmb_models.volume import Volume
 from tests.support.refused import refused
 
@@ -212,3 +213,20 @@ def test_voxel_sizes_that_contradict_the_affine(tmp_path):
     path = patched(tmp_path / "a.nii", 80, "<3f", 2.0, 2.0, 2.0)
     with refused("scan-space", got="2 x 2 x 2 mm in its header and 1 x 1 x 2 mm by its affine"):
         read_volume(path)
+
+
+def test_voxels_that_begin_within_the_header(tmp_path):
+    """Read shifted by as much, they would still look like a scan."""
+    with refused("scan-file", got="begin at byte 0, within the header"):
+        read_volume(patched(tmp_path / "a.nii", 108, "<f", 0.0))
+
+
+def test_the_content_of_a_scan_that_was_saved_again(tmp_path):
+    data = np.where(DATA == 3, -0.0, DATA).astype(np.float32)
+    image = nib.Nifti1Image(data, None)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    first = read_volume(tmp_path / "a.nii.gz")
+    write_volume(tmp_path / "b.nii", Volume(np.abs(first.data), first.affine))
+    assert content_sha256(read_volume(tmp_path / "b.nii")) == content_sha256(first)
+    assert content_sha256(Volume(DATA + 1, AFFINE)) != content_sha256(first) != content_sha256(Volume(DATA.T, AFFINE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 
 import numpy as np
@@ -12,7 +13,7 @@ from cmb_models.errors import InputError
 from cmb_models.release.bundle import UNET_FILE, UNET_INPUT, UNET_OUTPUT
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.cuda_torch import TorchNetwork
-from cmb_models.runtime.device import open_network
+from cmb_models.runtime.device import is_of_device, open_arrays, open_network
 from tests.support.refused import refused
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16), dtype=np.float32)
@@ -135,3 +136,25 @@ def test_unknown_devices_are_named(networks):
     folder, *_ = networks
     with refused("device-unknown", got="'tpu'"):
         opened(folder, "tpu")
+
+
+@pytest.mark.parametrize("broken", [OSError("libcudnn.so.9: cannot open shared object file"), ImportError("no module named torch")])
+def test_a_library_that_cannot_be_imported(networks, monkeypatch, broken):
+    """`auto` goes on with the CPU, for the networks and for the work around them."""
+    folder, *_ = networks
+    imports = builtins.__import__
+
+    def failing(name, *arguments, **more):
+        if name in ("cmb_models.runtime.cuda_torch", "cmb_models.runtime.torch_arrays"):
+            raise broken
+        return imports(name, *arguments, **more)
+
+    monkeypatch.setattr("cmb_models.runtime.device._require_driver", lambda: None)
+    monkeypatch.setattr(builtins, "__import__", failing)
+    assert str(broken) in opened(folder, "auto", opener=None).reason
+    assert str(broken) in open_arrays("auto").reason
+
+
+def test_a_fault_of_the_device_is_not_the_scans():
+    assert is_of_device(InputError("device-memory", "scan", "a", "b", "c"))
+    assert not is_of_device(InputError("scan-file", "scan", "a", "b", "c"))

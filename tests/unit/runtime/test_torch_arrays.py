@@ -15,7 +15,7 @@ from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.phantom import golden_scan
 from cmb_models.release.bundle import BundleDetector, load_bundle, open_networks
-from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
+from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, device_error
 from cmb_models.runtime.cuda_torch import TorchNetwork
 from cmb_models.runtime.device import DeviceArrays, open_arrays
 from cmb_models.runtime.torch_arrays import TorchArrays
@@ -223,3 +223,24 @@ class Counting(TorchArrays):
     def oriented(self, array, orientation):
         self.scans += 1
         return super().oriented(array, orientation)
+
+
+def test_weights_of_a_long_axis_are_those_of_a_short_one():
+    """Computed in blocks of unit vectors."""
+    image, factor = RNG.standard_normal((1300, 3, 2), dtype=np.float32), np.array([3.3, 1.0, 1.0])
+    expected = NUMPY.resampled(image, factor, (394, 3, 2))
+    np.testing.assert_allclose(host(TORCH.resampled(TORCH.array(image), factor, (394, 3, 2))), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA error: out of memory", DoesNotFit),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", DoesNotFit),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED\nhints", DeviceFailed),
+        ("nvrtc: error: failed to open libnvrtc-builtins.so.12.6", DeviceFailed),
+    ],
+)
+def test_what_an_error_of_the_device_is(text, kind):
+    error = device_error(RuntimeError(text))
+    assert type(error) is kind and str(error) == text.split("\n")[0]
