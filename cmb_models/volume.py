@@ -100,8 +100,7 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along i, j and k, in mm."""
-        di, dj, dk = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(di), float(dj), float(dk)
+        return spacing_of(self.affine)
 
     @property
     def orientation(self) -> str:
@@ -118,6 +117,19 @@ def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
     """Convert three values, such as one per axis, to a tuple."""
     i, j, k = values
     return i, j, k
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Distance between neighbouring voxel centres along i, j and k in mm, by an affine (4, 4)."""
+    di, dj, dk = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(di), float(dj), float(dk)
+
+
+def corners_apart_mm(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Largest distance in mm between the same corners of an image (I, J, K) placed by two affines (4, 4)."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    difference = one - other
+    return float(np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max())
 
 
 def ras_orientation(affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.errors import InputError
-from cmb_models.volume import Volume
+from cmb_models.volume import Volume, corners_apart_mm
 
 SAME_PLACE_MM = 0.1  # corners of two images of one grid differ by less: headers are rounded
 BACKGROUND = 0.2  # share of voxels with one and the same number from which they are air that was blanked; phase 0 has far fewer
@@ -42,9 +42,7 @@ def check_same_grid(phase: Volume, swi: Volume, case: str) -> None:
     if phase.data.shape != swi.data.shape:
         got = f"one of shape {phase.data.shape} for {swi.data.shape}"
         raise InputError("phase-grid", case, "a phase image on the grid of its SWI", got, "export both from one series")
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(swi.data.shape) - 1)
-    off = corners @ (phase.affine - swi.affine)[:3, :3].T + (phase.affine - swi.affine)[:3, 3]
-    if (away := float(np.linalg.norm(off, axis=1).max())) > SAME_PLACE_MM:
+    if (away := corners_apart_mm(phase.affine, swi.affine, swi.data.shape)) > SAME_PLACE_MM:
         got = f"one that lies up to {away:.1f} mm off it"
         raise InputError("phase-grid", case, "a phase image on the grid of its SWI", got, "export both from one series")
 

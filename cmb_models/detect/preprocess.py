@@ -14,7 +14,7 @@ from cmb_models.config.params import Preprocess
 from cmb_models.detect.checks import check_grid, check_voxels
 from cmb_models.detect.phase import check_phase_voxels, check_same_grid, resolve_offset_and_sign, unit_phasors
 from cmb_models.errors import InputError
-from cmb_models.volume import Volume, ras_orientation, triple
+from cmb_models.volume import Volume, ras_orientation, spacing_of, triple
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ class Raster(NamedTuple):
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along i, j and k, in mm."""
-        di, dj, dk = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(di), float(dj), float(dk)
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def summary(steps: Iterable[Step]) -> str:
     """How many subjects, scans and series, in one sentence."""
     steps = list(steps)
     subjects = {s.subject for s in steps if s.target}
-    scans = sum(s.target is not None and s.target.name.endswith("_swi.nii.gz") and "_part-" not in s.target.name for s in steps)
+    scans = sum(s.target is not None and s.stack.role == SWI for s in steps)
     skipped, faults = sum(not s.target and not s.is_fault for s in steps), sum(s.is_fault for s in steps)
     counts = ((len(subjects), "subject"), (scans, "SWI scan"))
     found = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts)

@@ -90,11 +90,7 @@ def _target(stack: Stack, subject: str, session: str) -> Path:
 
 def _same_grid(one: Stack, other: Stack) -> bool:
     """Whether two stacks have the same slices: number, size and first position."""
-    if (one.slices, one.first.text("Rows"), one.first.text("Columns")) != (
-        other.slices,
-        other.first.text("Rows"),
-        other.first.text("Columns"),
-    ):
+    if len({(s.slices, s.first.text("Rows"), s.first.text("Columns")) for s in (one, other)}) > 1:
         return False
     places = [s.first.numbers("ImagePositionPatient") for s in (one, other)]
     return len(places[0]) != 3 or len(places[1]) != 3 or bool(np.allclose(places[0], places[1], atol=0.1))

@@ -18,7 +18,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.volume import Volume
+from cmb_models.volume import Volume, corners_apart_mm, spacing_of
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
@@ -139,7 +139,7 @@ def require_scanner_space(image: SpatialImage, case: object) -> None:
     """Raise InputError unless a NIfTI header says without contradiction where its image lies in the scanner.
 
     Refused: no qform and no sform, of which nibabel makes a guess that is mirrored; both, but of different places or handedness; a
-    template's space (codes 3 and 4) alone; voxel sizes that are not those of the affine. Other formats pass.
+    template's space (TEMPLATES) alone; voxel sizes that are not those of the affine. Other formats pass.
     """
     header = image.header
     if not isinstance(header, nib.Nifti1Header):
@@ -156,7 +156,7 @@ def require_scanner_space(image: SpatialImage, case: object) -> None:
         raise InputError(
             "scan-space", case, "an image in scanner space", got, "pass the scan before its registration to a template"
         )
-    spacing, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.array(header.get_zooms()[:3], dtype=float)
+    spacing, zooms = spacing_of(image.affine), np.array(header.get_zooms()[:3], dtype=float)
     if not np.allclose(spacing, zooms, rtol=SAME_SIZE, atol=0):
         sizes = [" x ".join(f"{s:.3g}" for s in size) for size in (zooms, spacing)]
         got = f"voxels of {sizes[0]} mm in its header and {sizes[1]} mm by its affine"
@@ -164,9 +164,8 @@ def require_scanner_space(image: SpatialImage, case: object) -> None:
 
 
 def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tuple[int, ...], case: object) -> None:
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
     (one, _), (other, _) = forms.values()
-    apart = np.linalg.norm(nib.affines.apply_affine(one, corners) - nib.affines.apply_affine(other, corners), axis=1).max()
+    apart = corners_apart_mm(one, other, shape)
     mirrored = np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
     if mirrored or apart > SAME_PLACE_MM:
         described = (f"{name} {_described(affine)}" for name, (affine, _) in forms.items())
@@ -177,7 +176,7 @@ def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tupl
 
 
 def _described(affine: np.ndarray) -> str:
-    spacing = " x ".join(f"{s:.3g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = " x ".join(f"{s:.3g}" for s in spacing_of(affine))
     origin = ", ".join(f"{o:.0f}" for o in affine[:3, 3])
     return f"{''.join(nib.aff2axcodes(affine))} {spacing} mm from ({origin})"
 

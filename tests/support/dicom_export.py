@@ -1,4 +1,4 @@
-"""A simulated DICOM export: volumes written as the series of Siemens, GE and Philips scanners, with what lies beside them."""
+"""A simulated DICOM export: volumes as the series of Siemens, GE and Philips scanners, with the others of such an export."""
 
 from __future__ import annotations
 

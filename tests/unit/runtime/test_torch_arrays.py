@@ -77,7 +77,7 @@ def test_elementwise_functions():
 
 @pytest.mark.parametrize("floor", [0.0, 0.9, 2.0])
 def test_candidates(floor):
-    """On noise, and on plateaus of equal scores, of which there are more than are looked at first."""
+    """On noise, and on plateaus of equal scores, more of them than FIRST_LOOK."""
     chosen = settings().candidates.model_copy(update={"floor": floor, "min_distance_mm": 3.0})
     for heatmap in (RNG.random((40, 40, 30), dtype=np.float32), RNG.integers(0, 3, (40, 40, 30)).astype(np.float32) / 2):
         expected = find_candidates(heatmap, (1.0, 1.0, 2.0), chosen)
