@@ -68,6 +68,8 @@ def faults(line: str, app) -> str:
     command = app
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name, *words = words
+        if name not in command.commands and (default := getattr(command, "default", None)):
+            name, words = default, [name, *words]
         if name not in command.commands:
             return f"no command {name}"
         command = command.commands[name]

@@ -26,9 +26,10 @@ class ScanEntry(TypedDict):
 
 
 class ScanIndex(TypedDict):
-    """data/index.json."""
+    """data/index.json. unread: files of scans that nobody read, which are neither trained on nor evaluated."""
 
     scans: list[ScanEntry]
+    unread: NotRequired[list[str]]
 
 
 class SubjectSplit(TypedDict):

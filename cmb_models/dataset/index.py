@@ -16,7 +16,7 @@ from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
-from cmb_models.io.annotations import Annotation
+from cmb_models.io.annotations import NONE, Annotation
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.volume import Volume, index_from_world
@@ -32,7 +32,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
         settings: If they enable phase, every scan needs a usable phase image.
 
     Returns:
-        One entry per scan, by dataset and path.
+        One entry per scan that was read, by dataset and path; the other scans are listed as unread. All are checked.
 
     Raises:
         InputError: If `raw_dir` is itself a dataset or holds none; else one error that lists the faults of all scans: not
@@ -50,15 +50,17 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
         )
     entries: list[ScanEntry] = []
     faults: list[str] = []
+    unread: list[str] = []
     for folder in folders:
-        found, wrong = _dataset(folder, with_phase)
-        entries, faults = entries + found, faults + wrong
+        found, skipped, wrong = _dataset(folder, with_phase)
+        entries, unread, faults = entries + found, unread + skipped, faults + wrong
     faults += _repeated(entries)
+    entries = [entry for entry in entries if entry["path"] not in unread]
     if faults:
         listed = "".join(f"\n  - {f}" for f in faults)
         number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise InputError("dataset-faults", raw_dir, "usable scans and annotations", f"{number}:{listed}\n", "correct all of these")
-    return {"scans": entries}
+    return {"scans": entries, "unread": unread} if unread else {"scans": entries}
 
 
 def summary(index: ScanIndex) -> list[str]:
@@ -69,6 +71,10 @@ def summary(index: ScanIndex) -> list[str]:
         subjects, empty = len({entry["subject"] for entry in scans}), sum(not entry["n_cmbs"] for entry in scans)
         n_cmbs = sum(entry["n_cmbs"] for entry in scans)
         lines.append(f"{name}: scans {len(scans)} ({empty} without microbleeds), subjects {subjects}, microbleeds {n_cmbs}")
+    if unread := index.get("unread", []):
+        first = unread[0] + (" ..." if len(unread) > 1 else "")
+        lines.append(f"{len(unread)} scans without rows in {ANNOTATIONS} are unread and not used: {first}")
+        lines.append(f"if they were read and nothing was found, add a row with the label {NONE} for each")
     return lines
 
 
@@ -101,12 +107,12 @@ def _repeated(entries: list[ScanEntry]) -> list[str]:
     return faults
 
 
-def _dataset(folder: Path, with_phase: Preprocess | None) -> tuple[list[ScanEntry], list[str]]:
-    """The scans of one dataset, and its faults."""
+def _dataset(folder: Path, with_phase: Preprocess | None) -> tuple[list[ScanEntry], list[str], list[str]]:
+    """The scans of one dataset, the paths of those that nobody read, and its faults."""
     try:
         scans = find_scans(folder)
     except InputError as error:
-        return [], [str(error)]
+        return [], [], [str(error)]
     entries, faults, marks = [], [], []
     for scan in scans:
         try:
@@ -121,7 +127,7 @@ def _dataset(folder: Path, with_phase: Preprocess | None) -> tuple[list[ScanEntr
         require_frame(folder / ANNOTATIONS, marks)
     except InputError as error:  # the cause of the marks outside their scans
         faults = [error, *(fault for fault in faults if fault.code != "annotation-outside")]
-    return entries, [str(fault) for fault in faults]
+    return entries, [scan.path.as_posix() for scan in scans if not scan.is_read], [str(fault) for fault in faults]
 
 
 def _centres(annotations: Iterable[Annotation]) -> np.ndarray:

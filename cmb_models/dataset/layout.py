@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import files_below
-from cmb_models.io.annotations import Annotation, read_annotations
+from cmb_models.io.annotations import Annotation, read_readings
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
 
@@ -25,13 +25,17 @@ SHOWN = 5  # files in a message
 
 @dataclass(frozen=True)
 class ScanFile:
-    """One SWI scan of a dataset with its annotations; () for a scan without microbleeds."""
+    """One SWI scan of a dataset with its annotations.
+
+    is_read: whether anyone read it: () of a scan that was read are no microbleeds, of one that was not they say nothing.
+    """
 
     dataset: str
     subject: str
     session: str
     path: Path
     annotations: tuple[Annotation, ...]
+    is_read: bool
 
     @property
     def key(self) -> str:
@@ -125,7 +129,8 @@ def find_scans(dataset: Path) -> list[ScanFile]:
             "none",
             "add the list of marked microbleeds (a header alone if there are none)",
         )
-    rows = read_annotations(dataset / ANNOTATIONS)
+    readings = read_readings(dataset / ANNOTATIONS)
+    rows, empty = readings.annotations, {(e.subject, e.session) for e in readings.empty}
     images = _images(dataset)
     files = [f for f in images if _is_scan(dataset, f)]
     if misnamed := [f for f in images if f not in files and _is_misnamed(dataset, f)]:
@@ -139,12 +144,13 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         parts = file.relative_to(dataset).parts
         subject, session = parts[0], parts[1] if parts[1].startswith("ses-") else ""
         own = tuple(r for r in rows if r.subject == subject and r.session == session)
-        found.append(ScanFile(dataset.name, subject, session, file, own))
+        found.append(ScanFile(dataset.name, subject, session, file, own, bool(own) or (subject, session) in empty))
     twice = sorted(key for key, n in Counter(s.key for s in found).items() if n > 1)
     if twice:
         raise InputError("dataset-layout", dataset, "one SWI scan a session", f"several of {', '.join(twice)}", "keep one of each")
     known = {(s.subject, s.session) for s in found}
-    strays = sorted({f"{r.subject}/{r.session}".rstrip("/") for r in rows if (r.subject, r.session) not in known})
+    named = {(r.subject, r.session) for r in rows} | empty
+    strays = sorted(f"{subject}/{session}".rstrip("/") for subject, session in named - known)
     if strays:
         raise InputError(
             "annotation-without-scan",

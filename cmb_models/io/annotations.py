@@ -8,12 +8,14 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
 
 MIMIC_PREFIX = "mimic:"
+NONE = "none"  # the label of a row without a place: the scan was read, and this rater marked nothing in it
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
 
@@ -80,12 +82,34 @@ class Annotation:
         return self.label == "cmb"
 
 
+@dataclass(frozen=True)
+class EmptyReading:
+    """A scan that a rater read without marking anything. In the file it is a row with the label NONE and no place."""
+
+    subject: str
+    session: str
+    rater: str
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What annotations.csv says: the marked places, and the scans in which nothing was found. Other scans are unread."""
+
+    annotations: list[Annotation]
+    empty: list[EmptyReading]
+
+
 COLUMNS = tuple(f.name for f in fields(Annotation))
 OPTIONAL = ("region",)
 REQUIRED = tuple(c for c in COLUMNS if c not in OPTIONAL)
 
 
 def read_annotations(path: Path) -> list[Annotation]:
+    """The marked places of annotations.csv, as `read_readings`."""
+    return read_readings(path).annotations
+
+
+def read_readings(path: Path) -> Readings:
     """Read annotations.csv.
 
     Args:
@@ -94,10 +118,11 @@ def read_annotations(path: Path) -> list[Annotation]:
             skipped.
 
     Returns:
-        The rows in the file's order; [] for a file with only a header.
+        The rows in the file's order; none for a file with only a header.
 
     Raises:
-        InputError: If the file or a column is missing, or rows are invalid; all invalid rows are listed.
+        InputError: If the file or a column is missing, rows are invalid, or a rater marked something in a scan that the same rater
+            found empty; all invalid rows are listed.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,8 +133,9 @@ def read_annotations(path: Path) -> list[Annotation]:
         raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
 
 
-def _read_rows(path: Path) -> list[Annotation]:
+def _read_rows(path: Path) -> Readings:
     rows: list[Annotation] = []
+    empty: list[EmptyReading] = []
     faults: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
         first, skipped = stream.readline(), 0
@@ -135,32 +161,57 @@ def _read_rows(path: Path) -> list[Annotation]:
                     raise ValueError(f"{len(there) + len(row[None])} values for {len(there)} columns{_decimal_commas(separator)}")
                 if any("\n" in text for text in row.values() if isinstance(text, str)):
                     raise ValueError("a value over several lines (a quotation mark too many?)")
-                rows.append(_annotation(row, decimal_comma=separator != ","))
+                if _text(row, "label") == NONE:
+                    empty.append(_empty_reading(row))
+                else:
+                    rows.append(_annotation(row, decimal_comma=separator != ","))
             except (TypeError, ValueError) as error:
                 faults.append(f"line {reader.line_num + skipped}: {error}")
     if faults:
         raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
-    return rows
+    _require_consistent(path, rows, empty)
+    return Readings(rows, empty)
 
 
-def write_annotations(path: Path, rows: Iterable[Annotation]) -> None:
-    """Write annotations.csv atomically, with four decimals; without rows, only the header."""
+def _require_consistent(path: Path, rows: list[Annotation], empty: list[EmptyReading]) -> None:
+    marked = {(a.subject, a.session, a.rater) for a in rows}
+    if both := sorted({(e.subject, e.session, e.rater) for e in empty} & marked):
+        subject, session, rater = both[0]
+        got = f"both for {'/'.join(part for part in (subject, session) if part)}{f' by {rater}' if rater else ''}"
+        raise InputError("annotations-invalid", path, f"marks or the label {NONE}", got, "remove one of them")
+
+
+def write_annotations(path: Path, rows: Iterable[Annotation], empty: Iterable[EmptyReading] = ()) -> None:
+    """Write annotations.csv atomically, with four decimals; without rows, only the header.
+
+    empty: scans that were read without a mark.
+    """
     with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
             writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])
+        for reading in empty:
+            writer.writerow([getattr(reading, column, NONE if column == "label" else "") for column in COLUMNS])
 
 
 def _decimal_commas(separator: str) -> str:
     return " (decimal commas? separate the columns by semicolons then)" if separator == "," else ""
 
 
+def _text(row: dict[str, str], column: str) -> str:
+    return (row.get(column) or "").strip()
+
+
+def _empty_reading(row: dict[str, str]) -> EmptyReading:
+    if placed := [c for c in ("x_mm", "y_mm", "z_mm", "diameter_mm") if _text(row, c)]:
+        raise ValueError(f"the label {NONE}, which has no place, with {', '.join(placed)}")
+    return EmptyReading(_text(row, "subject"), _text(row, "session"), _text(row, "rater"))
+
+
 def _annotation(row: dict[str, str], decimal_comma: bool = False) -> Annotation:
     """One row of the file. Raises TypeError or ValueError for a missing or unreadable number."""
-
-    def text(column: str) -> str:
-        return (row.get(column) or "").strip()
+    text = partial(_text, row)
 
     def number(column: str) -> float:
         value = text(column)

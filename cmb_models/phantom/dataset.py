@@ -15,13 +15,13 @@ from cmb_models import __version__
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
-from cmb_models.io.annotations import Annotation, write_annotations
+from cmb_models.io.annotations import Annotation, EmptyReading, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.machine import worker_count
 from cmb_models.phantom.config import PhantomConfig, plain_json
 from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
-from cmb_models.phantom.scan import MAX_CMBS, SimulatedScan, session_names, simulate_subject
+from cmb_models.phantom.scan import MAX_CMBS, RATER, SimulatedScan, session_names, simulate_subject
 
 SUBJECT_GB = 3.0  # of a process that simulates a whole head at the finest voxels of a preset (benchmarks/phantom_speed.py)
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
@@ -105,7 +105,10 @@ def write_dataset(
         for _ in track(_run(todo, processes), "simulating", len(todo), disable=not progress, transient=True):
             pass
         rows = [Annotation(**row) for job in jobs for s in job.sessions for row in read_json(job.truth(s))["annotations"]]
-        write_annotations(out / ANNOTATIONS, rows)
+        marked = {(row.subject, row.session) for row in rows}
+        visits = [(job.subject, s) for job in jobs for s in job.sessions]
+        empty = [EmptyReading(*visit, RATER) for visit in visits if visit not in marked]
+        write_annotations(out / ANNOTATIONS, rows, empty)
     except OSError as error:
         got = error.strerror or type(error).__name__
         remedy = "put that right and run the same command again, or name another folder"

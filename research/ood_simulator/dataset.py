@@ -9,7 +9,7 @@ from rich.progress import track
 
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.io.annotations import write_annotations
+from cmb_models.io.annotations import EmptyReading, write_annotations
 from cmb_models.io.nifti import write_volume
 from research.ood_simulator.scan import PROTOCOLS, simulate
 
@@ -28,14 +28,15 @@ def write_scans(out: Path, scans: int, seed: int) -> None:
         raise InputError("setting-invalid", "--scans", "1 or more", str(scans), "correct the option")
     if out.exists() and any(out.iterdir()):
         raise InputError("folder-taken", out, "a new or empty folder", "one that holds files", "name another, or remove it")
-    rows = []
+    rows, empty = [], []
     for n in track(range(scans), f"draw {out.name}", transient=True):
         subject, sequence = f"sub-{n + 1:03d}", np.random.SeedSequence([seed, n])
         count = draw_count(np.random.default_rng(sequence.spawn(1)[0]))
         scan = simulate(sequence, PROTOCOLS[n % len(PROTOCOLS)], count, subject)
         write_volume(out / subject / "swi" / f"{subject}_swi.nii.gz", scan.swi, np.int16)
         rows += scan.annotations
-    write_annotations(out / ANNOTATIONS, rows)
+        empty += [] if scan.annotations else [EmptyReading(subject, "", "generator")]
+    write_annotations(out / ANNOTATIONS, rows, empty)
 
 
 def draw_count(rng: np.random.Generator) -> int:

@@ -14,7 +14,7 @@ from cmb_models.dataset.index import index_datasets, left_out, summary
 from cmb_models.dataset.layout import phase_beside
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
-from cmb_models.io.annotations import Annotation, write_annotations
+from cmb_models.io.annotations import Annotation, EmptyReading, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume
 from tests.support.bundles import BLOBS_MM, head, head_phase
@@ -27,7 +27,9 @@ ON = load_params(ROOT / "params.yaml").preprocess.model_copy(update={"phase": Tr
 def dataset(folder, scans, rows):
     for subject, volume in scans.items():
         write_volume(folder / subject / "swi" / f"{subject}_swi.nii.gz", volume)
-    write_annotations(folder / "annotations.csv", [Annotation(s, "", *map(float, c), 3.0, "cmb", r) for s, c, r in rows])
+    marks = [Annotation(s, "", *map(float, c), 3.0, "cmb", r) for s, c, r in rows]
+    empty = [EmptyReading(s, "", "a") for s in scans if s not in {m.subject for m in marks}]
+    write_annotations(folder / "annotations.csv", marks, empty)
 
 
 def test_every_scan_with_its_facts(tmp_path):
@@ -90,6 +92,25 @@ def test_one_scan_in_two_files_is_refused(tmp_path, how):
         nib.save(image, copy)
     assert sha256_of(original) != sha256_of(copy)
     with refused("dataset-faults", got="the same scan as .*/sub-9_swi.nii.gz"):
+        index_datasets(tmp_path)
+
+
+def test_a_scan_without_rows_is_unread_and_not_used(tmp_path):
+    """It may hold microbleeds that nobody marked: as a negative it would teach to miss them."""
+    dataset(tmp_path / "site", {f"sub-{n}": head(seed=n) for n in (1, 2, 3)}, [("sub-1", BLOBS_MM[0], "a")])
+    rows = [Annotation("sub-1", "", *map(float, BLOBS_MM[0]), 3.0, "cmb", "a")]
+    write_annotations(tmp_path / "site/annotations.csv", rows, [EmptyReading("sub-2", "", "a")])
+    index = index_datasets(tmp_path)
+    assert [entry["key"] for entry in index["scans"]] == ["site_sub-1", "site_sub-2"]
+    assert index["unread"] == [swi_of(tmp_path, "sub-3").as_posix()]
+    assert "1 scans without rows" in summary(index)[1]
+
+
+def test_an_unread_scan_is_checked(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=1)}, [("sub-1", BLOBS_MM[0], "a")])
+    rows = [Annotation("sub-1", "", *map(float, BLOBS_MM[0]), 3.0, "cmb", "a")]
+    write_annotations(tmp_path / "site/annotations.csv", rows)
+    with refused("dataset-faults", got="the same scan as .*/sub-1_swi.nii.gz"):
         index_datasets(tmp_path)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cmb_models.errors import InputError
-from cmb_models.io.annotations import COLUMNS, Annotation, read_annotations, write_annotations
+from cmb_models.io.annotations import COLUMNS, Annotation, EmptyReading, read_annotations, read_readings, write_annotations
 from tests.support.refused import refused
 
 HEADER = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater\n"
@@ -23,6 +23,27 @@ def test_round_trip(tmp_path):
     write_annotations(tmp_path / "empty.csv", [])
     assert (tmp_path / "empty.csv").read_text() == HEADER.replace("rater\n", "rater,region\n")
     assert read_annotations(tmp_path / "empty.csv") == []
+
+
+def test_a_scan_that_was_read_without_finding_anything_is_not_an_unread_one(tmp_path):
+    empty = [EmptyReading("sub-02", "ses-1", "ab"), EmptyReading("sub-03", "", "")]
+    write_annotations(tmp_path / "a.csv", [ROW], empty)
+    found = read_readings(tmp_path / "a.csv")
+    assert (found.annotations, found.empty) == ([ROW], empty)
+
+
+@pytest.mark.parametrize(
+    ("row", "got"),
+    [
+        ("sub-02,,1,2,3,,none,ab", "the label none, which has no place, with x_mm, y_mm, z_mm"),
+        ("sub-01,,,,,,none,ab", "both for sub-01 by ab"),
+    ],
+)
+def test_nothing_found_and_a_place_contradict_each_other(tmp_path, row, got):
+    with refused("annotations-invalid", got=got):
+        read_readings(file(tmp_path, f"{HEADER}sub-01,,1,2,3,4,cmb,ab\n{row}\n"))
+    other_rater = read_readings(file(tmp_path, f"{HEADER}sub-01,,1,2,3,4,cmb,ab\nsub-01,,,,,,none,cd\n"))
+    assert (len(other_rater.annotations), other_rater.empty) == (1, [EmptyReading("sub-01", "", "cd")])
 
 
 def test_columns_in_another_order_extra_ones_and_a_byte_order_mark(tmp_path):

@@ -1,4 +1,4 @@
-"""`cmb import`: a site's DICOM export as a dataset."""
+"""`cmb import scans`: a site's DICOM export as a dataset."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ def import_scans(
 
     Every other series is listed with the reason. Running it again continues an interrupted import.
     """
-    from rich.markup import escape
-
     from cmb_models.cli.terminal import console, table
     from cmb_models.importing.dicom import import_dicom, summary
     from cmb_models.importing.identity import default_key
@@ -38,12 +36,8 @@ def import_scans(
     for step in steps:
         became = "not usable" if step.is_fault else "skipped" if step.target is None else step.stack.role
         subject = step.subject if has_codes else numbers[step.subject]
-        rows.append(tuple(map(escape, (subject, step.session, step.stack.name, became, step.reason))))
+        rows.append((subject, step.session, step.stack.name, became, step.reason))
     console().print(table("subject", "session", "series", "becomes", "reason", rows=rows))
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
     if any(step.is_fault for step in steps):
         raise typer.Exit(1)
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("import")(import_scans)
