@@ -18,6 +18,7 @@ CODES = {
     "scan-constant": "All voxels have the same value.",
     "scan-intensity": "The intensities are not those of a magnitude image.",
     "scan-contrast": "The background is not dark.",
+    "scan-derived": "The image is a projection over several slices, or a series other than SWI.",
     "scan-no-head": "The image shows no head.",
     "scan-name-repeated": "Two scans have the same name.",
     "phase-missing": "The release needs a phase image, which is missing.",

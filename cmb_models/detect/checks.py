@@ -27,6 +27,9 @@ MAX_GRID_VOXELS = 24_000_000
 MIN_NEIGHBOUR_CORRELATION = (
     0.4  # correlation of neighbouring voxels along the best axis; simulated whole heads .92 and up, inner fifths .67, noise 0
 )
+# Of a sliding minimum over n slices, n - 1 of n + 1 neighbours are equal: .33 for 2 slices, .78 for 8. Of noisy images hardly any.
+REPEATED = 0.3
+MOST_OTHERWISE = 0.1  # along the other axes: images with few grey levels have equal neighbours along all
 MAX_NEGATIVE_FRACTION = 0.05  # SWI is a magnitude times a mask in [0, 1]; resampling may ring slightly below zero
 
 
@@ -40,7 +43,7 @@ def check_voxels(data: Array, case: str, arrays: Arrays = NUMPY) -> None:
     """Raise InputError naming `case` unless voxels (I, J, K) float32 in RAS+ order can be those of an SWI scan.
 
     Refused: NaN or infinite voxels, constant volumes, negative intensities (phase images), inverted contrast (bright air around a
-    darker head), and noise without anything in it.
+    darker head), phase images stored from 0 up, projections over several slices, and noise without anything in it.
     """
     bad = math.prod(data.shape) - int(arrays.is_finite(data).sum())
     if bad:
@@ -54,8 +57,9 @@ def check_voxels(data: Array, case: str, arrays: Arrays = NUMPY) -> None:
     if negative > MAX_NEGATIVE_FRACTION:
         got = f"{negative:.0%} negative voxels (a phase or field image?)"
         raise InputError("scan-intensity", case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
-    _check_contrast(data, case, arrays)
     _check_structure(data, case, arrays)
+    _check_contrast(data, case, arrays)
+    _check_slices(data, case)
 
 
 def check_grid(volume: Volume, case: str, working_mm: tuple[float, float, float] | None = None) -> None:
@@ -127,11 +131,34 @@ def _check_contrast(data: Array, case: str, arrays: Arrays) -> None:
     edge = [max(1, s // 12) for s in data.shape]
     i, j = edge[0], edge[1]
     corners = [data[a, b].ravel() for a in (slice(0, i), slice(-i, None)) for b in (slice(0, j), slice(-j, None))]
-    (corner,) = arrays.percentiles(arrays.joined(corners, axis=0), [50])
-    (middle,) = arrays.percentiles(data[tuple(slice(s // 3, max(s // 3 + 1, 2 * s // 3)) for s in data.shape)], [50])
+    low, corner, high = arrays.percentiles(arrays.joined(corners, axis=0), [10, 50, 90])
+    inner_low, middle, inner_high = arrays.percentiles(data[_middle(data)], [10, 50, 90])
     if corner > 1.5 * middle + 1e-6:
         got = "corners brighter than the middle (inverted contrast?)"
         raise InputError("scan-contrast", case, "dark air around a brighter head", got, "pass the SWI as the scanner made it")
+    # Phase in air is noise over its whole range, far to both sides of what it is in the head.
+    if 2 * corner > middle and min(high - middle, middle - low) > 1.5 * (inner_high - inner_low):
+        got = "air as bright as the middle, and noisier (a phase image?)"
+        raise InputError("scan-intensity", case, "dark air around a brighter head", got, "pass the SWI series, not phase")
+
+
+def _middle(data: Array) -> tuple[slice, ...]:
+    """The middle third along each axis."""
+    return tuple(slice(s // 3, max(s // 3 + 1, 2 * s // 3)) for s in data.shape)
+
+
+def _check_slices(data: Array, case: str) -> None:
+    """Slices of a scan are measured one by one; those of a sliding projection share most of their values with the next."""
+    inner = data[_middle(data)]
+    equal = []
+    for axis in range(3):
+        along = inner.swapaxes(0, axis)
+        pairs = math.prod(along[1:].shape)
+        equal.append(int((along[1:] == along[:-1]).sum()) / pairs if pairs else 0.0)
+    *others, most = sorted(equal)
+    if most > REPEATED and max(others) < MOST_OTHERWISE:
+        got = f"{most:.0%} of its voxels equal to those of the next slice (a minimum intensity projection?)"
+        raise InputError("scan-derived", case, "slices of their own", got, "pass the SWI series, not one derived from it")
 
 
 def _check_structure(data: Array, case: str, arrays: Arrays) -> None:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.detector import CandidateList, decide, propose
@@ -27,12 +28,31 @@ def with_voxel(value):
     return change
 
 
+def sliding_minimum(data: np.ndarray, slices: int, axis: int) -> np.ndarray:
+    shifted = [np.roll(data, -n, axis) for n in range(slices)]
+    return np.min(shifted, axis=0)
+
+
+def stored_phase() -> Volume:
+    """Phase as Siemens stores it, from 0 to 4095: noise over the whole range in air, little in the head."""
+    data, rng = head().data, np.random.default_rng(0)
+    inside = data > 0.3 * data.max()
+    phase = np.where(inside, 2048 + 200 * rng.standard_normal(data.shape), rng.uniform(0, 4095, data.shape))
+    smooth = ndimage.gaussian_filter(phase, 1)
+    return Volume(np.rint(smooth), AFFINE)
+
+
 REFUSED = {
     "NaN": (changed(with_voxel(np.nan)), "scan-not-finite", "^1 "),
     "infinite": (changed(with_voxel(-np.inf)), "scan-not-finite", "^1 "),
     "constant": (changed(lambda d: np.full_like(d, 7)), "scan-constant", "7"),
     "phase": (changed(lambda d: d - d.mean()), "scan-intensity", "62%"),
     "inverted": (changed(lambda d: d.max() - d), "scan-contrast", ""),
+    "phase from 0 up": (stored_phase(), "scan-intensity", "a phase image"),
+    "minimum over 2 slices": (changed(lambda d: sliding_minimum(d, 2, 2)), "scan-derived", "minimum intensity projection"),
+    "minimum over 8 slices": (changed(lambda d: sliding_minimum(d, 8, 2)), "scan-derived", "minimum intensity projection"),
+    "sagittal projection": (changed(lambda d: sliding_minimum(d, 4, 0)), "scan-derived", "minimum intensity projection"),
+    "every slice twice": (changed(lambda d: np.repeat(d, 2, axis=2)), "scan-derived", "next slice"),
     "one slice": (changed(lambda d: d[:, :, :1]), "scan-geometry", "80, 80, 1"),
     "no voxels": (changed(lambda d: d[:, :, :0]), "scan-geometry", "80, 80, 0"),
     "thin slab": (changed(lambda d: d[:, :, 12:20]), "scan-geometry", "80x80x16 mm"),
@@ -57,8 +77,9 @@ def test_refused_with_case_and_remedy(case):
         head(blobs_mm=()),
         changed(lambda d: np.concatenate([np.full_like(d[:3], -5), d[3:]])),  # 3 of 80 slices: a little ringing below zero
         changed(lambda d: d[10:70, 10:70]),  # a tight field of view: corners are head
+        changed(lambda d: np.rint(d / d.max() * 20)),  # neighbours are equal along all axes
     ],
-    ids=["head", "no spots", "ringing", "no air"],
+    ids=["head", "no spots", "ringing", "no air", "few grey levels"],
 )
 def test_heads_pass(volume):
     check_scan(volume, "scan")
