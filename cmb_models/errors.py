@@ -19,6 +19,9 @@ CODES = {
     "scan-intensity": "The intensities are not those of a magnitude image.",
     "scan-contrast": "The background is not dark.",
     "scan-derived": "The image is a projection over several slices, or a series other than SWI.",
+    "scan-coverage": "The scan covers too little of a head.",
+    "scan-repeated": "The same scan stands under two names.",
+    "scan-unread": "Nobody read the scan: annotations.csv has no row for it.",
     "scan-no-head": "The image shows no head.",
     "scan-name-repeated": "Two scans have the same name.",
     "phase-missing": "The release needs a phase image, which is missing.",
@@ -37,6 +40,7 @@ CODES = {
     "annotations-invalid": "annotations.csv cannot be read or has invalid values.",
     "annotation-frame": "The marks of a dataset are written in another frame than scanner RAS millimetres.",
     "annotation-outside": "An annotation lies outside its scan.",
+    "annotation-not-dark": "A marked microbleed is not dark.",
     "annotation-repeated": "Two rows mark the same lesion.",
     "annotation-without-scan": "A row names a scan that does not exist.",
     # Settings and options

@@ -9,7 +9,7 @@ class ScanEntry(TypedDict):
     """One scan of the index.
 
     subject: with its dataset's name before it. sha256: of the file. content_sha256: of shape and voxels (io.scan_id), the same
-    for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored.
+    for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored. brain_extracted: head.py.
     """
 
     key: str
@@ -22,6 +22,7 @@ class ScanEntry(TypedDict):
     shape: list[int]
     spacing_mm: list[float]
     n_cmbs: int
+    brain_extracted: NotRequired[bool]
     phase_sha256: NotRequired[str]
 
 

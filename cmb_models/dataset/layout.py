@@ -12,13 +12,14 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import files_below
-from cmb_models.io.annotations import Annotation, read_readings
+from cmb_models.io.annotations import Annotation, Readings, read_readings
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
 LAYOUT = "sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]"
 SCAN = re.compile(r"(?P<subject>sub-[^/]+)/(ses-[^/]+/)?(swi|anat)/(?P=subject)_([^/]*_)?swi\.nii(\.gz)?")
+CODE = re.compile(r"sub-[a-z2-7]{8}")  # a subject code of `cmb import`: one for a patient in all datasets of a folder
 DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
 SHOWN = 5  # files in a message
 
@@ -117,46 +118,60 @@ def find_scans(dataset: Path) -> list[ScanFile]:
         The scans, sorted by path; at least one.
 
     Raises:
-        InputError: If annotations.csv or scans are missing, a session has several scans, an annotation has no scan, or a file that
-            is named like an SWI scan has another name or place than the layout's: it would be missing without a word.
+        InputError: The first fault of `survey`.
+    """
+    scans, faults = survey(dataset)
+    if faults:
+        raise faults[0]
+    return scans
+
+
+def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
+    """The scans of a dataset, as `find_scans`, and every fault of its layout.
+
+    Faults: annotations.csv or scans are missing, annotations.csv cannot be read, a session has several scans, an annotation has no
+    scan, or a file that is named like an SWI scan has another name or place than the layout's: it would be missing without a word.
     """
     dataset = Path(dataset)
-    if not (dataset / ANNOTATIONS).is_file():
-        raise InputError(
-            "dataset-layout",
-            dataset,
-            f"a dataset with {ANNOTATIONS}",
-            "none",
-            "add the list of marked microbleeds (a header alone if there are none)",
-        )
-    readings = read_readings(dataset / ANNOTATIONS)
-    rows, empty = readings.annotations, {(e.subject, e.session) for e in readings.empty}
+    faults = []
+    readings = Readings([], [])
+    try:
+        readings = _readings(dataset)
+    except InputError as error:
+        faults.append(error)
     images = _images(dataset)
     files = [f for f in images if _is_scan(dataset, f)]
     if misnamed := [f for f in images if f not in files and _is_misnamed(dataset, f)]:
         got = ", ".join(f.relative_to(dataset).as_posix() for f in misnamed[:SHOWN])
         got += f" and {len(misnamed) - SHOWN} more" if len(misnamed) > SHOWN else ""
-        raise InputError("dataset-layout", dataset, f"scans as {LAYOUT}", got, "rename or remove them: they are not read")
+        remedy = "rename or remove them: they are not read"
+        faults.append(InputError("dataset-layout", dataset, f"scans as {LAYOUT}", got, remedy))
     if not files:
-        raise InputError("dataset-layout", dataset, f"scans as {LAYOUT}", "none", "put the scans in this layout (README)")
-    found = []
-    for file in files:
-        parts = file.relative_to(dataset).parts
-        subject, session = parts[0], parts[1] if parts[1].startswith("ses-") else ""
-        own = tuple(r for r in rows if r.subject == subject and r.session == session)
-        found.append(ScanFile(dataset.name, subject, session, file, own, bool(own) or (subject, session) in empty))
-    twice = sorted(key for key, n in Counter(s.key for s in found).items() if n > 1)
-    if twice:
-        raise InputError("dataset-layout", dataset, "one SWI scan a session", f"several of {', '.join(twice)}", "keep one of each")
+        remedy = "import them with `cmb import`, or put them in this layout"
+        faults.append(InputError("dataset-layout", dataset, f"scans as {LAYOUT}", "none", remedy))
+        return [], faults
+    found = [_scan(dataset, file, readings) for file in files]
+    if twice := sorted(key for key, n in Counter(s.key for s in found).items() if n > 1):
+        got = f"several of {', '.join(twice)}"
+        faults.append(InputError("dataset-layout", dataset, "one SWI scan a session", got, "keep one of each"))
     known = {(s.subject, s.session) for s in found}
-    named = {(r.subject, r.session) for r in rows} | empty
-    strays = sorted(f"{subject}/{session}".rstrip("/") for subject, session in named - known)
-    if strays:
-        raise InputError(
-            "annotation-without-scan",
-            dataset / ANNOTATIONS,
-            "rows of scans that are there",
-            ", ".join(strays),
-            "add the scans or drop the rows",
-        )
-    return found
+    named = {(row.subject, row.session) for row in (*readings.annotations, *readings.empty)}
+    if strays := sorted(f"{subject}/{session}".rstrip("/") for subject, session in named - known):
+        file, remedy = dataset / ANNOTATIONS, "add the scans or drop the rows"
+        faults.append(InputError("annotation-without-scan", file, "rows of scans that are there", ", ".join(strays), remedy))
+    return found, faults
+
+
+def _readings(dataset: Path) -> Readings:
+    if not (dataset / ANNOTATIONS).is_file():
+        remedy = "add the list of marked microbleeds, or a header alone to list the scans first"
+        raise InputError("dataset-layout", dataset, f"a dataset with {ANNOTATIONS}", "none", remedy)
+    return read_readings(dataset / ANNOTATIONS)
+
+
+def _scan(dataset: Path, file: Path, readings: Readings) -> ScanFile:
+    parts = file.relative_to(dataset).parts
+    name = parts[0], parts[1] if parts[1].startswith("ses-") else ""
+    rows = tuple(row for row in readings.annotations if (row.subject, row.session) == name)
+    is_read = bool(rows) or any((row.subject, row.session) == name for row in readings.empty)
+    return ScanFile(dataset.name, *name, file, rows, is_read)
