@@ -52,14 +52,14 @@ class DatasetCheck:
 def check_dataset(
     folder: Path,
     with_phase: Preprocess | None = None,
-    on_scan: Callable[[ScanFile, Volume | None], None] = lambda scan, volume: None,
+    on_scan: Callable[[ScanFile, Volume | None], None] = lambda scan, ras: None,
 ) -> DatasetCheck:
     """Check a dataset: its layout, its annotations, and every scan.
 
     Args:
         folder: The dataset.
         with_phase: If given, every scan needs a usable phase image.
-        on_scan: Called with each scan and its volume as stored, None for one that cannot be read.
+        on_scan: Called with each scan and its volume in RAS+ order, None for one that cannot be read.
 
     Returns:
         Everything found; nothing is raised for faults of the data.
@@ -68,18 +68,19 @@ def check_dataset(
     found.scans, found.faults = survey(found.folder)
     marks = []
     for scan in found.scans:
-        volume = None
+        ras = None
         try:
             volume = read_volume(scan.path)
-            check_scan(volume.to_ras(), str(scan.path))
+            ras = volume.to_ras()
+            check_scan(ras, str(scan.path))
             darkness = darkness_by_frame(_centres(a for a in scan.annotations if a.is_cmb), volume)
             marks.append(darkness)
             found.faults += _faults_of_marks(scan, volume)
-            found.warnings += [*_warnings_of_scan(scan, volume), *_warnings_of_marks(scan, darkness[WRITTEN])]
-            found.entries[scan.path] = _entry(scan, volume, with_phase)
+            found.warnings += [*_warnings_of_scan(scan, ras), *_warnings_of_marks(scan, darkness[WRITTEN])]
+            found.entries[scan.path] = _entry(scan, volume, is_brain_extracted(ras), with_phase)
         except InputError as error:
             found.faults.append(error)
-        on_scan(scan, volume)
+        on_scan(scan, ras)
     try:
         require_frame(found.folder / ANNOTATIONS, marks)
     except InputError as error:  # the cause of the marks outside their scans
@@ -114,10 +115,9 @@ def _same_patients(entries: Sequence[ScanEntry]) -> list[InputError]:
         code = entry["subject"].removeprefix(f"{entry['dataset']}_")
         if CODE.fullmatch(code):
             datasets.setdefault(code, set()).add(entry["dataset"])
+    expected, remedy = "a patient's scans in one dataset", "keep them in one of these"
     return [
-        InputError(
-            "leakage", code, "a patient's scans in one dataset", f"some in each of {', '.join(sorted(names))}", "keep them in one"
-        )
+        InputError("leakage", code, expected, f"some in each of {', '.join(sorted(names))}", remedy)
         for code, names in sorted(datasets.items())
         if len(names) > 1
     ]
@@ -128,7 +128,7 @@ def _centres(annotations: Iterable[Annotation]) -> np.ndarray:
     return np.array([a.centre_mm for a in annotations]).reshape(-1, 3)
 
 
-def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> ScanEntry:
+def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Preprocess | None) -> ScanEntry:
     entry: ScanEntry = {
         "key": scan.key,
         "dataset": scan.dataset,
@@ -140,7 +140,7 @@ def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> Sca
         "shape": list(volume.data.shape),
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
-        "brain_extracted": is_brain_extracted(volume),
+        "brain_extracted": brain_extracted,
     }
     if with_phase is not None:
         # Raises where the phase image is none.
@@ -149,8 +149,8 @@ def _entry(scan: ScanFile, volume: Volume, with_phase: Preprocess | None) -> Sca
     return entry
 
 
-def _warnings_of_scan(scan: ScanFile, volume: Volume) -> list[InputError]:
-    if (height := height_mm(volume)) >= LEAST_HEIGHT_MM:
+def _warnings_of_scan(scan: ScanFile, ras: Volume) -> list[InputError]:
+    if (height := height_mm(ras)) >= LEAST_HEIGHT_MM:
         return []
     expected, remedy = f"a scan of at least {LEAST_HEIGHT_MM:g} mm from bottom to top", "check that this is the whole series"
     return [InputError("scan-coverage", scan.path, expected, f"{height:.0f} mm", remedy)]

@@ -155,7 +155,7 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
         got = f"several of {', '.join(twice)}"
         faults.append(InputError("dataset-layout", dataset, "one SWI scan a session", got, "keep one of each"))
     known = {(s.subject, s.session) for s in found}
-    named = {(row.subject, row.session) for row in (*readings.annotations, *readings.empty)}
+    named = {(r.subject, r.session) for r in readings.annotations} | {(r.subject, r.session) for r in readings.empty}
     if strays := sorted(f"{subject}/{session}".rstrip("/") for subject, session in named - known):
         file, remedy = dataset / ANNOTATIONS, "add the scans or drop the rows"
         faults.append(InputError("annotation-without-scan", file, "rows of scans that are there", ", ".join(strays), remedy))

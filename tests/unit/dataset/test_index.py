@@ -54,7 +54,14 @@ def test_all_faults_are_told_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as error:
         index_datasets(tmp_path)
-    for words in ("3 faults", "annotations inside the scan", "merge the rows of several raters", "annotations.csv"):
+    for words in (
+        "5 faults",
+        "annotations inside",
+        "merge the rows",
+        "a dataset with annotations.csv",
+        "scans as",
+        "scan of its own",
+    ):
         assert words in str(error.value)
 
 
