@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 # Meaning by code. A code is never renamed: clients, alerts and tests match it.
@@ -64,6 +65,7 @@ CODES = {
     # Training
     "leakage": "A subject would be evaluated with something derived from that subject.",
     "split-incomplete": "split.json does not match the subjects of the index.",
+    "split-not-locked": "A dataset named locked is not in split.locked_datasets.",
     "split-unknown-dataset": "split.locked_datasets names a dataset that does not exist.",
     "training-too-few": "Too few scans, subjects or lesions to train with.",
     "locked-set-empty": "There are no locked scans.",
@@ -177,6 +179,13 @@ class InputError(ValueError):
     def as_dict(self) -> dict[str, str]:
         """The code and the parts of the message, for JSON."""
         return {k: getattr(self, k) for k in ("code", "case", "expected", "got", "remedy")}
+
+
+def joined(errors: Sequence[InputError], case: object, expected: str, remedy: str) -> InputError:
+    """One error, with the code dataset-faults, that lists one or more."""
+    listed = "".join(f"\n  - {error}" for error in errors)
+    number = "1 fault" if len(errors) == 1 else f"{len(errors)} faults"
+    return InputError("dataset-faults", case, expected, f"{number}:{listed}\n", remedy)
 
 
 def to_status(error: InputError) -> str:

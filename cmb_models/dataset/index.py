@@ -8,7 +8,7 @@ from cmb_models.config.params import Preprocess
 from cmb_models.dataset.check import check_dataset, faults_across
 from cmb_models.dataset.entries import ScanIndex
 from cmb_models.dataset.layout import ANNOTATIONS, images_left_out
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, joined
 from cmb_models.io.annotations import NONE
 
 
@@ -40,9 +40,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     entries = [entry for check in checks for entry in check.entries.values()]
     faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries)]
     if faults:
-        listed = "".join(f"\n  - {fault}" for fault in faults)
-        number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise InputError("dataset-faults", raw_dir, "usable scans and annotations", f"{number}:{listed}\n", "correct all of these")
+        raise joined(faults, raw_dir, "usable scans and annotations", "correct all of these")
     unread = [scan.path.as_posix() for check in checks for scan in check.unread]
     index: ScanIndex = {"scans": [entry for entry in entries if entry["path"] not in unread]}
     return index | {"unread": unread} if unread else index

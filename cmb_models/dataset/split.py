@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from cmb_models.config.params import Split
 from cmb_models.dataset.entries import ScanEntry, SubjectSplit
 from cmb_models.dataset.leakage import check_split, identities
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, joined
 
 FEW_CMBS = 10  # below, one microbleed more or less found moves the sensitivity by more than 10 points
+FRACTIONS = (0.3, 0.2, 0.25, 0.4, 0.5)  # to hold out, the first that fits is suggested
 FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its intervals are too narrow
+
+
+LOCKED_NAME = "locked"  # a dataset of this name is taken for a held-out test set, and never trained on by an oversight
 
 
 def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> SubjectSplit:
@@ -27,27 +33,15 @@ def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> S
         Folds, held-out subjects, the hashes of their files, and notes on the limits of small datasets.
 
     Raises:
-        InputError: If folds would be empty or without CMBs, nothing is held out, or two subjects share a file.
+        InputError: If folds would be empty or without CMBs, nothing is held out (all such faults in one), or two subjects share a
+            file.
     """
-    cmbs: dict[str, int] = {}
-    for scan in scans:
-        cmbs[scan["subject"]] = cmbs.get(scan["subject"], 0) + scan["n_cmbs"]
-    known = {scan["dataset"] for scan in scans}
-    unknown = sorted(set(settings.locked_datasets) - known)
-    if unknown:
-        raise InputError(
-            "split-unknown-dataset",
-            "split.locked_datasets",
-            f"datasets of {sorted(known)}",
-            f"{unknown}",
-            "correct params.yaml or add the data",
-        )
-    locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
-    rng = np.random.default_rng(settings.seed)
-    free: list[str] = rng.permutation(sorted(set(cmbs) - locked)).tolist()
-    locked |= set(free[: round(settings.locked_fraction * len(free))])
-    free = [s for s in free if s not in locked]
-    _check(scans, cmbs, free, locked, settings, min_scans)
+    if len(faults := split_faults(scans, settings, min_scans)) == 1:
+        raise faults[0]
+    if faults:
+        raise joined(faults, "split", "settings that fit the data", fitting(scans, settings, min_scans))
+    cmbs = _cmbs(scans)
+    free, locked = _divide(scans, settings)
     split: SubjectSplit = {
         "folds": _fill_folds(free, cmbs, settings.folds),
         "locked": sorted(locked),
@@ -58,6 +52,82 @@ def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> S
     return split
 
 
+def _cmbs(scans: Iterable[ScanEntry]) -> dict[str, int]:
+    """CMBs of each subject."""
+    cmbs: dict[str, int] = {}
+    for scan in scans:
+        cmbs[scan["subject"]] = cmbs.get(scan["subject"], 0) + scan["n_cmbs"]
+    return cmbs
+
+
+def _divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[str]]:
+    """The training subjects in a seeded order, and the locked ones."""
+    locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
+    rng = np.random.default_rng(settings.seed)
+    free: list[str] = rng.permutation(sorted({scan["subject"] for scan in scans} - locked)).tolist()
+    locked |= set(free[: round(settings.locked_fraction * len(free))])
+    return [s for s in free if s not in locked], locked
+
+
+def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> list[InputError]:
+    """Every reason why data and settings cannot give an unbiased figure; [] if they can."""
+    known = {scan["dataset"] for scan in scans}
+    faults = []
+    if unknown := sorted(set(settings.locked_datasets) - known):
+        expected, remedy = f"datasets of {sorted(known)}", "correct params.yaml or add the data"
+        faults.append(InputError("split-unknown-dataset", "split.locked_datasets", expected, f"{unknown}", remedy))
+    if LOCKED_NAME in known - set(settings.locked_datasets):
+        got, remedy = f"{list(settings.locked_datasets)}", f"set it to [{LOCKED_NAME}], or rename the dataset"
+        faults.append(InputError("split-not-locked", "split.locked_datasets", f"the dataset {LOCKED_NAME} held out", got, remedy))
+    free, locked = _divide(scans, settings)
+    faults += _training_faults(scans, free, settings, min_scans)
+    if not locked and not unknown:
+        remedy = "set split.locked_datasets or split.locked_fraction: no other set gives an unbiased figure"
+        faults.append(InputError("locked-set-empty", "split", "locked test subjects", "none", remedy))
+    return faults
+
+
+def _training_faults(scans: Sequence[ScanEntry], free: Sequence[str], settings: Split, min_scans: int) -> list[InputError]:
+    def too_few(case: str, expected: str, got: str, remedy: str) -> InputError:
+        return InputError("training-too-few", case, expected, got, remedy)
+
+    faults, cmbs = [], _cmbs(scans)
+    training = sum(scan["subject"] in free for scan in scans)
+    with_cmbs = sum(cmbs[s] > 0 for s in free)
+    if training < min_scans:
+        faults.append(too_few("training data", f"at least {min_scans} scans", f"{training}", "add scans or hold out fewer"))
+    if len(free) < 2:
+        got = f"{len(free)}: no cross-validation is possible, and no threshold could be chosen on scans the networks have not seen"
+        faults.append(too_few("training data", "at least 2 subjects", got, "add scans of other patients"))
+    elif len(free) < settings.folds:
+        expected = f"at most {len(free)}, the number of training subjects"
+        faults.append(too_few("split.folds", expected, f"{settings.folds}", "use fewer folds"))
+    if not with_cmbs:
+        got = "none in any scan: there is nothing to learn"
+        faults.append(too_few("training subjects", "marked CMBs", got, "annotate scans with CMBs"))
+    elif with_cmbs == 1:
+        got = "all of them in one: while it is held out nothing is left to learn from, and no sensitivity can be measured"
+        faults.append(too_few("training subjects", "CMBs in at least 2", got, "add scans of other patients with CMBs"))
+    elif with_cmbs < settings.folds <= len(free):
+        got = f"{with_cmbs} of {len(free)}: a fold without CMBs has no sensitivity"
+        expected = f"CMBs in at least {settings.folds}, one a fold"
+        faults.append(too_few("training subjects", expected, got, "annotate more scans or use fewer folds"))
+    return faults
+
+
+def fitting(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> str:
+    """Settings with which the data could be split, as a sentence: the nearest to those given, if there are any."""
+    named = sorted({scan["dataset"] for scan in scans} & {*settings.locked_datasets, LOCKED_NAME})
+    fractions = [settings.locked_fraction, *FRACTIONS]
+    for folds in range(settings.folds, 1, -1):
+        for fraction in [0.0, *fractions] if named else fractions:
+            changed = settings.model_copy(update={"folds": folds, "locked_datasets": tuple(named), "locked_fraction": fraction})
+            if not split_faults(scans, changed, min_scans):
+                values = f"folds: {folds}, locked_datasets: [{', '.join(named)}], locked_fraction: {fraction:g}"
+                return f"in params.yaml, split would fit with {values}"
+    return f"no settings fit: with ingest.min_scans: {min_scans}, add scans of other patients with microbleeds"
+
+
 def _fill_folds(subjects: list[str], cmbs: dict[str, int], folds: int) -> dict[str, int]:
     load = np.zeros((folds, 2), dtype=int)  # CMBs, then subjects
     fold_of = {}
@@ -66,59 +136,6 @@ def _fill_folds(subjects: list[str], cmbs: dict[str, int], folds: int) -> dict[s
         fold_of[subject] = fold
         load[fold] += (cmbs[subject], 1)
     return dict(sorted(fold_of.items()))
-
-
-def _check(
-    scans: list[ScanEntry], cmbs: dict[str, int], free: list[str], locked: set[str], settings: Split, min_scans: int
-) -> None:
-    """Reject data that cannot give an unbiased figure, and name the figure."""
-    training = sum(scan["subject"] in free for scan in scans)
-    if training < min_scans:
-        raise InputError(
-            "training-too-few", "training data", f"at least {min_scans} scans", f"{training}", "add scans or lower ingest.min_scans"
-        )
-    if len(free) < 2:
-        got = f"{len(free)}: no cross-validation is possible, and no threshold could be chosen on scans the networks have not seen"
-        raise InputError("training-too-few", "training data", "at least 2 subjects", got, "add scans of other patients")
-    if len(free) < settings.folds:
-        raise InputError(
-            "training-too-few",
-            "split.folds",
-            f"at most {len(free)}, the number of training subjects",
-            f"{settings.folds}",
-            "use fewer folds",
-        )
-    with_cmbs = sum(cmbs[s] > 0 for s in free)
-    if not with_cmbs:
-        raise InputError(
-            "training-too-few",
-            "training subjects",
-            "marked CMBs",
-            "none in any scan: there is nothing to learn",
-            "annotate scans with CMBs",
-        )
-    if with_cmbs == 1:
-        got = "all of them in one: while it is held out nothing is left to learn from, and no sensitivity can be measured"
-        raise InputError(
-            "training-too-few", "training subjects", "CMBs in at least 2", got, "add scans of other patients with CMBs"
-        )
-    if with_cmbs < settings.folds:
-        got = f"{with_cmbs} of {len(free)}: a fold without CMBs has no sensitivity"
-        raise InputError(
-            "training-too-few",
-            "training subjects",
-            f"CMBs in at least {settings.folds}, one a fold",
-            got,
-            "annotate more scans or use fewer folds",
-        )
-    if not locked:
-        raise InputError(
-            "locked-set-empty",
-            "split",
-            "locked test subjects",
-            "none",
-            "set split.locked_datasets or split.locked_fraction: no other set gives an unbiased figure",
-        )
 
 
 def _notes(training: list[int], locked: list[int]) -> list[str]:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from cmb_models.config.params import Split
-from cmb_models.dataset.split import split_subjects
+from cmb_models.dataset.split import split_faults, split_subjects
 from tests.support.refused import refused
 
 
@@ -51,18 +52,38 @@ def test_a_fraction_is_locked_and_the_seed_decides_which():
         (scans([5, 4, 0, 0]) + LOCKED, settings(folds=3), "training-too-few", "subjects", "2 of 4"),
         (scans([5, 0, 0, 0]) + LOCKED, settings(folds=2), "training-too-few", "subjects", "in one"),
         (scans([0, 0, 0, 0]) + LOCKED, settings(folds=2), "training-too-few", "subjects", "none"),
-        (scans([5]) + LOCKED, settings(folds=2), "training-too-few", "data", "1"),
+        (SITE + LOCKED, settings(locked=(), fraction=0.3), "split-not-locked", "split.locked_datasets", "\\[\\]"),
     ],
 )
 def test_impossible_splits_are_refused(data, chosen, code, case, got):
+    assert [fault.code for fault in split_faults(data, chosen, 3)] == [code]
     with refused(code, case=case, got=got):
         split_subjects(data, chosen, 3)
 
 
-def test_a_single_subject_is_told_that_nothing_can_be_cross_validated():
-    for sessions in (1, 4):
-        with refused("training-too-few"):
-            split_subjects(scans([5], sessions=sessions) + LOCKED, settings(folds=2), 1)
+@pytest.mark.parametrize("sessions", [1, 4])
+def test_a_single_subject_cannot_be_cross_validated(sessions):
+    faults = split_faults(scans([5], sessions=sessions) + LOCKED, settings(folds=2), 1)
+    assert [fault.expected for fault in faults] == ["at least 2 subjects", "CMBs in at least 2"]
+
+
+def test_a_newcomer_with_three_scans_sees_every_fault_and_what_would_fit():
+    with refused("dataset-faults") as raised:
+        split_subjects(scans([4, 0, 0]), settings(folds=5), 3)
+    message = str(raised.value)
+    assert "3 faults" in message
+    for case in ("split.locked_datasets", "split.folds", "training subjects"):
+        assert case in message
+    assert raised.value.remedy.startswith("no settings fit: with ingest.min_scans: 3, add scans")
+
+
+@pytest.mark.parametrize("data", [scans([4, 2, 1, 1]), SITE, SITE + LOCKED])
+def test_the_suggested_settings_fit(data):
+    chosen = settings(folds=8, locked=("held-out",), fraction=0.0)
+    with refused("dataset-faults") as raised:
+        split_subjects(data, chosen, 3)
+    values = yaml.safe_load(f"{{{raised.value.remedy.partition(' with ')[2]}}}")
+    assert split_subjects(data, Split(seed=0, **values), 3)["locked"]
 
 
 @pytest.mark.parametrize(
