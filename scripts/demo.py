@@ -38,9 +38,10 @@ LOCKED_FULL = [
 ]
 SITE_FULL = [*SITE, "--cmb-free", "3"]  # so that false positives out of fold are counted on scans without microbleeds, too
 DATASETS = {"site": SITE_FULL if FULL else SITE, "locked": LOCKED_FULL if FULL else LOCKED}
-# Of params.yaml, other than shipped: five folds, and trainings as long as they pay.
-SETTINGS_FULL = {"split": {"folds": 5}, "unet": {"steps": 2600}}
-SETTINGS = SETTINGS_FULL if FULL else {}
+# Of params.yaml, other than shipped: a dataset held out whole; in the full demo five folds, and trainings as long as they pay.
+SPLIT = {"locked_datasets": ["locked"], "locked_fraction": 0.0}
+SETTINGS_FULL = {"split": SPLIT | {"folds": 5}, "unet": {"steps": 2600}}
+SETTINGS = SETTINGS_FULL if FULL else {"split": SPLIT}
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
 console = Console(highlight=False)
@@ -76,12 +77,11 @@ def workspace() -> None:
         commit("Create workspace")
     else:
         run("cmb", "init", "--upgrade", str(WORKSPACE), cwd=CHECKOUT)
-    if SETTINGS:
-        params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
-        if any(params[section] != params[section] | settings for section, settings in SETTINGS.items()):
-            for section, settings in SETTINGS.items():
-                params[section] |= settings
-            write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+    params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
+    if any(params[section] != params[section] | settings for section, settings in SETTINGS.items()):
+        for section, settings in SETTINGS.items():
+            params[section] |= settings
+        write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
     commit("Upgrade, and settings of the demo", "-u")
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 NEXT = """next:
   cd {folder}
   git commit -m 'Create workspace'
-  put scans and annotations.csv into data/raw/site and those for the final test into data/raw/locked, or simulate some:
-    cmb simulate data/raw/site --seed 1 && cmb simulate data/raw/locked --scans 10 --cmbs 24 --seed 2
-  dvc add data/raw/site data/raw/locked && git add data/raw && git commit -m 'Add scans'
+  import scans and marks into data/raw/site (`cmb import --help`), or simulate some:
+    cmb simulate data/raw/site --seed 1
+  cmb check
+  dvc add data/raw/site && git add data/raw && git commit -m 'Add scans'
   dvc repro"""
 
 

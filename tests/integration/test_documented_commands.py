@@ -32,12 +32,10 @@ SITE: Tour = [
     ("docs/how-to/withdraw-a-patient.md", (3,)),
     ("docs/how-to/sign-releases.md", (0,)),
 ]
-SCAN = "data/raw/locked/sub-003/swi/sub-003_swi.nii.gz"
+SCAN = "data/raw/site/sub-003/swi/sub-003_swi.nii.gz"
 # Text that stands for something of the reader's own, by what a tour puts in its place.
 REPLACED = {
-    "# put scans and annotations.csv into data/raw/site, and those for the final test into data/raw/locked": (
-        "cmb simulate data/raw/site --seed 1; cmb simulate data/raw/locked --seed 2"
-    ),
+    "# put scans and annotations.csv into data/raw/site": "cmb simulate data/raw/site --seed 1",
     "cmb detect scan.nii.gz": f"cmb detect {SCAN}",
     "/tmp/cmb-backup": "../backup",
 }

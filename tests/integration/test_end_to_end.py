@@ -46,7 +46,7 @@ def site(tmp_path_factory) -> Site:
     """A workspace with data under DVC, before any stage ran."""
     folder = tmp_path_factory.mktemp("site")
     create(folder)
-    shrink(folder)
+    shrink(folder, locked="locked")
     site = Site(folder)
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         site.run("cmb", "simulate", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")

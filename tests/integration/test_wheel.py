@@ -112,7 +112,7 @@ def site(installed) -> Path:
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         options = ("--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         installed.run("cmb", "simulate", f"site/data/raw/{name}", *options)
-    shrink(site)
+    shrink(site, locked="locked")
     installed.run("python", "-m", "dvc", "add", "-q", "data/raw/site", "data/raw/locked", folder="site")
     commit(installed, "Add scans")
     return site

@@ -30,8 +30,7 @@ cmb() {
     case "$1 ${2:-}" in
         "init --upgrade") command cmb "$@" ;;
         init*) command cmb "$@"; PYTHONPATH=$CHECKOUT python -m tests.support.tiny "$2"; git -C "$2" add params.yaml ;;
-        "simulate data/raw/site") command cmb "$@" --scans 4 --cmbs 10 --preset small ;;
-        "simulate data/raw/locked") command cmb "$@" --scans 3 --cmbs 4 --preset small ;;
+        "simulate data/raw/site") command cmb "$@" --scans 6 --cmbs 14 --preset small ;;
         "simulate OUT") command cmb "$@" --scans 1 --cmbs 2 --preset small ;;
         "server run")
             if [ -e "$HOME/server.pid" ]; then

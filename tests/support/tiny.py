@@ -22,12 +22,14 @@ TINY = {  # small networks and few steps: enough to run everything, too little t
 }
 
 
-def shrink(workspace: Path) -> None:
-    """Set small networks, few steps and a gate that hardly asks anything in a workspace's params.yaml."""
+def shrink(workspace: Path, locked: str = "") -> None:
+    """Set small networks, few steps and a gate that hardly asks anything in a workspace's params.yaml. locked: a dataset."""
     path = workspace / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, values in TINY.items():
         params[section].update(values)
+    if locked:
+        params["split"] |= {"locked_datasets": [locked], "locked_fraction": 0.0}
     path.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 

@@ -5,8 +5,9 @@ import re
 import pytest
 import yaml
 
-from cmb_models.config.params import Split
+from cmb_models.config.params import Split, load_params
 from cmb_models.dataset.split import split_faults, split_subjects
+from tests.support.imports import ROOT
 from tests.support.refused import refused
 
 
@@ -75,6 +76,12 @@ def test_a_newcomer_with_three_scans_sees_every_fault_and_what_would_fit():
     for case in ("split.locked_datasets", "split.folds", "training subjects"):
         assert case in message
     assert raised.value.remedy.startswith("no settings fit: with ingest.min_scans: 3, add scans")
+
+
+def test_a_new_workspace_splits_one_dataset_of_four_scans():
+    params = load_params(ROOT / "params.yaml")
+    split = split_subjects(scans([1, 1, 1, 1]), params.split, params.ingest.min_scans)
+    assert (len(split["folds"]), len(split["locked"])) == (3, 1)
 
 
 @pytest.mark.parametrize("data", [scans([4, 2, 1, 1]), SITE, SITE + LOCKED])

@@ -91,7 +91,7 @@ def test_a_message_made_in_steps_makes_no_stage_stale(library, workspace):
     ("name", "old", "new", "expected"),
     [
         ("detect/candidates.py", "FIRST_LOOK = 20_000", "FIRST_LOOK = 20_001", USE_CANDIDATES),
-        ("dataset/split.py", "def ", "EXTRA = 1\n\n\ndef ", ("split",)),
+        ("dataset/split.py", "def split_subjects(", "EXTRA = 1\n\n\ndef split_subjects(", ("split",)),
         ("report/templates/style.css.j2", "{", "{ ", ("report",)),
         ("report/wording.py", "def percent(", "EXTRA = 1\n\n\ndef percent(", ("report",)),
         ("runtime/cpu.py", "def open_onnx(", "EXTRA = 1\n\n\ndef open_onnx(", ("export", "evaluate", "report")),
