@@ -15,10 +15,11 @@ from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
 from cmb_models.importing.dicom_plan import Step, plan
-from cmb_models.importing.dicom_series import MAGNITUDE, PHASE, SWI, Stack, files_of, read_headers, stacks_of
+from cmb_models.importing.dicom_series import Stack, files_of, read_headers, stacks_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.io.annotations import write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.series_role import MAGNITUDE, PHASE, SWI
 from cmb_models.volume import Volume
 
 CONVERSION_S = 300.0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.importing.dicom_series import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, Stack
+from cmb_models.importing.dicom_series import Stack
 from cmb_models.importing.identity import Key
+from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 
 ENDINGS = {SWI: "swi", PHASE: "part-phase_swi", MAGNITUDE: "part-mag_swi", GRE: "part-mag_swi"}
 NOT_SWI = "it is no SWI: a release that was trained on SWI will not fit it"

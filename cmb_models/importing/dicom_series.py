@@ -1,12 +1,10 @@
 """DICOM files of any folder as stacks of slices, and what each stack is: an SWI, its phase or magnitude, or something to skip.
 
-Only headers are read here. What a stack is stands in no one place: vendors say it in ImageType, in the description of the series,
-or in the name of the sequence.
+Only headers are read here.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,10 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from cmb_models.files import files_below
+from cmb_models.io.series_role import SKIPPED, SeriesFacts, role_of
 
-SWI, PHASE, MAGNITUDE, GRE, SKIPPED = "swi", "phase", "magnitude", "gre", "skipped"
 SAME_DIRECTION = 1e-3  # by which cosines of one stack may differ
 SAME_GAP = 0.05  # share by which gaps between slices may differ
-LEAST_SLICES = 8  # an SWI of a head has 30 and more; fewer are a localizer or a fragment
-GRE_ECHO_MS = 12.0  # gradient echoes with shorter ones are not weighted by T2*
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType"),
     *(
@@ -81,15 +77,18 @@ class Header:
         value = self.values.get("ImageType") or ()
         return frozenset(str(v).strip().upper() for v in ([value] if isinstance(value, str) else value))
 
-    @property
-    def description(self) -> str:
-        """Of the series, in small letters; the protocol's name where there is none."""
-        return (self.text("SeriesDescription") or self.text("ProtocolName")).lower()
-
-    @property
-    def sequence(self) -> str:
-        """Name of the sequence, in small letters."""
-        return f"{self.text('SequenceName')} {self.text('PulseSequenceName')}".lower()
+    def facts(self, slices: int) -> SeriesFacts:
+        """What it says of its series, which has so many slices."""
+        return SeriesFacts(
+            kinds=self.kinds,
+            description=self.text("SeriesDescription"),
+            protocol=self.text("ProtocolName"),
+            sequence=f"{self.text('SequenceName')} {self.text('PulseSequenceName')}",
+            scanning_sequence=self.text("ScanningSequence"),
+            modality=self.text("Modality"),
+            echo_ms=next(iter(self.numbers("EchoTime")), None),
+            slices=slices,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def stacks_of(headers: Iterable[Header]) -> list[Stack]:
     found = []
     for group in groups.values():
         ordered = sorted(group, key=_place)
-        role, reason = role_of(ordered[0], sum(h.frames for h in ordered))
+        role, reason = role_of(ordered[0].facts(sum(h.frames for h in ordered)))
         fault = "" if role == SKIPPED else geometry_fault(ordered)
         found.append(Stack(tuple(ordered), role, reason, fault))
     return sorted(found, key=lambda s: (s.study, (s.first.numbers("SeriesNumber") or (0,))[0], s.first.text("SeriesInstanceUID")))
@@ -171,73 +170,6 @@ def _place(header: Header) -> tuple[float, float]:
     if len(orientation) == 6 and len(position) == 3:
         along = float(np.dot(np.cross(orientation[:3], orientation[3:]), position))
     return along, (header.numbers("InstanceNumber") or (0,))[0]
-
-
-# In descriptions, as words between what is no letter. Siemens and UIH: SWI, GE: SWAN, Philips: SWIp and VenoBOLD, Canon: FSBB.
-FAMILY = re.compile(r"(?<![a-z])(e?swi[p]?|e?swan|fsbb|ven(o|ous)?[ _]?bold|susceptib\w*)(?![a-z])")
-SEQUENCE = re.compile(r"swi(?![a-z])|swan|fsbb")  # Siemens' sequence is called *swi3d1r
-PROJECTION = re.compile(r"(?<![a-z])m(in)?[ _]?ips?(?![a-z])|min(imum)?[ _]intensity|(?<![a-z])(thick|mpr(?![a-z])|reformat)")
-LOCALIZER = re.compile(r"locali[sz]er|scout|survey|(three|3)[- _]?(plane|pl)\b|smartbrain|aahead|(?<![a-z])loc(?![a-z])")
-DERIVED_MAP = re.compile(
-    r"(?<![a-z])(qsm|(field|b0)[ _]?map|(t2|t1|r2|adc|fa|cbf|cbv|ttp|mtt|chi)(\*|star)?[ _]?map|unwrapped)(?![a-z])"
-)
-PHASE_WORDS = re.compile(r"(?<![a-z])pha(se)?([ _]?(map|image)s?)?(?![a-z])(?! ?(ap|pa|rl|lr|enc|wrap|over))(?<!no phase)")
-MAGNITUDE_WORDS = re.compile(r"(?<![a-z])mag(nitude)?(?![a-z])")
-PHASE_KINDS, MAGNITUDE_KINDS = {"P", "PHASE", "PHASE MAP", "PHASE_MAP"}, {"M", "SWI", "M_FFE", "MAGNITUDE"}
-DERIVED_KINDS = {"MNIP", "MINIP", "MIN IP", "MIP", "REFORMATTED", "MPR", "PROJECTION IMAGE"}
-MAP_KINDS = {"FIELD_MAP", "FIELDMAP", "T2_STAR_MAP", "T2 MAP", "T1 MAP", "QSM", "B0 MAP"}
-GRE_WORDS = re.compile(r"t2[*_ -]*(star|\*)|hemo|haemo|(?<![a-z])gre(?![a-z])|ffe|fl2d|fl3d|medic|merge")
-OTHERS = (
-    (re.compile(r"flair|tirm|dark[-_ ]?fl"), "FLAIR"),
-    (re.compile(r"dwi|dti|diff|trace|(?<![a-z])adc"), "diffusion"),
-    (re.compile(r"mp.?rage|bravo|(?<![a-z0-9])t1"), "T1-weighted"),
-    (re.compile(r"(?<![a-z])tof|angio|(?<![a-z])mra(?![a-z])"), "angiography"),
-    (re.compile(r"(?<![a-z])asl|perf|(?<![a-z])dsc|(?<![a-z])dce|dyn"), "perfusion"),
-    (re.compile(r"(?<![a-z])bold|fmri|(?<![a-z])rest|ep2d|(?<![a-z])epi(?![a-z])"), "functional"),
-    (re.compile(r"t2|tse|(?<![a-z])fse|propeller|blade|space|cube"), "T2-weighted"),
-    (re.compile(r"(?<![a-z])pdw?(?![a-z])|proton"), "proton-density-weighted"),
-)
-
-
-def role_of(header: Header, slices: int) -> tuple[str, str]:
-    """What a stack is, by the header of one of its images; for SKIPPED with the reason, for GRE with what to beware of.
-
-    ImageType counts more than words. The protocol's name does not count where the series has a description: it is one for all
-    that the scanner makes of it.
-    """
-    kinds, words = header.kinds, header.description
-    if (modality := header.text("Modality")) != "MR":
-        return SKIPPED, f"{modality or 'no modality'}, not MR"
-    if "LOCALIZER" in kinds or LOCALIZER.search(words):
-        return SKIPPED, "a localizer"
-    if kinds & DERIVED_KINDS or PROJECTION.search(words):
-        return SKIPPED, "a projection over several slices"
-    if DERIVED_MAP.search(words) or kinds & MAP_KINDS:
-        return SKIPPED, "a map, not an image"
-    if kinds & {"R", "I", "REAL", "IMAGINARY"}:
-        return SKIPPED, "a real or imaginary part"
-    if slices < LEAST_SLICES:
-        return SKIPPED, f"{slices} slices alone"
-    is_phase = bool(kinds & PHASE_KINDS) or (not kinds & MAGNITUDE_KINDS and bool(PHASE_WORDS.search(words)))
-    others = [what for pattern, what in OTHERS if pattern.search(words)]
-    by_words = bool(FAMILY.search(words)) and not set(others) - {"functional", "T2-weighted"}
-    if "SWI" in kinds or by_words or (not others and SEQUENCE.search(header.sequence)):
-        if is_phase:
-            return PHASE, ""
-        return (MAGNITUDE, "") if MAGNITUDE_WORDS.search(words) else (SWI, "")
-    if not others and not is_phase and MAGNITUDE_WORDS.search(words):
-        return MAGNITUDE, ""
-    if _is_gre(header) and not is_phase and (GRE_WORDS.search(words) or not others):
-        return GRE, "a T2*-weighted magnitude, not SWI"
-    if others:
-        return SKIPPED, f"{others[0]}, not SWI"
-    return (PHASE, "") if is_phase else (SKIPPED, "not named as SWI")
-
-
-def _is_gre(header: Header) -> bool:
-    sequence = header.text("ScanningSequence").upper()
-    echo = header.numbers("EchoTime")
-    return "GR" in sequence and "IR" not in sequence and "EP" not in sequence and bool(echo) and echo[0] >= GRE_ECHO_MS
 
 
 def geometry_fault(headers: Sequence[Header]) -> str:

@@ -14,20 +14,10 @@ import pytest
 
 from cmb_models.dataset.layout import find_scans
 from cmb_models.importing.dicom import THERE, import_dicom, summary
-from cmb_models.importing.dicom_series import (
-    GRE,
-    MAGNITUDE,
-    PHASE,
-    SKIPPED,
-    SWI,
-    Header,
-    files_of,
-    read_headers,
-    role_of,
-    stacks_of,
-)
+from cmb_models.importing.dicom_series import Header, files_of, read_headers, stacks_of
 from cmb_models.importing.identity import default_key
 from cmb_models.io.nifti import read_volume
+from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, role_of
 from cmb_models.volume import Volume
 from tests.support.command_line import cmb
 from tests.support.dicom_export import SECRET, VENDORS, write_study
@@ -247,55 +237,13 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
 
 
-NAMES = {
-    ("SWI_Images", "M SWI"): SWI,
-    ("Pha_Images", "P"): PHASE,
-    ("Mag_Images", "M"): MAGNITUDE,
-    ("mIP_Images(SW)", "MNIP"): SKIPPED,
-    ("Ax SWAN", ""): SWI,
-    ("FILT_PHA: Ax SWAN", ""): PHASE,
-    ("MinIP_SWAN", ""): SKIPPED,
-    ("eSWAN", ""): SWI,
-    ("WIP SWIp SENSE", "M_FFE M"): SWI,
-    ("VEN_BOLD", "M"): SWI,
-    ("VENOUS BOLD HR", "M"): SWI,
-    ("SWI mIPs", ""): SKIPPED,
-    ("SWI_Phase", ""): PHASE,
-    ("Mag SWI", "M"): MAGNITUDE,
-    ("SWI tra phase AP", "M"): SWI,
-    ("AX SWI NO PHASE WRAP", "M"): SWI,
-    ("Susceptibility weighted", ""): SWI,
-    ("Ax SWAN MPR", "REFORMATTED"): SKIPPED,
-    ("QSM", ""): SKIPPED,
-    ("t2_fl2d_tra_hemo", "M"): GRE,
-    ("T2*w GRE", "M"): GRE,
-    ("T2-star", "M"): GRE,
-    ("t1_mprage_sag", "M"): SKIPPED,
-    ("T1 MPRAGE swift", "M"): SKIPPED,
-    ("FLAIR SWIFT", "M"): SKIPPED,
-    ("ep2d_diff_SUSC_CORR", "M"): SKIPPED,
-    ("DWI_SWI_brain", "M"): SKIPPED,
-    ("Dyn Susc Contrast", "M"): SKIPPED,
-    ("ToF_3D", "M"): SKIPPED,
-    ("t2_tse_tra", "M"): SKIPPED,
-    ("BOLD_rest", "M"): SKIPPED,
-    ("3-pl T2 Loc", ""): SKIPPED,
-}
-
-
-@pytest.mark.parametrize("protocol", ["head", "swi_mag_phase", "t2_swi_qsm", "SWISS_stroke"])
-@pytest.mark.parametrize(("name", "role"), NAMES.items(), ids=[name for name, _ in NAMES])
-def test_what_a_series_is(name, role, protocol):
-    """By names that scanners and sites give; the protocol's is one for all series of a scan."""
-    description, kinds = name
+def test_a_header_says_what_its_series_is():
     values = pydicom.Dataset()
-    values.Modality, values.ScanningSequence, values.EchoTime = "MR", "GR", 20.0
-    values.SeriesDescription, values.ProtocolName, values.ImageType = (
-        description,
-        protocol,
-        ["ORIGINAL", "PRIMARY", *kinds.split(" ")],
-    )
-    assert role_of(Header(Path("file"), values), 40)[0] == role
+    values.Modality, values.ScanningSequence, values.EchoTime = "MR", ["GR", "SP"], 20.0
+    values.SeriesDescription, values.ProtocolName, values.ImageType = "t2_fl2d_tra_hemo", "swi", ["ORIGINAL", "PRIMARY", "M"]
+    facts = Header(Path("file"), values).facts(40)
+    assert (facts.kinds, facts.echo_ms, facts.slices) == ({"ORIGINAL", "PRIMARY", "M"}, 20.0, 40)
+    assert role_of(facts)[0] == GRE
 
 
 def test_files_of_one_frame_each(tmp_path):

@@ -1,0 +1,79 @@
+"""The `.json` that dcm2niix and BIDS put next to a NIfTI file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmb_models.io.nifti import scan_name
+from cmb_models.io.series_role import GRE, NOT_NAMED, SeriesFacts, role_of
+
+log = logging.getLogger(__name__)
+
+LARGEST = 2**22  # bytes: a sidecar with the times of many slices has some hundred kilobytes
+LONGEST_ECHO_S = 1.0  # a larger EchoTime can only be in milliseconds
+
+
+def sidecar_of(nifti: Path) -> Path:
+    """Expected path of a NIfTI file's sidecar."""
+    return Path(nifti).with_name(f"{scan_name(nifti)}.json")
+
+
+def read_sidecar(nifti: Path) -> dict[str, Any]:
+    """The values of a NIfTI file's sidecar; empty if there is none. One that cannot be parsed is ignored with a log warning."""
+    file = sidecar_of(nifti)
+    if not file.is_file():
+        return {}
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s is ignored: %s", file, error)
+        return {}
+    return values
+
+
+def facts_of(values: Mapping[str, Any]) -> SeriesFacts:
+    """What a sidecar's values say of their series. Values of unexpected types are left out."""
+    words = [str(v).strip().upper() for v in _listed(values.get("ImageType"))]
+    # dcm2niix splits T2_STAR_MAP at its underscores.
+    joined = ["_".join(words[n : n + length]) for length in (2, 3) for n in range(len(words) - length + 1)]
+    echo = values.get("EchoTime")
+    echo_s = float(echo) if isinstance(echo, int | float) else None
+    return SeriesFacts(
+        kinds=frozenset(words + joined),
+        description=_text(values, "SeriesDescription"),
+        protocol=_text(values, "ProtocolName"),
+        sequence=f"{_text(values, 'SequenceName')} {_text(values, 'PulseSequenceName')}".strip(),
+        scanning_sequence=_text(values, "ScanningSequence"),
+        modality=_text(values, "Modality") or "MR",
+        echo_ms=None if echo_s is None else echo_s * (1000 if echo_s <= LONGEST_ECHO_S else 1),
+    )
+
+
+def sidecar_role(nifti: Path) -> tuple[str, str] | None:
+    """What the sidecar of a NIfTI file says that its series is, as `role_of`; None if there is no sidecar or it does not say.
+
+    That a series is not named as SWI says something only where it has a name.
+    """
+    facts = facts_of(read_sidecar(nifti))
+    role, reason = role_of(facts)
+    is_named = bool(facts.words or facts.sequence)
+    return (role, reason) if is_named or (role != GRE and reason != NOT_NAMED) else None
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return value.split("\\") if isinstance(value, str) else []
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    """A value as text, a list's values after one another; '' for anything else."""
+    return " ".join(v.strip() for v in _listed(values.get(name)) if isinstance(v, str))
