@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.config.params import Preprocess
-from cmb_models.dataset.check import check_dataset, faults_across
+from cmb_models.dataset.check.dataset import check_dataset, faults_across
 from cmb_models.dataset.entries import ScanIndex
-from cmb_models.dataset.layout import ANNOTATIONS, images_left_out
+from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, images_left_out
 from cmb_models.errors import InputError, joined
 from cmb_models.io.annotations import NONE
 
@@ -42,7 +42,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     if faults:
         raise joined(faults, raw_dir, "usable scans and annotations", "correct all of these")
     unread = [scan.path.as_posix() for check in checks for scan in check.unread]
-    index: ScanIndex = {"scans": [entry for entry in entries if entry["path"] not in unread]}
+    index: ScanIndex = {"scans": [entry for check in checks for entry in check.used]}
     return index | {"unread": unread} if unread else index
 
 
@@ -72,8 +72,3 @@ def left_out(raw_dir: Path) -> list[str]:
             first = images[0].relative_to(raw_dir).as_posix()
             lines.append(f"{folder.name}: {len(images)} images not used, {reason}: {first}{' ...' if len(images) > 1 else ''}")
     return lines
-
-
-def dataset_folders(raw_dir: Path) -> list[Path]:
-    """The datasets in a folder, by name."""
-    return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))

@@ -49,6 +49,11 @@ class ScanFile:
         return f"{self.dataset}_{self.subject}"
 
 
+def dataset_folders(raw_dir: Path) -> list[Path]:
+    """The datasets in a folder, by name."""
+    return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
 def phase_beside(swi: Path) -> Path:
     """Expected path of an SWI file's phase image: NAME_part-phase_swi next to NAME_swi, else NAME_part-phase."""
     name = scan_name(swi)

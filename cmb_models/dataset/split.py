@@ -41,7 +41,7 @@ def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> S
     if faults:
         raise joined(faults, "split", "settings that fit the data", fitting(scans, settings, min_scans))
     cmbs = _cmbs(scans)
-    free, locked = _divide(scans, settings)
+    free, locked = divide(scans, settings)
     split: SubjectSplit = {
         "folds": _fill_folds(free, cmbs, settings.folds),
         "locked": sorted(locked),
@@ -60,7 +60,7 @@ def _cmbs(scans: Iterable[ScanEntry]) -> dict[str, int]:
     return cmbs
 
 
-def _divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[str]]:
+def divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[str]]:
     """The training subjects in a seeded order, and the locked ones."""
     locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
     rng = np.random.default_rng(settings.seed)
@@ -79,7 +79,7 @@ def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) ->
     if LOCKED_NAME in known - set(settings.locked_datasets):
         got, remedy = f"{list(settings.locked_datasets)}", f"set it to [{LOCKED_NAME}], or rename the dataset"
         faults.append(InputError("split-not-locked", "split.locked_datasets", f"the dataset {LOCKED_NAME} held out", got, remedy))
-    free, locked = _divide(scans, settings)
+    free, locked = divide(scans, settings)
     faults += _training_faults(scans, free, settings, min_scans)
     if not locked and not unknown:
         remedy = "set split.locked_datasets or split.locked_fraction: no other set gives an unbiased figure"

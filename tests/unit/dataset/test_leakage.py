@@ -131,7 +131,7 @@ def test_one_scan_under_two_names(second):
     scans = [{**s, "sha256": "file a"} if s["subject"] == second else s for s in SCANS]
     with refused("leakage", got=f"one file as s_a and as {second}"):
         check_split(SPLIT, scans)
-    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",), "locked_fraction": 0.0})
     assert split_subjects(SCANS, settings, 2)["locked"] == ["l_a"]
     with refused("leakage", got=f"one file as s_a and as {second}"):
         split_subjects(scans, settings, 2)
@@ -141,7 +141,7 @@ def test_one_phase_image_under_two_names():
     """Another SWI each, as if exported twice; the phase image says that it is one scan."""
     scans = [{**s, "phase_sha256": f"phase {s['key']}"} for s in SCANS]
     check_split(SPLIT, scans)
-    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",), "locked_fraction": 0.0})
     assert split_subjects(scans, settings, 2)["locked_sha256"] == ["locked file", "phase l_a"]
     twice = [{**s, "phase_sha256": "phase s_a"} if s["key"] == "l_a" else s for s in scans]
     with refused("leakage"):

@@ -34,7 +34,7 @@ def site(tmp_path):
         rows = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater\n" + "".join(f"{s},,-10,-5,0,3,cmb,r\n" for s in subjects)
         (tmp_path / "raw" / dataset / "annotations.csv").write_text(rows)
     index = index_datasets(tmp_path / "raw")["scans"]
-    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",)})
+    settings = PARAMS.split.model_copy(update={"folds": 2, "locked_datasets": ("l",), "locked_fraction": 0.0})
     return tmp_path, index, split_subjects(index, settings, 2)
 
 

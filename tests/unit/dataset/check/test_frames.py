@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cmb_models.dataset.frames import MIN_MARKS, WRITTEN, darkness, darkness_by_frame, positions, require_frame
+from cmb_models.dataset.check.frames import MIN_MARKS, WRITTEN, darkness, darkness_by_frame, positions, require_frame
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume, index_from_world, world_from_index
 from tests.support.refused import refused

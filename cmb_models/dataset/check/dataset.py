@@ -6,27 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from scipy.spatial import cKDTree
-
 from cmb_models.config.params import Preprocess
+from cmb_models.dataset.check.frames import WRITTEN, darkness_by_frame, require_frame
+from cmb_models.dataset.check.head import height_mm, is_brain_extracted
+from cmb_models.dataset.check.marks import centres_of, faults_of_marks, warnings_of_marks
 from cmb_models.dataset.entries import ScanEntry
-from cmb_models.dataset.frames import WRITTEN, darkness_by_frame, require_frame
-from cmb_models.dataset.head import height_mm, is_brain_extracted
 from cmb_models.dataset.layout import ANNOTATIONS, CODE, ScanFile, phase_beside, read_phase, survey
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
-from cmb_models.io.annotations import NONE, Annotation
+from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
-from cmb_models.volume import Volume, index_from_world
+from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
+from cmb_models.io.sidecar import sidecar_of, sidecar_role
+from cmb_models.volume import Volume
 
-ONE_LESION_MM = 2.0  # the smallest CMB by definition: two nearer centres are two readings of one
 LEAST_HEIGHT_MM = 80.0  # a brain has about 120 mm: less leaves out lobes, where cerebral amyloid angiopathy bleeds
-NOT_DARK = 0.5  # darkness (frames.py) of a mark below which it is named: of simulated and real CMBs, hardly any
-SHOWN = 3  # places in a message
 
 
 @dataclass
@@ -42,6 +39,11 @@ class DatasetCheck:
     entries: dict[Path, ScanEntry] = field(default_factory=dict)
     faults: list[InputError] = field(default_factory=list)
     warnings: list[InputError] = field(default_factory=list)
+
+    @property
+    def used(self) -> list[ScanEntry]:
+        """Entries of the scans that were read."""
+        return [self.entries[scan.path] for scan in self.scans if scan.is_read and scan.path in self.entries]
 
     @property
     def unread(self) -> list[ScanFile]:
@@ -73,10 +75,11 @@ def check_dataset(
             volume = read_volume(scan.path)
             ras = volume.to_ras()
             check_scan(ras, str(scan.path))
-            darkness = darkness_by_frame(_centres(a for a in scan.annotations if a.is_cmb), volume)
+            _require_swi(scan)
+            darkness = darkness_by_frame(centres_of(a for a in scan.annotations if a.is_cmb), volume)
             marks.append(darkness)
-            found.faults += _faults_of_marks(scan, volume)
-            found.warnings += [*_warnings_of_scan(scan, ras), *_warnings_of_marks(scan, darkness[WRITTEN])]
+            found.faults += faults_of_marks(scan, volume)
+            found.warnings += [*_warnings_of_scan(scan, ras), *warnings_of_marks(scan, darkness[WRITTEN])]
             found.entries[scan.path] = _entry(scan, volume, is_brain_extracted(ras), with_phase)
         except InputError as error:
             found.faults.append(error)
@@ -123,11 +126,6 @@ def _same_patients(entries: Sequence[ScanEntry]) -> list[InputError]:
     ]
 
 
-def _centres(annotations: Iterable[Annotation]) -> np.ndarray:
-    """RAS mm, (N, 3); N may be 0."""
-    return np.array([a.centre_mm for a in annotations]).reshape(-1, 3)
-
-
 def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Preprocess | None) -> ScanEntry:
     entry: ScanEntry = {
         "key": scan.key,
@@ -149,54 +147,27 @@ def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Pr
     return entry
 
 
+def _require_swi(scan: ScanFile) -> None:
+    """Raise InputError if the sidecar of a scan says that it is phase, a projection or another contrast."""
+    role, reason = sidecar_role(scan.path) or (SWI, "")
+    if role in (PHASE, SKIPPED):
+        got = f"{reason or 'phase'} by {sidecar_of(scan.path).name}"
+        raise InputError("scan-derived", scan.path, "an SWI", got, "replace it by the SWI series, or correct the sidecar")
+
+
 def _warnings_of_scan(scan: ScanFile, ras: Volume) -> list[InputError]:
-    if (height := height_mm(ras)) >= LEAST_HEIGHT_MM:
-        return []
-    expected, remedy = f"a scan of at least {LEAST_HEIGHT_MM:g} mm from bottom to top", "check that this is the whole series"
-    return [InputError("scan-coverage", scan.path, expected, f"{height:.0f} mm", remedy)]
-
-
-def _faults_of_marks(scan: ScanFile, volume: Volume) -> list[InputError]:
-    """Two labels at a place, two rows of a microbleed, and places outside the scan."""
-    centres, found = _centres(scan.annotations), []
-    labels = [a.label for a in scan.annotations]
-    pairs = sorted(cKDTree(centres).query_pairs(ONE_LESION_MM)) if len(centres) else []
-    if differing := [(i, j) for i, j in pairs if labels[i] != labels[j]]:
-        i, j = differing[0]
-        got = f"{labels[i]} and {labels[j]} within {ONE_LESION_MM:g} mm at {_place(centres[i])}{_more(len(differing) - 1)}"
-        remedy = "keep one of the rows, or mark the place as possible"
-        found.append(InputError("annotation-repeated", scan.path, "one label a place", got, remedy))
-    if same := sum(labels[i] == labels[j] == "cmb" for i, j in pairs):
-        got = f"{same} pair{'s' if same > 1 else ''} of rows nearer than {ONE_LESION_MM:g} mm"
-        found.append(InputError("annotation-repeated", scan.path, "one row a microbleed", got, "merge the rows of several raters"))
-    index = np.rint(index_from_world(centres, volume.affine))
-    outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
-    if outside.any():
-        got = f"{int(outside.sum())} of {len(outside)} outside it, the first at {_place(centres[outside][0])}"
-        remedy = "give x_mm, y_mm, z_mm in scanner RAS (not LPS, not voxels)"
-        found.append(InputError("annotation-outside", scan.path, "annotations inside the scan", got, remedy))
+    """A magnitude or gradient echo in place of an SWI, and a part of a head."""
+    found = []
+    role, _ = sidecar_role(scan.path) or (SWI, "")
+    if role in (MAGNITUDE, GRE):
+        got = f"a magnitude image by {sidecar_of(scan.path).name}"
+        found.append(InputError("scan-derived", scan.path, "an SWI", got, "use the SWI series if there is one"))
+    if (height := height_mm(ras)) < LEAST_HEIGHT_MM:
+        expected, remedy = f"a scan of at least {LEAST_HEIGHT_MM:g} mm from bottom to top", "check that this is the whole series"
+        found.append(InputError("scan-coverage", scan.path, expected, f"{height:.0f} mm", remedy))
     return found
-
-
-def _warnings_of_marks(scan: ScanFile, darkness: np.ndarray) -> list[InputError]:
-    """Microbleeds that are not dark. darkness: (N,) of the rows with the label cmb, in their order."""
-    centres = _centres(a for a in scan.annotations if a.is_cmb)
-    bright = centres[darkness < NOT_DARK]
-    if not len(bright):
-        return []
-    got = f"{len(bright)} of {len(centres)} in air or no darker than the tissue around: {', '.join(map(_place, bright[:SHOWN]))}"
-    remedy = "look at them, for instance on the page of `cmb check --page`"
-    return [InputError("annotation-not-dark", scan.path, "microbleeds darker than their surroundings", got, remedy)]
 
 
 def _unread(scan: ScanFile) -> InputError:
     remedy = f"add its marks, or a row with the label {NONE} if it was read and nothing found; else it is not used"
     return InputError("scan-unread", scan.path, f"rows in {ANNOTATIONS}", "none", remedy)
-
-
-def _place(centre_mm: np.ndarray) -> str:
-    return f"({', '.join(f'{value:.1f}' for value in centre_mm)})"
-
-
-def _more(n: int) -> str:
-    return f", and {n} more" if n > 0 else ""
