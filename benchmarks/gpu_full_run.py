@@ -118,7 +118,7 @@ def estimate(ended: bool, seconds: float, progress: dict[str, int]) -> float | N
 def settings(scale: float) -> Params:
     """The shipped parameters with the folds and trials of this run."""
     params = load_params(ROOT / "params.yaml")
-    changes: dict[str, dict[str, int]] = {"split": {"folds": FOLDS}}
+    changes: dict[str, dict[str, Any]] = {"split": {"folds": FOLDS, "locked_datasets": ("locked",), "locked_fraction": 0.0}}
     changes["lesion_bank"] = {"lesions": _scaled(params.lesion_bank.lesions, scale, 8)}
     search = {"trials": _scaled(TRIALS, scale, 2), "parallel_trials": PARALLEL_TRIALS}
     for name in ("unet", "cnn", *SEARCHES):

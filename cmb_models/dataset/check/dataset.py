@@ -78,8 +78,10 @@ def check_dataset(
             _require_swi(scan)
             darkness = darkness_by_frame(centres_of(a for a in scan.annotations if a.is_cmb), volume)
             marks.append(darkness)
-            found.faults += faults_of_marks(scan, volume)
-            found.warnings += [*_warnings_of_scan(scan, ras), *warnings_of_marks(scan, darkness[WRITTEN])]
+            found.warnings += _warnings_of_scan(scan, ras)
+            wrong = faults_of_marks(scan, volume)
+            found.faults += wrong
+            found.warnings += [] if wrong else warnings_of_marks(scan, darkness[WRITTEN])
             found.entries[scan.path] = _entry(scan, volume, is_brain_extracted(ras), with_phase)
         except InputError as error:
             found.faults.append(error)

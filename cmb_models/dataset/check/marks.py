@@ -51,7 +51,7 @@ def warnings_of_marks(scan: ScanFile, darkness: np.ndarray) -> list[InputError]:
     if not len(bright):
         return []
     got = f"{len(bright)} of {len(centres)} in air or no darker than the tissue around: {', '.join(map(_place, bright[:SHOWN]))}"
-    remedy = "look at them, for instance on the page of `cmb check --page`"
+    remedy = "look at them: `cmb check --page FILE` shows each"
     return [InputError("annotation-not-dark", scan.path, "microbleeds darker than their surroundings", got, remedy)]
 
 

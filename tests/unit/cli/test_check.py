@@ -1,0 +1,73 @@
+"""`cmb check`: exit codes, table, JSON, page."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from cmb_models.volume import Volume
+from tests.support.bundles import AFFINE, BLOBS_MM, head
+from tests.support.command_line import cmb
+from tests.support.imports import ROOT
+from tests.unit.dataset.check.test_dataset import dataset
+
+
+def sound(folder):
+    return dataset(folder, {"sub-1": head(shape=(80, 80, 48))}, [("sub-1", place) for place in BLOBS_MM])
+
+
+def test_sound_data_exit_0(tmp_path):
+    result = cmb("check", str(sound(tmp_path / "site")))
+    assert result.exit_code == 0, result.output
+    assert "site: scans 1 (0 without microbleeds, 0 unread, 0 brain-extracted), subjects 1, microbleeds 3" in result.output
+    assert result.output.splitlines()[-1] == "errors 0, warnings 0"
+
+
+def test_warnings_exit_0_and_errors_exit_1(tmp_path):
+    warned = cmb("check", str(dataset(tmp_path / "a", {"sub-1": head(seed=1)})))
+    assert (warned.exit_code, warned.output.splitlines()[-1]) == (0, "errors 0, warnings 2")
+    wrong = cmb("check", str(dataset(tmp_path / "b", {"sub-1": Volume(np.full((80, 80, 48), 3.0), AFFINE)}, empty=["sub-1"])))
+    assert (wrong.exit_code, wrong.output.splitlines()[-1]) == (1, "errors 1, warnings 0")
+    assert "scan-constant" in wrong.output
+
+
+def test_json_has_the_parts_of_each_message(tmp_path):
+    dataset(tmp_path / "data/site", {"sub-1": head(seed=1), "sub-2": head(seed=1)}, empty=["sub-1"])
+    result = cmb("check", str(tmp_path / "data"), "--json")
+    found = json.loads(result.output)
+    assert result.exit_code == 1
+    assert [e["code"] for e in found["errors"]] == ["scan-repeated"]
+    assert set(found["errors"][0]) == {"code", "case", "expected", "got", "remedy"}
+    assert found["datasets"]["site"]["unread"] == [str(tmp_path / "data/site/sub-2/swi/sub-2_swi.nii.gz")]
+
+
+def test_the_page_shows_every_scan_and_every_microbleed(tmp_path):
+    site = sound(tmp_path / "site")
+    (site / "sub-2/swi").mkdir(parents=True)
+    (site / "sub-2/swi/sub-2_swi.nii.gz").write_bytes(b"no image")
+    result = cmb("check", str(site), "--page", str(tmp_path / "check.html"))
+    page = (tmp_path / "check.html").read_text()
+    assert result.exit_code == 1
+    assert page.count("<img src=") == 1 + len(BLOBS_MM)  # the scan that can be read, and its marks
+    assert page.count("cannot be read") >= 1 and "scan-file" in page
+
+
+def test_a_mark_that_is_not_dark_is_flagged_on_the_page(tmp_path):
+    site = dataset(tmp_path / "site", {"sub-1": head(shape=(80, 80, 48))}, [("sub-1", BLOBS_MM[0]), ("sub-1", (25, 25, 3))])
+    cmb("check", str(site), "--page", str(tmp_path / "check.html"))
+    assert (tmp_path / "check.html").read_text().count('<figure class="bright">') == 1
+
+
+def test_in_a_workspace_the_raw_data_and_the_split_are_checked(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    sound(tmp_path / "data/raw/site")
+    monkeypatch.chdir(tmp_path)
+    result = cmb("check")
+    assert result.exit_code == 1 and "training-too-few" in result.output and "no settings fit" in result.output
+    assert cmb("check", "data/raw/site").exit_code == 0  # a dataset alone is not split
+
+
+def test_outside_a_workspace_a_dataset_must_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cmb("check").exception.code == "options-conflict"
