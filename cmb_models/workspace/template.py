@@ -41,6 +41,7 @@ __pycache__/
 /releases/
 /results/
 /shadow*.jsonl
+/check.html
 # A signing key never belongs in git
 /keys/*.key
 # Outputs of stages; git keeps the .dvc files and the metrics. With * instead of ?* DVC ignores the folders
