@@ -51,6 +51,7 @@ ONLY_IN = {
     "jinja2": ("cmb_models/report",),
     "pydicom": ("cmb_models/importing",),
     "dcm2niix": ("cmb_models/importing",),
+    "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing"),
     "dvc": (),
 }
 LIBRARY = sorted((ROOT / "cmb_models").rglob("*.py"))

@@ -5,6 +5,8 @@ Only headers are read here.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,15 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from cmb_models.files import files_below
+from cmb_models.importing.dicom import convert
+from cmb_models.importing.identity import Who
+from cmb_models.importing.technical import kept
 from cmb_models.io.series_role import SKIPPED, SeriesFacts, role_of
+from cmb_models.volume import Volume
 
 SAME_DIRECTION = 1e-3  # by which cosines of one stack may differ
+WORD = re.compile(r"[^\W_]+")
+SHORTEST_NAME = 3  # letters of a part of a name that is looked for within words
 SAME_GAP = 0.05  # share by which gaps between slices may differ
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType"),
@@ -38,10 +46,10 @@ TAGS = [
         "EchoTime",
         "EchoNumbers",
         "InversionTime",
-        "MagneticFieldStrength",
+        "ComplexImageComponent",
     ),
     *("Rows", "Columns", "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames"),
-    *("StudyDate", "StudyTime", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "PatientID", "PatientName", "PatientBirthDate"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
@@ -73,9 +81,10 @@ class Header:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The values of ImageType, in capitals."""
+        """The values of ImageType, in capitals, and of multi-frame files whether they are of magnitude or phase."""
         value = self.values.get("ImageType") or ()
-        return frozenset(str(v).strip().upper() for v in ([value] if isinstance(value, str) else value))
+        words = [*([value] if isinstance(value, str) else value), self.text("ComplexImageComponent")]
+        return frozenset(str(v).strip().upper() for v in words if str(v).strip())
 
     def facts(self, slices: int) -> SeriesFacts:
         """What it says of its series, which has so many slices."""
@@ -110,16 +119,70 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Number and description of its series, for messages."""
-        return f"series {self.first.text('SeriesNumber') or '?'} {self.first.text('SeriesDescription') or '(no description)'}"
+        """Number and description of its series, for messages, without what identifies the patient."""
+        described = without_names(self.first.text("SeriesDescription"), self.first)
+        return f"series {self.first.text('SeriesNumber') or '?'} {described or '(no description)'}"
+
+    @property
+    def who(self) -> Who:
+        number, name, born = (self.first.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
+        return Who(number or (f"{name}|{born}" if name and born else ""), born)
 
     @property
     def study(self) -> str:
         return self.first.text("StudyInstanceUID")
 
     @property
+    def session_label(self) -> None:
+        """Sessions are numbered: nothing in DICOM says which it is."""
+
+    @property
+    def when(self) -> tuple[str, ...]:
+        return self.first.text("StudyDate"), self.first.text("StudyTime")
+
+    @property
+    def series(self) -> str:
+        return self.first.text("SeriesInstanceUID")
+
+    uid = series
+
+    @property
+    def echo_ms(self) -> float | None:
+        return next(iter(self.first.numbers("EchoTime")), None)
+
+    @property
     def slices(self) -> int:
         return max(len(self.headers), self.first.frames)
+
+    def same_grid(self, other: Stack) -> bool:
+        """Whether two stacks have the same slices: number, size and first position."""
+        if len({(s.slices, s.first.text("Rows"), s.first.text("Columns")) for s in (self, other)}) > 1:
+            return False
+        places = [s.first.numbers("ImagePositionPatient") for s in (self, other)]
+        return len(places[0]) != 3 or len(places[1]) != 3 or bool(np.allclose(places[0], places[1], atol=0.1))
+
+    def read(self) -> tuple[Volume, dict[str, Any]]:
+        volume, values = convert(self.name, [header.file for header in self.headers], self.slices)
+        return volume, kept(values)
+
+
+def without_names(description: str, header: Header) -> str:
+    """A description without the words that occur in the patient's name or ID, or contain a part of them."""
+    parts = {_plain(part) for tag in ("PatientName", "PatientID") for part in WORD.findall(header.text(tag))}
+    born = header.text("PatientBirthDate")
+    parts |= {born} if born else set()
+
+    def kept(match: re.Match[str]) -> str:
+        word = _plain(match.group())
+        is_name = any(part == word or (len(part) >= SHORTEST_NAME and part in word) for part in parts)
+        return "" if is_name else match.group()
+
+    return " ".join(WORD.sub(kept, description).split())
+
+
+def _plain(word: str) -> str:
+    """In small letters without accents, as names are typed at scanners."""
+    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
 
 
 def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
@@ -160,7 +223,10 @@ def _group(header: Header) -> tuple[Any, ...]:
     orientation = tuple(np.round(header.numbers("ImageOrientationPatient"), 2))
     size = (header.text("Rows"), header.text("Columns"))
     echo = tuple(round(e, 2) for e in header.numbers("EchoTime"))
-    return header.text("StudyInstanceUID"), header.text("SeriesInstanceUID"), header.kinds, echo, orientation, size
+    uids = (header.text("StudyInstanceUID"), header.text("SeriesInstanceUID"))
+    # Of broken anonymisers all patients have the same UIDs.
+    whose = (header.text("PatientID"), header.text("PatientName"), header.text("PatientBirthDate"))
+    return *uids, *whose, header.kinds, echo, orientation, size
 
 
 def _place(header: Header) -> tuple[float, float]:

@@ -16,15 +16,29 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json
-from cmb_models.importing.dicom_series import Header
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
 KEYS = ".cmb-models/import-keys"  # in the user's home folder
 
 
+@dataclass(frozen=True)
+class Who:
+    """Whose an image is.
+
+    Args:
+        identity: What the source calls the patient; "" if it does not say.
+        born: Birth date, as written there; "" if unknown.
+        label: The subject, such as "sub-01", to keep instead of a code; "" for a code.
+    """
+
+    identity: str
+    born: str = ""
+    label: str = ""
+
+
 @dataclass
 class Patient:
-    """identity: as in the DICOM files. born: birth date there. sessions: label of each study by its UID; "" for the first."""
+    """identity: as in the source. born: birth date there. sessions: label of each study by what the source calls it."""
 
     identity: str
     born: str = ""
@@ -38,36 +52,34 @@ class Key:
     path: Path
     secret: str
     patients: dict[str, Patient] = field(default_factory=dict)
-    series: dict[str, str] = field(default_factory=dict)  # SeriesInstanceUID by the path it was imported to
+    series: dict[str, str] = field(default_factory=dict)  # `Image.uid` by the path that it was imported to
 
-    def subject(self, header: Header) -> str:
-        """The subject of an image, such as "sub-k3w7qzt2".
+    def subject(self, who: Who, case: object) -> str:
+        """The subject of an image, such as "sub-k3w7qzt2". case: the image, in error messages.
 
         Raises:
-            InputError: If the image names no patient, or two patients would share a code.
+            InputError: If the image names no patient, or two patients would share a subject.
         """
-        identity = identity_of(header)
-        if not identity:
+        if not who.identity:
             expected, remedy = "a PatientID, or a name and a birth date", "ask for an export with pseudonymous patient IDs"
-            raise InputError("import-identity", header.file, expected, "none", remedy)
-        digest = hmac.new(bytes.fromhex(self.secret), identity.encode(), hashlib.sha256).digest()
-        code = f"sub-{base64.b32encode(digest).decode().lower()[:CODE_LETTERS]}"
-        born = header.text("PatientBirthDate")
-        patient = self.patients.setdefault(code, Patient(identity, born))
-        if patient.identity != identity:
-            raise InputError(
-                "import-identity", self.path, "one code a patient", f"two with {code}", "import them with two key files"
-            )
-        patient.born = patient.born or born
-        if born and patient.born != born:  # an archive that calls everybody ANONYMOUS
-            expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
-            raise InputError("import-identity", header.file, expected, "one ID with several birth dates", remedy)
+            raise InputError("import-identity", case, expected, "none", remedy)
+        digest = hmac.new(bytes.fromhex(self.secret), who.identity.encode(), hashlib.sha256).digest()
+        code = who.label or f"sub-{base64.b32encode(digest).decode().lower()[:CODE_LETTERS]}"
+        patient = self.patients.setdefault(code, Patient(who.identity, who.born))
+        if patient.identity != who.identity:
+            raise InputError("import-identity", case, "one subject a patient", f"two as {code}", "import them with two key files")
+        patient.born = patient.born or who.born
+        if who.born and patient.born != who.born:
+            raise several_births(case)
         return code
 
-    def session(self, subject: str, study: str) -> str:
-        """The session of a study: "" for a subject's first, then "ses-02" and so on, in the order in which they are asked for."""
+    def session(self, subject: str, study: str, label: str | None = None) -> str:
+        """The session of a study: the label, if one is to be kept.
+
+        Else "" for a subject's first, then "ses-02" and so on, in the order in which they are asked for.
+        """
         sessions = self.patients[subject].sessions
-        return sessions.setdefault(study, f"ses-{len(sessions) + 1:02}" if sessions else "")
+        return sessions.setdefault(study, label if label is not None else f"ses-{len(sessions) + 1:02}" if sessions else "")
 
     def save(self) -> None:
         """Write the key file, which its owner alone may read."""
@@ -77,12 +89,10 @@ class Key:
             temporary.write_text(json.dumps(saved, indent=2), encoding="utf-8")
 
 
-def identity_of(header: Header) -> str:
-    """What the DICOM files call a patient; "" if they do not say."""
-    number, name, born = (header.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
-    if number:
-        return number
-    return f"{name}|{born}" if name and born else ""
+def several_births(case: object) -> InputError:
+    """The error where one ID stands for several patients: an archive that calls everybody ANONYMOUS."""
+    expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
+    return InputError("import-identity", case, expected, "one ID with several birth dates", remedy)
 
 
 def default_key(dataset: Path) -> Path:

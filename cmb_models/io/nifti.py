@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,11 +55,30 @@ def read_volume(path: Path) -> Volume:
             voxels, an affine that is not invertible, or none in scanner space (`require_scanner_space`).
     """
     path = Path(path)
+    with _reading(path) as stream:
+        volume = volume_of(_image_of(stream), path)
+        _require_end(stream, path)
+    return volume
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, str]:
+    """Shape, affine (4, 4) and description of a NIfTI file, without reading its voxels. Raises InputError as `read_volume`."""
+    path = Path(path)
+    with _reading(path) as stream:
+        image = _image_of(stream)
+        _check_voxels(path, image)
+        require_scanner_space(image, path)
+        described = bytes(cast(Any, image.header)["descrip"].tobytes()).split(b"\0")[0].decode("latin-1")
+        return image.shape[:3], np.array(image.affine), described
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[io.IOBase]:
+    """The file's bytes, decompressed. What goes wrong while they are read becomes an InputError."""
     try:
         _check_file(path)
         with _opened(path) as stream:
-            volume = volume_of(_image_of(stream), path)
-            _require_end(stream, path)
+            yield stream
     except InputError:
         raise
     except PermissionError as error:
@@ -67,7 +87,6 @@ def read_volume(path: Path) -> Volume:
         ) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return volume
 
 
 def _opened(path: Path) -> io.IOBase:

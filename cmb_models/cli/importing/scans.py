@@ -1,15 +1,35 @@
-"""`cmb import scans`: a site's DICOM export as a dataset."""
+"""`cmb import scans`: a site's DICOM export, or its NIfTI files, as a dataset."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+SHOWN = 10  # other files in a message
+
+
+class Kind(StrEnum):
+    """Formats of a source."""
+
+    dicom = "dicom"
+    nifti = "nifti"
+
+
+class SubjectFrom(StrEnum):
+    """What names the patients of image files."""
+
+    file = "file"
+    folder = "folder"
+
 
 def import_scans(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files of a DICOM export, of any depth.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Folders or files, of any depth: DICOM, BIDS, NIfTI, MetaImage, NRRD."),
+    ],
     into: Annotated[Path, typer.Option(help="Folder of the dataset, such as data/raw/site.")],
     key: Annotated[
         Path | None,
@@ -18,26 +38,53 @@ def import_scans(
             show_default="one in ~/.cmb-models/import-keys",
         ),
     ] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--from", help="Take files of this kind alone (nifti: MetaImage and NRRD too).", show_default="by each file's name"
+        ),
+    ] = None,
+    keep_subjects: Annotated[
+        bool,
+        typer.Option("--keep-subjects", help="Keep subject and session labels of image files, if the set has pseudonyms already."),
+    ] = False,
+    subject_from: Annotated[
+        SubjectFrom,
+        typer.Option(help="Whether names of image files or of their folders are the patients', where no sub- label is."),
+    ] = SubjectFrom.file,
+    nan_as_air: Annotated[
+        bool, typer.Option("--nan-as-air", help="Set NaN voxels to 0 that are connected to the image's border.")
+    ] = False,
+    echo: Annotated[float | None, typer.Option(help="Echo time in ms to take of a DICOM series with several.")] = None,
+    gre_as_swi: Annotated[
+        bool, typer.Option("--gre-as-swi", help="Use T2*-weighted gradient echoes as scans where a session has no SWI.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
 ) -> None:
-    """Import SWI scans from DICOM with their phase and magnitude, under subject codes. Exit code 1: some could not be used.
+    """Import SWI scans with their phase and magnitude, under subject codes. Exit code 1: some, or all, could not be used.
 
-    Every other series is listed with the reason. Running it again continues an interrupted import.
+    Every other image is listed with the reason. Running it again continues an interrupted import.
     """
     from cmb_models.cli.terminal import console, table
-    from cmb_models.importing.dicom import import_dicom, summary
     from cmb_models.importing.identity import default_key
+    from cmb_models.importing.scans import Options, import_scans, summary
 
     file = key or default_key(into)
     has_codes = file.exists() or not dry_run  # else the codes shown now would be others at the import
-    steps = import_dicom(sources, into, file, dry_run)
-    numbers = {subject: f"new {n}" for n, subject in enumerate(dict.fromkeys(step.subject for step in steps), 1)}
+    options = Options(kind.value if kind else None, keep_subjects, subject_from is SubjectFrom.folder, nan_as_air, echo, gre_as_swi)
+    imported = import_scans(sources, into, file, dry_run, options)
+    steps = imported.steps
+    numbers = {subject: f"new {n}" for n, subject in enumerate(dict.fromkeys(s.subject for s in steps if s.subject), 1)}
     rows = []
     for step in steps:
-        became = "not usable" if step.is_fault else "skipped" if step.target is None else step.stack.role
-        subject = step.subject if has_codes else numbers[step.subject]
-        rows.append((subject, step.session, step.stack.name, became, step.reason))
-    console().print(table("subject", "session", "series", "becomes", "reason", rows=rows))
+        became = "not usable" if step.is_fault else "skipped" if step.target is None else step.image.role
+        subject = step.subject if has_codes or keep_subjects else numbers.get(step.subject, "")
+        rows.append((subject, step.session, step.image.name, became, step.reason))
+    console().print(table("subject", "session", "image", "becomes", "reason", rows=rows))
+    if imported.others:
+        names = ", ".join(file.name for file in imported.others[:SHOWN])
+        more = f" and {len(imported.others) - SHOWN} more" if len(imported.others) > SHOWN else ""
+        typer.echo(f"Not read, as no image: {names}{more}")
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
-    if any(step.is_fault for step in steps):
+    if any(step.is_fault for step in steps) or not any(step.target for step in steps):
         raise typer.Exit(1)

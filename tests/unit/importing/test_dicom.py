@@ -13,9 +13,9 @@ import pydicom
 import pytest
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.importing.dicom import THERE, import_dicom, summary
 from cmb_models.importing.dicom_series import Header, files_of, read_headers, stacks_of
 from cmb_models.importing.identity import default_key
+from cmb_models.importing.scans import THERE, import_scans, summary
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, role_of
 from cmb_models.volume import Volume
@@ -59,9 +59,13 @@ def export(tmp_path_factory):
 def imported(export, tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     before = digest(export[0])
-    steps = import_dicom([export[0]], out / "data", out / "keys/site.json")
+    steps = imported_steps([export[0]], out / "data", out / "keys/site.json")
     assert digest(export[0]) == before  # nothing in the source was changed
     return out, steps
+
+
+def imported_steps(*arguments, **options):
+    return import_scans(*arguments, **options).steps
 
 
 def digest(folder: Path) -> str:
@@ -81,7 +85,7 @@ def test_every_subject_is_right(export, imported):
 
 def test_phase_and_magnitude_come_with_it(imported):
     out, steps = imported
-    roles = [s.stack.role for s in steps if s.target]
+    roles = [s.image.role for s in steps if s.target]
     assert {role: roles.count(role) for role in set(roles)} == {SWI: 15, PHASE: 15, MAGNITUDE: 5}
     for found in find_scans(out / "data"):
         phase = read_volume(found.path.with_name(found.path.name.replace("_swi", "_part-phase_swi")))
@@ -90,7 +94,7 @@ def test_phase_and_magnitude_come_with_it(imported):
 
 def test_every_distractor_is_skipped_by_name(imported):
     _, steps = imported
-    reasons = {(s.stack.first.text("SeriesDescription"), s.reason) for s in steps if s.stack.role == SKIPPED}
+    reasons = {(s.image.first.text("SeriesDescription"), s.reason) for s in steps if s.image.role == SKIPPED}
     assert reasons == {
         ("mIP_Images(SW)", "a projection over several slices"),
         ("MIN IP: Ax SWAN", "a projection over several slices"),
@@ -129,7 +133,7 @@ def test_a_second_import_changes_nothing_and_a_killed_one_goes_on(export, import
     (data / lost).unlink()
     (data / lost.parent / ".partial-abc-x.nii.gz").write_bytes(b"cut")
     before = {f: f.stat().st_mtime_ns for f in data.rglob("*.nii.gz") if not f.name.startswith(".")}
-    again = import_dicom([folder], data, key)
+    again = imported_steps([folder], data, key)
     assert [s.target for s in again] == [s.target for s in first]
     assert [s.target for s in again if s.target and s.reason != THERE] == [lost]
     assert all(f.stat().st_mtime_ns == t for f, t in before.items())
@@ -137,7 +141,7 @@ def test_a_second_import_changes_nothing_and_a_killed_one_goes_on(export, import
 
 
 def test_a_dry_run_writes_nothing(export, tmp_path):
-    steps = import_dicom([export[0]], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    steps = imported_steps([export[0]], tmp_path / "data", tmp_path / "key.json", dry_run=True)
     assert sum(s.target is not None for s in steps) == 35 and not list(tmp_path.iterdir())
 
 
@@ -145,8 +149,8 @@ def test_two_studies_of_one_patient_become_sessions(tmp_path):
     rng = np.random.default_rng(0)
     for n in range(2):
         write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), rng, ["swi"])
-    import_dicom([tmp_path / "export/0"], tmp_path / "data", tmp_path / "key.json")
-    import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json")
+    imported_steps([tmp_path / "export/0"], tmp_path / "data", tmp_path / "key.json")
+    imported_steps([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json")
     assert [s.session for s in find_scans(tmp_path / "data")] == ["ses-02", ""]
     assert len({s.subject for s in find_scans(tmp_path / "data")}) == 1
 
@@ -177,7 +181,7 @@ def test_faulty_series_are_named(tmp_path):
     assert stack_of(tmp_path / "twice").fault == ""
     changed(files[0].with_name("again"), lambda image: setattr(image, "SOPInstanceUID", pydicom.uid.generate_uid()))
     assert stack_of(tmp_path / "twice").fault == "1 positions with two images"
-    steps = import_dicom([tmp_path / "missing"], tmp_path / "data", tmp_path / "key.json")
+    steps = imported_steps([tmp_path / "missing"], tmp_path / "data", tmp_path / "key.json")
     assert [s.is_fault for s in steps] == [True] and not list((tmp_path / "data").rglob("*.nii.gz"))
 
 
@@ -188,27 +192,27 @@ def test_several_swi_of_a_study_are_not_guessed(tmp_path):
     study = pydicom.dcmread(next(files_of([tmp_path / "a"]))).StudyInstanceUID
     for file in files_of([tmp_path / "b"]):
         changed(file, lambda image: setattr(image, "StudyInstanceUID", study))
-    steps = import_dicom([tmp_path / "a", tmp_path / "b"], tmp_path / "data", tmp_path / "key.json")
+    steps = imported_steps([tmp_path / "a", tmp_path / "b"], tmp_path / "data", tmp_path / "key.json")
     assert [(s.target, s.is_fault) for s in steps] == [(None, True)] * 2 and "one of several" in steps[0].reason
 
 
 def test_what_cannot_be_imported(tmp_path):
     (tmp_path / "empty").mkdir()
     with refused("import-nothing", got="no file"):
-        import_dicom([tmp_path / "empty"], tmp_path / "data", tmp_path / "key.json")
+        imported_steps([tmp_path / "empty"], tmp_path / "data", tmp_path / "key.json")
     with refused("file-not-found"):
-        import_dicom([tmp_path / "none"], tmp_path / "data", tmp_path / "key.json")
+        imported_steps([tmp_path / "none"], tmp_path / "data", tmp_path / "key.json")
     write_study(tmp_path / "a", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi"])
     with refused("import-key", got="one in"):
-        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "data/key.json")
+        imported_steps([tmp_path / "a"], tmp_path / "data", tmp_path / "data/key.json")
     (tmp_path / "open.json").write_text("{}")
     (tmp_path / "open.json").chmod(0o644)
     with refused("import-key", got="mode 644"):
-        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "open.json")
+        imported_steps([tmp_path / "a"], tmp_path / "data", tmp_path / "open.json")
     for file in files_of([tmp_path / "a"]):
         changed(file, lambda image: (setattr(image, "PatientID", ""), setattr(image, "PatientName", "")))
-    with refused("import-identity"):
-        import_dicom([tmp_path / "a"], tmp_path / "data", tmp_path / "key.json")
+    (step,) = imported_steps([tmp_path / "a"], tmp_path / "data", tmp_path / "key.json")
+    assert (step.code, step.subject, step.target, step.is_fault) == ("import-identity", "", None, True)
 
 
 def test_the_key_is_kept_outside_the_dataset(tmp_path, monkeypatch):
@@ -218,7 +222,7 @@ def test_the_key_is_kept_outside_the_dataset(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not GE_FIELD_MAP.is_dir(), reason="no real files here")
 def test_a_field_map_of_a_real_scanner_is_refused(tmp_path):
-    (step,) = import_dicom([GE_FIELD_MAP], tmp_path / "data", tmp_path / "key.json")
+    (step,) = imported_steps([GE_FIELD_MAP], tmp_path / "data", tmp_path / "key.json")
     assert (step.target, step.reason) == (None, "a map, not an image")
 
 
@@ -233,7 +237,7 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     assert not (tmp_path / "data").exists() and not (tmp_path / "home").exists()
     done = cmb(*arguments)
     assert done.exit_code == 1  # one SWI is not whole
-    assert "1 subject, 1 SWI scan; 2 series skipped, 1 not usable" in done.output and "a projection" in done.output
+    assert "1 subject, 1 SWI scan; 2 skipped, 1 not usable" in done.output and "a projection" in done.output
     assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
 
 
@@ -269,8 +273,8 @@ def test_another_series_does_not_take_the_place_of_an_imported_one(tmp_path):
     study = pydicom.dcmread(next(files_of([tmp_path / "first"]))).StudyInstanceUID
     for file in files_of([tmp_path / "second"]):
         changed(file, lambda image: setattr(image, "StudyInstanceUID", study))
-    import_dicom([tmp_path / "first"], tmp_path / "data", tmp_path / "key.json")
-    steps = import_dicom([tmp_path / "second"], tmp_path / "data", tmp_path / "key.json")
+    imported_steps([tmp_path / "first"], tmp_path / "data", tmp_path / "key.json")
+    steps = imported_steps([tmp_path / "second"], tmp_path / "data", tmp_path / "key.json")
     assert [(s.target, s.is_fault) for s in steps] == [(None, True), (None, False)]
     assert "another series is there" in steps[0].reason and steps[1].reason == "its SWI was not imported"
     (found,) = find_scans(tmp_path / "data")
@@ -284,10 +288,10 @@ def test_one_patient_is_one_subject(tmp_path):
         write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), rng, ["swi"])
     for file in files_of([tmp_path / "export/1"]):
         changed(file, lambda image: setattr(image, "IssuerOfPatientID", "PACS"))
-    steps = import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    steps = imported_steps([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
     assert len({s.subject for s in steps}) == 1
     for file in files_of([tmp_path / "export/1"]):
         changed(file, lambda image: setattr(image, "PatientBirthDate", "19610101"))
-    with refused("import-identity", got="several birth dates"):
-        import_dicom([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    steps = imported_steps([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    assert [(s.code, s.target) for s in steps] == [("import-identity", None)] * 2 and "several birth dates" in steps[0].reason
     assert default_key(tmp_path / "raw/site") == default_key(tmp_path / "raw/locked") != default_key(tmp_path / "other/site")

@@ -1,0 +1,150 @@
+"""What the path of an image file says: whose it is, which session, and what it shows.
+
+Names are read word by word: parts of words would find "rest" and "angio" in patients' names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
+
+LABELS = "a label mask: import it with `cmb import marks`"
+PROJECTION = "a projection over several slices"
+DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
+GENERIC = {"nii", "nifti", "data", "image", "images", "swi", "anat", "raw", "task2", "mri", "scans"}  # folders of no patient
+BIDS = re.compile(r"sub-(?P<subject>[a-z0-9]+)(?P<entities>(_[a-z]+-[^_]+)*)_(?P<suffix>[a-z0-9]+)", re.IGNORECASE)
+SESSION = re.compile(r"(?:^|_)(ses-[a-z0-9]+|(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d)(?=_|$)", re.IGNORECASE)
+ROLES = {
+    SWI: {"swi", "swip", "eswi", "swan", "eswan", "fsbb", "venobold", "swigre"},
+    PHASE: {"phase", "pha"},
+    MAGNITUDE: {"mag", "magn", "magnitude"},
+    GRE: {"gre", "t2s", "t2star", "t2starw"},
+}
+SKIPPED_WORDS = {
+    PROJECTION: {"minip", "mip", "mips", "mnip"},
+    "a map, not an image": {"qsm", "t2starmap", "r2star", "r2s", "t2map", "t1map", "fieldmap", "b0map", "adc"},
+    "T1-weighted, not SWI": {"t1", "t1w", "mprage", "mp2rage", "t1ce"},
+    "T2-weighted, not SWI": {"t2", "t2w"},
+    "FLAIR, not SWI": {"flair"},
+    "diffusion, not SWI": {"dwi", "dti", "sbref"},
+    "proton-density-weighted, not SWI": {"pdw"},
+    "angiography, not SWI": {"tof", "mra", "angio"},
+    "perfusion, not SWI": {"asl", "perf", "m0scan"},
+    "functional, not SWI": {"bold", "epi", "fmri"},
+}
+# Initials and groups of patients too, if they are not the last word.
+LAST_WORDS = {"pd": "proton-density-weighted, not SWI", "ct": "CT, not MR", "pet": "PET, not MR"}
+LAST_WORDS |= dict.fromkeys(("cmb", "cmbs", "roi", "rois", "seg"), LABELS)
+LABEL_WORDS = {
+    "mask",
+    "masks",
+    "brainmask",
+    "label",
+    "labels",
+    "dseg",
+    "probseg",
+    "segmentation",
+    "lesion",
+    "lesions",
+    "microbleeds",
+}
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a path says.
+
+    Args:
+        subject: Label or name of the patient; '' if nothing is left of the path that could be one.
+        session: '' if none is named.
+        acquisition: What tells acquisitions of one session apart, such as "acq-hr_run-1".
+        role: SWI, PHASE, MAGNITUDE, GRE or SKIPPED; '' if it does not say.
+        reason: Why it is skipped, or what is wrong with the name.
+        is_named_swi: Whether the word SWI, or a vendor's name for it, is part of it.
+    """
+
+    subject: str
+    session: str
+    acquisition: str
+    role: str
+    reason: str
+    is_named_swi: bool
+
+
+def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = False) -> Name:
+    """Read the path of a file.
+
+    Args:
+        stem: The file's name without its suffix.
+        folders: The folders between the source and the file, the outermost first.
+        root: Name of the source's folder, which counts where no folder in between does.
+        by_folder: Whether the folder is the patient's, where no BIDS label says.
+    """
+    if derived := DERIVED & {f.lower() for f in folders}:
+        return Name("", "", "", SKIPPED, f"in {min(derived)}/", False)
+    if bids := BIDS.fullmatch(stem):
+        return _bids(bids, folders)
+    session = match.group(1) if (match := SESSION.search(stem)) else ""
+    words = _words(stem.replace(session, "_", 1) if session else stem)
+    role, reason = _role(words)
+    inner = [f for f in folders if f.lower() not in GENERIC and not _role(_words(f))[0]]
+    if not role:
+        role, reason = next((found for f in reversed(folders) if (found := _role(_words(f)))[0]), ("", ""))
+    # Of other words none is left out: PD_03 and CT_03 may be two patients.
+    subject = "_".join(w for w in words if w.lower() not in set().union(*ROLES.values()))
+    if by_folder or not subject:
+        subject = inner.pop(0) if inner else subject if by_folder and subject else root
+    is_swi = bool(ROLES[SWI] & {w.lower() for w in (*words, *(w for f in folders for w in _words(f)))})
+    return Name(subject, "/".join([*inner, session]).strip("/"), "", role, reason, is_swi)
+
+
+def _words(text: str) -> list[str]:
+    return [w for w in re.split(r"[_\-. ]+", text) if w]
+
+
+def _bids(match: re.Match[str], folders: Sequence[str]) -> Name:
+    subject = match["subject"]
+    pairs = [part.split("-", 1) for part in match["entities"].split("_") if part]
+    entities = {key.lower(): value for key, value in pairs}
+    suffix = match["suffix"].lower()
+    session = entities.pop("ses", next((f[4:] for f in folders if f.lower().startswith("ses-")), ""))
+    part = entities.pop("part", "").lower()
+    acquisition = "_".join(f"{k}-{v}" for k, v in entities.items())
+    role, reason = _role([suffix])
+    if role in (SWI, GRE) and part:
+        role = {"phase": PHASE, "mag": MAGNITUDE}.get(part, SKIPPED)
+        reason = "" if role != SKIPPED else f"the part {part} of a complex image"
+    if not role:
+        role, reason = SKIPPED, f"{match['suffix']}, not SWI"
+    strays = [f for f in folders if f.lower().startswith("sub-") and f[4:].lower() != subject.lower()]
+    if strays and role != SKIPPED:
+        subject, reason = "", f"in the folder of {strays[-1]}"
+    return Name(subject, f"ses-{session}" if session else "", acquisition, role, reason, suffix in ROLES[SWI])
+
+
+def _role(words: Sequence[str]) -> tuple[str, str]:
+    lower = [w.lower() for w in words]
+    if not lower:
+        return "", ""
+    if set([w for w in lower if not w.isdigit()][-1:]) & LABEL_WORDS:
+        return SKIPPED, LABELS
+    if reason := LAST_WORDS.get(lower[-1], ""):
+        return SKIPPED, reason
+    for reason, known in SKIPPED_WORDS.items():
+        if known & set(lower) and (reason == PROJECTION or not ROLES[SWI] & set(lower)):
+            return SKIPPED, reason
+    for role in (PHASE, MAGNITUDE, SWI, GRE):
+        if ROLES[role] & set(lower):
+            return role, ""
+    return "", ""
+
+
+def relative_parts(file: Path, source: Path) -> tuple[tuple[str, ...], str]:
+    """The folders between a source and a file in it, and the name of the source's folder."""
+    if source.is_file():
+        return (), source.resolve().parent.name
+    return file.relative_to(source).parts[:-1], source.resolve().name

@@ -1,0 +1,247 @@
+"""NIfTI, MetaImage and NRRD files as images to import.
+
+What each shows is said by its name, its sidecar or its header; where none of them says, by its voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_models.errors import InputError
+from cmb_models.files import sha256_of
+from cmb_models.importing.file_names import LABELS, Name, read_name, relative_parts
+from cmb_models.importing.identity import Who
+from cmb_models.importing.technical import kept
+from cmb_models.io import formats, nifti
+from cmb_models.io.series_role import GRE, MAGNITUDE, NOT_NAMED, PHASE, SKIPPED, SWI, SeriesFacts, role_of
+from cmb_models.io.sidecar import facts_of, read_sidecar, sidecar_role
+from cmb_models.volume import Volume, corners_apart_mm
+
+SUFFIXES = (*nifti.SUFFIXES, *formats.SUFFIXES)
+UNNAMED = "nothing says what it shows: taken as SWI"
+MASK_VALUES, MASK_ZEROS = 64, 0.9  # label masks of lesions: so many values at most, and so large a share of zeros
+NOBODY = Who("")
+BINARY = 3  # values of any mask, such as one of the brain
+INTEGER = 1e-3  # by which stored labels may differ from whole numbers
+SAME_GRID_MM = 0.1
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file that may become a file of a dataset (`plan.Image`).
+
+    Args:
+        file: The file.
+        name: Its path in the source.
+        role: SWI, PHASE, MAGNITUDE, GRE or SKIPPED.
+        reason: Why it is skipped, or what to beware of.
+        fault: What is wrong with it, or ''.
+        who: Whose it is.
+        study: Its session, as the path says.
+        session_label: The session to keep; None to number them.
+        acquisition: What tells acquisitions of one session apart.
+        shape: (I, J, K); () if unknown.
+        affine: (4, 4), voxel index to RAS mm.
+        nan_as_air: Whether NaN voxels that touch the border are set to 0.
+    """
+
+    file: Path
+    name: str
+    role: str
+    reason: str = ""
+    fault: str = ""
+    who: Who = NOBODY
+    study: str = ""
+    session_label: str | None = None
+    acquisition: str = ""
+    shape: tuple[int, ...] = ()
+    affine: np.ndarray | None = None
+    nan_as_air: bool = False
+    series: str = ""
+
+    @property
+    def when(self) -> tuple[str, ...]:
+        return (self.study,)
+
+    @property
+    def echo_ms(self) -> float | None:
+        return facts_of(read_sidecar(self.file)).echo_ms
+
+    @cached_property
+    def uid(self) -> str:
+        """SHA-256 of the file, and of the voxels' file where the header is one of its own."""
+        files = [self.file, *(f for ending in (".raw", ".zraw", ".raw.gz") if (f := self.file.with_suffix(ending)).is_file())]
+        is_pair = self.file.suffix.lower() in (".mhd", ".nhdr")
+        sums = [sha256_of(f) for f in (files if is_pair else files[:1])]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+    def same_grid(self, other: ImageFile) -> bool:
+        """Whether two files are of one acquisition, and their voxels lie at the same places."""
+        if self.affine is None or other.affine is None or (self.shape, self.acquisition) != (other.shape, other.acquisition):
+            return False
+        return corners_apart_mm(self.affine, other.affine, self.shape) <= SAME_GRID_MM
+
+    def read(self) -> tuple[Volume, dict[str, Any]]:
+        volume, values = read_any(self.file), kept(read_sidecar(self.file))
+        volume, zeroed = finite(volume, self.file, self.nan_as_air)
+        if self.role != PHASE and is_mask(volume.data):
+            remedy = "import it with `cmb import marks`"
+            raise InputError("scan-intensity", self.file, "an image", "a label mask", remedy)
+        return volume, values | ({"NanVoxelsSetToZero": zeroed} if zeroed else {})
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is named as one of the formats read here."""
+    return file.name.lower().endswith(SUFFIXES)
+
+
+def read_any(file: Path) -> Volume:
+    """Read a file of any of the formats."""
+    return formats.read_image(file) if file.suffix.lower() in formats.SUFFIXES else nifti.read_volume(file)
+
+
+def image_files(
+    files: Iterable[tuple[Path, Path]], keep_subjects: bool = False, nan_as_air: bool = False, by_folder: bool = False
+) -> list[ImageFile]:
+    """All files as images, in their order; each once.
+
+    Args:
+        files: Each file with the source that it was found in.
+        keep_subjects: Whether the labels of subjects and sessions are kept, for a set that has pseudonyms already.
+        nan_as_air: Whether NaN voxels that touch the border are set to 0.
+        by_folder: Whether folders name the patients, where no BIDS label does.
+
+    Raises:
+        InputError: If a MetaImage or NRRD file is to be read and SimpleITK is not installed.
+    """
+    unique = {file.resolve(): (file, source) for file, source in reversed(list(files))}
+    found, names = [], []
+    for file, source in sorted(unique.values(), key=lambda pair: pair[0]):
+        folders, root = relative_parts(file, source)
+        name = read_name(_stem(file), folders, root, by_folder)
+        shown = Path(*folders, file.name).as_posix()
+        image = ImageFile(file, shown, name.role, name.reason, nan_as_air=nan_as_air)
+        if name.role != SKIPPED:
+            image = _identified(_opened(image), name, keep_subjects)
+        found.append(image)
+        names.append(name)
+    return _decided(found, names)
+
+
+def _stem(file: Path) -> str:
+    ending = next(s for s in SUFFIXES if file.name.lower().endswith(s))
+    return file.name[: -len(ending)]
+
+
+def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
+    if image.role == SKIPPED:
+        return image
+    if not name.subject:
+        return replace(image, fault=image.fault or name.reason)
+    # Another naming than DICOM's: patient 3 of a folder need not be the one with PatientID 3.
+    identity, label = f"file {name.subject}", re.sub(r"[^A-Za-z0-9]", "", name.subject)
+    who = Who(identity, label=f"sub-{label}" if keep_subjects and label else "")
+    is_label = keep_subjects and (not name.session or name.session.startswith("ses-")) and name.session.count("/") == 0
+    session = name.session if is_label else None
+    return replace(image, who=who, study=name.session, session_label=session, acquisition=name.acquisition)
+
+
+def _opened(image: ImageFile) -> ImageFile:
+    """With what the sidecar and the header say; as SKIPPED where they, or the voxels of an image without a telling name, say so."""
+    described = ""
+    try:
+        if image.file.suffix.lower() in formats.SUFFIXES:
+            formats.require_package()
+            shape, affine = formats.grid_of(image.file)
+        else:
+            shape, affine, described = nifti.read_header(image.file)
+        image = replace(image, shape=shape, affine=affine)
+    except InputError as error:
+        if error.code == "package-missing":
+            raise
+        image = replace(image, fault=f"{error.expected} expected, got {error.got}; {error.remedy}")
+    by_sidecar = sidecar_role(image.file)
+    if by_sidecar and by_sidecar[1] != NOT_NAMED:
+        role, reason = by_sidecar
+        if role == SKIPPED:
+            return replace(image, role=SKIPPED, reason=f"{reason}, by its sidecar")
+        if image.role in ("", SWI, GRE):
+            image = replace(image, role=role)
+    if not image.role:
+        role, reason = role_of(SeriesFacts(description=described))
+        if role == SKIPPED and reason != NOT_NAMED:
+            return replace(image, role=SKIPPED, reason=f"{reason}, by its header")
+        if not image.fault and _is_mask_file(image.file):
+            return replace(image, role=SKIPPED, reason=LABELS)
+    return image
+
+
+def _is_mask_file(file: Path) -> bool:
+    try:
+        return is_mask(read_any(file).data)
+    except InputError:
+        return False  # found again, and reported, when it is imported
+
+
+def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFile]:
+    """With a role for those whose names do not say: an SWI, unless another file of the session is named so."""
+    named = {(i.who, i.study) for i, name in zip(images, names, strict=True) if i.role == SWI}
+    result = []
+    for image, name in zip(images, names, strict=True):
+        has_swi = (image.who, image.study) in named
+        if not image.role:
+            reason = "not named as SWI, as another file of the session is" if has_swi else UNNAMED
+            image = replace(image, role=SKIPPED if has_swi else SWI, reason=reason)
+        elif image.role == MAGNITUDE and not name.is_named_swi and not has_swi:
+            image = replace(image, role=GRE, reason="a magnitude, not SWI")
+        result.append(image)
+    return result
+
+
+def is_mask(data: np.ndarray) -> bool:
+    """Whether voxels (I, J, K) are labels: few whole numbers, mostly 0."""
+    zeros = 1 - np.count_nonzero(data) / data.size
+    sample = data[data != 0]
+    sample = sample[:: max(1, len(sample) // 10_000)]
+    if not np.all(np.abs(sample - np.rint(sample)) <= INTEGER):
+        return False
+    values = len(np.unique(np.rint(data))) if np.isfinite(data).all() else data.size
+    return bool(zeros > 0 and (values <= BINARY or (values <= MASK_VALUES and zeros >= MASK_ZEROS)))
+
+
+def finite(volume: Volume, case: object, nan_as_air: bool) -> tuple[Volume, int]:
+    """A volume without NaN, and how many voxels were set to 0: those that touch the border through other NaN.
+
+    Raises:
+        InputError: If there are infinite voxels, or NaN, unless all touch the border and `nan_as_air` is true.
+    """
+    bad = ~np.isfinite(volume.data)
+    if not bad.any():
+        return volume, 0
+    nan = np.isnan(volume.data)
+    inside = bad & ~_connected_to_border(nan)
+    if inside.any():
+        got, remedy = f"{int(inside.sum())} NaN or infinite ones within the image", "check the export"
+    elif not nan_as_air:
+        got, remedy = f"{int(bad.sum())} NaN around the image", "pass --nan-as-air to set them to 0"
+    else:
+        return Volume(np.where(nan, np.float32(0), volume.data), volume.affine), int(nan.sum())
+    raise InputError("scan-not-finite", case, "finite voxels", got, remedy)
+
+
+def _connected_to_border(voxels: np.ndarray) -> np.ndarray:
+    """Those of boolean voxels (I, J, K) that are connected to the border of the volume by faces."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(voxels)
+    faces = [labels.take(n, axis) for axis in range(3) for n in (0, -1)]
+    outside = np.unique(np.concatenate([face.ravel() for face in faces]))
+    return np.isin(labels, outside[outside > 0])

@@ -1,0 +1,199 @@
+"""`cmb import`: plan, read, write. Nothing in the source is changed, and a killed import goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cmb_models.dataset.layout import ANNOTATIONS
+from cmb_models.errors import InputError
+from cmb_models.files import exclusive, write_json
+from cmb_models.importing.dicom_series import files_of, read_headers, stacks_of
+from cmb_models.importing.identity import Key, default_key, open_key
+from cmb_models.importing.image_files import ImageFile, image_files, is_image
+from cmb_models.importing.plan import Image, Step, failed, plan
+from cmb_models.io.annotations import write_annotations
+from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.scan_id import content_sha256
+from cmb_models.io.series_role import MAGNITUDE, PHASE
+from cmb_models.io.sidecar import sidecar_of
+from cmb_models.volume import Volume
+
+THERE = "already imported"
+Kind = Literal["dicom", "nifti"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sources are read.
+
+    Args:
+        kind: "dicom" or "nifti": leave out files of the other kind; None: take both.
+        keep_subjects: Whether image files keep their subjects' labels, as of a public set that has pseudonyms already.
+        by_folder: Whether folders name the patients of image files, where no BIDS label does; else the files' names do.
+        nan_as_air: Whether NaN voxels that are connected to the border are set to 0.
+        echo_ms: Echo time of the one to take of several echoes of one DICOM series.
+        gre_as_swi: Whether a T2*-weighted gradient echo becomes the scan of a session without SWI.
+    """
+
+    kind: Kind | None = None
+    keep_subjects: bool = False
+    by_folder: bool = False
+    nan_as_air: bool = False
+    echo_ms: float | None = None
+    gre_as_swi: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: one step for each image, and the files that are no images, or of the kind that was left out."""
+
+    steps: list[Step]
+    others: list[Path]
+
+
+def import_scans(
+    sources: Sequence[Path],
+    dataset: Path,
+    key_file: Path | None = None,
+    dry_run: bool = False,
+    options: Options | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Imported:
+    """Import the SWI of every session in folders of DICOM or image files into a dataset, with its phase and magnitude.
+
+    Args:
+        sources: Folders of any depth, or files.
+        dataset: Folder of the dataset; made if it is missing. Scans that are there already stay.
+        key_file: Where the subject codes are kept; `identity.default_key` if None.
+        dry_run: Only plan and read; nothing is written.
+        options: How the sources are read.
+        on_step: Called after each step.
+
+    Returns:
+        One step for each stack of slices and each image file in the sources, in the order of subjects and series.
+
+    Raises:
+        InputError: If there is no image, a source is missing, or the key file is unusable.
+    """
+    options = options or Options()
+    if missing := [str(source) for source in sources if not Path(source).exists()]:
+        raise InputError("file-not-found", ", ".join(missing), "a folder of images", "no such folder", "check the path")
+    images, others = _images_of([Path(source) for source in sources], options)
+    if not images:
+        got = f"{len(others)} other files" if others else "no file"
+        remedy = "pass the folder that the scanner or the archive exported"
+        raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
+    key_file, dataset = key_file or default_key(dataset), Path(dataset)
+    key = open_key(key_file, dataset)
+    if dry_run:
+        return Imported([_checked(step) for step in plan(images, key, options.echo_ms, options.gre_as_swi)], others)
+    dataset.mkdir(parents=True, exist_ok=True)
+    key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with exclusive(dataset), exclusive(key_file.parent):
+        key = open_key(key_file, dataset)  # again: another import may have written it
+        steps = plan(images, key, options.echo_ms, options.gre_as_swi)
+        key.save()  # first: a killed import has its codes again
+        done: dict[int, Step] = {}
+        # Phase and magnitude last: they are nothing without their SWI.
+        for n in sorted(range(len(steps)), key=lambda n: steps[n].image.role in (PHASE, MAGNITUDE)):
+            lost = {(s.subject, s.session) for s in done.values() if s.is_fault and s.image.role not in (PHASE, MAGNITUDE)}
+            done[n] = _carried_out(steps[n], dataset, key, lost)
+            on_step(done[n])
+        found = [done[n] for n in range(len(steps))]
+        if not (dataset / ANNOTATIONS).exists() and any(s.target for s in found):
+            write_annotations(dataset / ANNOTATIONS, [])
+    return Imported(found, others)
+
+
+def _images_of(sources: Sequence[Path], options: Options) -> tuple[list[Image], list[Path]]:
+    """All images of the sources, and the files that are none."""
+    pairs = [(file, source) for source in sources for file in files_of([source])]
+    named = [pair for pair in pairs if is_image(pair[0])]
+    headers, others = read_headers(file for file, _ in pairs if not is_image(file)) if options.kind != "nifti" else ([], [])
+    if options.kind == "nifti":
+        others = [file for file, _ in pairs if not is_image(file)]
+    elif options.kind == "dicom":
+        others, named = others + [file for file, _ in named], []
+    if headers and options.keep_subjects:
+        got, remedy = "DICOM images", "leave it out, or pass --from nifti"
+        raise InputError("options-conflict", "--keep-subjects", "image files alone", got, remedy)
+    stems = {sidecar_of(file) for file, _ in named} | {file.with_suffix(s) for file, _ in named for s in (".raw", ".zraw")}
+    others = [file for file in others if file not in stems]
+    files = image_files(named, options.keep_subjects, options.nan_as_air, options.by_folder)
+    return [*stacks_of(headers), *files], others
+
+
+def _checked(step: Step) -> Step:
+    """The step of a dry run: image files are read, which takes no longer than to plan."""
+    if step.target is None or not isinstance(step.image, ImageFile):
+        return step
+    try:
+        step.image.read()
+    except InputError as error:
+        return failed(step.image, step.subject, step.session, error)
+    return step
+
+
+def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str, str]]) -> Step:
+    """Write a step's file. Returns the step, as a fault if that was not possible. lost: subjects and sessions without their SWI."""
+    if step.target is None:
+        return step
+    if step.image.role in (PHASE, MAGNITUDE) and (step.subject, step.session) in lost:
+        return replace(step, target=None, reason="its SWI was not imported")
+    target = dataset / step.target
+    name, known = target.resolve().as_posix(), key.series
+    try:
+        if isinstance(step.image, ImageFile) and (same := _elsewhere(step.image.uid, target, dataset, known)):
+            return replace(step, target=None, reason=f"the same file as the imported {same}")
+        if target.exists():  # whole: it was renamed when it was
+            if not _is_same(step.image, target, known.get(name)):
+                reason = f"another series is there as {step.target.name}"
+                if isinstance(step.image, ImageFile):
+                    reason = f"another image is there as {step.target.name}; if it is another patient's, pass another --key"
+                return replace(step, target=None, reason=reason, is_fault=True)
+            return replace(step, reason=THERE)
+        volume, values = step.image.read()
+    except InputError as error:
+        return failed(step.image, step.subject, step.session, error)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    known[name] = step.image.uid
+    key.save()
+    if step.image.role not in (PHASE, MAGNITUDE):
+        write_json(sidecar_of(target), values)
+    write_volume(target, volume, _dtype(volume))
+    return step
+
+
+def _elsewhere(uid: str, target: Path, dataset: Path, known: dict[str, str]) -> str:
+    """Name of another file of the dataset that was imported from the same one; '' if there is none."""
+    paths = [Path(path) for path, other in known.items() if other == uid and Path(path) != target.resolve()]
+    return next((p.name for p in paths if p.is_relative_to(dataset.resolve()) and p.exists()), "")
+
+
+def _is_same(image: Image, target: Path, recorded: str | None) -> bool:
+    """Whether a file of the dataset was imported from an image: as recorded, or by its voxels where another key was in use."""
+    if recorded is not None:
+        return recorded == image.uid
+    return content_sha256(read_volume(target)) == content_sha256(image.read()[0])
+
+
+def _dtype(volume: Volume) -> type:
+    """Scanners store whole numbers: 16 bits keep them, and half the space."""
+    whole = np.array_equal(volume.data, np.rint(volume.data))
+    return np.int16 if whole and np.abs(volume.data).max(initial=0) < 2**15 else np.float32
+
+
+def summary(steps: Iterable[Step]) -> str:
+    """How many subjects, scans and series, in one sentence."""
+    steps = list(steps)
+    subjects = {s.subject for s in steps if s.target}
+    scans = sum(s.target is not None and "part-" not in s.target.name for s in steps)
+    skipped, faults = sum(not s.target and not s.is_fault for s in steps), sum(s.is_fault for s in steps)
+    counts = ((len(subjects), "subject"), (scans, "SWI scan"))
+    found = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts)
+    return f"{found}; {skipped} skipped, {faults} not usable"
