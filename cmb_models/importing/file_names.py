@@ -22,7 +22,7 @@ ROLES = {
     SWI: {"swi", "swip", "eswi", "swan", "eswan", "fsbb", "venobold", "swigre"},
     PHASE: {"phase", "pha"},
     MAGNITUDE: {"mag", "magn", "magnitude"},
-    GRE: {"gre", "t2s", "t2star", "t2starw"},
+    GRE: {"gre", "megre", "t2s", "t2star", "t2starw"},
 }
 SKIPPED_WORDS = {
     PROJECTION: {"minip", "mip", "mips", "mnip"},
@@ -113,8 +113,10 @@ def _bids(match: re.Match[str], folders: Sequence[str]) -> Name:
     suffix = match["suffix"].lower()
     session = entities.pop("ses", next((f[4:] for f in folders if f.lower().startswith("ses-")), ""))
     part = entities.pop("part", "").lower()
-    acquisition = "_".join(f"{k}-{v}" for k, v in entities.items())
-    role, reason = _role([suffix])
+    # Sites write acq-mag and rec-minIP where BIDS has part-mag and a suffix.
+    told = {k: v for k, v in entities.items() if k in ("acq", "rec", "desc") and _role([v])[0] in (SKIPPED, PHASE, MAGNITUDE)}
+    acquisition = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in told)
+    role, reason = _role([*told.values(), suffix])
     if role in (SWI, GRE) and part:
         role = {"phase": PHASE, "mag": MAGNITUDE}.get(part, SKIPPED)
         reason = "" if role != SKIPPED else f"the part {part} of a complex image"

@@ -145,7 +145,7 @@ def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
     if image.role == SKIPPED:
         return image
     if not name.subject:
-        return replace(image, fault=image.fault or name.reason)
+        return replace(image, fault=name.reason or image.fault)
     # Another naming than DICOM's: patient 3 of a folder need not be the one with PatientID 3.
     identity, label = f"file {name.subject}", re.sub(r"[^A-Za-z0-9]", "", name.subject)
     who = Who(identity, label=f"sub-{label}" if keep_subjects and label else "")
@@ -168,8 +168,9 @@ def _opened(image: ImageFile) -> ImageFile:
         if error.code == "package-missing":
             raise
         image = replace(image, fault=f"{error.expected} expected, got {error.got}; {error.remedy}")
-    by_sidecar = sidecar_role(image.file)
-    if by_sidecar and by_sidecar[1] != NOT_NAMED:
+    facts = facts_of(read_sidecar(image.file))
+    by_sidecar = role_of(facts) if not image.role and facts.words else sidecar_role(image.file)
+    if by_sidecar:
         role, reason = by_sidecar
         if role == SKIPPED:
             return replace(image, role=SKIPPED, reason=f"{reason}, by its sidecar")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,7 +125,9 @@ def plan(images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as
             by_study[key.subject(image.who, image.name), image.study].append(image)
         except InputError as error:
             is_used = image.role != SKIPPED
-            steps.append(failed(image, "", "", error) if is_used else Step(image, "", "", None, image.reason))
+            step = failed(image, "", "", error)
+            step = replace(step, reason=image.fault or step.reason)
+            steps.append(step if is_used else Step(image, "", "", None, image.reason))
     for (subject, study), own in sorted(by_study.items(), key=lambda item: (item[0][0], item[1][0].when)):
         useful = any(image.role != SKIPPED for image in own)
         session = key.session(subject, study, own[0].session_label) if useful else ""

@@ -82,7 +82,7 @@ def kept(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
             found[name] = float(f"{value:.{DIGITS}g}")
     for name, allowed in WORDS.items():
-        value = values.get(name)
+        value = values.get(name) or ""
         words = [str(v).strip().upper() for v in (value if isinstance(value, list) else str(value).replace("\\", "_").split("_"))]
         if words := [word for word in words if word in allowed]:
             found[name] = words if name == "ImageType" else "_".join(words)

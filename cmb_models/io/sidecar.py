@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.io.nifti import scan_name
-from cmb_models.io.series_role import GRE, NOT_NAMED, SeriesFacts, role_of
+from cmb_models.io.series_role import GRE, GRE_WORDS, NOT_NAMED, SeriesFacts, role_of
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ def facts_of(values: Mapping[str, Any]) -> SeriesFacts:
 def sidecar_role(nifti: Path) -> tuple[str, str] | None:
     """What the sidecar of a NIfTI file says that its series is, as `role_of`; None if there is no sidecar or it does not say.
 
-    That a series is not named as SWI says something only where it has a name.
+    A name without a word for SWI does not say that it is none, since sidecars often hold no names or a site's own.
     """
     facts = facts_of(read_sidecar(nifti))
     role, reason = role_of(facts)
-    is_named = bool(facts.words or facts.sequence)
-    return (role, reason) if is_named or (role != GRE and reason != NOT_NAMED) else None
+    is_told = bool(GRE_WORDS.search(facts.words)) if role == GRE else reason != NOT_NAMED
+    return (role, reason) if is_told else None
 
 
 def _listed(value: Any) -> list[Any]:

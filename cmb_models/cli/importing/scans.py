@@ -84,7 +84,7 @@ def import_scans(
     if imported.others:
         names = ", ".join(file.name for file in imported.others[:SHOWN])
         more = f" and {len(imported.others) - SHOWN} more" if len(imported.others) > SHOWN else ""
-        typer.echo(f"Not read, as no image: {names}{more}")
+        typer.echo(f"Neither DICOM nor another format read here: {names}{more}")
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
     if any(step.is_fault for step in steps) or not any(step.target for step in steps):
         raise typer.Exit(1)

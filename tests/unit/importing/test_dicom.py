@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import shutil
 import stat
 from pathlib import Path
@@ -18,29 +17,12 @@ from cmb_models.importing.identity import default_key
 from cmb_models.importing.scans import THERE, import_scans, summary
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, role_of
-from cmb_models.volume import Volume
 from tests.support.command_line import cmb
 from tests.support.dicom_export import SECRET, VENDORS, write_study
 from tests.support.refused import refused
+from tests.support.sources import digest, same_place, scan
 
-SHAPE, SPACING_MM = (40, 48, 16), (0.9, 0.9, 2.0)
 GE_FIELD_MAP = Path(__file__).parents[4] / "shared/data/dicom_ge"
-
-
-def scan(seed: int, tilt: float = 0.0) -> Volume:
-    """Numbers of which no two slices are alike, in an axial grid that is tilted about x; L, P and S increase with the index."""
-    rng = np.random.default_rng(seed)
-    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2]])
-    affine[:3, 3] = rng.uniform(-30, 30, 3)
-    return Volume(rng.integers(0, 1000, SHAPE), affine)
-
-
-def same_place(one: Volume, other: Volume) -> bool:
-    """Whether two volumes hold the same numbers at the same places, however their axes are stored."""
-    one, other = one.to_ras(), other.to_ras()
-    return np.allclose(one.affine, other.affine, atol=2e-3) and np.array_equal(one.data, other.data)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +48,6 @@ def imported(export, tmp_path_factory):
 
 def imported_steps(*arguments, **options):
     return import_scans(*arguments, **options).steps
-
-
-def digest(folder: Path) -> str:
-    return hashlib.sha256(b"".join(str(f).encode() + f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file())).hexdigest()
 
 
 def test_every_subject_is_right(export, imported):

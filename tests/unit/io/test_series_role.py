@@ -68,9 +68,10 @@ SIDECARS = {
     "SWI by its sequence": ({"SequenceName": "_swi3d1r"}, (SWI, "")),
     "another modality": ({"Modality": "CT"}, (SKIPPED, "CT, not MR")),
     "a gradient echo without a name": ({"ImageType": ["M"], "ScanningSequence": "GR", "EchoTime": 0.02}, None),
-    "an echo time in milliseconds": ({"SeriesDescription": "x", "ScanningSequence": "GR", "EchoTime": 20}, (GRE, "a T2*")),
-    "an echo that is too short": ({"SeriesDescription": "x", "ScanningSequence": "GR", "EchoTime": 0.004}, (SKIPPED, "not named")),
-    "several codes": ({"SeriesDescription": "x", "ScanningSequence": ["GR", "IR"], "EchoTime": 0.02}, (SKIPPED, "not named")),
+    "an echo time in milliseconds": ({"SeriesDescription": "hemo", "ScanningSequence": "GR", "EchoTime": 20}, (GRE, "a T2*")),
+    "an echo that is too short": ({"SeriesDescription": "hemo", "ScanningSequence": "GR", "EchoTime": 0.004}, None),
+    "several codes": ({"SeriesDescription": "hemo", "ScanningSequence": ["GR", "IR"], "EchoTime": 0.02}, None),
+    "a name of a site's own": ({"SeriesDescription": "Venography", "ScanningSequence": "GR", "EchoTime": 0.02}, None),
     "values of other types": ({"SeriesDescription": 7, "ImageType": {"a": 1}, "EchoTime": "x", "Modality": None}, None),
     "nothing": ({}, None),
 }
