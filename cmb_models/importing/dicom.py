@@ -9,12 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pydicom
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGTransferSyntaxes
+
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.sidecar import read_sidecar
 from cmb_models.volume import Volume
 
 CONVERSION_S = 300.0
+END_OF_IMAGE = b"\xff\xd9"
 
 
 def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict[str, Any]]:
@@ -35,7 +41,7 @@ def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict
         source.mkdir()
         out.mkdir()
         for n, file in enumerate(files):
-            (source / f"{n:05}.dcm").symlink_to(file.resolve())
+            _offer(file, source / f"{n:05}.dcm", name)
         options = ["-b", "y", "-ba", "y", "-z", "n", "-m", "y", "-w", "1", "-f", "image"]
         environment = {**os.environ, "HOME": folder}  # it reads and writes defaults there
         try:
@@ -52,3 +58,19 @@ def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict
         got = f"one of {volume.data.shape[2]}"
         raise InputError("import-conversion", name, f"a volume of {slices} slices", got, "export the whole series again")
     return volume, values
+
+
+def _offer(file: Path, link: Path, name: str) -> None:
+    """Give dcm2niix a file under another name, in a form that it reads without guessing."""
+    syntax = read_file_meta_info(file).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        image = pydicom.dcmread(file)
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.save_as(link)
+        return
+    if syntax in JPEGTransferSyntaxes:  # dcm2niix fills the rest of a cut one with anything
+        image = pydicom.dcmread(file)
+        frames = generate_frames(image.PixelData, number_of_frames=int(image.get("NumberOfFrames") or 1))
+        if not all(frame.rstrip(b"\0").endswith(END_OF_IMAGE) for frame in frames):
+            raise InputError("import-conversion", name, "whole images", "a cut JPEG image", "copy or export it again")
+    link.symlink_to(file.resolve())

@@ -48,10 +48,26 @@ TAGS = [
         "InversionTime",
         "ComplexImageComponent",
     ),
-    *("Rows", "Columns", "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames"),
+    *(
+        "Rows",
+        "Columns",
+        "PixelSpacing",
+        "SpacingBetweenSlices",
+        "ImageOrientationPatient",
+        "ImagePositionPatient",
+        "NumberOfFrames",
+    ),
     *("StudyDate", "StudyTime", "PatientID", "PatientName", "PatientBirthDate"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+
+
+Place = tuple[float, ...]
+
+
+def _first(values: pydicom.Dataset, sequence: str) -> pydicom.Dataset:
+    """The first item of a sequence; an empty one if there is none."""
+    return next(iter(values.get(sequence) or ()), pydicom.Dataset())
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,19 @@ class Header:
     def frames(self) -> int:
         """Number of slices in the file."""
         return int((self.numbers("NumberOfFrames") or (1,))[0])
+
+    @property
+    def places(self) -> list[tuple[Place, Place]]:
+        """Orientation and position of each slice; () where they are missing."""
+        if self.frames == 1 and "PerFrameFunctionalGroupsSequence" not in self.values:
+            return [(self.numbers("ImageOrientationPatient"), self.numbers("ImagePositionPatient"))]
+        shared = _first(self.values, "SharedFunctionalGroupsSequence")
+        found = []
+        for frame in self.values.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()] * self.frames:
+            plane = _first(frame, "PlaneOrientationSequence") or _first(shared, "PlaneOrientationSequence")
+            position = Header(self.file, _first(frame, "PlanePositionSequence")).numbers("ImagePositionPatient")
+            found.append((Header(self.file, plane).numbers("ImageOrientationPatient"), position))
+        return found
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -206,7 +235,8 @@ def stacks_of(headers: Iterable[Header]) -> list[Stack]:
 
     One instance in two files counts once. A series of magnitude and phase together, or of several echoes, becomes several stacks.
     """
-    unique = {h.text("SOPInstanceUID"): h for h in headers}
+    # Of broken anonymisers several instances, or several patients, have the same UIDs.
+    unique = {(h.text("SOPInstanceUID"), _whose(h), h.text("ImagePositionPatient")): h for h in headers}
     groups: dict[tuple[Any, ...], list[Header]] = defaultdict(list)
     for header in unique.values():
         groups[_group(header)].append(header)
@@ -224,39 +254,48 @@ def _group(header: Header) -> tuple[Any, ...]:
     size = (header.text("Rows"), header.text("Columns"))
     echo = tuple(round(e, 2) for e in header.numbers("EchoTime"))
     uids = (header.text("StudyInstanceUID"), header.text("SeriesInstanceUID"))
-    # Of broken anonymisers all patients have the same UIDs.
-    whose = (header.text("PatientID"), header.text("PatientName"), header.text("PatientBirthDate"))
-    return *uids, *whose, header.kinds, echo, orientation, size
+    return *uids, _whose(header), header.kinds, echo, orientation, size
+
+
+def _whose(header: Header) -> tuple[str, ...]:
+    return header.text("PatientID"), header.text("PatientName"), header.text("PatientBirthDate")
 
 
 def _place(header: Header) -> tuple[float, float]:
     """Position along the stack's normal, then the instance's number."""
-    orientation, position = header.numbers("ImageOrientationPatient"), header.numbers("ImagePositionPatient")
-    along = 0.0
-    if len(orientation) == 6 and len(position) == 3:
-        along = float(np.dot(np.cross(orientation[:3], orientation[3:]), position))
-    return along, (header.numbers("InstanceNumber") or (0,))[0]
+    return _along(*header.places[0]), (header.numbers("InstanceNumber") or (0,))[0]
+
+
+def _along(orientation: Place, position: Place) -> float:
+    """Position of a slice along its normal in mm; 0 if it is not known."""
+    if len(orientation) != 6 or len(position) != 3:
+        return 0.0
+    return float(np.dot(np.cross(orientation[:3], orientation[3:]), position))
 
 
 def geometry_fault(headers: Sequence[Header]) -> str:
-    """What is wrong with the slices of a stack, by position; '' for a whole one. Multi-frame files are judged after conversion."""
-    if len(headers) == 1:
-        return "" if headers[0].frames > 1 else "one slice alone"
-    if any(h.frames > 1 for h in headers):
+    """What is wrong with the slices of a stack, by position; '' for a whole one."""
+    if len(headers) > 1 and any(h.frames > 1 for h in headers):
         return f"{len(headers)} multi-frame files in one series"
-    if any(len(h.numbers("ImagePositionPatient")) != 3 or len(h.numbers("ImageOrientationPatient")) != 6 for h in headers):
+    places = [place for h in headers for place in h.places]
+    if len(places) == 1:
+        return "one slice alone"
+    if any(len(orientation) != 6 or len(position) != 3 for orientation, position in places):
         return "slices without a position"
-    orientations = np.array([h.numbers("ImageOrientationPatient") for h in headers])
+    orientations = np.array([orientation for orientation, _ in places])
     if np.abs(orientations - orientations[0]).max() > SAME_DIRECTION:
         return "slices of different orientations"
-    gaps = np.diff([_place(h)[0] for h in headers])
+    gaps = np.diff(sorted(_along(*place) for place in places))
     usual = float(np.median(gaps))
     if usual <= 0 or (doubled := int((gaps < 0.1 * usual).sum())):
         return "several images at each position" if usual <= 0 else f"{doubled} positions with two images"
     missing = int(np.rint(gaps / usual - 1).sum())
     if missing:
-        places = ", ".join(f"{n + 1} and {n + 2}" for n in np.flatnonzero(np.rint(gaps / usual) > 1)[:3])
-        return f"{missing} of {len(headers) + missing} slices missing, between {places}"
+        between = ", ".join(f"{n + 1} and {n + 2}" for n in np.flatnonzero(np.rint(gaps / usual) > 1)[:3])
+        return f"{missing} of {len(places) + missing} slices missing, between {between}"
+    ratio = usual / ((headers[0].numbers("SpacingBetweenSlices") or (0,))[0] or usual)
+    if ratio > 2 - SAME_GAP and abs(ratio - round(ratio)) < SAME_GAP:
+        return f"slices {usual:.2f} mm apart, {usual / ratio:.2f} mm by their headers: others are missing"
     if np.abs(gaps / usual - 1).max() > SAME_GAP:
         return f"slices at uneven distances, {gaps.min():.2f} to {gaps.max():.2f} mm"
     return ""

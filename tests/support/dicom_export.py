@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from cmb_models.volume import Volume
 
@@ -105,6 +106,53 @@ def write_series(folder: Path, volume: Volume, how: Kind, about: dict) -> None:
         image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
         image.PixelData = np.ascontiguousarray(volume.data[:, :, k].T.astype("<i2")).tobytes()
         image.save_as(folder / f"IM{k:05}", enforce_file_format=True)
+
+
+def write_multiframe(file: Path, volume: Volume, component: str = "MAGNITUDE", missing: int | None = None) -> None:
+    """Write an SWI as one enhanced multi-frame file. component: part of the complex image. missing: a slice to leave out."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    to_lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
+    columns = to_lps[:3, :3] / np.linalg.norm(to_lps[:3, :3], axis=0)
+    image = pydicom.Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = EnhancedMRImageStorage
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    image.SeriesNumber, image.InstanceNumber, image.Modality, image.Manufacturer = 5, 1, "MR", "Philips Medical Systems"
+    image.SeriesDescription, image.ImageType = "SWIp", ["ORIGINAL", "PRIMARY", "T2_STAR", "NONE"]
+    image.ComplexImageComponent, image.AcquisitionContrast = component, "T2_STAR"
+    _identify(image, "enhanced")
+    image.Rows, image.Columns = volume.data.shape[1], volume.data.shape[0]
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+    slices = [k for k in range(volume.data.shape[2]) if k != missing]
+    image.NumberOfFrames = len(slices)
+    spacing = volume.spacing_mm
+    measures = _item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2], SpacingBetweenSlices=spacing[2])
+    orientation = _item(ImageOrientationPatient=[round(float(v), 6) for v in (*columns[:, 0], *columns[:, 1])])
+    shared = _item(
+        PixelMeasuresSequence=[measures],
+        PlaneOrientationSequence=[orientation],
+        MRTimingAndRelatedParametersSequence=[_item(RepetitionTime=28.0, FlipAngle=15.0)],
+        MREchoSequence=[_item(EffectiveEchoTime=20.0)],
+    )
+    image.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for n, k in enumerate(slices):
+        position = [round(float(v), 5) for v in to_lps[:3, 3] + k * to_lps[:3, 2]]
+        content = _item(StackID="1", InStackPositionNumber=n + 1, TemporalPositionIndex=1, DimensionIndexValues=[1, n + 1])
+        frames.append(_item(PlanePositionSequence=[_item(ImagePositionPatient=position)], FrameContentSequence=[content]))
+    image.PerFrameFunctionalGroupsSequence = frames
+    image.PixelData = b"".join(np.ascontiguousarray(volume.data[:, :, k].T.astype("<i2")).tobytes() for k in slices)
+    image.save_as(file, enforce_file_format=True)
+
+
+def _item(**values: Any) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return item
 
 
 def _identify(image: pydicom.Dataset, patient: str) -> None:
