@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from cmb_models.files import files_below
 from cmb_models.importing.dicom import convert
 from cmb_models.importing.identity import Who
 from cmb_models.importing.technical import kept
@@ -299,9 +298,3 @@ def geometry_fault(headers: Sequence[Header]) -> str:
     if np.abs(gaps / usual - 1).max() > SAME_GAP:
         return f"slices at uneven distances, {gaps.min():.2f} to {gaps.max():.2f} mm"
     return ""
-
-
-def files_of(sources: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and all files in the folders named, at any depth."""
-    for source in sources:
-        yield from [source] if source.is_file() else files_below(source)

@@ -6,10 +6,11 @@ Names are read word by word: parts of words would find "rest" and "angio" in pat
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_models.files import files_below
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 
 LABELS = "a label mask: import it with `cmb import marks`"
@@ -150,3 +151,9 @@ def relative_parts(file: Path, source: Path) -> tuple[tuple[str, ...], str]:
     if source.is_file():
         return (), source.resolve().parent.name
     return file.relative_to(source).parts[:-1], source.resolve().name
+
+
+def files_of(sources: Iterable[Path]) -> Iterator[Path]:
+    """The files named, and all files in the folders named, at any depth."""
+    for source in sources:
+        yield from [source] if source.is_file() else files_below(source)

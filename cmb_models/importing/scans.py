@@ -12,7 +12,7 @@ import numpy as np
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, write_json
-from cmb_models.importing.dicom_series import files_of, read_headers, stacks_of
+from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
@@ -114,18 +114,30 @@ def _images_of(sources: Sequence[Path], options: Options) -> tuple[list[Image], 
     """All images of the sources, and the files that are none."""
     pairs = [(file, source) for source in sources for file in files_of([source])]
     named = [pair for pair in pairs if is_image(pair[0])]
-    headers, others = read_headers(file for file, _ in pairs if not is_image(file)) if options.kind != "nifti" else ([], [])
-    if options.kind == "nifti":
-        others = [file for file, _ in pairs if not is_image(file)]
-    elif options.kind == "dicom":
+    stacks: list[Image] = []
+    others = [file for file, _ in pairs if not is_image(file)]
+    if options.kind != "nifti" and others:
+        stacks, others = _dicom(others)
+    if options.kind == "dicom":
         others, named = others + [file for file, _ in named], []
-    if headers and options.keep_subjects:
+    if stacks and options.keep_subjects:
         got, remedy = "DICOM images", "leave it out, or pass --from nifti"
         raise InputError("options-conflict", "--keep-subjects", "image files alone", got, remedy)
     stems = {sidecar_of(file) for file, _ in named} | {file.with_suffix(s) for file, _ in named for s in (".raw", ".zraw")}
     others = [file for file in others if file not in stems]
     files = image_files(named, options.keep_subjects, options.nan_as_air, options.by_folder)
-    return [*stacks_of(headers), *files], others
+    return [*stacks, *files], others
+
+
+def _dicom(files: Sequence[Path]) -> tuple[list[Image], list[Path]]:
+    """The stacks of slices among files, and the files that are no DICOM images."""
+    try:
+        from cmb_models.importing.dicom_series import read_headers, stacks_of
+    except ModuleNotFoundError as error:
+        remedy = "run pip install 'cmb-models[dicom]', or pass --from nifti"
+        raise InputError("package-missing", files[0], "the packages that read DICOM", f"no {error.name}", remedy) from error
+    headers, others = read_headers(files)
+    return [*stacks_of(headers)], others
 
 
 def _checked(step: Step) -> Step:

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.importing.dicom_series import Header, files_of, read_headers, stacks_of
+from cmb_models.importing.dicom_series import Header, read_headers, stacks_of
+from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import default_key
 from cmb_models.importing.scans import THERE, import_scans, summary
 from cmb_models.io.nifti import read_volume

@@ -285,6 +285,17 @@ def test_kinds_of_sources(tmp_path):
     assert sorted(s.get("EchoTime", 0) for s in sidecars) == [0, 0.02]  # of DICOM from its headers; the NIfTI file has no sidecar
 
 
+def test_nifti_without_the_packages_for_dicom(tmp_path, monkeypatch):
+    write_nifti(tmp_path / "in/a_swi.nii.gz", scan(1))
+    (tmp_path / "in/note.txt").write_text("x")
+    for module in ("cmb_models.importing.dicom_series", "cmb_models.importing.dicom"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with refused("package-missing", got="pydicom"):
+        run(tmp_path / "in", tmp_path)
+    assert run(tmp_path / "in", tmp_path, Options("nifti")).steps[0].target
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write_nifti(tmp_path / "in/p1_t2star.nii.gz", scan(1))
