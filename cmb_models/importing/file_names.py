@@ -115,9 +115,9 @@ def _bids(match: re.Match[str], folders: Sequence[str]) -> Name:
     session = entities.pop("ses", next((f[4:] for f in folders if f.lower().startswith("ses-")), ""))
     part = entities.pop("part", "").lower()
     # Sites write acq-mag and rec-minIP where BIDS has part-mag and a suffix.
-    told = {k: v for k, v in entities.items() if k in ("acq", "rec", "desc") and _role([v])[0] in (SKIPPED, PHASE, MAGNITUDE)}
-    acquisition = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in told)
-    role, reason = _role([*told.values(), suffix])
+    by_entity = {k: v for k, v in entities.items() if k in ("acq", "rec", "desc") and _role([v])[0] in (SKIPPED, PHASE, MAGNITUDE)}
+    acquisition = "_".join(f"{k}-{v}" for k, v in entities.items() if k not in by_entity)
+    role, reason = _role([*by_entity.values(), suffix])
     if role in (SWI, GRE) and part:
         role = {"phase": PHASE, "mag": MAGNITUDE}.get(part, SKIPPED)
         reason = "" if role != SKIPPED else f"the part {part} of a complex image"

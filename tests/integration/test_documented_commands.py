@@ -16,7 +16,7 @@ Tour = list[tuple[str, tuple[int, ...]]]
 FIRST: Tour = [("docs/get-started/first-detection.md", (0, 1))]
 PYTHON: Tour = [("README.md", (2, 3)), ("docs/reference/python.md", (0,))]
 PHANTOM: Tour = [("docs/explanation/phantom.md", (0, 1))]
-PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 2, 3, 4))]
+PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 3, 4, 5))]
 SITE: Tour = [
     ("README.md", (4,)),
     ("docs/how-to/serve.md", (0, 1, 2, 3)),
