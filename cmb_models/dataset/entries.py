@@ -9,7 +9,8 @@ class ScanEntry(TypedDict):
     """One scan of the index.
 
     subject: with its dataset's name before it. sha256: of the file. content_sha256: of shape and voxels (io.scan_id), the same
-    for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored. brain_extracted: head.py.
+    for a file that was compressed or saved again. shape and spacing_mm: along i, j and k as stored. brain_extracted: check/head.py.
+    nan_voxels_set_to_zero: voxels of air that were NaN where the scan was imported from.
     """
 
     key: str
@@ -23,6 +24,7 @@ class ScanEntry(TypedDict):
     spacing_mm: list[float]
     n_cmbs: int
     brain_extracted: NotRequired[bool]
+    nan_voxels_set_to_zero: NotRequired[int]
     phase_sha256: NotRequired[str]
 
 

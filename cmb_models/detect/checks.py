@@ -47,9 +47,8 @@ def check_voxels(data: Array, case: str, arrays: Arrays = NUMPY) -> None:
     """
     bad = math.prod(data.shape) - int(arrays.is_finite(data).sum())
     if bad:
-        raise InputError(
-            "scan-not-finite", case, "finite voxels", f"{bad} NaN or infinite ones", "set the background to 0 and check the export"
-        )
+        remedy = "set the background to 0 (`cmb import --nan-as-air`) and check the export"
+        raise InputError("scan-not-finite", case, "finite voxels", f"{bad} NaN or infinite ones", remedy)
     low, high = float(data.min()), float(data.max())
     if low == high:
         raise InputError("scan-constant", case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")

@@ -22,7 +22,7 @@ from cmb_models.importing.identity import Who
 from cmb_models.importing.technical import kept
 from cmb_models.io import formats, nifti
 from cmb_models.io.series_role import GRE, MAGNITUDE, NOT_NAMED, PHASE, SKIPPED, SWI, SeriesFacts, role_of
-from cmb_models.io.sidecar import facts_of, read_sidecar, sidecar_role
+from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, sidecar_role
 from cmb_models.volume import Volume, corners_apart_mm
 
 SUFFIXES = (*nifti.SUFFIXES, *formats.SUFFIXES)
@@ -95,7 +95,7 @@ class ImageFile:
         if self.role != PHASE and is_mask(volume.data):
             remedy = "import it with `cmb import marks`"
             raise InputError("scan-intensity", self.file, "an image", "a label mask", remedy)
-        return volume, values | ({"NanVoxelsSetToZero": zeroed} if zeroed else {})
+        return volume, values | ({ZEROED: zeroed} if zeroed else {})
 
 
 def is_image(file: Path) -> bool:

@@ -13,6 +13,7 @@ from cmb_models.io.series_role import GRE, GRE_WORDS, NOT_NAMED, SeriesFacts, ro
 
 log = logging.getLogger(__name__)
 
+ZEROED = "NanVoxelsSetToZero"  # key of ours: so many voxels of air were NaN in the file that was imported
 LARGEST = 2**22  # bytes: a sidecar with the times of many slices has some hundred kilobytes
 LONGEST_ECHO_S = 1.0  # a larger EchoTime can only be in milliseconds
 
@@ -64,8 +65,8 @@ def sidecar_role(nifti: Path) -> tuple[str, str] | None:
     """
     facts = facts_of(read_sidecar(nifti))
     role, reason = role_of(facts)
-    is_told = bool(GRE_WORDS.search(facts.words)) if role == GRE else reason != NOT_NAMED
-    return (role, reason) if is_told else None
+    is_known = bool(GRE_WORDS.search(facts.words)) if role == GRE else reason != NOT_NAMED
+    return (role, reason) if is_known else None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
-from cmb_models.io.sidecar import sidecar_of, sidecar_role
+from cmb_models.io.sidecar import ZEROED, read_sidecar, sidecar_of, sidecar_role
 from cmb_models.volume import Volume
 
 LEAST_HEIGHT_MM = 80.0  # a brain has about 120 mm: less leaves out lobes, where cerebral amyloid angiopathy bleeds
@@ -142,6 +142,8 @@ def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Pr
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
         "brain_extracted": brain_extracted,
     }
+    if isinstance(zeroed := read_sidecar(scan.path).get(ZEROED), int):
+        entry["nan_voxels_set_to_zero"] = zeroed
     if with_phase is not None:
         # Raises where the phase image is none.
         prepare(volume, with_phase, str(scan.path), read_phase(scan.path))

@@ -79,6 +79,12 @@ def test_a_magnitude_image_is_taken_with_a_warning(tmp_path):
     assert (found.faults, codes(found.warnings), len(found.used)) == ([], ["scan-derived"], 1)
 
 
+def test_air_that_was_nan_before_the_import_is_recorded(tmp_path):
+    site = dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, empty=["sub-1", "sub-2"])
+    sidecar(site, "sub-1", NanVoxelsSetToZero=1234)
+    assert [entry.get("nan_voxels_set_to_zero") for entry in check_dataset(site).used] == [1234, None]
+
+
 def test_a_mark_that_is_not_dark_is_named(tmp_path):
     scan, bright = head(shape=(80, 80, 48)), (25.0, 25.0, 3.0)
     found = check_dataset(dataset(tmp_path / "site", {"sub-1": scan}, [("sub-1", BLOBS_MM[0]), ("sub-1", bright)]))
