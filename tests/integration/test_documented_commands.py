@@ -35,7 +35,8 @@ SITE: Tour = [
 SCAN = "data/raw/site/sub-003/swi/sub-003_swi.nii.gz"
 # Text that stands for something of the reader's own, by what a tour puts in its place.
 REPLACED = {
-    "# put scans and annotations.csv into data/raw/site": "cmb simulate data/raw/site --seed 1",
+    "cmb import ~/export --into data/raw/site": "cmb simulate data/raw/site --seed 1",
+    "cmb import marks ~/marks --into data/raw/site": ":",
     "cmb detect scan.nii.gz": f"cmb detect {SCAN}",
     "/tmp/cmb-backup": "../backup",
 }
