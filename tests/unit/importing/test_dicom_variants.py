@@ -29,6 +29,8 @@ from cmb_models.importing.dicom_series import Header, without_names
 from cmb_models.importing.plan import Step
 from cmb_models.importing.scans import Options, import_scans
 from cmb_models.io.nifti import read_volume
+from cmb_models.io.series_role import PHASE
+from cmb_models.volume import Volume
 from tests.support.command_line import cmb
 from tests.support.dicom_export import VENDORS, write_multiframe, write_series, write_study
 from tests.support.sources import same_place, scan
@@ -238,6 +240,23 @@ def test_echoes_of_one_series(tmp_path):
     assert sorted(s.reason for s in steps) == ["", "another echo than 20 ms", "another echo than 20 ms"]
     (found,) = find_scans(tmp_path / "data")
     assert same_place(read_volume(found.path), scan(1))
+
+
+def test_the_phase_of_the_same_echo_is_taken(tmp_path):
+    about = {"study": "1.2.3", "number": 1, "patient": "one", "vendor": "SIEMENS"}
+    kinds = VENDORS["SIEMENS"]
+    for n, (kind, echo) in enumerate((("phase", 7.5), ("phase", 20.0), ("swi", 20.0))):
+        write_series(
+            tmp_path / f"in/{n}",
+            Volume(scan(n).data, scan(0).affine),
+            kinds[kind],
+            about | {"series": "1.2.4" if kind == "swi" else "1.2.5"},
+        )
+        each((tmp_path / f"in/{n}").iterdir(), lambda image, echo=echo: setattr(image, "EchoTime", echo))
+    steps = run(tmp_path)
+    (phase,) = (s for s in steps if s.target and s.image.role == PHASE)
+    assert same_place(read_volume(tmp_path / "data" / phase.target), Volume(scan(1).data, scan(0).affine))
+    assert [s.reason for s in steps if s.target is None] == ["a second phase"]
 
 
 def test_an_image_without_a_patient_does_not_stop_the_others(tmp_path):

@@ -220,6 +220,34 @@ def test_one_unusable_file_does_not_stop_the_others(tmp_path):
     assert len(list((tmp_path / "data").rglob("*.nii.gz"))) == 1
 
 
+def test_what_does_not_belong_together(tmp_path):
+    """A phase image of another place, a run that is damaged next to a whole one, and a gradient echo that is damaged."""
+    write_nifti(tmp_path / "in/sub-01_swi.nii.gz", scan(1))
+    moved = phase(1).affine + np.outer([1, 0, 0, 0], [0, 0, 0, 1])
+    write_nifti(tmp_path / "in/sub-01_part-phase_swi.nii.gz", Volume(phase(1).data, moved))
+    write_nifti(tmp_path / "in/sub-02_run-2_swi.nii.gz", scan(2))
+    image = scan(3).to_nibabel()
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, code=1)
+    image.to_filename(tmp_path / "in/sub-02_run-1_swi.nii.gz")
+    write_nifti(tmp_path / "in/sub-03_T2starw.nii.gz", scan(4))
+    (tmp_path / "in/sub-03_T2starw.nii.gz").write_bytes(b"")
+    steps = {s.image.name: s for s in run(tmp_path / "in", tmp_path, KEEP).steps}
+    assert steps["sub-01_part-phase_swi.nii.gz"].reason == "without an SWI of its grid"
+    assert steps["sub-02_run-1_swi.nii.gz"].is_fault and steps["sub-02_run-2_swi.nii.gz"].target
+    assert steps["sub-03_T2starw.nii.gz"].is_fault
+
+
+def test_values_are_kept(tmp_path):
+    """Whole numbers beyond 16 bits, and fractions."""
+    for n, values in enumerate((scan(1).data * 100, scan(1).data + np.float32(0.25))):
+        image = Volume(values, scan(1).affine).to_nibabel()
+        (tmp_path / "in").mkdir(exist_ok=True)
+        image.to_filename(tmp_path / f"in/p{n}_swi.nii")
+    run(tmp_path / "in", tmp_path, KEEP)
+    for n, found in enumerate(find_scans(tmp_path / "data")):
+        assert read_volume(found.path) == read_volume(tmp_path / f"in/p{n}_swi.nii")
+
+
 def test_sidecars_and_headers_overrule_names(tmp_path):
     write_nifti(tmp_path / "in/a_swi.nii.gz", scan(1), {"SeriesDescription": "Ax T2 FLAIR", "ImageType": ["ORIGINAL"]})
     write_nifti(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, SeriesFacts, role_of
-from cmb_models.io.sidecar import sidecar_role
+from cmb_models.io.sidecar import facts_of, sidecar_role
 
 NAMES = {
     ("SWI_Images", "M SWI"): SWI,
@@ -82,6 +82,11 @@ def test_what_a_sidecar_says(values, expected, tmp_path):
     (tmp_path / "scan.json").write_text(json.dumps(values))
     found = sidecar_role(tmp_path / "scan.nii")
     assert found == expected if not expected else found[0] == expected[0] and found[1].startswith(expected[1])
+
+
+@pytest.mark.parametrize(("echo", "echo_ms"), [(0.02, 20.0), (20, 20.0), ("20", None)])
+def test_echo_times_in_seconds_or_milliseconds(echo, echo_ms):
+    assert facts_of({"EchoTime": echo}).echo_ms == echo_ms
 
 
 @pytest.mark.parametrize("content", [b'{"ImageType": ["P"]', b"\xff\xfe\x00", b"[1]", b"", b"[" * 100_000])
