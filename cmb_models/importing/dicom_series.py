@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from cmb_models.importing.dicom import convert
 from cmb_models.importing.identity import Who
@@ -218,8 +218,8 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
     headers, others = [], []
     for file in files:
         try:
-            values = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-        except (InvalidDicomError, OSError, ValueError, AttributeError, KeyError, EOFError):
+            values = _values(file)
+        except Exception:  # damaged headers raise nearly everything in pydicom
             others.append(file)
             continue
         if "SOPInstanceUID" in values and "Rows" in values:
@@ -227,6 +227,16 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
         else:
             others.append(file)  # DICOMDIR, structured reports, presentation states
     return headers, others
+
+
+def _values(file: Path) -> pydicom.Dataset:
+    """What is used of a file's header, all converted: pydicom would find damage only when a value is used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they would print values, such as names
+        values = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+        for _ in values.iterall():
+            pass
+    return values
 
 
 def stacks_of(headers: Iterable[Header]) -> list[Stack]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cmb_models.importing.identity import Who
 from cmb_models.importing.technical import kept
 from cmb_models.io import formats, nifti
 from cmb_models.io.series_role import GRE, MAGNITUDE, NOT_NAMED, PHASE, SKIPPED, SWI, SeriesFacts, role_of
-from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, sidecar_role
+from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, stated_role
 from cmb_models.volume import Volume, corners_apart_mm
 
 SUFFIXES = (*nifti.SUFFIXES, *formats.SUFFIXES)
@@ -51,6 +51,8 @@ class ImageFile:
         shape: (I, J, K); () if unknown.
         affine: (4, 4), voxel index to RAS mm.
         nan_as_air: Whether NaN voxels that touch the border are set to 0.
+        series: Nothing: files are no series.
+        sidecar: The values of its sidecar.
     """
 
     file: Path
@@ -66,6 +68,7 @@ class ImageFile:
     affine: np.ndarray | None = None
     nan_as_air: bool = False
     series: str = ""
+    sidecar: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def when(self) -> tuple[str, ...]:
@@ -73,7 +76,7 @@ class ImageFile:
 
     @property
     def echo_ms(self) -> float | None:
-        return facts_of(read_sidecar(self.file)).echo_ms
+        return facts_of(self.sidecar).echo_ms
 
     @cached_property
     def uid(self) -> str:
@@ -90,7 +93,7 @@ class ImageFile:
         return corners_apart_mm(self.affine, other.affine, self.shape) <= SAME_GRID_MM
 
     def read(self) -> tuple[Volume, dict[str, Any]]:
-        volume, values = read_any(self.file), kept(read_sidecar(self.file))
+        volume, values = read_any(self.file), kept(self.sidecar)
         volume, zeroed = finite(volume, self.file, self.nan_as_air)
         if self.role != PHASE and is_mask(volume.data):
             remedy = "import it with `cmb import marks`"
@@ -130,6 +133,7 @@ def image_files(
         shown = Path(*folders, file.name).as_posix()
         image = ImageFile(file, shown, name.role, name.reason, nan_as_air=nan_as_air)
         if name.role != SKIPPED:
+            image = replace(image, sidecar=read_sidecar(file))
             image = _identified(_opened(image), name, keep_subjects)
         found.append(image)
         names.append(name)
@@ -168,8 +172,8 @@ def _opened(image: ImageFile) -> ImageFile:
         if error.code == "package-missing":
             raise
         image = replace(image, fault=f"{error.expected} expected, got {error.got}; {error.remedy}")
-    facts = facts_of(read_sidecar(image.file))
-    by_sidecar = role_of(facts) if not image.role and facts.words else sidecar_role(image.file)
+    facts = facts_of(image.sidecar)
+    by_sidecar = role_of(facts) if not image.role and facts.words else stated_role(facts)
     if by_sidecar:
         role, reason = by_sidecar
         if role == SKIPPED:

@@ -63,10 +63,14 @@ def sidecar_role(nifti: Path) -> tuple[str, str] | None:
 
     A name without a word for SWI does not say that it is none, since sidecars often hold no names or a site's own.
     """
-    facts = facts_of(read_sidecar(nifti))
+    return stated_role(facts_of(read_sidecar(nifti)))
+
+
+def stated_role(facts: SeriesFacts) -> tuple[str, str] | None:
+    """What the facts of a sidecar say that its series is, as `sidecar_role`."""
     role, reason = role_of(facts)
-    is_known = bool(GRE_WORDS.search(facts.words)) if role == GRE else reason != NOT_NAMED
-    return (role, reason) if is_known else None
+    is_stated = bool(GRE_WORDS.search(facts.words)) if role == GRE else reason != NOT_NAMED
+    return (role, reason) if is_stated else None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -266,6 +266,18 @@ def test_an_image_without_a_patient_does_not_stop_the_others(tmp_path):
     assert sorted((s.code, s.is_fault, s.target is None) for s in steps) == [("", False, False), ("import-identity", True, True)]
 
 
+def test_damaged_headers(tmp_path, recwarn):
+    """A value that pydicom cannot convert, and one of which its warning would print the patient's name."""
+    files = study(tmp_path / "in/a")
+    files[5].write_bytes(files[5].read_bytes().replace(b"\x18\x00\x81\x00DS", b"\x18\x00\x81\x00ZZ"))
+    each(study(tmp_path / "in/b", "two", 2), lambda image: setattr(image, "PatientID", "Mueller" * 10))
+    recwarn.clear()
+    imported = import_scans([tmp_path / "in"], tmp_path / "data", tmp_path / "key.json")
+    assert [f.name for f in imported.others] == [files[5].name]
+    assert sorted(s.reason for s in imported.steps) == ["", "1 of 16 slices missing, between 5 and 6"]
+    assert not [w for w in recwarn if "Mueller" in str(w.message)]
+
+
 DESCRIPTIONS = {
     "SWI Müller": "SWI",
     "SWI_MULLER_tra": "SWI__tra",
