@@ -30,6 +30,7 @@ UNNAMED = "nothing says what it shows: taken as SWI"
 MASK_VALUES, MASK_ZEROS = 64, 0.9  # label masks of lesions: so many values at most, and so large a share of zeros
 NOBODY = Who("")
 BINARY = 3  # values of any mask, such as one of the brain
+SAMPLE = 100_000  # voxels that are looked at first
 INTEGER = 1e-3  # by which stored labels may differ from whole numbers
 SAME_GRID_MM = 0.1
 
@@ -213,13 +214,17 @@ def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFi
 
 def is_mask(data: np.ndarray) -> bool:
     """Whether voxels (I, J, K) are labels: few whole numbers, mostly 0."""
-    zeros = 1 - np.count_nonzero(data) / data.size
-    sample = data[data != 0]
-    sample = sample[:: max(1, len(sample) // 10_000)]
-    if not np.all(np.abs(sample - np.rint(sample)) <= INTEGER):
+    flat = data.reshape(-1)
+    if not _are_labels(flat[:: max(1, flat.size // SAMPLE)]) or not _are_labels(flat):
         return False
-    values = len(np.unique(np.rint(data))) if np.isfinite(data).all() else data.size
-    return bool(zeros > 0 and (values <= BINARY or (values <= MASK_VALUES and zeros >= MASK_ZEROS)))
+    zeros = 1 - np.count_nonzero(flat) / flat.size
+    return bool(zeros > 0 and (len(np.unique(np.rint(flat))) <= BINARY or zeros >= MASK_ZEROS))
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Whether values (N,) are few and whole."""
+    whole = np.rint(values)
+    return bool(np.all(np.abs(values - whole) <= INTEGER)) and len(np.unique(whole)) <= MASK_VALUES
 
 
 def finite(volume: Volume, case: object, nan_as_air: bool) -> tuple[Volume, int]:
@@ -247,6 +252,9 @@ def _connected_to_border(voxels: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     labels, _ = ndimage.label(voxels)
-    faces = [labels.take(n, axis) for axis in range(3) for n in (0, -1)]
-    outside = np.unique(np.concatenate([face.ravel() for face in faces]))
-    return np.isin(labels, outside[outside > 0])
+    is_outside = np.zeros(int(labels.max()) + 1, dtype=bool)
+    for axis in range(3):
+        for n in (0, -1):
+            is_outside[labels.take(n, axis)] = True
+    is_outside[0] = False
+    return np.asarray(is_outside[labels])
