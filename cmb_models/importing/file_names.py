@@ -19,6 +19,10 @@ DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw dat
 GENERIC = {"nii", "nifti", "data", "image", "images", "swi", "anat", "raw", "task2", "mri", "scans"}  # folders of no patient
 BIDS = re.compile(r"sub-(?P<subject>[a-z0-9]+)(?P<entities>(_[a-z]+-[^_]+)*)_(?P<suffix>[a-z0-9]+)", re.IGNORECASE)
 SESSION = re.compile(r"(?:^|_)(ses-[a-z0-9]+|(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d)(?=_|$)", re.IGNORECASE)
+VISIT = re.compile(  # folders that can only be of one time point
+    r"ses-[a-z0-9]+|(19|20)\d\d([_-]?\d\d){0,2}|(baseline|follow[_-]?up|visit|session|timepoint|tp|year|month)[_-]?\d*",
+    re.IGNORECASE,
+)
 ROLES = {
     SWI: {"swi", "swip", "eswi", "swan", "eswan", "fsbb", "venobold", "swigre"},
     PHASE: {"phase", "pha"},
@@ -39,6 +43,7 @@ SKIPPED_WORDS = {
 }
 # Initials and groups of patients too, if they are not the last word.
 LAST_WORDS = {"pd": "proton-density-weighted, not SWI", "ct": "CT, not MR", "pet": "PET, not MR"}
+LAST_WORDS |= dict.fromkeys(("real", "imaginary", "imag"), "a real or imaginary part")
 LAST_WORDS |= dict.fromkeys(("cmb", "cmbs", "roi", "rois", "seg"), LABELS)
 LABEL_WORDS = {
     "mask",
@@ -66,6 +71,7 @@ class Name:
         role: SWI, PHASE, MAGNITUDE, GRE or SKIPPED; '' if it does not say.
         reason: Why it is skipped, or what is wrong with the name.
         is_named_swi: Whether the word SWI, or a vendor's name for it, is part of it.
+        group: Folders that may be groups of patients, each numbered alike, or time points.
     """
 
     subject: str
@@ -74,6 +80,7 @@ class Name:
     role: str
     reason: str
     is_named_swi: bool
+    group: str = ""
 
 
 def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = False) -> Name:
@@ -91,16 +98,36 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
         return _bids(bids, folders)
     session = match.group(1) if (match := SESSION.search(stem)) else ""
     words = _words(stem.replace(session, "_", 1) if session else stem)
+    if words and words[-1].lower() == "ph":  # as dcm2niix names phase images
+        words[-1] = "phase"
     role, reason = _role(words)
-    inner = [f for f in folders if f.lower() not in GENERIC and not _role(_words(f))[0]]
+    kinds = [f for f in folders if _is_kind(f)]
+    inner = [f for f in folders if f not in kinds and f.lower() not in GENERIC]
     if not role:
-        role, reason = next((found for f in reversed(folders) if (found := _role(_words(f)))[0]), ("", ""))
-    # Of other words none is left out: PD_03 and CT_03 may be two patients.
-    subject = "_".join(w for w in words if w.lower() not in set().union(*ROLES.values()))
-    if by_folder or not subject:
-        subject = inner.pop(0) if inner else subject if by_folder and subject else root
-    is_swi = bool(ROLES[SWI] & {w.lower() for w in (*words, *(w for f in folders for w in _words(f)))})
-    return Name(subject, "/".join([*inner, session]).strip("/"), "", role, reason, is_swi)
+        role, reason = next((_role(_words(f)) for f in reversed(kinds)), ("", ""))
+    subject = _subject(words)
+    group = ""
+    if inner and (by_folder or not subject):
+        folder = inner.pop(0)
+        subject = _subject(_words(folder)) or folder
+    elif subject:
+        group = "/".join(f for f in inner if not VISIT.fullmatch(f))
+    else:  # dates in one folder are more likely of several patients
+        subject, session = session or root, ""
+    sessions = [*(f for f in inner if VISIT.fullmatch(f)), session]
+    is_swi = bool(ROLES[SWI] & {w.lower() for w in (*words, *kinds)})
+    return Name(subject, "/".join(sessions).strip("/"), "", role, reason, is_swi, group)
+
+
+def _is_kind(folder: str) -> bool:
+    """Whether a folder is named by what its images show alone. Phase_2, PD and CT may be groups of patients."""
+    known = set(LABEL_WORDS).union(*ROLES.values(), *SKIPPED_WORDS.values())
+    return bool(folder) and all(w.lower() in known for w in _words(folder))
+
+
+def _subject(words: Sequence[str]) -> str:
+    """Words without those that say what an image shows. Of others none is left out: PD_03 and CT_03 may be two patients."""
+    return "_".join(w for w in words if w.lower() not in set().union(*ROLES.values()))
 
 
 def _words(text: str) -> list[str]:

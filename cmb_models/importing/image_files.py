@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -199,9 +200,15 @@ def _is_mask_file(file: Path) -> bool:
 
 def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFile]:
     """With a role for those whose names do not say: an SWI, unless another file of the session is named so."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for image, name in zip(images, names, strict=True):
+        if image.role != SKIPPED:
+            groups[name.subject].add(name.group)
     named = {(i.who, i.study) for i, name in zip(images, names, strict=True) if i.role == SWI}
     result = []
     for image, name in zip(images, names, strict=True):
+        if image.role != SKIPPED and len(groups[name.subject]) > 1:
+            image = replace(image, fault=image.fault or _ambiguous(name.subject, groups[name.subject]))
         has_swi = (image.who, image.study) in named
         if not image.role:
             reason = "not named as SWI, as another file of the session is" if has_swi else UNNAMED
@@ -210,6 +217,12 @@ def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFi
             image = replace(image, role=GRE, reason="a magnitude, not SWI")
         result.append(image)
     return result
+
+
+def _ambiguous(subject: str, groups: Iterable[str]) -> str:
+    folders = " and ".join(f"{group}/" if group else "the source" for group in sorted(groups))
+    remedy = "name the folders ses-01, ses-02 if it is one patient, else import each with a --key of its own"
+    return f"{subject} is in {folders}: {remedy}"
 
 
 def is_mask(data: np.ndarray) -> bool:

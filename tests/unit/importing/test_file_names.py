@@ -18,7 +18,7 @@ PATHS = {
     "sub-01/anat/sub-01_echo-2_MEGRE": ("01", "", GRE),
     "Task2/sub-101/sub-101_space-T2S_desc-masked_T2S": ("101", "", GRE),
     "nii/07": ("07", "", ""),
-    "rCMB_DefiniteSubject/S04_SWI_1": ("S04_1", "rCMB_DefiniteSubject", SWI),
+    "rCMB_DefiniteSubject/S04_SWI_1": ("S04_1", "", SWI),
     "Data/007/SWI": ("007", "", SWI),
     "Data/SWI/007": ("007", "", SWI),
     "Data/Phase/007": ("007", "", PHASE),
@@ -27,6 +27,16 @@ PATHS = {
     "patient_03_ses-02_SWI_phase": ("patient_03", "ses-02", PHASE),
     "patient_03/20190412/swi": ("patient_03", "20190412", SWI),
     "swi": ("source", "", SWI),
+    "patient_03_SWI/scan_swi": ("scan", "", SWI),
+    "patient_03_SWI/swi": ("patient_03", "", SWI),
+    "patient_03/20190412": ("patient_03", "20190412", ""),
+    "20190412_SWI": ("20190412", "", SWI),
+    "Phase_2/patient_03": ("patient_03", "", ""),
+    "Cohort_PD/patient_03": ("patient_03", "", ""),
+    "PD/patient_03": ("patient_03", "", ""),
+    "baseline/patient_03": ("patient_03", "baseline", ""),
+    "PH_03_SWI": ("PH_03", "", SWI),
+    "patient_03_SWI_ph": ("patient_03", "", PHASE),
     "Angioletti_Restrepo_swan": ("Angioletti_Restrepo", "", SWI),
     "PD_03": ("PD_03", "", ""),
     "CT_03_SWI": ("CT_03", "", SWI),
@@ -57,6 +67,7 @@ SKIPPED_PATHS = {
     "patient_03_SWI_mIP": PROJECTION,
     "patient_03_T2_FLAIR": "T2-weighted, not SWI",
     "patient_03_CT": "CT, not MR",
+    "patient_03_SWI_real": "a real or imaginary part",
 }
 
 

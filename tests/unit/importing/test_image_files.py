@@ -237,6 +237,22 @@ def test_what_does_not_belong_together(tmp_path):
     assert steps["sub-03_T2starw.nii.gz"].is_fault
 
 
+def test_groups_that_number_their_patients_alike(tmp_path):
+    """Folders of groups are refused where they share a name; folders of time points are sessions."""
+    for n, folder in enumerate(("PD", "control", "baseline", "2021")):
+        write_nifti(tmp_path / f"in{n // 2}/{folder}/p01_swi.nii.gz", scan(n))
+    write_nifti(tmp_path / "in0/control/p02_swi.nii.gz", scan(5))
+    steps = run(tmp_path / "in0", tmp_path / "a").steps
+    assert {(s.image.name, s.is_fault) for s in steps} == {
+        ("PD/p01_swi.nii.gz", True),
+        ("control/p01_swi.nii.gz", True),
+        ("control/p02_swi.nii.gz", False),
+    }
+    assert "p01 is in PD/ and control/: name the folders ses-01" in next(s.reason for s in steps if s.is_fault)
+    run(tmp_path / "in1", tmp_path / "b")
+    assert sorted(s.session for s in find_scans(tmp_path / "b/data")) == ["", "ses-02"]
+
+
 def test_values_are_kept(tmp_path):
     """Whole numbers beyond 16 bits, and fractions."""
     for n, values in enumerate((scan(1).data * 100, scan(1).data + np.float32(0.25))):
