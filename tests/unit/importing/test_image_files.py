@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,6 +175,28 @@ def test_a_second_import_changes_nothing_and_a_killed_one_goes_on(tmp_path):
     shutil.copytree(tmp_path / "in", tmp_path / "wider/baseline")
     assert {s.reason.split(" sub-")[0] for s in run(tmp_path / "wider", tmp_path).steps} == {"the same file as the imported"}
     assert len(find_scans(tmp_path / "data")) == 3
+
+
+def test_a_killed_process_leaves_nothing_half_written(tmp_path):
+    """Killed while it writes the third image: the next import takes what is missing, under the same codes."""
+    for n in range(4):
+        write_nifti(tmp_path / f"in/p{n}_swi.nii", scan(n))
+    command = [sys.executable, "-c", "from cmb_models.cli import main; main()", "import", str(tmp_path / "in")]
+    command += ["--into", str(tmp_path / "data"), "--key", str(tmp_path / "key.json")]
+    stop = "import os, signal, cmb_models.files as f, cmb_models.io.nifti as n; w, count = n.nib.save, []\n"
+    stop += "def save(image, path):\n    w(image, path); count.append(1)\n    len(count) == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
+    command[2] = f"{stop}n.nib.save = save\n{command[2]}"
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert len(find_images(tmp_path / "data")) == 2
+    before = {f: f.stat().st_mtime_ns for f in find_images(tmp_path / "data")}
+    steps = run(tmp_path / "in", tmp_path).steps
+    assert [s.reason == THERE for s in steps].count(True) == 2 and len(find_images(tmp_path / "data")) == 4
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    assert len(json.loads((tmp_path / "key.json").read_text())["patients"]) == 4
+
+
+def find_images(dataset: Path) -> list[Path]:
+    return sorted(f for f in dataset.rglob("*.nii.gz") if not f.name.startswith("."))
 
 
 @pytest.mark.parametrize("other_key", [False, True])
