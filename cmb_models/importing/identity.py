@@ -79,7 +79,11 @@ class Key:
         Else "" for a subject's first, then "ses-02" and so on, in the order in which they are asked for.
         """
         sessions = self.patients[subject].sessions
-        return sessions.setdefault(study, label if label is not None else f"ses-{len(sessions) + 1:02}" if sessions else "")
+        if study not in sessions:
+            numbered = ("", *(f"ses-{n:02}" for n in range(2, len(sessions) + 3)))
+            free = (name for name in numbered if name not in sessions.values())
+            sessions[study] = label if label is not None else next(free)
+        return sessions[study]
 
     def save(self) -> None:
         """Write the key file, which its owner alone may read."""

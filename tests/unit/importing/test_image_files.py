@@ -183,9 +183,18 @@ def test_a_killed_process_leaves_nothing_half_written(tmp_path):
         write_nifti(tmp_path / f"in/p{n}_swi.nii", scan(n))
     command = [sys.executable, "-c", "from cmb_models.cli import main; main()", "import", str(tmp_path / "in")]
     command += ["--into", str(tmp_path / "data"), "--key", str(tmp_path / "key.json")]
-    stop = "import os, signal, cmb_models.files as f, cmb_models.io.nifti as n; w, count = n.nib.save, []\n"
-    stop += "def save(image, path):\n    w(image, path); count.append(1)\n    len(count) == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
-    command[2] = f"{stop}n.nib.save = save\n{command[2]}"
+    killed_at_third = """
+import os, signal
+from cmb_models.io import nifti
+save, count = nifti.nib.save, []
+def save_and_count(image, path):
+    save(image, path)
+    count.append(path)
+    if len(count) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+nifti.nib.save = save_and_count
+"""
+    command[2] = killed_at_third + command[2]
     assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
     assert len(find_images(tmp_path / "data")) == 2
     before = {f: f.stat().st_mtime_ns for f in find_images(tmp_path / "data")}
