@@ -9,6 +9,8 @@ import typer
 
 from cmb_models.cli.terminal import AsJson, console, print_json, table
 
+SHOWN = 5  # files in one row of the table
+
 if TYPE_CHECKING:
     from cmb_models.config.params import Params
     from cmb_models.dataset.check.overview import DataCheck
@@ -77,7 +79,10 @@ def _params(data: Path | None) -> Params | None:
 def _print(found: DataCheck, folder: Path) -> None:
     rows = [("error", fault) for fault in found.faults] + [("warning", warning) for warning in found.warnings]
     if rows:
-        cells = [(severity, _shown(e.case, folder), e.code, _sentences(e)) for severity, e in rows]
+        files: dict[tuple[str, str, str], list[str]] = {}
+        for severity, error in rows:
+            files.setdefault((severity, error.code, _sentences(error)), []).append(error.case.removeprefix(f"{folder}/"))
+        cells = [(severity, _listed(names), code, text) for (severity, code, text), names in files.items()]
         console().print(table("", "file", "code", "expected, got, remedy", rows=cells))
     for line in _lines(found):
         typer.echo(line)
@@ -90,8 +95,10 @@ def _sentences(error: InputError) -> str:
     return f"expected {error.expected}\ngot {error.got}\n{error.remedy}"
 
 
-def _shown(case: str, folder: Path) -> str:
-    return case.removeprefix(f"{folder}/")
+def _listed(names: list[str]) -> str:
+    """The files with one finding: the first few, since a hundred scans may be unread."""
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return "\n".join([*names[:SHOWN], *more])
 
 
 def _lines(found: DataCheck) -> list[str]:
@@ -110,10 +117,10 @@ def _lines(found: DataCheck) -> list[str]:
         reasons.setdefault(reason, []).append(image)
     lines += [f"not used: {len(images)} images, {reason}: {images[0]}" for reason, images in reasons.items()]
     for worth in found.worth:
-        interval = f"{100 * worth.low:.0f}-{100 * worth.high:.0f} %" if worth.cmbs else "not measurable"
+        interval = f"{100 * worth.low:.0f}-{100 * worth.high:.0f} % or wider" if worth.cmbs else "cannot be measured"
         lines.append(
             f"{worth.what}: microbleeds {worth.cmbs} in {worth.subjects} subjects; "
-            f"95 % interval of a sensitivity of 80 %: {interval} or wider"
+            f"95 % interval of a sensitivity of 80 %: {interval}"
         )
     return lines
 

@@ -71,6 +71,9 @@ def divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[
 
 def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> list[InputError]:
     """Every reason why data and settings cannot give an unbiased figure; [] if they can."""
+    if not scans:
+        remedy = "add their annotations, for instance with `cmb import marks`"
+        return [InputError("training-too-few", "training data", "scans that were read", "none", remedy)]
     known = {scan["dataset"] for scan in scans}
     faults = []
     if unknown := sorted(set(settings.locked_datasets) - known):
