@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from cmb_models.config.params import Preprocess
@@ -10,6 +11,8 @@ from cmb_models.dataset.entries import ScanIndex
 from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, images_left_out
 from cmb_models.errors import InputError, joined
 from cmb_models.io.annotations import NONE
+
+log = logging.getLogger(__name__)
 
 
 def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanIndex:
@@ -41,6 +44,8 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
     faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries)]
     if faults:
         raise joined(faults, raw_dir, "usable scans and annotations", "correct all of these")
+    for warning in (w for check in checks for w in check.warnings if w.code != "scan-unread"):  # `summary` names these
+        log.warning(warning)
     unread = [scan.path.as_posix() for check in checks for scan in check.unread]
     index: ScanIndex = {"scans": [entry for check in checks for entry in check.used]}
     return index | {"unread": unread} if unread else index

@@ -73,9 +73,9 @@ def check_data(
     if params is not None:
         impossible = split_faults(usable, params.split, params.ingest.min_scans)
         faults += impossible
-        if impossible:
+        if impossible and usable:
             advice = fitting(usable, params.split, params.ingest.min_scans)
-        else:
+        elif usable:
             free, locked = divide(usable, params.split)
             worth = [_worth("training, out of fold", _of(usable, free)), _worth("held-out test", _of(usable, sorted(locked)))]
     return DataCheck(checks, faults, warnings, worth, advice)

@@ -113,6 +113,16 @@ def test_a_scan_without_rows_is_unread_and_not_used(tmp_path):
     assert "1 scans without rows" in summary(index)[1]
 
 
+def test_what_may_be_right_is_logged(tmp_path, caplog):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [("sub-1", BLOBS_MM[0], "a")])  # 32 slices of 2 mm
+    index_datasets(tmp_path)
+    assert [
+        r.getMessage()
+        for r in caplog.records
+        if "expected a scan of at least 80 mm from bottom to top, got 64 mm" in r.getMessage()
+    ]
+
+
 def test_an_unread_scan_is_checked(tmp_path):
     dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=1)}, [("sub-1", BLOBS_MM[0], "a")])
     rows = [Annotation("sub-1", "", *map(float, BLOBS_MM[0]), 3.0, "cmb", "a")]
