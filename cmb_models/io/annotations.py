@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import itertools
 import math
-import re
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
+from cmb_models.io.tables import SEPARATORS, Table, read_table
 
 MIMIC_PREFIX = "mimic:"
 NONE = "none"  # the label of a row without a place: the scan was read, and this rater marked nothing in it
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
 
 
 @dataclass(frozen=True)
@@ -125,48 +123,25 @@ def read_readings(path: Path) -> Readings:
             found empty; all invalid rows are listed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError("file-not-found", path, "a csv file", "no such file", "check the path")
-    try:
-        return _read_rows(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
-
-
-def _read_rows(path: Path) -> Readings:
+    table = read_table(path)
+    if missing := [c for c in REQUIRED if c not in table.columns]:
+        got = f"no {', '.join(missing)}, separated by {SEPARATORS.get(table.separator, repr(table.separator))}"
+        raise InputError(
+            "annotations-invalid", path, f"columns {', '.join(REQUIRED)}", got, "add the missing columns to its first line"
+        )
     rows: list[Annotation] = []
     empty: list[EmptyReading] = []
     faults: list[str] = []
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        first, skipped = stream.readline(), 0
-        if named := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
-            first, skipped = stream.readline(), 1
-        separator = named["separator"] if named else max(SEPARATORS, key=first.count)
-        reader = csv.DictReader(itertools.chain([first], stream), delimiter=separator, strict=True)
-        there = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = there
-        if repeated := sorted({c for c in there if c and there.count(c) > 1}):
-            raise InputError("annotations-invalid", path, "each column once", ", ".join(repeated), "remove one of them")
-        missing = [c for c in REQUIRED if c not in there]
-        if missing:
-            got = f"no {', '.join(missing)}, separated by {SEPARATORS.get(separator, repr(separator))}"
-            raise InputError(
-                "annotations-invalid", path, f"columns {', '.join(REQUIRED)}", got, "add the missing columns to its first line"
-            )
-        for row in reader:
-            if not any(text.strip() for text in row.values() if isinstance(text, str)):
-                continue
-            try:
-                if None in row:  # csv's key for what is more than the header has
-                    raise ValueError(f"{len(there) + len(row[None])} values for {len(there)} columns{_decimal_commas(separator)}")
-                if any("\n" in text for text in row.values() if isinstance(text, str)):
-                    raise ValueError("a value over several lines (a quotation mark too many?)")
-                if _text(row, "label") == NONE:
-                    empty.append(_empty_reading(row))
-                else:
-                    rows.append(_annotation(row, decimal_comma=separator != ","))
-            except (TypeError, ValueError) as error:
-                faults.append(f"line {reader.line_num + skipped}: {error}")
+    for row in table.rows:
+        try:
+            if row.fault:
+                raise ValueError(row.fault)
+            if _text(row.values, "label") == NONE:
+                empty.append(_empty_reading(row.values))
+            else:
+                rows.append(_annotation(row.values, table))
+        except (TypeError, ValueError) as error:
+            faults.append(f"line {row.line}: {error}")
     if faults:
         raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
     _require_consistent(path, rows, empty)
@@ -189,18 +164,47 @@ def write_annotations(path: Path, rows: Iterable[Annotation], empty: Iterable[Em
     with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])
-        for reading in empty:
-            writer.writerow([getattr(reading, column, NONE if column == "label" else "") for column in COLUMNS])
+        readings: list[Annotation | EmptyReading] = [*rows, *empty]
+        writer.writerows(_cells(reading, COLUMNS) for reading in readings)
 
 
-def _decimal_commas(separator: str) -> str:
-    return " (decimal commas? separate the columns by semicolons then)" if separator == "," else ""
+def update_annotations(
+    path: Path,
+    rows: Iterable[Annotation],
+    empty: Iterable[EmptyReading] = (),
+    drop: Collection[tuple[str, str, str]] = (),
+) -> None:
+    """Add rows to annotations.csv, atomically. Its other rows, columns and its separator stay as they are written.
+
+    drop: subjects, sessions and raters whose rows are removed.
+    """
+    path, rows = Path(path), list(rows)
+    new: list[Annotation | EmptyReading] = [*rows, *empty]
+    table = read_table(path)
+    columns = [*table.columns, *(c for c in OPTIONAL if c not in table.columns and any(getattr(r, c) for r in rows))]
+    kept = [r for r in table.rows if tuple(_text(r.values, c) for c in ("subject", "session", "rater")) not in drop]
+    has_comma = table.separator != "," and any("," in _text(r.values, "x_mm") for r in table.rows)
+    with path.open("rb") as stream:
+        encoding = "utf-8-sig" if stream.read(3) == codecs.BOM_UTF8 else "utf-8"
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding=encoding) as stream:
+        if table.first_line:
+            stream.write(f"{table.first_line}\n")
+        writer = csv.writer(stream, delimiter=table.separator, lineterminator="\n")
+        writer.writerows([columns, *(r.cells for r in kept)])
+        for reading in new:
+            cells = _cells(reading, columns)
+            writer.writerow(
+                [c.replace(".", ",") if has_comma and name.endswith("_mm") else c for name, c in zip(columns, cells, strict=True)]
+            )
+
+
+def _cells(reading: Annotation | EmptyReading, columns: Iterable[str]) -> list[str]:
+    values = {c: getattr(reading, c, NONE if c == "label" else "") for c in COLUMNS}
+    return [f"{v:.4f}" if isinstance(v := values.get(c, ""), float) else str(v) for c in columns]
 
 
 def _text(row: dict[str, str], column: str) -> str:
-    return (row.get(column) or "").strip()
+    return row.get(column, "").strip()
 
 
 def _empty_reading(row: dict[str, str]) -> EmptyReading:
@@ -209,7 +213,7 @@ def _empty_reading(row: dict[str, str]) -> EmptyReading:
     return EmptyReading(_text(row, "subject"), _text(row, "session"), _text(row, "rater"))
 
 
-def _annotation(row: dict[str, str], decimal_comma: bool = False) -> Annotation:
+def _annotation(row: dict[str, str], table: Table) -> Annotation:
     """One row of the file. Raises TypeError or ValueError for a missing or unreadable number."""
     text = partial(_text, row)
 
@@ -217,7 +221,7 @@ def _annotation(row: dict[str, str], decimal_comma: bool = False) -> Annotation:
         value = text(column)
         if not value:
             raise ValueError(f"no {column}")
-        return float(value.replace(",", ".") if decimal_comma and value.count(",") == 1 and "." not in value else value)
+        return table.number(value)
 
     return Annotation(
         subject=text("subject"),

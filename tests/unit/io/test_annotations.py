@@ -3,7 +3,15 @@
 import pytest
 
 from cmb_models.errors import InputError
-from cmb_models.io.annotations import COLUMNS, Annotation, EmptyReading, read_annotations, read_readings, write_annotations
+from cmb_models.io.annotations import (
+    COLUMNS,
+    Annotation,
+    EmptyReading,
+    read_annotations,
+    read_readings,
+    update_annotations,
+    write_annotations,
+)
 from tests.support.refused import refused
 
 HEADER = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater\n"
@@ -44,6 +52,21 @@ def test_nothing_found_and_a_place_contradict_each_other(tmp_path, row, got):
         read_readings(file(tmp_path, f"{HEADER}sub-01,,1,2,3,4,cmb,ab\n{row}\n"))
     other_rater = read_readings(file(tmp_path, f"{HEADER}sub-01,,1,2,3,4,cmb,ab\nsub-01,,,,,,none,cd\n"))
     assert (len(other_rater.annotations), other_rater.empty) == (1, [EmptyReading("sub-01", "", "cd")])
+
+
+def test_rows_are_added_in_the_files_own_way(tmp_path):
+    path = file(tmp_path, 'sep=;\nrater;note;subject;session;x_mm;y_mm;z_mm;diameter_mm;label\nab;"a; b";sub-01;;1,5;2;3;4;cmb\n')
+    old = path.read_text()
+    update_annotations(path, [ROW], [EmptyReading("sub-02", "", "cd")])
+    assert path.read_text() == old + ("ab;;sub-01;;1,0000;-2,5000;3,0000;4,0000;cmb\ncd;;sub-02;;;;;;none\n")
+
+
+def test_rows_are_dropped_and_a_region_gets_its_column(tmp_path):
+    path = file(tmp_path, f"{HEADER}sub-01,,1,2,3,4,cmb,ab\nsub-01,,9,9,9,4,cmb,cd\n")
+    update_annotations(path, [Annotation("sub-02", "", 1.0, 2.0, 3.0, 4.0, "cmb", "ab", "lobar")], drop=[("sub-01", "", "ab")])
+    assert path.read_text() == (
+        f"{HEADER.strip()},region\nsub-01,,9,9,9,4,cmb,cd\nsub-02,,1.0000,2.0000,3.0000,4.0000,cmb,ab,lobar\n"
+    )
 
 
 def test_columns_in_another_order_extra_ones_and_a_byte_order_mark(tmp_path):

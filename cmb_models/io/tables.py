@@ -1,0 +1,86 @@
+"""Tables as text, as people and spreadsheets write them: separated by commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models.errors import InputError
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. fault: why it cannot be read, "" if it can."""
+
+    line: int
+    cells: tuple[str, ...]
+    values: dict[str, str]
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with named columns. separator: between its columns. first_line: that which names the separator, "" if none does."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    separator: str
+    first_line: str = ""
+
+    def number(self, text: str) -> float:
+        """A number of this table; with a decimal comma where commas do not separate. Raises ValueError if it is none."""
+        is_comma = self.separator != "," and text.count(",") == 1 and "." not in text
+        return float(text.replace(",", ".") if is_comma else text)
+
+
+def read_table(path: Path) -> Table:
+    """Read a table of UTF-8 text with a header. A line `sep=;` may come before it; empty rows are left out.
+
+    Raises:
+        InputError: If the file is missing, is no such text, or has a column twice. Other faults are those of rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("file-not-found", path, "a csv file", "no such file", "check the path")
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
+
+
+def _read(path: Path) -> Table:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        first, named = stream.readline(), ""
+        if found := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
+            first, named = stream.readline(), first.strip()
+        separator = found["separator"] if found else max(SEPARATORS, key=first.count)
+        reader = csv.reader(itertools.chain([first], stream), delimiter=separator, strict=True)
+        columns = tuple(name.strip() for name in next(reader, []))
+        require_columns_once(path, columns)
+        rows = []
+        for cells in reader:
+            if any(text.strip() for text in cells):
+                values = dict(zip(columns, (text.strip() for text in cells), strict=False))
+                rows.append(Row(reader.line_num + bool(found), tuple(cells), values, _fault(cells, columns, separator)))
+    return Table(columns, tuple(rows), separator, named)
+
+
+def require_columns_once(path: Path, columns: tuple[str, ...]) -> None:
+    """Raise InputError if a table has several columns of one name."""
+    if repeated := sorted({c for c in columns if c and columns.count(c) > 1}):
+        raise InputError("annotations-invalid", path, "each column once", ", ".join(repeated), "remove one of them")
+
+
+def _fault(cells: list[str], columns: tuple[str, ...], separator: str) -> str:
+    if len(cells) > len(columns):
+        hint = " (decimal commas? separate the columns by semicolons then)" if separator == "," else ""
+        return f"{len(cells)} values for {len(columns)} columns{hint}"
+    if any("\n" in text for text in cells):
+        return "a value over several lines (a quotation mark too many?)"
+    return ""
