@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ ELSEWHERE, SHIFTED = (0.25, 2.5, 5), (0.08, 1.5, 10)
 MIN_MARKS = ELSEWHERE[2]
 DARK = 0.9  # darker than 9 in 10 voxels around it
 WRITTEN = "RAS"  # the frame that annotations are to be in
+ZERO_BASED = "voxel indices from 0"
 ONE_BASED = "voxel indices from 1"
 BY_ONE = f"millimetres of {ONE_BASED}"
 REMEDIES = {
@@ -31,7 +33,7 @@ REMEDIES = {
     "mirrored left to right": "change the sign of x_mm, or correct the scans' affines",
     "mirrored front to back": "change the sign of y_mm, or correct the scans' affines",
     "slices in reverse order": "count the slices from the other end, or correct the scans' affines",
-    "voxel indices from 0": "convert them by each scan's affine",
+    ZERO_BASED: "convert them by each scan's affine",
     ONE_BASED: "subtract 1 and convert them by each scan's affine",
     BY_ONE: "subtract 1 from the voxel indices before they are converted",
 }
@@ -52,7 +54,7 @@ def positions(centres_mm: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
         WRITTEN: ras,
         **{name: index_from_world(centres_mm * signs, volume.affine) for name, signs in flips.items()},
         "slices in reverse order": reversed_slices,
-        "voxel indices from 0": centres_mm,
+        ZERO_BASED: centres_mm,
         ONE_BASED: centres_mm - 1,
         BY_ONE: ras - 1,
     }
@@ -83,19 +85,38 @@ def darkness_by_frame(centres_mm: np.ndarray, volume: Volume) -> dict[str, np.nd
     return {name: darkness(volume, index) for name, index in positions(centres_mm, volume).items()}
 
 
+@dataclass(frozen=True)
+class OtherFrame:
+    """A frame in which marks are clearly darker than in the one they were read in. found: both counts, in words."""
+
+    name: str
+    found: str
+
+
+def other_frame(scans: Sequence[Mapping[str, np.ndarray]], written: str = WRITTEN) -> OtherFrame | None:
+    """The frame that marks were rather written in than in `written`; None if there is none, or fewer than MIN_MARKS marks.
+
+    scans: `darkness_by_frame` of each scan.
+    """
+    if not scans or sum(len(scan[written]) for scan in scans) < MIN_MARKS:
+        return None
+    found = {name: np.concatenate([scan[name] for scan in scans]) for name in scans[0]}
+    best = max(found, key=lambda name: float(found[name].mean()))
+    gain = found[best] - found[written]
+    least, t, marks = SHIFTED if best == BY_ONE or {best, written} == {ZERO_BASED, ONE_BASED} else ELSEWHERE
+    if len(gain) < marks or gain.mean() <= max(least, t * gain.std(ddof=1) / math.sqrt(len(gain))):
+        return None
+    count, counts = len(gain), {name: int((values > DARK).sum()) for name, values in found.items()}
+    return OtherFrame(
+        best, f"marks of which {counts[written]} of {count} are dark there, and {counts[best]} of {count} read as {best}"
+    )
+
+
 def require_frame(dataset: Path, scans: Sequence[Mapping[str, np.ndarray]]) -> None:
     """Raise InputError naming a dataset's annotations if its marks are clearly darker in another frame than as written.
 
     scans: `darkness_by_frame` of each scan. Fewer than MIN_MARKS marks are never refused.
     """
-    if not scans or sum(len(scan[WRITTEN]) for scan in scans) < MIN_MARKS:
-        return
-    found = {name: np.concatenate([scan[name] for scan in scans]) for name in scans[0]}
-    best = max(found, key=lambda name: float(found[name].mean()))
-    gain = found[best] - found[WRITTEN]
-    least, t, marks = SHIFTED if best == BY_ONE else ELSEWHERE
-    if len(gain) < marks or gain.mean() <= max(least, t * gain.std(ddof=1) / math.sqrt(len(gain))):
-        return
-    count, counts = len(gain), {name: int((values > DARK).sum()) for name, values in found.items()}
-    got = f"marks of which {counts[WRITTEN]} of {count} are dark there, and {counts[best]} of {count} read as {best}"
-    raise InputError("annotation-frame", dataset, "x_mm, y_mm, z_mm in scanner RAS millimetres", got, REMEDIES[best])
+    if other := other_frame(scans):
+        expected = "x_mm, y_mm, z_mm in scanner RAS millimetres"
+        raise InputError("annotation-frame", dataset, expected, other.found, REMEDIES[other.name])

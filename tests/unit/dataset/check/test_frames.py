@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cmb_models.dataset.check.frames import MIN_MARKS, WRITTEN, darkness, darkness_by_frame, positions, require_frame
+from cmb_models.dataset.check.frames import MIN_MARKS, WRITTEN, darkness, darkness_by_frame, other_frame, positions, require_frame
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume, index_from_world, world_from_index
 from tests.support.refused import refused
@@ -85,6 +85,15 @@ def test_a_few_marks_are_never_refused(scans):
     marks = [darkness_by_frame(written(centres, volume, "LPS"), volume) for volume, centres in scans[: MIN_MARKS // 2]]
     require_frame("site/annotations.csv", marks)
     require_frame("site/annotations.csv", [])
+
+
+def test_marks_that_are_no_ras(scans):
+    """As they were read, voxel indices from 1 are right; read as RAS they are not, and read as LPS neither."""
+    marks = [darkness_by_frame(written(centres, volume, "voxel indices from 1"), volume) for volume, centres in scans[:10]]
+    assert other_frame(marks, "voxel indices from 1") is None
+    for read_as in (WRITTEN, "LPS"):
+        other = other_frame(marks, read_as)
+        assert other and other.name == "voxel indices from 1"
 
 
 def test_the_message_names_both_counts(scans):
