@@ -52,6 +52,7 @@ ONLY_IN = {
     "pydicom": ("cmb_models/importing",),
     "dcm2niix": ("cmb_models/importing",),
     "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing"),
+    "openpyxl": ("cmb_models/importing",),
     "dvc": (),
 }
 LIBRARY = sorted((ROOT / "cmb_models").rglob("*.py"))

@@ -23,9 +23,10 @@ class _ScansUnlessNamed(TyperGroup):
 
 def add_to(app: typer.Typer) -> None:
     """Add the group and its commands."""
-    from cmb_models.cli.importing import scans
+    from cmb_models.cli.importing import marks, scans
 
     help_text = "Import scans and marks into a dataset. `cmb import SOURCE` is short for `cmb import scans SOURCE`."
     group = typer.Typer(cls=_ScansUnlessNamed, help=help_text, no_args_is_help=True)
     group.command(_ScansUnlessNamed.default)(scans.import_scans)
+    group.command("marks")(marks.import_marks)
     app.add_typer(group, name="import")

@@ -1,0 +1,92 @@
+"""`cmb import marks`: what readers marked, added to the scans of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmb_models.cli.terminal import AsJson
+
+
+def import_marks(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Tables (CSV, TSV, Excel), 3D Slicer's points (.mrk.json, .fcsv), label masks (NIfTI, .mha, .nrrd), "
+            "Dou's .mat or CSIRO's .xlsx; or folders of them.",
+        ),
+    ],
+    into: Annotated[Path, typer.Option(help="Folder of the dataset that has the scans, such as data/raw/site.")],
+    form: Annotated[
+        str, typer.Option("--from", help="Form of the files: table, markups, fcsv, mask, dou or csiro.", show_default="by the file")
+    ] = "",
+    rater: Annotated[str, typer.Option(help="Who marked them, where the files do not say.")] = "",
+    subject: Annotated[str, typer.Option(help="Subject of a single file.", show_default="by the file")] = "",
+    session: Annotated[str, typer.Option(help="Session of a single file.", show_default="by the file")] = "",
+    frame: Annotated[
+        str,
+        typer.Option(
+            help="What coordinates are: ras or lps mm, voxel0 or voxel1 (indices from 0 or 1).", show_default="by the file"
+        ),
+    ] = "",
+    diameter_mm: Annotated[float | None, typer.Option("--diameter-mm", help="Diameter of marks without one.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Meaning of a mask's value or a text, repeatable: 1=cmb, 2=mimic:calcification, vessel=ignore."),
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="A table's column, repeatable: subject=Patient, x_mm=R.")] = None,
+    others_empty: Annotated[
+        bool, typer.Option("--others-empty", help="The other scans of the dataset were read too, and nothing was found.")
+    ] = False,
+    consensus: Annotated[
+        bool, typer.Option("--consensus", help="Write the consensus of several raters: a file or folder of each.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add marks of microbleeds to the scans of a dataset. Everything is written, or nothing, with all faults listed.
+
+    Each rater's own marks are kept in derivatives/readings. Importing a file again changes nothing.
+    """
+    from cmb_models.cli.terminal import console, number, print_json, table
+    from cmb_models.errors import InputError
+    from cmb_models.importing.marks.add import import_marks as run
+    from cmb_models.importing.marks.forms.detect import FORMS
+    from cmb_models.importing.marks.reading import Options
+
+    if form and form not in FORMS:
+        raise InputError("setting-invalid", "--from", ", ".join(FORMS), form, "pass one of these")
+    labels, columns = _pairs("--label", label or []), _pairs("--column", column or [])
+    options = Options(form, frame, diameter_mm, labels, columns, rater, subject, session)
+    outcome = run(files, into, options, consensus, others_empty, dry_run)
+    if as_json:
+        print_json(asdict(outcome))
+        return
+    rows = [
+        ("/".join(Path(x.file).parts[-2:]), x.form, x.subject, x.session, x.rater, str(x.marks), x.becomes) for x in outcome.lines
+    ]
+    console().print(table("file", "form", "subject", "session", "rater", "marks", "becomes", rows=rows))
+    if outcome.agreement:
+        for pair in outcome.agreement.pairs:
+            marks = f"{pair.marks[0]} and {pair.marks[1]} microbleeds, {pair.matched} of them the same"
+            dice, kappa = number(pair.positive_agreement), number(pair.kappa)
+            typer.echo(
+                f"{' and '.join(pair.raters)}, {pair.scans} scans: {marks}, positive agreement {dice}; "
+                f"scans with microbleeds: Cohen's kappa {kappa}"
+            )
+        typer.echo(f"microbleeds per scan: ICC(A,1) {number(outcome.agreement.icc)}")
+    scans = len({(x.subject, x.session) for x in outcome.lines if x.subject})
+    typer.echo(f"{scans} scans; {outcome.added} rows added" + (" (nothing written)" if dry_run else ""))
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    """KEY=VALUE texts as a dict."""
+    from cmb_models.errors import InputError
+
+    if wrong := [text for text in texts if not all(text.partition("="))]:
+        raise InputError("setting-invalid", option, "NAME=VALUE", wrong[0], "write it as one argument with an equals sign")
+    return {name.strip(): value.strip() for name, _, value in (text.partition("=") for text in texts)}

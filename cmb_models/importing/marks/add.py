@@ -1,0 +1,272 @@
+"""`cmb import marks`: read the files, find their scans, check, and write annotations.csv once, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.dataset.check.frames import REMEDIES, darkness_by_frame, other_frame
+from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans
+from cmb_models.errors import InputError
+from cmb_models.files import exclusive, files_below
+from cmb_models.importing.marks.consensus import Agreement, agreement
+from cmb_models.importing.marks.forms.detect import KNOWN, read_file
+from cmb_models.importing.marks.forms.masks import MASK
+from cmb_models.importing.marks.merge import Before, Change, added, agreed, by_rater
+from cmb_models.importing.marks.reading import FRAMES, Options, Reading
+from cmb_models.importing.marks.scans import Placed, listed, placed, scan_of
+from cmb_models.io.annotations import Annotation, EmptyReading, Readings, read_readings, update_annotations, write_annotations
+from cmb_models.io.nifti import read_volume, scan_name
+
+READINGS = "derivatives/readings"  # in the dataset: what each rater marked, a file each
+OTHERS = "--others-empty"  # the form of readings that no file has
+
+
+@dataclass(frozen=True)
+class Line:
+    """What becomes of one reading, or of a file or scan."""
+
+    file: str
+    form: str
+    subject: str
+    session: str
+    rater: str
+    marks: int
+    becomes: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an import of marks did, or would do. added: rows of annotations.csv. agreement: of the raters, with consensus."""
+
+    lines: tuple[Line, ...]
+    added: int
+    agreement: Agreement | None = None
+
+
+def import_marks(
+    sources: Sequence[Path],
+    dataset: Path,
+    options: Options | None = None,
+    consensus: bool = False,
+    others_empty: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
+    """Add readers' marks to the scans of a dataset. Either all is written, or nothing.
+
+    Args:
+        sources: Files of any form, or folders of them.
+        dataset: Folder of the dataset, with its scans and annotations.csv.
+        options: How the files are to be read.
+        consensus: Write what several raters agree on. A source without names of raters is one rater's, of the source's name.
+        others_empty: The raters read all other scans of the dataset too, and found nothing.
+        dry_run: Write nothing.
+
+    Returns:
+        A line for each reading and its scan.
+
+    Raises:
+        InputError: Listing all faults: files that cannot be read, marks without a scan, outside it, or of a lesion that is marked
+            already, masks of another grid, a frame that does not fit, scans of several raters without `consensus`.
+    """
+    sources, dataset, options = [Path(s) for s in sources], Path(dataset), options or Options()
+    if not dataset.is_dir():
+        raise InputError("file-not-found", dataset, "a dataset", "no such folder", "import the scans first: cmb import scans")
+    files, lines = _files(sources)
+    if (options.subject or options.session) and len(files) > 1:
+        got = f"{len(files)} files"
+        raise InputError("options-conflict", "--subject, --session", "one file", got, "import them one by one, or rename them")
+    with nullcontext() if dry_run else exclusive(dataset):
+        scans = find_scans(dataset)
+        faults: list[InputError] = []
+        found = _placed(_read(files, options, consensus, faults), scans, faults)
+        if others_empty:
+            found += _others(found, scans, options)
+        _raise_all(dataset, faults)
+        empty = read_readings(dataset / ANNOTATIONS).empty
+        changes, more = _changes(found, empty, consensus, faults)
+        _raise_all(dataset, faults)
+        if not dry_run:
+            _write(dataset, changes)
+    rows = sum(len(c.rows) + len(c.empty) for c in changes)
+    readings = [c.readings for c in changes]
+    return Outcome((*lines, *more), rows, agreement(readings) if consensus else None)
+
+
+def _files(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Line]]:
+    """All files with the name of their source, and those of folders that have no form."""
+    files: list[tuple[str, Path]] = []
+    others: list[tuple[str, Path]] = []
+    for source in sources:
+        for file in files_below(source) if source.is_dir() else [source]:
+            is_known = not source.is_dir() or file.name.lower().endswith(KNOWN)
+            (files if is_known else others).append((scan_name(source).split(".")[0], file))
+    if not files:
+        got = f"{len(others)} files of other forms" if others else "none"
+        remedy = f"pass files of a form that is known: {', '.join(KNOWN)}"
+        raise InputError("import-nothing", ", ".join(map(str, sources)), "files of marks", got, remedy)
+    return files, [Line(str(file), "-", "", "", "", 0, "skipped: not of a known form") for _, file in others]
+
+
+def _read(
+    files: Sequence[tuple[str, Path]], options: Options, consensus: bool, faults: list[InputError]
+) -> list[tuple[Reading, str]]:
+    """Every reading with its rater."""
+    readings = []
+    for source, file in files:
+        with _collected(faults):
+            for reading in read_file(file, options):
+                rater = reading.rater or options.rater or (source if consensus else "")
+                whose = replace(reading, subject=reading.subject or options.subject, session=reading.session or options.session)
+                readings.append((whose, " ".join(rater.split())))
+    return readings
+
+
+def _placed(readings: Sequence[tuple[Reading, str]], scans: Sequence[ScanFile], faults: list[InputError]) -> list[Placed]:
+    """Readings at their scans, one scan in memory at a time. Faults of place are left out where another frame explains them."""
+    of_scan: dict[str, list[tuple[Reading, str]]] = defaultdict(list)
+    by_key = {s.key: s for s in scans}
+    for reading, rater in readings:
+        with _collected(faults):
+            of_scan[scan_of(reading, scans).key].append((reading, rater))
+    found = []
+    outside: list[InputError] = []
+    dark: dict[str, list[Mapping[str, np.ndarray]]] = defaultdict(list)
+    for key, own in of_scan.items():
+        with _collected(faults):
+            volume = read_volume(by_key[key].path)
+            for frame in FRAMES:
+                positions = [m.position for r, _ in own for m in r.marks if m.frame == frame and m.label == "cmb"]
+                dark[frame] += [darkness_by_frame(np.array(positions), volume)] if positions else []
+            for reading, rater in own:
+                with _collected(outside):
+                    found.append(placed(reading, by_key[key], volume, rater))
+    wrong = [error for frame, marks in dark.items() if (error := _frame_fault(frame, marks, readings))]
+    faults += wrong + [e for e in outside if not wrong or e.code != "annotation-outside"]
+    return found
+
+
+def _frame_fault(
+    frame: str, dark: Sequence[Mapping[str, np.ndarray]], readings: Sequence[tuple[Reading, str]]
+) -> InputError | None:
+    other = other_frame(dark, FRAMES[frame])
+    if other is None:
+        return None
+    own = [r for r, _ in readings if any(m.frame == frame for m in r.marks)]
+    case = listed(dict.fromkeys(r.file.name for r in own))
+    option = next((f"pass --frame {name}" for name, read_as in FRAMES.items() if read_as == other.name), None)
+    remedy = option if option and any(r.form != MASK for r in own) else REMEDIES.get(other.name, "correct the scans' affines")
+    return InputError("annotation-frame", case, f"marks in the frame {FRAMES[frame]}", other.found, remedy)
+
+
+def _others(found: Sequence[Placed], scans: Sequence[ScanFile], options: Options) -> list[Placed]:
+    """Readings without marks of the scans that neither the files nor annotations.csv say the raters read."""
+    empties = []
+    for rater in sorted({p.rater for p in found} or {options.rater}):
+        read = {p.scan.key for p in found if p.rater == rater}
+        read |= {s.key for s in scans if any(a.rater == rater for a in s.annotations)}
+        empties += [Placed(Reading(Path("-"), OTHERS, ()), s, rater, ()) for s in scans if s.key not in read]
+    return empties
+
+
+def _changes(
+    found: Sequence[Placed], empty: Sequence[EmptyReading], consensus: bool, faults: list[InputError]
+) -> tuple[list[Change], list[Line]]:
+    """The change of each scan, and a line for each reading."""
+    of_scan: dict[str, list[Placed]] = defaultdict(list)
+    for p in found:
+        of_scan[p.scan.key].append(p)
+    changes, lines = [], []
+    for own in of_scan.values():
+        scan = own[0].scan
+        case = ", ".join(dict.fromkeys(str(p.reading.file) for p in own))
+        before = Before(scan, tuple(e.rater for e in empty if (e.subject, e.session) == (scan.subject, scan.session)))
+        with _collected(faults):
+            change = agreed(before, by_rater(own)) if consensus else added(case, before, by_rater(own))
+            changes.append(change)
+            lines += [_line(p, "compared" if consensus else _became(change)) for p in own]
+            if consensus:
+                name = "+".join(sorted(change.readings))
+                lines.append(
+                    Line("-", "consensus", scan.subject, scan.session, name, len(change.rows) or change.there, _became(change))
+                )
+    return changes, lines
+
+
+def _line(p: Placed, becomes: str) -> Line:
+    becomes = f"{becomes}; {p.reading.note}" if p.reading.note else becomes
+    return Line(str(p.reading.file), p.reading.form, p.scan.subject, p.scan.session, p.rater, len(p.annotations), becomes)
+
+
+def _became(change: Change) -> str:
+    if change.empty:
+        return "read, nothing found"
+    labels = [r.label for r in change.rows]
+    parts = [f"{labels.count(label)} {label}" for label in dict.fromkeys(labels)]
+    return ", ".join(parts + ([f"{change.there} already there"] if change.there else [])) or "already there"
+
+
+def _write(dataset: Path, changes: Sequence[Change]) -> None:
+    """Write the raters' own files, then annotations.csv; none of them if it would not change."""
+    for rater in sorted({rater for change in changes for rater in change.readings}):
+        _write_reading(dataset, rater, [c for c in changes if rater in c.readings])
+    rows, empty = [r for c in changes for r in c.rows], [e for c in changes for e in c.empty]
+    drop = {(c.scan.subject, c.scan.session, rater) for c in changes for rater in c.drop}
+    if rows or empty or drop:
+        update_annotations(dataset / ANNOTATIONS, rows, empty, drop)
+
+
+def reading_file(dataset: Path, rater: str) -> Path:
+    """Where a rater's own marks are kept."""
+    return dataset / READINGS / f"rater-{re.sub('[^A-Za-z0-9]+', '', rater) or 'unnamed'}.csv"
+
+
+def _write_reading(dataset: Path, rater: str, changes: Sequence[Change]) -> None:
+    file = reading_file(dataset, rater)
+    before = read_readings(file) if file.is_file() else Readings([], [])
+    scans = {(c.scan.subject, c.scan.session) for c in changes}
+
+    def is_kept(reading: Annotation | EmptyReading) -> bool:
+        return reading.rater != rater or (reading.subject, reading.session) not in scans
+
+    marks = [a for a in before.annotations if is_kept(a)] + [m for c in changes for m in c.readings[rater]]
+    empty = [e for e in before.empty if is_kept(e)]
+    empty += [EmptyReading(c.scan.subject, c.scan.session, rater) for c in changes if not c.readings[rater]]
+    after = Readings(sorted(marks, key=_order), sorted(empty, key=_order))
+    if after != before:
+        write_annotations(file, after.annotations, after.empty)
+
+
+def _order(reading: Annotation | EmptyReading) -> tuple:
+    return reading.subject, reading.session, reading.rater, getattr(reading, "centre_mm", ())
+
+
+@contextmanager
+def _collected(faults: list[InputError]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        faults.append(error)
+
+
+def _raise_all(dataset: Path, faults: Sequence[InputError]) -> None:
+    """Raise what was collected as one error; faults that differ by their case alone are one fault."""
+    alike: dict[tuple[str, str, str, str], list[InputError]] = defaultdict(list)
+    for error in faults:
+        alike[error.code, error.expected, error.got, error.remedy].append(error)
+    merged = [
+        InputError(error.code, listed([e.case for e in errors]), error.expected, error.got, error.remedy)
+        for errors in alike.values()
+        for error in errors[:1]
+    ]
+    if len(merged) == 1:
+        raise merged[0]
+    if merged:
+        got = f"{len(merged)} faults:" + "".join(f"\n  - {e}" for e in merged) + "\n"
+        raise InputError("dataset-faults", dataset, "usable marks", got, "correct all of these")

@@ -1,0 +1,158 @@
+"""Tables of marks: CSV, TSV and Excel, one row a mark, columns found by their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from cmb_models.errors import InputError
+from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged
+from cmb_models.io.annotations import NONE
+from cmb_models.io.tables import Row, Table, read_table, require_columns_once
+
+TABLE = "table"
+EXCEL = (".xlsx", ".xlsm")
+MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
+ALIASES = {  # usual names of columns in lower case, by field; the first that is there counts
+    "subject": ("subject", "subject_id", "participant_id", "participant", "patient", "patient_id", "case", "scan", "image", "id"),
+    "session": ("session", "session_id", "visit", "timepoint", "time_point"),
+    "diameter_mm": ("diameter_mm", "diameter", "size_mm", "size", "diam_mm", "diam", "d_mm"),
+    "label": ("label", "type", "class", "category", "diagnosis"),
+    "rater": ("rater", "reader", "observer", "annotator"),
+    "region": ("region", "location", "lobe"),
+}
+# Names of the three columns of a position, with the frame that they state.
+PLACES = (
+    ("x_mm", "y_mm", "z_mm", RAS),
+    ("r", "a", "s", RAS),
+    ("l", "p", "s", LPS),
+    ("x", "y", "z", ""),
+    ("x", "y", "slice", ""),
+    ("column", "row", "slice", ""),
+    ("i", "j", "k", ""),
+)
+
+
+def read_sheet(file: Path, options: Options) -> list[Reading]:
+    """Read a table of marks.
+
+    Returns:
+        One reading per subject, session and rater that its rows name, in the order of the rows.
+
+    Raises:
+        InputError: If the file is damaged or lacks columns, or what the options do not say either; all unreadable rows are listed.
+    """
+    table = _excel_table(file) if file.suffix.lower() in EXCEL else read_table(file)
+    columns = _columns(file, table, options)
+    frame = options.frame_of(file, columns.pop("frame"), f"columns {', '.join(columns[axis] for axis in 'xyz')}")
+    found: dict[tuple[str, str, str], list[Mark]] = {}
+    faults = []
+    for row in table.rows:
+        try:
+            if row.fault:
+                raise ValueError(row.fault)
+            who = [" ".join(row.values.get(columns.get(c, ""), "").split()) for c in ("subject", "session", "rater")]
+            if "subject" in columns and not who[0]:
+                raise ValueError(f"no {columns['subject']}")
+            mark = _mark(file, row, table, columns, frame, options)
+            if mark != IGNORE:
+                found.setdefault((who[0], who[1], who[2]), []).extend([mark] if isinstance(mark, Mark) else [])
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):  # an option that all rows lack
+                raise
+            faults.append(f"line {row.line}: {error}")
+    if faults:
+        raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
+    return [Reading(file, TABLE, tuple(marks), *who) for who, marks in found.items()]
+
+
+def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
+    """The mark of a row; NONE for a row of a scan where nothing was found, IGNORE for one to be left out."""
+
+    def text(field: str) -> str:
+        return row.values.get(columns.get(field, ""), "")
+
+    def number(field: str) -> float:
+        if not text(field):
+            raise ValueError(f"no {columns[field]} (for a scan in which nothing was found, the label {NONE})")
+        value = table.number(text(field))
+        if not math.isfinite(value):
+            raise ValueError(f"{columns[field]} {text(field)}")
+        return value
+
+    label = options.label_of(text("label")) if text("label") else "cmb"
+    if label is None:
+        raise ValueError(f"the label {text('label')!r}; say what it means with --label '{text('label')}=cmb'")
+    if label == NONE and any(text(c) for c in ("x", "y", "z", "diameter_mm")):
+        raise ValueError(f"the label {NONE}, which has no place, with one")
+    if label in (NONE, IGNORE):
+        return label
+    diameter_mm = options.diameter_of(file, number("diameter_mm") if text("diameter_mm") else None)
+    return Mark((number("x"), number("y"), number("z")), frame, diameter_mm, label, " ".join(text("region").split()))
+
+
+def _columns(file: Path, table: Table, options: Options) -> dict[str, str]:
+    """The table's column by field, x, y and z among them, and the frame that their names state."""
+    if absent := [name for name in options.columns.values() if name not in table.columns]:
+        got = f"no {', '.join(absent)}, but {', '.join(table.columns)}"
+        raise InputError("marks-form", file, "the columns that --column names", got, "correct the name")
+    by_name = {re.sub("[^a-z0-9]+", "_", c.lower()).strip("_"): c for c in reversed(table.columns) if c}
+    found = {}
+    for field, aliases in ALIASES.items():
+        if name := options.columns.get(field) or next((by_name[a] for a in aliases if a in by_name), ""):
+            found[field] = name
+    mapped = [options.columns.get(f"{axis}_mm") or options.columns.get(axis) for axis in "xyz"]
+    if all(mapped):
+        frame = RAS if all(f"{axis}_mm" in options.columns for axis in "xyz") else ""
+        return found | {axis: str(name) for axis, name in zip("xyz", mapped, strict=True)} | {"frame": frame}
+    for *names, frame in PLACES:
+        if all(name in by_name for name in names):
+            return found | {axis: by_name[name] for axis, name in zip("xyz", names, strict=True)} | {"frame": frame}
+    remedy = "name its columns: --column x_mm=NAME --column y_mm=NAME --column z_mm=NAME"
+    got = ", ".join(c for c in table.columns if c)[:200] or "none"
+    raise InputError("marks-form", file, "columns x_mm, y_mm, z_mm, or x, y, z", got, remedy)
+
+
+def excel_rows(file: Path) -> list[tuple[int, list[str]]]:
+    """The rows of the first sheet of an Excel file with their numbers, as text, without empty ones.
+
+    Raises:
+        InputError: If it cannot be read, or several of its sheets hold something.
+    """
+    try:
+        import openpyxl
+    except ModuleNotFoundError as error:
+        remedy = "run pip install 'cmb-models[formats]', or save the table as CSV"
+        raise InputError("package-missing", file, "openpyxl", "none", remedy) from error
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheets = {sheet.title: _cells(sheet) for sheet in book.worksheets}
+        book.close()
+    except Exception as error:  # whatever zipfile, the XML parser and openpyxl raise for damaged files
+        raise damaged(file, "Excel", error) from error
+    filled = [title for title, rows in sheets.items() if rows]
+    if len(filled) > 1:
+        got = f"{len(filled)}: {', '.join(filled)}"
+        raise InputError("marks-form", file, "one sheet with rows", got, "save each sheet as a file of its own")
+    return sheets[filled[0]] if filled else []
+
+
+def _cells(sheet: Any) -> list[tuple[int, list[str]]]:
+    sheet.reset_dimensions()  # which some programs write wrongly
+    rows = ((n, [_text(v) for v in row]) for n, row in enumerate(sheet.iter_rows(max_row=MOST_ROWS, values_only=True), 1))
+    return [(n, cells) for n, cells in rows if any(cells)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
+
+
+def _excel_table(file: Path) -> Table:
+    rows = excel_rows(file)
+    columns = tuple(rows[0][1]) if rows else ()
+    require_columns_once(file, columns)
+    return Table(columns, tuple(Row(n, tuple(c), dict(zip(columns, c, strict=False))) for n, c in rows[1:]), separator="")

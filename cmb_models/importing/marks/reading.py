@@ -1,0 +1,134 @@
+"""What a file of marks holds, before it is known which scan of a dataset it belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmb_models.dataset.check.frames import ONE_BASED, WRITTEN, ZERO_BASED
+from cmb_models.errors import InputError
+from cmb_models.io.annotations import COLUMNS, MIMIC_PREFIX, NONE
+from cmb_models.volume import Volume
+
+RAS, LPS, VOXEL0, VOXEL1 = "ras", "lps", "voxel0", "voxel1"
+FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # names in dataset/check/frames
+IGNORE = "ignore"  # what --label may say of marks that are not to be imported
+SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
+FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
+ANY_FRAME = f"pass --frame {RAS}, {LPS}, {VOXEL0} or {VOXEL1}"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One mark. position: in the frame, one of FRAMES: mm, or voxel indices of the array of the dataset's scan as stored."""
+
+    position: tuple[float, float, float]
+    frame: str
+    diameter_mm: float
+    label: str
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one rater marked in one scan. Without marks: the rater found nothing.
+
+    Attributes:
+        file: The file.
+        form: Its form, a name of `forms.FORMS`.
+        marks: The marks.
+        subject: As written in the file; "" where only the file's name says it. So is session.
+        rater: As written in the file, or "".
+        grid: A label mask, for comparison with the scan's grid; None for other forms.
+        note: What was left out, in words.
+    """
+
+    file: Path
+    form: str
+    marks: tuple[Mark, ...]
+    subject: str = ""
+    session: str = ""
+    rater: str = ""
+    grid: Volume | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are to be read. Each is empty or None where the file is to say it.
+
+    Attributes:
+        form: A name of `forms.FORMS`.
+        frame: One of FRAMES.
+        diameter_mm: Of marks without one.
+        labels: Label, or IGNORE, by what the file calls it: a mask's value, a text of a table or of a point.
+        columns: A table's column by one of FIELDS.
+        rater, subject, session: Of files that do not name them.
+
+    Raises:
+        InputError: For a value that is not allowed.
+    """
+
+    form: str = ""
+    frame: str = ""
+    diameter_mm: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    rater: str = ""
+    subject: str = ""
+    session: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frame and self.frame not in FRAMES:
+            raise InputError("setting-invalid", "--frame", ", ".join(FRAMES), self.frame, "pass one of these")
+        if self.diameter_mm is not None and not 0 < self.diameter_mm < 100:
+            raise InputError("setting-invalid", "--diameter-mm", "above 0 and below 100", f"{self.diameter_mm:g}", "correct it")
+        allowed = f"cmb, possible, {MIMIC_PREFIX}<kind>, {NONE} or {IGNORE}"
+        if wrong := [label for label in self.labels.values() if not is_label(label) and label not in (NONE, IGNORE)]:
+            raise InputError("setting-invalid", "--label", allowed, wrong[0], "pass one of these")
+        if unknown := [name for name in self.columns if name not in FIELDS]:
+            raise InputError("setting-invalid", "--column", f"one of {', '.join(FIELDS)}", unknown[0], "pass one of these")
+
+    def label_of(self, text: str) -> str | None:
+        """The label that a text of a file means; None if it is not known. NONE and IGNORE are possible."""
+        if text in self.labels:
+            return self.labels[text]
+        plain = text.lower()
+        return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
+
+    def frame_of(self, file: Path, stated: str, what: str) -> str:
+        """The frame of a file's positions. stated: that of the file itself, "" if it has none.
+
+        Raises:
+            InputError: If neither the file nor the options say it.
+        """
+        if not (frame := self.frame or stated):
+            raise InputError("marks-option", file, f"a frame for {what}", "none", ANY_FRAME)
+        return frame
+
+    def diameter_of(self, file: Path, given_mm: float | None) -> float:
+        """The diameter of a mark. Raises InputError if neither the file nor the options have one."""
+        if given_mm is None and self.diameter_mm is None:
+            raise InputError("marks-option", file, "a diameter for each mark", "none", "pass --diameter-mm")
+        return float(self.diameter_mm if given_mm is None else given_mm)  # type: ignore[arg-type]
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is a label of `io.annotations`, NONE not included."""
+    return text in ("cmb", "possible") or (text.startswith(MIMIC_PREFIX) and text != MIMIC_PREFIX)
+
+
+def position_of(numbers: object) -> tuple[float, float, float]:
+    """Three finite numbers. Raises TypeError or ValueError for anything else."""
+    x, y, z = (float(n) for n in numbers)  # type: ignore[attr-defined]
+    if not all(math.isfinite(n) for n in (x, y, z)):
+        raise ValueError(f"a position that is not finite: {x}, {y}, {z}")
+    return x, y, z
+
+
+def damaged(file: Path, form: str, why: object) -> InputError:
+    """The error for a file that is not a whole one of its form."""
+    got = f"one that cannot be read ({' '.join(str(why).split())[:200]})"
+    return InputError("marks-form", file, f"a whole {form} file", got, "export it again, or name its form with --from")

@@ -1,0 +1,141 @@
+"""Which scan of a dataset a reading belongs to, and where its marks lie there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.dataset.layout import ScanFile
+from cmb_models.errors import InputError
+from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Mark, Reading
+from cmb_models.io.annotations import Annotation
+from cmb_models.io.nifti import SAME_PLACE_MM, scan_name
+from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_from_index
+
+DECIMALS = 4  # of mm, as annotations.csv has them
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A reading at its scan, in scanner RAS mm. rater: the reading's, or that of the options."""
+
+    reading: Reading
+    scan: ScanFile
+    rater: str
+    annotations: tuple[Annotation, ...]
+
+
+def scan_of(reading: Reading, scans: Sequence[ScanFile]) -> ScanFile:
+    """The scan that a reading belongs to, by the subject and session that it names, or else by its file's name and folders.
+
+    Raises:
+        InputError: If there is none, or it may be several.
+    """
+    file, subjects = reading.file, sorted({s.subject for s in scans})
+    case = f"{file}, {reading.subject}{f' {reading.session}' if reading.session else ''}" if reading.subject else file
+    # The file's name, and its folders from the nearest.
+    texts = [reading.subject] if reading.subject else [file.name, *reversed(file.absolute().parent.parts)]
+    subject = next((s for text in texts if (s := _inside(text, subjects))), "")
+    subject = subject or _named(reading.subject or _stem(file), "sub-", subjects)
+    if not subject:
+        remedy = (
+            "correct the name, or import the scan first" if reading.subject else "pass --subject, or put it into the file's name"
+        )
+        raise InputError("marks-unmatched", case, f"a subject of the dataset ({listed(subjects)})", "none", remedy)
+    found = [s for s in scans if s.subject == subject]
+    sessions = [s.session for s in found]
+    named = reading.session or next((s for text in texts if (s := _inside(text, sessions))), "")
+    if named:
+        found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
+    if len(found) != 1:
+        expected = f"a session of {subject} ({listed(s or 'its only one, without a name' for s in sessions)})"
+        raise InputError("marks-unmatched", case, expected, named or "none", "name it in a column, the file's name or --session")
+    return found[0]
+
+
+def _stem(file: Path) -> str:
+    return scan_name(file).removesuffix(file.suffix).removesuffix(".mrk")
+
+
+def _named(text: str, prefix: str, names: Collection[str]) -> str:
+    """The one of `names` that a text is, with or without its prefix, signs and leading zeros; "" if none or several."""
+    tries: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == text or name == f"{prefix}{text}",
+        lambda name: _plain(name.removeprefix(prefix)) == _plain(text.removeprefix(prefix)),
+        # Spreadsheets make 1 of 001.
+        lambda name: text.isdecimal() and name.removeprefix(prefix).isdecimal() and int(name.removeprefix(prefix)) == int(text),
+    )
+    for is_name in tries:
+        if found := [name for name in names if name and is_name(name)]:
+            return found[0] if len(found) == 1 else ""
+    return ""
+
+
+def _plain(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", text.lower())
+
+
+def _inside(text: str, names: Iterable[str]) -> str:
+    """The longest of `names` that stands in a text with no letter or digit next to it; "" if none does."""
+    found = [n for n in names if n and re.search(rf"(?<![A-Za-z0-9]){re.escape(n)}(?![A-Za-z0-9])", text)]
+    return max(found, key=len, default="")
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def placed(reading: Reading, scan: ScanFile, volume: Volume, rater: str) -> Placed:
+    """A reading with its marks in scanner RAS mm.
+
+    Args:
+        reading: The reading.
+        scan: Its scan.
+        volume: The scan as stored, to which voxel indices and masks belong.
+        rater: Who read it.
+
+    Raises:
+        InputError: If a mask is on another grid than the scan, or a mark has an invalid diameter or lies outside the scan.
+    """
+    if reading.grid is not None:
+        _require_grid(reading.file, reading.grid, volume)
+    rows = tuple(_row(mark, scan, volume.affine, rater) for mark in reading.marks)
+    index = np.rint(index_from_world(np.array([r.centre_mm for r in rows]), volume.affine))
+    outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
+    if outside.any():
+        first = reading.marks[int(np.argmax(outside))]
+        got = f"{int(outside.sum())} of {len(rows)} outside {scan.path.name}, the first at {first.position} read as {first.frame}"
+        remedy = "pass the --frame they are in, or name the right scan"
+        raise InputError("annotation-outside", f"{reading.file}, {scan.key}", "marks inside their scan", got, remedy)
+    return Placed(reading, scan, rater, rows)
+
+
+def _row(mark: Mark, scan: ScanFile, affine: np.ndarray, rater: str) -> Annotation:
+    x, y, z, diameter_mm = (round(mm, DECIMALS) for mm in (*position_mm(mark, affine), mark.diameter_mm))
+    return Annotation(scan.subject, scan.session, x, y, z, diameter_mm, mark.label, rater, mark.region)
+
+
+def position_mm(mark: Mark, affine: np.ndarray) -> tuple[float, float, float]:
+    """Where a mark lies in scanner RAS mm. affine: of its scan as stored."""
+    x, y, z = mark.position
+    if mark.frame in (VOXEL0, VOXEL1):
+        first = 1 if mark.frame == VOXEL1 else 0
+        x, y, z = world_from_index(np.array([[x - first, y - first, z - first]]), affine)[0].tolist()
+    return (-x, -y, z) if mark.frame == LPS else (x, y, z)
+
+
+def _require_grid(file: Path, mask: Volume, volume: Volume) -> None:
+    mask, volume = mask.to_ras(), volume.to_ras()  # one grid may be stored in several orders
+    shapes = [" x ".join(map(str, v.data.shape)) for v in (mask, volume)]
+    apart = corners_apart_mm(mask.affine, volume.affine, volume.data.shape) if shapes[0] == shapes[1] else 0.0
+    if shapes[0] != shapes[1] or apart > SAME_PLACE_MM:
+        got = f"{shapes[0]} voxels for {shapes[1]}" if shapes[0] != shapes[1] else f"corners up to {apart:.0f} mm apart"
+        remedy = "resample the mask to the scan (nearest neighbour), or name the right scan"
+        raise InputError("marks-grid", file, "a mask on its scan's grid", got, remedy)

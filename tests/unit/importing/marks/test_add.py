@@ -1,0 +1,263 @@
+"""From files to annotations.csv: all of it or nothing, once, and checked against the scans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.dataset.index import index_datasets
+from cmb_models.importing.marks.add import import_marks, reading_file
+from cmb_models.importing.marks.reading import Options
+from cmb_models.io.annotations import Annotation, EmptyReading, read_readings
+from cmb_models.io.nifti import write_volume
+from tests.support.bundles import BLOBS_MM, head
+from tests.support.command_line import cmb
+from tests.support.refused import refused
+from tests.unit.importing.marks import written
+from tests.unit.importing.marks.conftest import LAS
+
+AB, CD = Options(rater="AB"), Options(rater="CD")
+HEADER = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater"
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.suffix != ".gz" and f.is_file()}
+
+
+def rows_of(site: Path) -> list[Annotation]:
+    return read_readings(site / "annotations.csv").annotations
+
+
+def centres(site: Path, subject: str) -> list[tuple]:
+    return sorted(a.centre_mm for a in rows_of(site) if a.subject == subject)
+
+
+@pytest.fixture
+def points(tmp_path) -> list[Path]:
+    """The marks of sub-001 and sub-002, a file each."""
+    return [written.markups(tmp_path / f"points/sub-{n}.mrk.json") for n in ("001", "002")]
+
+
+def test_marks_are_added_once(site, points):
+    outcome = import_marks(points, site, AB)
+    assert outcome.added == 6 and [line.becomes for line in outcome.lines] == ["3 cmb", "3 cmb"]
+    assert centres(site, "sub-001") == centres(site, "sub-002") == sorted(BLOBS_MM)
+    assert {(a.rater, a.diameter_mm, a.label) for a in rows_of(site)} == {("AB", 4.0, "cmb")}
+    assert read_readings(reading_file(site, "AB")).annotations == sorted(rows_of(site), key=lambda a: (a.subject, a.centre_mm))
+    before = state(site)
+    again = import_marks(points, site, AB)
+    assert again.added == 0 and [line.becomes for line in again.lines] == ["3 already there"] * 2
+    assert state(site) == before
+
+
+def test_the_dataset_is_accepted_by_ingest(site, points):
+    import_marks(points, site, Options(rater="AB"), others_empty=True)
+    index = index_datasets(site.parent)
+    assert [entry["n_cmbs"] for entry in index["scans"]] == [3, 3, 0, 0] and "unread" not in index
+
+
+def test_a_dry_run_writes_nothing(site, points):
+    before = state(site)
+    assert import_marks(points, site, AB, dry_run=True).added == 6
+    assert state(site) == before
+
+
+def test_a_folder_of_files(site, points):
+    (points[0].parent / "notes.docx").write_text("")
+    lines = import_marks([points[0].parent], site, AB).lines
+    assert [line.becomes for line in lines] == ["skipped: not of a known form", "3 cmb", "3 cmb"]
+    (site.parent / "words").mkdir()
+    (site.parent / "words/notes.docx").write_text("")
+    with refused("import-nothing", got="1 files of other forms"):
+        import_marks([site.parent / "words"], site, AB)
+
+
+@pytest.mark.parametrize("kind", ["mask", "dou", "table"])
+def test_other_forms(site, tmp_path, kind):
+    """sub-002 is stored as LAS: index i of AFFINE's array is 79 - i there."""
+    las = [(79 - i, j, k) for i, j, k in written.SPOT_VOX]
+    options = Options(frame="voxel0", diameter_mm=3.0, rater="AB")
+    if kind == "mask":
+        files = [
+            written.mask(tmp_path / "sub-001_space-T2S_CMB.nii.gz", written.labels()),
+            written.mask(tmp_path / "sub-002_space-T2S_CMB.nii.gz", written.labels(las), LAS),
+        ]
+        options = AB
+    elif kind == "dou":
+        files = [written.dou(tmp_path / "001.mat", written.SPOT_VOX), written.dou(tmp_path / "002.mat", las)]
+    else:
+        lines = [f"{subject},{i},{j},{k}" for subject, spots in ((1, written.SPOT_VOX), (2, las)) for i, j, k in spots]
+        files = [written.text(tmp_path / "marks.csv", "Patient,x,y,z", *lines)]
+    import_marks(files, site, options)
+    assert centres(site, "sub-001") == centres(site, "sub-002") == sorted(BLOBS_MM)
+
+
+def test_empty_readings(site, tmp_path):
+    files = [written.mask(tmp_path / "sub-001.nii.gz", written.labels((), ())), written.markups(tmp_path / "sub-002.mrk.json", [])]
+    outcome = import_marks(files, site, AB)
+    assert [line.becomes for line in outcome.lines] == ["read, nothing found"] * 2
+    assert read_readings(site / "annotations.csv").empty == [EmptyReading("sub-001", "", "AB"), EmptyReading("sub-002", "", "AB")]
+    assert import_marks(files, site, AB).added == 0
+
+
+def test_the_others_were_read_too(site, points):
+    outcome = import_marks(points[:1], site, AB, others_empty=True)
+    assert outcome.added == 3 + 3
+    empty = {(e.subject, e.session, e.rater) for e in read_readings(site / "annotations.csv").empty}
+    assert empty == {("sub-002", "", "AB"), ("sub-003", "ses-01", "AB"), ("sub-003", "ses-02", "AB")}
+    assert import_marks(points[:1], site, AB, others_empty=True).added == 0
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("lps", "ras"), ("ras", "lps")])
+def test_another_frame_is_named(site, tmp_path, wrong, right):
+    places = written.in_frame(BLOBS_MM, right.upper())
+    lines = [f"sub-{n},{x},{y},{z},4" for n in ("001", "002") for x, y, z in places]
+    file = written.text(tmp_path / "marks.csv", "subject,x,y,z,size", *lines)
+    before = state(site)
+    with refused("annotation-frame", case="marks.csv", got=f"6 of 6 read as {right.upper()}") as caught:
+        import_marks([file], site, Options(frame=wrong))
+    assert caught.value.remedy == f"pass --frame {right}" and state(site) == before
+    import_marks([file], site, Options(frame=right))
+
+
+def test_voxels_that_count_from_one_read_as_from_zero(site, tmp_path):
+    """Microbleeds of one voxel, 12 of them: one read a voxel off is tissue."""
+    lines = []
+    for key, name in {"001": "sub-001/swi/sub-001_swi.nii.gz", "002": "sub-002/swi/sub-002_swi.nii.gz"}.items():
+        volume = head((), seed=int(key))
+        spots = [(i, j, k) for i in (30, 40, 50) for j in (35, 45) for k in (16,)]
+        for spot in spots:
+            volume.data[spot] = 60
+        (site / name).unlink()
+        write_volume(site / name, volume)
+        lines += [f"{key},{i + 1},{j + 1},{k + 1}" for i, j, k in spots]
+    file = written.text(tmp_path / "marks.csv", "scan,i,j,k", *lines)
+    with refused("annotation-frame", got="12 of 12 read as voxel indices from 1") as caught:
+        import_marks([file], site, Options(frame="voxel0", diameter_mm=2.5))
+    assert caught.value.remedy == "pass --frame voxel1"
+    assert import_marks([file], site, Options(frame="voxel1", diameter_mm=2.5)).added == 12
+
+
+def test_all_faults_are_listed_and_nothing_is_written(site, tmp_path, points):
+    far = written.markups(tmp_path / "sub-003_ses-01.mrk.json", [(0, 0, 500)])
+    stranger = written.markups(tmp_path / "sub-009.mrk.json")
+    other_grid = written.mask(tmp_path / "sub-003_ses-02.nii.gz", np.zeros((80, 80, 30)))
+    broken = written.text(tmp_path / "sub-001.fcsv", "")
+    before = state(site)
+    with refused("dataset-faults", got="4 faults") as caught:
+        import_marks([*points, far, stranger, other_grid, broken, tmp_path / "none.csv"][:-1], site, AB)
+    for name in ("sub-003_ses-01.mrk.json", "sub-009.mrk.json", "sub-003_ses-02.nii.gz", "sub-001.fcsv"):
+        assert name in caught.value.got
+    assert state(site) == before
+
+
+def test_faults_of_a_kind_are_one(site, tmp_path):
+    files = [written.markups(tmp_path / f"sub-{n}.mrk.json", description="") for n in ("001", "002")]
+    with refused("marks-option", case=r"sub-001.mrk.json, .*sub-002.mrk.json"):
+        import_marks(files, site, AB)
+
+
+def test_a_lesion_is_marked_once(site, tmp_path):
+    twice = written.text(tmp_path / "a.csv", HEADER, "sub-001,,0,0,0,4,cmb,AB", "sub-001,,1,0,0,4,cmb,AB")
+    with refused("annotation-repeated", got="cmb and cmb within 2 mm"):
+        import_marks([twice], site)
+    import_marks([written.text(tmp_path / "b.csv", HEADER, "sub-001,,0,0,0,4,cmb,AB")], site)
+    other_label = written.text(tmp_path / "c.csv", HEADER, "sub-001,,0.5,0,0,4,mimic:vein,AB")
+    with refused("annotation-repeated", got="cmb and mimic:vein"):
+        import_marks([other_label], site)
+    with refused("annotations-invalid", got="AB with both"):
+        import_marks([written.text(tmp_path / "d.csv", HEADER, "sub-001,,,,,,none,AB")], site)
+
+
+def test_several_raters_need_a_consensus(site, points, tmp_path):
+    import_marks(points, site, AB)
+    with refused("marks-rater", case="site_sub-001, site_sub-002", got="AB and CD") as caught:
+        import_marks(points, site, CD)
+    assert "--consensus" in caught.value.remedy
+    both = written.text(tmp_path / "a.csv", HEADER, "sub-003,1,0,0,0,4,cmb,AB", "sub-003,1,,,,,none,CD")
+    with refused("marks-rater", got="AB and CD"):
+        import_marks([both], site)
+    empty = written.text(tmp_path / "b.csv", HEADER, "sub-003,2,,,,,none,AB", "sub-003,2,,,,,none,CD")
+    assert import_marks([empty], site).added == 2
+
+
+def test_consensus(site, tmp_path):
+    """A and B agree on a microbleed and on an empty scan, and each has one of their own."""
+    a = written.text(tmp_path / "A.csv", HEADER, "001,,0,0,0,4,cmb,", "001,,10,0,0,4,cmb,", "002,,,,,,none,")
+    b = written.text(tmp_path / "B.csv", HEADER, "001,,1,0,0,3,cmb,", "001,,20,0,0,4,cmb,", "002,,,,,,none,")
+    import_marks([a], site, Options(rater="A"))
+    kept = reading_file(site, "A")
+    outcome = import_marks([kept, b], site, consensus=True)
+    rows = [(r.x_mm, r.diameter_mm, r.label, r.rater) for r in rows_of(site)]
+    assert rows == [(0.5, 3.5, "cmb", "A+B"), (10, 4, "possible", "A+B"), (20, 4, "possible", "A+B")]
+    assert read_readings(site / "annotations.csv").empty == [EmptyReading("sub-002", "", "A+B")]
+    (pair,) = outcome.agreement.pairs
+    assert (pair.marks, pair.matched, pair.positive_agreement, pair.kappa) == ((2, 2), 1, 0.5, 1.0)
+    assert len(read_readings(reading_file(site, "B")).annotations) == 2
+    before = state(site)
+    assert import_marks([kept, b], site, consensus=True).added == 0 and state(site) == before
+    with refused("marks-rater", got=r"rows of A\+B"):
+        import_marks([kept, written.text(tmp_path / "C.csv", *b.read_text().splitlines())], site, consensus=True)
+
+
+def test_consensus_of_folders_of_masks(site, tmp_path):
+    for reader in ("A", "B"):
+        written.mask(tmp_path / reader / "sub-001.nii.gz", written.labels())
+        written.mask(tmp_path / reader / "sub-002.nii.gz", written.labels((), ()))
+    import_marks([tmp_path / "A", tmp_path / "B"], site, consensus=True)
+    assert {(a.subject, a.label, a.rater) for a in rows_of(site)} == {("sub-001", "cmb", "A+B")} and len(rows_of(site)) == 3
+
+
+def test_what_one_alone_read_has_no_consensus(site, tmp_path):
+    a = written.text(tmp_path / "A.csv", HEADER, "001,,0,0,0,4,cmb,", "002,,0,0,0,4,cmb,")
+    b = written.text(tmp_path / "B.csv", HEADER, "001,,0,0,0,4,cmb,")
+    with refused("marks-rater", case="site_sub-002", got="one by A alone"):
+        import_marks([a, b], site, consensus=True)
+    import_marks([a, b], site, consensus=True, others_empty=True)
+    assert [(r.subject, r.label) for r in rows_of(site)] == [("sub-001", "cmb"), ("sub-002", "possible")]
+
+
+def test_what_is_in_annotations_stays_as_it_is_written(site, points):
+    """Semicolons, decimal commas, a mark of byte order, a column of the site's own."""
+    old = "\ufeffsep=;\nsubject;session;x_mm;y_mm;z_mm;diameter_mm;label;rater;remark\nsub-003;ses-01;1,5;2;3;4;cmb;XY;seen twice\n"
+    (site / "annotations.csv").write_text(old, encoding="utf-8")
+    import_marks(points[:1], site, AB)
+    text = (site / "annotations.csv").read_text(encoding="utf-8")
+    assert text.startswith(old) and "sub-001;;-10,0000;-5,0000;0,0000;4,0000;cmb;AB;\n" in text
+    assert len(rows_of(site)) == 4
+
+
+def test_one_file_of_a_named_scan(site, tmp_path):
+    file = written.markups(tmp_path / "points.mrk.json")
+    import_marks([file], site, Options(subject="003", session="ses-02"))
+    assert {(a.subject, a.session) for a in rows_of(site)} == {("sub-003", "ses-02")}
+    with refused("options-conflict", got="2 files"):
+        import_marks([file, file], site, Options(subject="003"))
+
+
+def test_without_a_dataset(tmp_path, points):
+    with refused("file-not-found"):
+        import_marks(points, tmp_path / "none", AB)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command(site, points):
+    arguments = ["import", "marks", *map(str, points), "--into", str(site), "--rater", "AB"]
+    shown = cmb(*arguments, "--dry-run")
+    assert shown.exit_code == 0 and "2 scans; 6 rows added (nothing written)" in shown.output
+    result = json.loads(cmb(*arguments, "--json").output)
+    assert result["added"] == 6 and result["lines"][0]["form"] == "markups"
+    for option in (["--from", "dicom"], ["--label", "1"], ["--column", "x="], ["--frame", "mni"]):
+        failed = cmb(*arguments, *option)
+        assert failed.exception.code == "setting-invalid"
+
+
+def test_the_command_reports_agreement(site, tmp_path):
+    for reader in "AB":
+        written.text(tmp_path / f"{reader}.csv", HEADER, "1,,0,0,0,4,cmb,", "2,,,,,,none,")
+    shown = cmb("import", "marks", "--consensus", f"{tmp_path}/A.csv", f"{tmp_path}/B.csv", "--into", str(site))
+    assert "1 and 1 microbleeds, 1 of them the same, positive agreement 1; scans with microbleeds: Cohen's kappa 1" in shown.output
+    assert "microbleeds per scan: ICC(A,1) 1" in shown.output

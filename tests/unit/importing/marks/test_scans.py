@@ -1,0 +1,117 @@
+"""Which scan a file or row belongs to, and where its marks lie there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.dataset.layout import ScanFile
+from cmb_models.importing.marks.reading import Mark, Reading
+from cmb_models.importing.marks.scans import placed, position_mm, scan_of
+from cmb_models.volume import Volume
+from tests.support.bundles import AFFINE
+from tests.support.refused import refused
+from tests.unit.importing.marks.conftest import LAS
+
+NAMES = (("sub-001", ""), ("sub-02", ""), ("sub-003", "ses-01"), ("sub-003", "ses-02"), ("sub-A12", ""), ("sub-A123", ""))
+SCANS = [ScanFile("site", subject, session, Path("scan.nii"), (), False) for subject, session in NAMES]
+
+
+def reading(file="marks.csv", subject="", session="") -> Reading:
+    return Reading(Path(file), "table", (), subject, session)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (reading(subject="sub-001"), ("sub-001", "")),
+        (reading(subject="001"), ("sub-001", "")),
+        (reading(subject="1"), ("sub-001", "")),  # as Excel has 001
+        (reading(subject="2"), ("sub-02", "")),
+        (reading(subject="a-12"), ("sub-A12", "")),
+        (reading(subject="A123"), ("sub-A123", "")),
+        (reading(subject="sub-001_swi.nii.gz"), ("sub-001", "")),
+        (reading(subject="3", session="2"), ("sub-003", "ses-02")),
+        (reading(subject="sub-003", session="ses-01"), ("sub-003", "ses-01")),
+        (reading(subject="sub-003_ses-02_swi.nii.gz"), ("sub-003", "ses-02")),
+        (reading("masks/sub-001_space-T2S_CMB.nii.gz"), ("sub-001", "")),
+        (reading("sub-A123_mask.nrrd"), ("sub-A123", "")),
+        (reading("sub-003/ses-01/points.mrk.json"), ("sub-003", "ses-01")),
+        (reading("sub-003_ses-02.fcsv"), ("sub-003", "ses-02")),
+        (reading("old/sub-02/sub-001.nii.gz"), ("sub-001", "")),  # the name comes before the folders
+        (reading("ground_truth/02.mat"), ("sub-02", "")),
+        (reading("A12.mrk.json"), ("sub-A12", "")),
+    ],
+    ids=lambda value: f"{value.file} {value.subject} {value.session}" if isinstance(value, Reading) else "",
+)
+def test_found(given, expected):
+    scan = scan_of(given, SCANS)
+    assert (scan.subject, scan.session) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (reading(subject="004"), "none"),
+        (reading(subject="sub-0011"), "none"),
+        (reading("points.fcsv"), "none"),
+        (reading(subject="003"), "none"),  # which session?
+        (reading(subject="003", session="3"), "3"),
+        (reading(subject="001", session="ses-01"), "ses-01"),
+    ],
+)
+def test_not_found(given, got):
+    with refused("marks-unmatched", got=got):
+        scan_of(given, SCANS)
+
+
+def test_a_number_of_several_subjects_is_of_none():
+    scans = [ScanFile("site", s, "", Path("scan.nii"), (), False) for s in ("sub-01", "sub-001")]
+    with refused("marks-unmatched"):
+        scan_of(reading(subject="1"), scans)
+    assert scan_of(reading(subject="01"), scans).subject == "sub-01"
+
+
+@pytest.mark.parametrize(
+    ("frame", "affine", "expected_mm"),
+    [
+        ("ras", LAS, (10, 20, 5)),
+        ("lps", LAS, (-10, -20, 5)),
+        ("voxel0", AFFINE, (-30, -20, -22)),  # 10 - 40, 20 - 40, 2 * 5 - 32
+        ("voxel1", AFFINE, (-31, -21, -24)),
+        ("voxel0", LAS, (29, -20, -22)),  # 39 - 10: the array as stored
+        ("voxel1", LAS, (30, -21, -24)),
+    ],
+)
+def test_positions(frame, affine, expected_mm):
+    assert position_mm(Mark((10, 20, 5), frame, 3, "cmb"), affine) == pytest.approx(expected_mm)
+
+
+def grid(shape=(80, 80, 32), affine=AFFINE) -> Volume:
+    return Volume(np.zeros(shape, np.float32), affine)
+
+
+def shifted(mm: float) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[0, 3] += mm
+    return affine
+
+
+@pytest.mark.parametrize("mask", [grid(), grid(affine=LAS), grid(affine=shifted(0.9))], ids=["same", "stored as LAS", "0.9 mm off"])
+def test_masks_of_the_scans_grid(mask):
+    read = Reading(Path("sub-001.nii"), "mask", (Mark((1, 2, 3), "ras", 3, "cmb"),), grid=mask)
+    assert placed(read, SCANS[0], grid(), "AB").annotations[0].centre_mm == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("mask", "got"), [(grid((80, 80, 31)), "80 x 80 x 31 voxels"), (grid(affine=shifted(1.1)), "1 mm apart")])
+def test_masks_of_another_grid(mask, got):
+    with refused("marks-grid", case="sub-001.nii", got=got):
+        placed(Reading(Path("sub-001.nii"), "mask", (), grid=mask), SCANS[0], grid(), "AB")
+
+
+def test_marks_outside():
+    marks = tuple(Mark((x, 0, 0), "ras", 3, "cmb") for x in (0, 39.4, 39.6, -40.4, -40.6))
+    with refused("annotation-outside", case="points.csv", got=r"2 of 5 outside scan.nii, the first at \(39.6, 0, 0\) read as ras"):
+        placed(Reading(Path("points.csv"), "table", marks), SCANS[0], grid(), "AB")
