@@ -197,7 +197,7 @@ def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tupl
 def _described(affine: np.ndarray) -> str:
     spacing = " x ".join(f"{s:.3g}" for s in spacing_of(affine))
     origin = ", ".join(f"{o:.0f}" for o in affine[:3, 3])
-    return f"{''.join(nib.aff2axcodes(affine))} {spacing} mm from ({origin})"
+    return f"{''.join(code or '?' for code in nib.aff2axcodes(affine))} {spacing} mm from ({origin})"
 
 
 def _unreadable(case: object, error: BaseException) -> InputError:

@@ -215,6 +215,16 @@ def test_voxel_sizes_that_contradict_the_affine(tmp_path):
         read_volume(path)
 
 
+def test_an_axis_that_points_nowhere_is_described(tmp_path):
+    """The second number of the sform's last column: two axes that are nearly one."""
+    write_volume(tmp_path / "a.nii", Volume(DATA, AFFINE))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[304:308] = struct.pack("<f", 1e30)
+    (tmp_path / "a.nii").write_bytes(content)
+    with refused("scan-space", got=r"sform L\?A 1 x 1 x 1e\+30 mm"):
+        read_volume(tmp_path / "a.nii")
+
+
 def test_voxels_that_begin_within_the_header(tmp_path):
     """Read shifted by as much, they would still look like a scan."""
     with refused("scan-file", got="begin at byte 0, within the header"):
