@@ -36,7 +36,9 @@ def import_marks(
     diameter_mm: Annotated[float | None, typer.Option("--diameter-mm", help="Diameter of marks without one.")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Meaning of a mask's value or a text, repeatable: 1=cmb, 2=mimic:calcification, vessel=ignore."),
+        typer.Option(
+            help="Meaning of a mask's value or a text, repeatable: 1=cmb, 2=mimic:calcification, '*=ignore' (all others)."
+        ),
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="A table's column, repeatable: subject=Patient, x_mm=R.")] = None,
     others_empty: Annotated[

@@ -170,7 +170,8 @@ def _others(found: Sequence[Placed], scans: Sequence[ScanFile], options: Options
     empties = []
     for rater in sorted({p.rater for p in found} or {options.rater}):
         read = {p.scan.key for p in found if p.rater == rater}
-        read |= {s.key for s in scans if any(a.rater == rater for a in s.annotations)}
+        # Of a consensus as well.
+        read |= {s.key for s in scans if any(rater in (a.rater, *a.rater.split("+")) for a in s.annotations)}
         empties += [Placed(Reading(Path("-"), OTHERS, ()), s, rater, ()) for s in scans if s.key not in read]
     return empties
 
@@ -185,7 +186,7 @@ def _changes(
     changes, lines = [], []
     for own in of_scan.values():
         scan = own[0].scan
-        case = ", ".join(dict.fromkeys(str(p.reading.file) for p in own))
+        case = listed(dict.fromkeys(str(p.reading.file) for p in own))
         before = Before(scan, tuple(e.rater for e in empty if (e.subject, e.session) == (scan.subject, scan.session)))
         with _collected(faults):
             change = agreed(before, by_rater(own)) if consensus else added(case, before, by_rater(own))

@@ -90,29 +90,27 @@ def added(case: str, before: Before, readings: Mapping[str, tuple[Annotation, ..
 
 
 def agreed(before: Before, readings: Mapping[str, tuple[Annotation, ...]]) -> Change:
-    """The change of a scan by the consensus of several raters, which replaces what annotations.csv has of them.
+    """The change of a scan by the consensus of several raters, which replaces the readings in annotations.csv that went into it.
 
     Raises:
-        InputError: If one alone read the scan, or annotations.csv has rows of yet another rater.
+        InputError: If one alone read the scan, or annotations.csv has rows of it that are not among the readings: marks that would
+            be lost, another rater's, or an earlier consensus, which somebody may have revised.
     """
     if len(readings) < 2:
         got = f"one by {next(iter(readings)) or NOBODY} alone"
         remedy = "add the other reading (a row with the label none, or --others-empty, if nothing was found)"
         raise InputError("marks-rater", before.scan.key, "readings by several raters", got, remedy)
     name = "+".join(sorted(readings))
-    if strangers := sorted(before.raters - {*readings, name}):
-        got = f"rows of {', '.join(r or NOBODY for r in strangers)} in annotations.csv"
-        raise InputError(
-            "marks-rater",
-            before.scan.key,
-            f"no rows but those of {name}",
-            got,
-            "pass the files of all raters, or remove these rows",
-        )
     rows = tuple(consensus(readings))
-    empty = () if rows else (EmptyReading(before.scan.subject, before.scan.session, name),)
     if before.raters == {name} and _same(rows, before.marks):
         return Change(before.scan, readings, there=len(rows))
+    lost = {m.rater for m in before.marks if not _is_among(m, readings.get(m.rater, ()))}
+    lost |= {rater for rater in before.empty if readings.get(rater) != ()}
+    if lost:
+        got = f"others of {', '.join(sorted(rater or NOBODY for rater in lost))}"
+        remedy = "pass the files of all raters, or remove these rows"
+        raise InputError("marks-rater", before.scan.key, "no rows in annotations.csv but those to be compared", got, remedy)
+    empty = () if rows else (EmptyReading(before.scan.subject, before.scan.session, name),)
     return Change(before.scan, readings, rows, empty, drop=tuple(before.raters))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from cmb_models.volume import Volume
 RAS, LPS, VOXEL0, VOXEL1 = "ras", "lps", "voxel0", "voxel1"
 FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # names in dataset/check/frames
 IGNORE = "ignore"  # what --label may say of marks that are not to be imported
+ANY = "*"  # what --label may call all that it does not name
 SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
+NUMBERED = re.compile(r"(f|p|cmb|mb|microbleed|fiducial|markupsfiducial)[-_ ]?\d+")  # the name of a point, not a label
 FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
 ANY_FRAME = f"pass --frame {RAS}, {LPS}, {VOXEL0} or {VOXEL1}"
 
@@ -63,7 +66,7 @@ class Options:
         form: A name of `forms.FORMS`.
         frame: One of FRAMES.
         diameter_mm: Of marks without one.
-        labels: Label, or IGNORE, by what the file calls it: a mask's value, a text of a table or of a point.
+        labels: Label, or IGNORE, by what the file calls it: a mask's value, a text of a table or of a point, or ANY.
         columns: A table's column by one of FIELDS.
         rater, subject, session: Of files that do not name them.
 
@@ -96,7 +99,9 @@ class Options:
         if text in self.labels:
             return self.labels[text]
         plain = text.lower()
-        return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
+        if is_label(plain) or plain == NONE:
+            return plain
+        return SYNONYMS.get(plain) or ("cmb" if NUMBERED.fullmatch(plain) else self.labels.get(ANY))
 
     def frame_of(self, file: Path, stated: str, what: str) -> str:
         """The frame of a file's positions. stated: that of the file itself, "" if it has none.

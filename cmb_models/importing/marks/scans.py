@@ -44,7 +44,9 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile]) -> ScanFile:
     subject = subject or _named(reading.subject or _stem(file), "sub-", subjects)
     if not subject:
         remedy = (
-            "correct the name, or import the scan first" if reading.subject else "pass --subject, or put it into the file's name"
+            "correct the name, or import the scan first"
+            if reading.subject
+            else "name it in the file's name, with --subject or --column subject=NAME"
         )
         raise InputError("marks-unmatched", case, f"a subject of the dataset ({listed(subjects)})", "none", remedy)
     found = [s for s in scans if s.subject == subject]

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import IGNORE, RAS, Mark, Options, Reading, damaged
+from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Mark, Options, Reading, damaged
 from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import MOST_VOXELS, SUFFIXES, read_volume
 from cmb_models.volume import Volume, world_from_index
@@ -46,7 +46,8 @@ def _labels(file: Path, data: np.ndarray, options: Options) -> dict[float, str]:
         listed = ", ".join(f"{v:g}" for v in values[:SHOWN]) + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
         remedy = "pass --label VALUE=cmb, possible, mimic:<kind> or ignore for each"
         raise InputError("marks-option", file, "a meaning for each of its values", f"values {listed}", remedy)
-    found = {v: options.labels.get(f"{v:g}", "") if options.labels else "cmb" for v in values}
+    others = options.labels.get(ANY, "") if options.labels else "cmb"
+    found = {v: options.labels.get(f"{v:g}", others) for v in values}
     if unknown := [f"{v:g}" for v, label in found.items() if label in ("", NONE)]:
         got = f"none for {', '.join(unknown[:SHOWN])}"
         remedy = f"pass --label {unknown[0]}=cmb, possible, mimic:<kind> or ignore"
@@ -85,5 +86,7 @@ def _read_itk(file: Path) -> Volume:
         affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         affine[:3, 3] = image.GetOrigin()
         return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ affine)
-    except (RuntimeError, ValueError, MemoryError) as error:  # SimpleITK raises RuntimeError for whatever ITK throws
-        raise damaged(file, "label mask", str(error).splitlines()[-1] if str(error) else "no reason given") from error
+    except ValueError as error:
+        raise damaged(file, "label mask", error) from error
+    except (RuntimeError, MemoryError) as error:  # SimpleITK raises RuntimeError for whatever ITK throws
+        raise damaged(file, "label mask", "by ITK") from error

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.matlab import read_matrix
 from cmb_models.importing.marks.forms.sheets import excel_rows
 from cmb_models.importing.marks.reading import VOXEL1, Mark, Options, Reading, damaged, position_of
 from cmb_models.io.nifti import SUFFIXES, scan_name
@@ -24,17 +23,13 @@ def read_dou(file: Path, options: Options) -> Reading:
     Raises:
         InputError: If the file is damaged or has no `cen`, or the options do not say frame and diameter.
     """
-    from scipy.io import loadmat
-
     try:
-        found = loadmat(file, variable_names=[CENTRES])
-        centres = np.asarray(found[CENTRES], dtype=np.float64)
-        centres = centres.reshape(-1, 3) if centres.size in (0, 3) else centres
-        if centres.ndim != 2 or centres.shape[1] != 3:
+        centres = read_matrix(file, CENTRES)
+        if centres.size and centres.shape[1] != 3:
             raise ValueError(f"{CENTRES} of shape {centres.shape}")
-        positions = [position_of(centre) for centre in centres]
-    except Exception as error:  # loadmat raises whatever its parts do for damaged files
-        raise damaged(file, f".mat (before v7.3, with `{CENTRES}`)", f"{type(error).__name__}: {error}") from error
+        positions = [position_of(centre) for centre in centres.reshape(-1, 3)]
+    except ValueError as error:
+        raise damaged(file, f".mat (version 5 to 7, with `{CENTRES}`)", error) from error
     frame = options.frame_of(file, "", f"`{CENTRES}`")
     return Reading(file, DOU, tuple(Mark(p, frame, options.diameter_of(file, None), "cmb") for p in positions))
 

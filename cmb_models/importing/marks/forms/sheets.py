@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.slicer import diameter_in
 from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged
 from cmb_models.io.annotations import NONE
 from cmb_models.io.tables import Row, Table, read_table, require_columns_once
@@ -22,6 +23,7 @@ ALIASES = {  # usual names of columns in lower case, by field; the first that is
     "label": ("label", "type", "class", "category", "diagnosis"),
     "rater": ("rater", "reader", "observer", "annotator"),
     "region": ("region", "location", "lobe"),
+    "description": ("description", "desc"),  # in which the diameter may be
 }
 # Names of the three columns of a position, with the frame that they state.
 PLACES = (
@@ -89,7 +91,8 @@ def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: st
         raise ValueError(f"the label {NONE}, which has no place, with one")
     if label in (NONE, IGNORE):
         return label
-    diameter_mm = options.diameter_of(file, number("diameter_mm") if text("diameter_mm") else None)
+    given_mm = number("diameter_mm") if text("diameter_mm") else diameter_in(text("description"))
+    diameter_mm = options.diameter_of(file, given_mm)
     return Mark((number("x"), number("y"), number("z")), frame, diameter_mm, label, " ".join(text("region").split()))
 
 
@@ -103,6 +106,8 @@ def _columns(file: Path, table: Table, options: Options) -> dict[str, str]:
     for field, aliases in ALIASES.items():
         if name := options.columns.get(field) or next((by_name[a] for a in aliases if a in by_name), ""):
             found[field] = name
+    if "subject" not in options.columns and _counts(table, found.get("subject", "")):
+        del found["subject"]
     mapped = [options.columns.get(f"{axis}_mm") or options.columns.get(axis) for axis in "xyz"]
     if all(mapped):
         frame = RAS if all(f"{axis}_mm" in options.columns for axis in "xyz") else ""
@@ -113,6 +118,13 @@ def _columns(file: Path, table: Table, options: Options) -> dict[str, str]:
     remedy = "name its columns: --column x_mm=NAME --column y_mm=NAME --column z_mm=NAME"
     got = ", ".join(c for c in table.columns if c)[:200] or "none"
     raise InputError("marks-form", file, "columns x_mm, y_mm, z_mm, or x, y, z", got, remedy)
+
+
+def _counts(table: Table, column: str) -> bool:
+    """Whether a column `id` numbers the rows, and so names no subjects."""
+    values = [row.values.get(column, "") for row in table.rows]
+    starts = ([str(n) for n in range(first, first + len(values))] for first in (0, 1))
+    return column.lower() == "id" and len(values) > 1 and values in starts
 
 
 def excel_rows(file: Path) -> list[tuple[int, list[str]]]:

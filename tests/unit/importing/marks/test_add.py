@@ -199,8 +199,41 @@ def test_consensus(site, tmp_path):
     assert len(read_readings(reading_file(site, "B")).annotations) == 2
     before = state(site)
     assert import_marks([kept, b], site, consensus=True).added == 0 and state(site) == before
-    with refused("marks-rater", got=r"rows of A\+B"):
+    with refused("marks-rater", got=r"others of A\+B"):
         import_marks([kept, written.text(tmp_path / "C.csv", *b.read_text().splitlines())], site, consensus=True)
+
+
+def test_a_consensus_loses_no_row(site, tmp_path):
+    """Neither marks that its files do not have, nor an earlier consensus that was revised."""
+    a = written.text(tmp_path / "A.csv", HEADER, "001,,0,0,0,4,cmb,A", "001,,10,0,0,4,cmb,A")
+    b = written.text(tmp_path / "B.csv", HEADER, "001,,0,0,0,4,cmb,B")
+    import_marks([a], site)
+    less = written.text(tmp_path / "less.csv", HEADER, "001,,0,0,0,4,cmb,A")
+    before = state(site)
+    with refused("marks-rater", got="others of A"):
+        import_marks([less, b], site, consensus=True)
+    assert state(site) == before
+    import_marks([a, b], site, consensus=True)
+    path = site / "annotations.csv"
+    path.write_text(path.read_text().replace("possible", "cmb"))
+    with refused("marks-rater", got=r"others of A\+B"):
+        import_marks([a, b], site, consensus=True)
+
+
+def test_scans_of_an_earlier_consensus_were_read(site, tmp_path):
+    for reader in "AB":
+        written.text(tmp_path / f"{reader}.csv", HEADER, "001,,0,0,0,4,cmb,")
+        written.text(tmp_path / f"later/{reader}.csv", HEADER, "002,,0,0,0,4,cmb,")
+    import_marks([tmp_path / "A.csv", tmp_path / "B.csv"], site, consensus=True)
+    import_marks([tmp_path / "later/A.csv", tmp_path / "later/B.csv"], site, consensus=True, others_empty=True)
+    assert [(a.subject, a.rater) for a in rows_of(site)] == [("sub-001", "A+B"), ("sub-002", "A+B")]
+    assert len(read_readings(site / "annotations.csv").empty) == 2
+
+
+def test_what_another_rater_marked_is_not_empty(site, points):
+    import_marks(points[:1], site, CD)
+    with refused("marks-rater", case="site_sub-001", got="AB and CD"):
+        import_marks(points[1:], site, AB, others_empty=True)
 
 
 def test_consensus_of_folders_of_masks(site, tmp_path):

@@ -132,7 +132,9 @@ def test_values_need_a_meaning(tmp_path):
         read_file(file, Options())
     with refused("marks-option", got="none for 5"):
         read_file(file, Options(labels={"1": "cmb", "2": "mimic:calcification"}))
-    reading = only(read_file(file, Options(labels={"1": "cmb", "2": "mimic:calcification", "5": "ignore"})))
+    instances = only(read_file(file, Options(labels={"*": "cmb"})))
+    assert [m.label for m in instances.marks] == ["cmb"] * 3
+    reading = only(read_file(file, Options(labels={"1": "cmb", "2": "mimic:calcification", "*": "ignore"})))
     assert [m.label for m in reading.marks] == ["cmb", "mimic:calcification"] and reading.note == "skipped: value 5"
 
 
@@ -163,6 +165,7 @@ TABLES = {  # header, row of the place (12, 8, -6), options
     "LPS of Slicer's table": ("label,l,p,s,subject", "cmb,-12,-8,-6,1", FOUR),
     "voxels from 0": ("subject\tx\ty\tz", "sub-001\t52\t48\t13", Options(frame="voxel0", diameter_mm=4.0)),
     "voxels from 1": ("subject\ti\tj\tk", "sub-001\t53\t49\t14", Options(frame="voxel1", diameter_mm=4.0)),
+    "Slicer's table with descriptions": ("label,r,a,s,defined,description", "F-1,12,8,-6,1,4 mm", Options()),
     "slice, row, column": ("slice,row,column", "13,48,52", Options(frame="voxel0", diameter_mm=4.0)),
     "named columns": (
         "who,from left,from back,up,mm",
@@ -234,6 +237,14 @@ def test_faults_of_a_table_are_listed_together(tmp_path):
 def test_what_a_table_must_say(tmp_path, lines, options, code):
     with refused(code):
         read_file(written.text(tmp_path / "a.csv", *lines), options)
+
+
+def test_numbers_of_rows_are_no_subjects(tmp_path):
+    rows = ("ID,x_mm,y_mm,z_mm", "1,1,2,3", "2,4,5,6")
+    file = written.text(tmp_path / "a.csv", *rows)
+    assert [r.subject for r in read_file(file, FOUR)] == [""]
+    assert [r.subject for r in read_file(file, Options(diameter_mm=4, columns={"subject": "ID"}))] == ["1", "2"]
+    assert [r.subject for r in read_file(written.text(tmp_path / "b.csv", *rows[:2], "1,4,5,6"), FOUR)] == ["1"]
 
 
 def test_sheets(tmp_path):

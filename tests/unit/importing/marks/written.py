@@ -85,5 +85,6 @@ def dou(file: Path, places_vox: Sequence[Place]) -> Path:
 
 
 def text(file: Path, *lines: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
