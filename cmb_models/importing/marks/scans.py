@@ -42,6 +42,7 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile]) -> ScanFile:
     texts = [reading.subject] if reading.subject else [file.name, *reversed(file.absolute().parent.parts)]
     subject = next((s for text in texts if (s := _inside(text, subjects))), "")
     subject = subject or _named(reading.subject or _stem(file), "sub-", subjects)
+    subject = subject or _named(reading.subject.split("_")[0], "sub-", subjects)
     if not subject:
         remedy = (
             "correct the name, or import the scan first"
@@ -83,8 +84,8 @@ def _plain(text: str) -> str:
 
 
 def _inside(text: str, names: Iterable[str]) -> str:
-    """The longest of `names` that stands in a text with no letter or digit next to it; "" if none does."""
-    found = [n for n in names if n and re.search(rf"(?<![A-Za-z0-9]){re.escape(n)}(?![A-Za-z0-9])", text)]
+    """The longest of `names` that stands in a text, without a letter, digit or hyphen that would go on; "" if none does."""
+    found = [n for n in names if n and re.search(rf"(?<![A-Za-z0-9]){re.escape(n)}(?![A-Za-z0-9-])", text)]
     return max(found, key=len, default="")
 
 

@@ -96,6 +96,15 @@ def test_marks_that_are_no_ras(scans):
         assert other and other.name == "voxel indices from 1"
 
 
+@pytest.mark.parametrize(("gain", "found"), [(0.05, None), (0.15, "voxel indices from 1")])
+def test_a_shift_by_one_voxel_gains_little(gain, found):
+    """Indices read from the other base need the gain of a shift, other frames that of another place."""
+    dark = np.full(12, 0.8) + np.linspace(-0.01, 0.01, 12)
+    other = other_frame([{"voxel indices from 0": dark, "voxel indices from 1": dark + gain}], "voxel indices from 0")
+    assert (other.name if other else None) == found
+    assert other_frame([{WRITTEN: dark, "LPS": dark + gain}]) is None
+
+
 def test_the_message_names_both_counts(scans):
     marks = [darkness_by_frame(written(centres, volume, "LPS"), volume) for volume, centres in scans[:10]]
     with refused("annotation-frame", got=r"marks of which \d of 20 are dark there, and (1[5-9]|20) of 20 read as LPS"):

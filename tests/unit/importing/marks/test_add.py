@@ -23,8 +23,10 @@ AB, CD = Options(rater="AB"), Options(rater="CD")
 HEADER = "subject,session,x_mm,y_mm,z_mm,diameter_mm,label,rater"
 
 
-def state(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.suffix != ".gz" and f.is_file()}
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Inode and content of every file but the scans: writing a file again gives it another inode."""
+    files = (f for f in sorted(folder.rglob("*")) if f.suffix != ".gz" and f.is_file())
+    return {str(f.relative_to(folder)): (f.stat().st_ino, f.read_bytes()) for f in files}
 
 
 def rows_of(site: Path) -> list[Annotation]:
@@ -158,6 +160,44 @@ def test_faults_of_a_kind_are_one(site, tmp_path):
     files = [written.markups(tmp_path / f"sub-{n}.mrk.json", description="") for n in ("001", "002")]
     with refused("marks-option", case=r"sub-001.mrk.json, .*sub-002.mrk.json"):
         import_marks(files, site, AB)
+
+
+def test_marks_outside_are_explained_by_the_frame(site, tmp_path):
+    """Two of the three indices lie outside the scan as millimetres."""
+    lines = [f"001,{i},{j},{k},3" for i, j, k in written.SPOT_VOX] + [f"003_ses-01,{i},{j},{k},3" for i, j, k in written.SPOT_VOX]
+    file = written.text(tmp_path / "marks.csv", "scan,x,y,z,size", *lines)
+    with refused("annotation-frame", got="6 of 6 read as voxel indices from 0"):
+        import_marks([file], site, Options(frame="ras"))
+
+
+def test_only_microbleeds_must_be_dark(site, tmp_path):
+    """Calcifications may be bright: six where another frame has dark spots are accepted."""
+    lines = [f"{n},,{-x},{-y},{z},4,mimic:calcification,AB" for n in (1, 2) for x, y, z in BLOBS_MM]
+    assert import_marks([written.text(tmp_path / "a.csv", HEADER, *lines)], site).added == 6
+
+
+@pytest.mark.parametrize(("apart_mm", "becomes"), [(0.09, "1 already there"), (0.11, None), (2.1, "1 cmb")])
+def test_what_is_the_same_mark(site, tmp_path, apart_mm, becomes):
+    import_marks([written.text(tmp_path / "a.csv", HEADER, "1,,0,0,0,4,cmb,AB")], site)
+    again = written.text(tmp_path / "b.csv", HEADER, f"1,,0,{apart_mm},0,4,cmb,AB")
+    if becomes:
+        assert import_marks([again], site).lines[0].becomes == becomes
+    else:
+        with refused("annotation-repeated"):
+            import_marks([again], site)
+
+
+def test_a_rater_does_not_contradict_oneself(site, tmp_path):
+    marked = written.text(tmp_path / "a.csv", HEADER, "1,,0,0,0,4,cmb,AB")
+    empty = written.text(tmp_path / "b.csv", HEADER, "1,,,,,,none,AB")
+    with refused("annotations-invalid", got="AB with both"):
+        import_marks([marked, empty], site)
+    import_marks([empty], site)
+    with refused("annotations-invalid", got="AB with both"):
+        import_marks([marked], site)
+    other = written.text(tmp_path / "c.csv", HEADER, "1,,0,0,0,4,cmb,CD")
+    with refused("marks-rater", got="others of AB"):
+        import_marks([marked, other], site, consensus=True)
 
 
 def test_a_lesion_is_marked_once(site, tmp_path):

@@ -95,6 +95,19 @@ def test_agreement():
     assert found.icc == pytest.approx(0)
 
 
+def test_agreement_of_three():
+    """Pairs over the scans that both read, the ICC over those that all read: A, B and C count 2, 2, 2 and 0, 0, 0 there."""
+    two = [mark(0), mark(10)]
+    scans = [{"A": two, "B": two, "C": two}, {"A": [], "B": [], "C": []}, {"A": two, "B": []}]
+    found = agreement(scans)
+    assert [(p.raters, p.scans, p.positive_agreement) for p in found.pairs] == [
+        (("A", "B"), 3, pytest.approx(2 * 2 / (4 + 2))),
+        (("A", "C"), 2, 1),
+        (("B", "C"), 2, 1),
+    ]
+    assert found.icc == pytest.approx(1)
+
+
 def test_agreement_that_is_undefined():
     found = agreement([{"A": [], "B": []}])
     assert found.pairs[0].positive_agreement is None and found.pairs[0].kappa is None and found.icc is None

@@ -33,6 +33,8 @@ def reading(file="marks.csv", subject="", session="") -> Reading:
         (reading(subject="a-12"), ("sub-A12", "")),
         (reading(subject="A123"), ("sub-A123", "")),
         (reading(subject="sub-001_swi.nii.gz"), ("sub-001", "")),
+        (reading(subject="001_SWI"), ("sub-001", "")),
+        (reading(subject="003_ses-01"), ("sub-003", "ses-01")),
         (reading(subject="3", session="2"), ("sub-003", "ses-02")),
         (reading(subject="sub-003", session="ses-01"), ("sub-003", "ses-01")),
         (reading(subject="sub-003_ses-02_swi.nii.gz"), ("sub-003", "ses-02")),
@@ -56,7 +58,9 @@ def test_found(given, expected):
     [
         (reading(subject="004"), "none"),
         (reading(subject="sub-0011"), "none"),
+        (reading(subject="sub-001-b"), "none"),
         (reading("points.fcsv"), "none"),
+        (reading("001_points.fcsv"), "none"),  # a number at a file's beginning may be anything
         (reading(subject="003"), "none"),  # which session?
         (reading(subject="003", session="3"), "3"),
         (reading(subject="001", session="ses-01"), "ses-01"),
@@ -65,6 +69,12 @@ def test_found(given, expected):
 def test_not_found(given, got):
     with refused("marks-unmatched", got=got):
         scan_of(given, SCANS)
+
+
+def test_the_longest_name_counts():
+    scans = [ScanFile("site", s, "", Path("scan.nii"), (), False) for s in ("sub-1-2", "sub-1")]
+    assert scan_of(reading("sub-1-2_mask.nii"), scans).subject == "sub-1-2"
+    assert scan_of(reading("sub-1_mask.nii"), scans).subject == "sub-1"
 
 
 def test_a_number_of_several_subjects_is_of_none():
