@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from cmb_models.dataset.index import ONE_LESION_MM
+from cmb_models.dataset.check.marks import ONE_LESION_MM
 from cmb_models.evaluation.statistics.counts import icc_2_1
 from cmb_models.importing.marks.scans import DECIMALS
 from cmb_models.io.annotations import Annotation

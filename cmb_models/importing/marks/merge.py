@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cmb_models.dataset.index import ONE_LESION_MM
+from cmb_models.dataset.check.marks import ONE_LESION_MM
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.marks.consensus import consensus
