@@ -125,7 +125,7 @@ def _is_among(mark: Annotation, others: Collection[Annotation]) -> bool:
 
 
 def require_apart(case: str, scan: ScanFile, marks: Sequence[Annotation]) -> None:
-    """Raise InputError if two marks are of one lesion: as dataset/index refuses it."""
+    """Raise InputError if two marks are of one lesion: as dataset/check/marks refuses it."""
     for n, one in enumerate(marks):
         for other in marks[:n]:
             is_one = one.label != other.label or one.is_cmb

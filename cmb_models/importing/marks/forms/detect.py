@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.forms.masks import ITK_SUFFIXES, MASK, read_mask
+from cmb_models.importing.marks.forms.masks import MASK, read_mask
 from cmb_models.importing.marks.forms.public_sets import CSIRO, DOU, is_csiro, read_csiro, read_dou
 from cmb_models.importing.marks.forms.sheets import EXCEL, TABLE, read_sheet
 from cmb_models.importing.marks.forms.slicer import FCSV, MARKUPS, read_fcsv, read_markups
 from cmb_models.importing.marks.reading import Options, Reading
+from cmb_models.io import formats
 from cmb_models.io.nifti import SUFFIXES
 
 FORMS: dict[str, Callable[[Path, Options], Reading | list[Reading]]] = {
@@ -24,7 +25,7 @@ FORMS: dict[str, Callable[[Path, Options], Reading | list[Reading]]] = {
 BY_SUFFIX = {
     (".json",): MARKUPS,
     (".fcsv",): FCSV,
-    (*SUFFIXES, *ITK_SUFFIXES): MASK,
+    (*SUFFIXES, *formats.SUFFIXES): MASK,
     (".mat",): DOU,
     EXCEL: TABLE,
     (".csv", ".tsv", ".txt"): TABLE,

@@ -9,13 +9,13 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Mark, Options, Reading, damaged
+from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Mark, Options, Reading
+from cmb_models.io import formats
 from cmb_models.io.annotations import NONE
-from cmb_models.io.nifti import MOST_VOXELS, SUFFIXES, read_volume
+from cmb_models.io.nifti import SUFFIXES, read_volume
 from cmb_models.volume import Volume, world_from_index
 
 MASK = "mask"
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # 26: voxels that share a corner
 SHOWN = 10  # values in a message
 
@@ -29,7 +29,7 @@ def read_mask(file: Path, options: Options) -> Reading:
     """
     if options.frame:
         raise InputError("options-conflict", file, "no --frame for a mask", f"--frame {options.frame}", "leave it out")
-    mask = read_volume(file) if file.name.lower().endswith(SUFFIXES) else _read_itk(file)
+    mask = read_volume(file) if file.name.lower().endswith(SUFFIXES) else formats.read_image(file)
     labels = _labels(file, mask.data, options)
     marks = [mark for value, label in labels.items() for mark in _lesions(mask, value, label)]
     ignored = [f"{value:g}" for value in np.unique(mask.data) if value and value not in labels]
@@ -64,29 +64,3 @@ def _lesions(mask: Volume, value: float, label: str) -> list[Mark]:
     places = world_from_index(np.array(centres), mask.affine)
     sizes = [(6 * float(v) / math.pi) ** (1 / 3) for v in volumes_mm3]
     return [Mark((x, y, z), RAS, d, label) for (x, y, z), d in zip(places.tolist(), sizes, strict=True)]
-
-
-def _read_itk(file: Path) -> Volume:
-    """A file of ITK's formats, whose coordinates are LPS."""
-    try:
-        import SimpleITK as sitk  # noqa: N813
-    except ModuleNotFoundError as error:
-        remedy = "run pip install 'cmb-models[formats]', or save the mask as NIfTI"
-        raise InputError("package-missing", file, "SimpleITK", "none", remedy) from error
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-            raise ValueError(f"{reader.GetDimension()} dimensions, {reader.GetNumberOfComponents()} values per voxel")
-        if math.prod(reader.GetSize()) > MOST_VOXELS:
-            raise ValueError(f"a size of {reader.GetSize()}")
-        image = reader.Execute()
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-        affine[:3, 3] = image.GetOrigin()
-        return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ affine)
-    except ValueError as error:
-        raise damaged(file, "label mask", error) from error
-    except (RuntimeError, MemoryError) as error:  # SimpleITK raises RuntimeError for whatever ITK throws
-        raise damaged(file, "label mask", "by ITK") from error
