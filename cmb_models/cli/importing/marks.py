@@ -47,6 +47,13 @@ def import_marks(
     consensus: Annotated[
         bool, typer.Option("--consensus", help="Write the consensus of several raters: a file or folder of each.")
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key file of the import of the scans: files may name patients as they were called before.",
+            show_default="one in ~/.cmb-models/import-keys, if there is one",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,6 +63,7 @@ def import_marks(
     """
     from cmb_models.cli.terminal import console, number, print_json, table
     from cmb_models.errors import InputError
+    from cmb_models.importing.identity import default_key
     from cmb_models.importing.marks.add import import_marks as run
     from cmb_models.importing.marks.forms.detect import FORMS
     from cmb_models.importing.marks.reading import Options
@@ -64,7 +72,10 @@ def import_marks(
         raise InputError("setting-invalid", "--from", ", ".join(FORMS), form, "pass one of these")
     labels, columns = _pairs("--label", label or []), _pairs("--column", column or [])
     options = Options(form, frame, diameter_mm, labels, columns, rater, subject, session)
-    outcome = run(files, into, options, consensus, others_empty, dry_run)
+    key_file = key or default_key(into)
+    if key and not key.is_file():
+        raise InputError("file-not-found", key, "the key file of an import", "no such file", "check the path")
+    outcome = run(files, into, options, consensus, others_empty, dry_run, key_file if key_file.is_file() else None)
     if as_json:
         print_json(asdict(outcome))
         return

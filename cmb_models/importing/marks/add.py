@@ -15,6 +15,7 @@ from cmb_models.dataset.check.frames import REMEDIES, darkness_by_frame, other_f
 from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, files_below
+from cmb_models.importing.identity import Patient, open_key
 from cmb_models.importing.marks.consensus import Agreement, agreement
 from cmb_models.importing.marks.forms.detect import KNOWN, read_file
 from cmb_models.importing.marks.forms.masks import MASK
@@ -57,6 +58,7 @@ def import_marks(
     consensus: bool = False,
     others_empty: bool = False,
     dry_run: bool = False,
+    key_file: Path | None = None,
 ) -> Outcome:
     """Add readers' marks to the scans of a dataset. Either all is written, or nothing.
 
@@ -67,6 +69,7 @@ def import_marks(
         consensus: Write what several raters agree on. A source without names of raters is one rater's, of the source's name.
         others_empty: The raters read all other scans of the dataset too, and found nothing.
         dry_run: Write nothing.
+        key_file: That of the import of the scans, by which names that patients had before it are known.
 
     Returns:
         A line for each reading and its scan.
@@ -82,10 +85,11 @@ def import_marks(
     if (options.subject or options.session) and len(files) > 1:
         got = f"{len(files)} files"
         raise InputError("options-conflict", "--subject, --session", "one file", got, "import them one by one, or rename them")
+    patients = open_key(key_file, dataset).patients if key_file else {}
     with nullcontext() if dry_run else exclusive(dataset):
         scans = find_scans(dataset)
         faults: list[InputError] = []
-        found = _placed(_read(files, options, consensus, faults), scans, faults)
+        found = _placed(_read(files, options, consensus, faults), scans, patients, faults)
         if others_empty:
             found += _others(found, scans, options)
         _raise_all(dataset, faults)
@@ -128,13 +132,15 @@ def _read(
     return readings
 
 
-def _placed(readings: Sequence[tuple[Reading, str]], scans: Sequence[ScanFile], faults: list[InputError]) -> list[Placed]:
+def _placed(
+    readings: Sequence[tuple[Reading, str]], scans: Sequence[ScanFile], patients: Mapping[str, Patient], faults: list[InputError]
+) -> list[Placed]:
     """Readings at their scans, one scan in memory at a time. Faults of place are left out where another frame explains them."""
     of_scan: dict[str, list[tuple[Reading, str]]] = defaultdict(list)
     by_key = {s.key: s for s in scans}
     for reading, rater in readings:
         with _collected(faults):
-            of_scan[scan_of(reading, scans).key].append((reading, rater))
+            of_scan[scan_of(reading, scans, patients).key].append((reading, rater))
     found = []
     outside: list[InputError] = []
     dark: dict[str, list[Mapping[str, np.ndarray]]] = defaultdict(list)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
+from cmb_models.importing.file_names import read_name
+from cmb_models.importing.identity import Patient
 from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Mark, Reading
 from cmb_models.io.annotations import Annotation
-from cmb_models.io.nifti import SAME_PLACE_MM, scan_name
+from cmb_models.io.nifti import SAME_PLACE_MM
 from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_from_index
 
 DECIMALS = 4  # of mm, as annotations.csv has them
 SHOWN = 5  # names in a message
+OF_FILE = "file "  # begins an identity that is from the name of an image file
+NOBODY: Mapping[str, Patient] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,13 @@ class Placed:
     annotations: tuple[Annotation, ...]
 
 
-def scan_of(reading: Reading, scans: Sequence[ScanFile]) -> ScanFile:
+def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, Patient] = NOBODY) -> ScanFile:
     """The scan that a reading belongs to, by the subject and session that it names, or else by its file's name and folders.
+
+    Args:
+        reading: The reading.
+        scans: Those of the dataset.
+        patients: Those of the key file of an import, by subject: a reading may have the names that they had before it.
 
     Raises:
         InputError: If there is none, or it may be several.
@@ -40,29 +50,49 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile]) -> ScanFile:
     case = f"{file}, {reading.subject}{f' {reading.session}' if reading.session else ''}" if reading.subject else file
     # The file's name, and its folders from the nearest.
     texts = [reading.subject] if reading.subject else [file.name, *reversed(file.absolute().parent.parts)]
-    subject = next((s for text in texts if (s := _inside(text, subjects))), "")
-    subject = subject or _named(reading.subject or _stem(file), "sub-", subjects)
+    former = _former(texts, patients, subjects)
+    subject = former or next((s for text in texts if (s := _inside(text, subjects))), "")
+    subject = subject or _named(reading.subject or _stem(file.name), "sub-", subjects)
     subject = subject or _named(reading.subject.split("_")[0], "sub-", subjects)
     if not subject:
-        remedy = (
-            "correct the name, or import the scan first"
-            if reading.subject
-            else "name it in the file's name, with --subject or --column subject=NAME"
-        )
+        remedy = "correct the name, or import the scan first"
+        if not reading.subject:
+            remedy = "name it in the file's name, with --subject or --column subject=NAME"
         raise InputError("marks-unmatched", case, f"a subject of the dataset ({listed(subjects)})", "none", remedy)
     found = [s for s in scans if s.subject == subject]
-    sessions = [s.session for s in found]
-    named = reading.session or next((s for text in texts if (s := _inside(text, sessions))), "")
-    if named:
-        found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
+    if former and (named := reading.session or read_name(_stem(texts[0]), (), "").session):
+        studies = patients[subject].sessions
+        labels = {label for name in (named, f"ses-{named}") if (label := studies.get(name)) is not None} or {named}
+        found = [s for s in found if s.session in labels]
+    else:
+        sessions = [s.session for s in found]
+        named = reading.session or next((s for text in texts if (s := _inside(text, sessions))), "")
+        if named:
+            found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
     if len(found) != 1:
-        expected = f"a session of {subject} ({listed(s or 'its only one, without a name' for s in sessions)})"
+        sessions = [s.session or "its only one, without a name" for s in scans if s.subject == subject]
+        expected = f"a session of {subject} ({listed(sessions)})"
         raise InputError("marks-unmatched", case, expected, named or "none", "name it in a column, the file's name or --session")
     return found[0]
 
 
-def _stem(file: Path) -> str:
-    return scan_name(file).removesuffix(file.suffix).removesuffix(".mrk")
+def _former(texts: Sequence[str], patients: Mapping[str, Patient], subjects: Collection[str]) -> str:
+    """The subject of a patient whose name before the import is one of the texts, or what `cmb import scans` reads in it; or ""."""
+    names: dict[str, list[str]] = {}
+    for subject, patient in patients.items():
+        names.setdefault(patient.identity.removeprefix(OF_FILE), []).append(subject)
+    for text in texts:
+        stem = _stem(text)
+        first = stem.split("_")[0]  # a number at a name's beginning may be anything
+        for name in (text, stem, read_name(stem, (), "").subject, "" if first.isdecimal() else first):
+            if name and len(found := names.get(name, [])) == 1 and found[0] in subjects:
+                return found[0]
+    return ""
+
+
+def _stem(name: str) -> str:
+    """A file's name without its suffix."""
+    return re.sub(r"(\.nii\.gz|\.mrk\.json|\.[a-z]{3,4})$", "", name, flags=re.IGNORECASE)
 
 
 def _named(text: str, prefix: str, names: Collection[str]) -> str:

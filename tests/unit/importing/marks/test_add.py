@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cmb_models.dataset.index import index_datasets
+from cmb_models.importing.identity import Key, Patient
 from cmb_models.importing.marks.add import import_marks, reading_file
 from cmb_models.importing.marks.reading import Options
 from cmb_models.io.annotations import Annotation, EmptyReading, read_readings
@@ -309,6 +310,21 @@ def test_one_file_of_a_named_scan(site, tmp_path):
     assert {(a.subject, a.session) for a in rows_of(site)} == {("sub-003", "ses-02")}
     with refused("options-conflict", got="2 files"):
         import_marks([file, file], site, Options(subject="003"))
+
+
+def test_names_from_before_the_import(site, tmp_path):
+    """With the key file of the import of the scans; whose patients they are is written nowhere."""
+    key = Key(tmp_path / "keys/site.json", "00" * 32, {"sub-001": Patient("file PAT07"), "sub-002": Patient("081547")})
+    key.save()
+    lines = [f"{name},{x},{y},{z},4" for name in ("PAT07", "081547") for x, y, z in BLOBS_MM]
+    file = written.text(tmp_path / "marks.csv", "Patient,x_mm,y_mm,z_mm,diameter", *lines)
+    with refused("marks-unmatched"):
+        import_marks([file], site, AB)
+    arguments = ["import", "marks", str(file), "--into", str(site), "--key"]
+    assert cmb(*arguments, str(tmp_path / "none.json")).exception.code == "file-not-found"
+    assert cmb(*arguments, str(key.path)).exit_code == 0
+    assert centres(site, "sub-001") == centres(site, "sub-002") == sorted(BLOBS_MM)
+    assert not any(b"PAT07" in content or b"081547" in content for _, content in state(site).values())
 
 
 def test_without_a_dataset(tmp_path, points):

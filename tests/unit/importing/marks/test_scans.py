@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_models.dataset.layout import ScanFile
+from cmb_models.importing.identity import Patient
 from cmb_models.importing.marks.reading import Mark, Reading
 from cmb_models.importing.marks.scans import placed, position_mm, scan_of
 from cmb_models.volume import Volume
@@ -97,6 +98,57 @@ def test_a_number_of_several_subjects_is_of_none():
 )
 def test_positions(frame, affine, expected_mm):
     assert position_mm(Mark((10, 20, 5), frame, 3, "cmb"), affine) == pytest.approx(expected_mm)
+
+
+PATIENTS = {
+    "sub-k3w7": Patient("file PAT07", sessions={"ses-2": "", "ses-3": "ses-02"}),
+    "sub-qzt2": Patient("08154711", sessions={"1.2.3": ""}),
+    "sub-aaaa": Patient("file rCMB_012_1"),
+    "sub-bbbb": Patient("file 5"),
+    "sub-cccc": Patient("5"),
+    "sub-gone": Patient("file PAT08"),
+}
+CODED = [
+    ScanFile("site", subject, session, Path("scan.nii"), (), False)
+    for subject, session in (("sub-k3w7", ""), ("sub-k3w7", "ses-02"), *((s, "") for s in list(PATIENTS)[1:5]))
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (reading(subject="08154711"), ("sub-qzt2", "")),
+        (reading("08154711.fcsv"), ("sub-qzt2", "")),
+        (reading("08154711/points.mrk.json"), ("sub-qzt2", "")),
+        (reading(subject="rCMB_012_SWI_1.nii.gz"), ("sub-aaaa", "")),
+        (reading(subject="PAT07", session="3"), ("sub-k3w7", "ses-02")),  # numbered by the import
+        (reading(subject="PAT07", session="ses-2"), ("sub-k3w7", "")),  # and not ses-02
+        (reading("sub-PAT07_ses-2_swi.mrk.json"), ("sub-k3w7", "")),
+        (reading(subject="PAT07", session="ses-02"), ("sub-k3w7", "ses-02")),
+        (reading(subject="sub-qzt2"), ("sub-qzt2", "")),
+        (reading("PAT07_ses-3_points.fcsv"), ("sub-k3w7", "ses-02")),
+    ],
+    ids=str,
+)
+def test_names_from_before_the_import(given, expected):
+    scan = scan_of(given, CODED, PATIENTS)
+    assert (scan.subject, scan.session) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        reading(subject="5"),  # of two patients
+        reading(subject="PAT08"),  # without a scan
+        reading(subject="PAT07"),  # which session?
+        reading(subject="PAT07", session="4"),
+        reading("5_points.fcsv"),
+    ],
+    ids=str,
+)
+def test_names_from_before_the_import_that_say_too_little(given):
+    with refused("marks-unmatched"):
+        scan_of(given, CODED, PATIENTS)
 
 
 def grid(shape=(80, 80, 32), affine=AFFINE) -> Volume:
