@@ -18,6 +18,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
+OF_FILES = "file "  # before the names of image files: patient 3 of a folder need not be the one with PatientID 3
 KEYS = ".cmb-models/import-keys"  # in the user's home folder
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.importing.file_names import LABELS, Name, read_name, relative_parts
-from cmb_models.importing.identity import Who
+from cmb_models.importing.identity import OF_FILES, Who
 from cmb_models.importing.technical import kept
 from cmb_models.io import formats, nifti
 from cmb_models.io.series_role import GRE, MAGNITUDE, NOT_NAMED, PHASE, SKIPPED, SWI, SeriesFacts, role_of
@@ -152,8 +152,7 @@ def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
         return image
     if not name.subject:
         return replace(image, fault=name.reason or image.fault)
-    # Another naming than DICOM's: patient 3 of a folder need not be the one with PatientID 3.
-    identity, label = f"file {name.subject}", re.sub(r"[^A-Za-z0-9]", "", name.subject)
+    identity, label = f"{OF_FILES}{name.subject}", re.sub(r"[^A-Za-z0-9]", "", name.subject)
     who = Who(identity, label=f"sub-{label}" if keep_subjects and label else "")
     is_label = keep_subjects and (not name.session or name.session.startswith("ses-")) and name.session.count("/") == 0
     session = name.session if is_label else None

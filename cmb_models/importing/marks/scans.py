@@ -13,7 +13,7 @@ import numpy as np
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.file_names import read_name
-from cmb_models.importing.identity import Patient
+from cmb_models.importing.identity import OF_FILES, Patient
 from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Mark, Reading
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import SAME_PLACE_MM
@@ -21,7 +21,6 @@ from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_
 
 DECIMALS = 4  # of mm, as annotations.csv has them
 SHOWN = 5  # names in a message
-OF_FILE = "file "  # begins an identity that is from the name of an image file
 NOBODY: Mapping[str, Patient] = MappingProxyType({})
 
 
@@ -80,7 +79,7 @@ def _former(texts: Sequence[str], patients: Mapping[str, Patient], subjects: Col
     """The subject of a patient whose name before the import is one of the texts, or what `cmb import scans` reads in it; or ""."""
     names: dict[str, list[str]] = {}
     for subject, patient in patients.items():
-        names.setdefault(patient.identity.removeprefix(OF_FILE), []).append(subject)
+        names.setdefault(patient.identity.removeprefix(OF_FILES), []).append(subject)
     for text in texts:
         stem = _stem(text)
         first = stem.split("_")[0]  # a number at a name's beginning may be anything

@@ -17,7 +17,19 @@ TABLE = "table"
 EXCEL = (".xlsx", ".xlsm")
 MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
 ALIASES = {  # usual names of columns in lower case, by field; the first that is there counts
-    "subject": ("subject", "subject_id", "participant_id", "participant", "patient", "patient_id", "case", "scan", "image", "id"),
+    "subject": (
+        "subject",
+        "subject_id",
+        "participant_id",
+        "participant",
+        "patient",
+        "patient_id",
+        "patientid",
+        "case",
+        "scan",
+        "image",
+        "id",
+    ),
     "session": ("session", "session_id", "visit", "timepoint", "time_point"),
     "diameter_mm": ("diameter_mm", "diameter", "size_mm", "size", "diam_mm", "diam", "d_mm"),
     "label": ("label", "type", "class", "category", "diagnosis"),
