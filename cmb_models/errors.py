@@ -49,6 +49,8 @@ CODES = {
     "annotation-not-dark": "A marked microbleed is not dark.",
     "annotation-repeated": "Two rows mark the same lesion.",
     "annotation-without-scan": "A row names a scan that does not exist.",
+    "data-version": "A version of the data does not exist or holds no such dataset.",
+    "data-missing": "DVC's cache lacks files of a version of the data.",
     # Settings and options
     "params-not-yaml": "params.yaml is not valid YAML.",
     "params-invalid": "params.yaml has unknown keys or invalid values.",

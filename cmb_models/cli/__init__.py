@@ -48,10 +48,10 @@ def options(
 @cache
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    from cmb_models.cli import check, detect, importing, init, keys, server, simulate
+    from cmb_models.cli import check, data, detect, importing, init, keys, server, simulate
     from cmb_models.cli.release import add_to as add_release
 
-    for module in (init, importing, check, detect, simulate):
+    for module in (init, importing, check, data, detect, simulate):
         module.add_to(app)
     add_release(app)
     for module in (server, keys):

@@ -18,7 +18,7 @@ from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
 LAYOUT = "sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]"
-SCAN = re.compile(r"(?P<subject>sub-[^/]+)/(ses-[^/]+/)?(swi|anat)/(?P=subject)_([^/]*_)?swi\.nii(\.gz)?")
+SCAN = re.compile(r"(?P<subject>sub-[^/]+)/((?P<session>ses-[^/]+)/)?(swi|anat)/(?P=subject)_([^/]*_)?swi\.nii(\.gz)?")
 CODE = re.compile(r"sub-[a-z2-7]{8}")  # a subject code of `cmb import`: one for a patient in all datasets of a folder
 DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
 SHOWN = 5  # files in a message
@@ -95,7 +95,15 @@ def _images(dataset: Path) -> list[Path]:
 
 
 def _is_scan(dataset: Path, file: Path) -> bool:
-    return bool(SCAN.fullmatch(file.relative_to(dataset).as_posix())) and "_part-" not in file.name
+    return subject_and_session(file.relative_to(dataset).as_posix()) is not None
+
+
+def subject_and_session(path: str) -> tuple[str, str] | None:
+    """The subject and the session ("" for a single one) of a scan by its path in the dataset; None for any other file."""
+    found = SCAN.fullmatch(path)
+    if found is None or "_part-" in path.rpartition("/")[2]:
+        return None
+    return found["subject"], found["session"] or ""
 
 
 def _is_misnamed(dataset: Path, file: Path) -> bool:
@@ -145,7 +153,7 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
     except InputError as error:
         faults.append(error)
     images = _images(dataset)
-    files = [f for f in images if _is_scan(dataset, f)]
+    files = {f: at for f in images if (at := subject_and_session(f.relative_to(dataset).as_posix()))}
     if misnamed := [f for f in images if f not in files and _is_misnamed(dataset, f)]:
         got = ", ".join(f.relative_to(dataset).as_posix() for f in misnamed[:SHOWN])
         got += f" and {len(misnamed) - SHOWN} more" if len(misnamed) > SHOWN else ""
@@ -155,7 +163,7 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
         remedy = "import them with `cmb import`, or put them in this layout"
         faults.append(InputError("dataset-layout", dataset, f"scans as {LAYOUT}", "none", remedy))
         return [], faults
-    found = [_scan(dataset, file, readings) for file in files]
+    found = [_scan(dataset, file, at, readings) for file, at in files.items()]
     if twice := sorted(key for key, n in Counter(s.key for s in found).items() if n > 1):
         got = f"several of {', '.join(twice)}"
         faults.append(InputError("dataset-layout", dataset, "one SWI scan a session", got, "keep one of each"))
@@ -174,9 +182,8 @@ def _readings(dataset: Path) -> Readings:
     return read_readings(dataset / ANNOTATIONS)
 
 
-def _scan(dataset: Path, file: Path, readings: Readings) -> ScanFile:
-    parts = file.relative_to(dataset).parts
-    name = parts[0], parts[1] if parts[1].startswith("ses-") else ""
+def _scan(dataset: Path, file: Path, name: tuple[str, str], readings: Readings) -> ScanFile:
+    """name: subject and session."""
     rows = tuple(row for row in readings.annotations if (row.subject, row.session) == name)
     is_read = bool(rows) or any((row.subject, row.session) == name for row in readings.empty)
     return ScanFile(dataset.name, *name, file, rows, is_read)

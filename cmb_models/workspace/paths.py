@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+RAW = Path("data/raw")
 INDEX = Path("data/index.json")
 SPLIT = Path("data/split.json")
 PREPARED = Path("data/prepared")

@@ -22,8 +22,9 @@ from cmb_models.files import atomic_directory, sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.registry.history.archive import kept_bundle
 from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE
+from cmb_models.workspace.dvc_cache import datasets_at
 from cmb_models.workspace.paths import DVC_LOCK, PARAMS, SPLIT
-from cmb_models.workspace.versioning import LOCKS, cached_out, file_at, files_at, git_lines, has_commit
+from cmb_models.workspace.versioning import LOCKS, cached_out, file_at, git_lines, has_commit
 
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release
@@ -162,11 +163,7 @@ def _in_head(workspace: Path, commit: str) -> bool:
 
 def _data_faults(workspace: Path, commit: str, lineage: Mapping[str, Any]) -> list[str]:
     recorded: dict[str, str] = lineage.get("data", {})
-    data: dict[str, str] = {}
-    for file in files_at(workspace, commit, "data/raw"):
-        if file.endswith(".dvc"):
-            outs = yaml.safe_load(file_at(workspace, commit, file) or b"").get("outs", [])
-            data |= {(Path(file).parent / out["path"]).as_posix(): out.get("md5", "") for out in outs}
+    data = datasets_at(workspace, commit)
     differing = sorted(path for path in {*data, *recorded} if data.get(path) != recorded.get(path))
     faults = [f"dataset {path} differs from its .dvc file at {commit[:12]}" for path in differing]
     if canonical_sha256(recorded) != lineage.get("data_sha256"):

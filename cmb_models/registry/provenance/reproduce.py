@@ -22,6 +22,7 @@ from cmb_models.registry.mlflow.store import URI_VARIABLE, open_registry
 from cmb_models.registry.provenance.lineage import lineage_faults, read_lineage
 from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE, verify_manifest
 from cmb_models.release.keys import KEY_VARIABLE
+from cmb_models.workspace.dvc_cache import cache_dir
 from cmb_models.workspace.paths import BUNDLE, ENVIRONMENT_LOCK
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
@@ -124,10 +125,7 @@ def _check_out(workspace: Path, clone: Path, commit: str) -> None:
 
 def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> None:
     """Pull the datasets from the workspace's DVC cache, else from the remote of the commit's DVC settings."""
-    process = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=workspace, text=True, capture_output=True, check=False
-    )
-    cache = (workspace / (process.stdout.strip() or ".dvc/cache")).resolve()
+    cache = cache_dir(workspace)
     targets = [f"{path}.dvc" for path in datasets]
     remedy = "run `dvc fetch` in the workspace, or restore the data from a backup"
     _run(clone, True, "remote", "add", "--local", "--force", "workspace", str(cache), remedy=remedy)

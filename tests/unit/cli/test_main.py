@@ -14,11 +14,12 @@ from cmb_models.cli import build_app
 from tests.support.command_line import cmb
 
 GROUPS = {
-    "": {"init", "import", "check", "lock", "detect", "simulate", "release", "server", "keys"},
+    "": {"init", "import", "check", "data", "lock", "detect", "simulate", "release", "server", "keys"},
     "release": {"register", "list", "show", "compare", "promote", "rollback", "challenge", "repair", "history", "verify"}
     | {"export", "lineage", "reproduce"},
     "server": {"run", "deploy", "status", "check", "export", "shadow-report"},
     "keys": {"create"},
+    "data": {"diff"},
 }
 
 

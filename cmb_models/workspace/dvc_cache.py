@@ -1,0 +1,51 @@
+"""Datasets of any commit, read from their `.dvc` files and DVC's cache without checking them out.
+
+A `.dvc` file names the MD5 of a listing; the cache keeps this listing, as JSON, and every file under its MD5.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from cmb_models.errors import InputError
+from cmb_models.files import read_json
+from cmb_models.workspace.paths import RAW
+from cmb_models.workspace.versioning import file_at, files_at
+
+LISTING = ".dir"  # ends the MD5 of a folder's listing
+
+
+def cache_dir(workspace: Path) -> Path:
+    """The folder of DVC's cache, which the workspace's DVC settings may put elsewhere. Raises InputError if DVC fails."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, cwd=workspace, text=True, capture_output=True, check=False)
+    if done.returncode:
+        got = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise InputError("dvc-failed", workspace, "a working `dvc cache dir`", got, "repair the DVC setup")
+    return (workspace / (done.stdout.strip() or ".dvc/cache")).resolve()
+
+
+def cached(cache: Path, md5: str) -> Path | None:
+    """The file with this MD5 in a cache; None if it is not there. DVC 2 kept it directly below the cache's folder."""
+    places = (cache / "files/md5" / md5[:2] / md5[2:], cache / md5[:2] / md5[2:])
+    return next((place for place in places if md5 and place.is_file()), None)
+
+
+def datasets_at(workspace: Path, commit: str) -> dict[str, str]:
+    """MD5 of each path that a .dvc file in data/raw tracked at a commit. Raises InputError when git fails."""
+    found: dict[str, str] = {}
+    for file in files_at(workspace, commit, RAW.as_posix()):
+        if file.endswith(".dvc"):
+            outs = (yaml.safe_load(file_at(workspace, commit, file) or b"") or {}).get("outs", [])
+            found |= {(Path(file).parent / out["path"]).as_posix(): out.get("md5", "") for out in outs}
+    return found
+
+
+def listing(cache: Path, md5: str) -> dict[str, str] | None:
+    """MD5 by path of a folder's files, by the MD5 of its listing; None if the cache lacks the listing."""
+    file = cached(cache, md5)
+    return None if file is None else {entry["relpath"]: entry["md5"] for entry in read_json(file)}
