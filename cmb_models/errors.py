@@ -51,6 +51,8 @@ CODES = {
     "annotation-without-scan": "A row names a scan that does not exist.",
     "data-version": "A version of the data does not exist or holds no such dataset.",
     "data-missing": "DVC's cache lacks files of a version of the data.",
+    "subject-unknown": "There is no such subject.",
+    "withdrawal-unfinished": "The withdrawal of a subject was interrupted and must be completed first.",
     # Settings and options
     "params-not-yaml": "params.yaml is not valid YAML.",
     "params-invalid": "params.yaml has unknown keys or invalid values.",

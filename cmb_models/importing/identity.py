@@ -86,6 +86,14 @@ class Key:
             sessions[study] = label if label is not None else next(free)
         return sessions[study]
 
+    def drop(self, subject: str) -> bool:
+        """Forget a patient and the series that were imported; whether there was anything to forget."""
+        series = {name: uid for name, uid in self.series.items() if subject not in Path(name).parts}
+        known = subject in self.patients or len(series) < len(self.series)
+        self.patients.pop(subject, None)
+        self.series = series
+        return known
+
     def save(self) -> None:
         """Write the key file, which its owner alone may read."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

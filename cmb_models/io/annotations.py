@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.io.tables import SEPARATORS, Table, read_table
+from cmb_models.io.tables import SEPARATORS, Table, header_of, read_table
 
 MIMIC_PREFIX = "mimic:"
 NONE = "none"  # the label of a row without a place: the scan was read, and this rater marked nothing in it
@@ -146,6 +147,36 @@ def read_readings(path: Path) -> Readings:
         raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
     _require_consistent(path, rows, empty)
     return Readings(rows, empty)
+
+
+def rows_without(path: Path, is_left_out: Callable[[str, str], bool]) -> tuple[str, int]:
+    """The text of annotations.csv without the rows of some scans, all other lines as they are.
+
+    Args:
+        path: As of `read_readings`; numbers and labels may be invalid.
+        is_left_out: Whether the rows of a subject and a session are left out.
+
+    Returns:
+        The text, and the number of rows left out.
+
+    Raises:
+        InputError: If it is not a CSV file in UTF-8 with the columns subject and session.
+    """
+    try:
+        lines = list(io.StringIO(path.read_bytes().decode("utf-8"), newline=""))
+        first, separator, named = header_of(iter([line.removeprefix("\ufeff") for line in lines]))
+        begin = 2 if named else 1
+        columns = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        places = [columns.index(name) for name in ("subject", "session")]
+        kept = lines[:begin]
+        for line in lines[begin:]:
+            values = [text.strip() for text in next(csv.reader([line], delimiter=separator), [])]
+            if len(values) <= max(places) or not is_left_out(*(values[place] for place in places)):
+                kept.append(line)
+    except (ValueError, csv.Error) as error:
+        expected = "a csv file in UTF-8 with the columns subject and session"
+        raise InputError("annotations-invalid", path, expected, str(error), "correct it") from error
+    return "".join(kept), len(lines) - len(kept)
 
 
 def _require_consistent(path: Path, rows: list[Annotation], empty: list[EmptyReading]) -> None:

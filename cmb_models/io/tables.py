@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +57,7 @@ def read_table(path: Path) -> Table:
 
 def _read(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        first, named = stream.readline(), ""
-        if found := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
-            first, named = stream.readline(), first.strip()
-        separator = found["separator"] if found else max(SEPARATORS, key=first.count)
+        first, separator, named = header_of(stream)
         reader = csv.reader(itertools.chain([first], stream), delimiter=separator, strict=True)
         columns = tuple(name.strip() for name in next(reader, []))
         require_columns_once(path, columns)
@@ -67,8 +65,16 @@ def _read(path: Path) -> Table:
         for cells in reader:
             if any(text.strip() for text in cells):
                 values = dict(zip(columns, (text.strip() for text in cells), strict=False))
-                rows.append(Row(reader.line_num + bool(found), tuple(cells), values, _fault(cells, columns, separator)))
+                rows.append(Row(reader.line_num + bool(named), tuple(cells), values, _fault(cells, columns, separator)))
     return Table(columns, tuple(rows), separator, named)
+
+
+def header_of(lines: Iterator[str]) -> tuple[str, str, str]:
+    """The line of a table that names its columns, their separator, and the line before it that names the separator, or ""."""
+    first, named = next(lines, ""), ""
+    if found := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
+        first, named = next(lines, ""), first.strip()
+    return first, found["separator"] if found else max(SEPARATORS, key=first.count), named
 
 
 def require_columns_once(path: Path, columns: tuple[str, ...]) -> None:

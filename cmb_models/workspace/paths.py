@@ -31,3 +31,5 @@ SCRIPTS = Path("pipelines")
 AUDIT_LOG = Path("audit.jsonl")
 # How often the locked scans were evaluated. Written by the evaluate stage, tracked by git.
 EXPOSURE_LOG = Path("locked_evaluations.jsonl")
+# Withdrawals of patients, without their names; tracked by git.
+WITHDRAWAL_LOG = Path("withdrawals.jsonl")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
+from cmb_models.registry.history.state import registry_state
 from cmb_models.registry.provenance.lineage import read_lineage, read_lineages
 from cmb_models.workspace.versioning import git_lines, has_commit
 
@@ -106,12 +107,22 @@ def sightings(registry: Registry, hashes: Sequence[str]) -> tuple[list[Sighting]
 
     Args:
         registry: An open registry.
-        hashes: As `scan_hashes` returns them.
+        hashes: As `scan_hashes` returns them; of several scans, all of theirs.
 
     Returns:
         One entry per release and use, [] if there is none, and a message for each release that cannot be read.
     """
-    releases = registry.releases()
+    return _search(registry, lambda name, sha256: sha256.startswith(tuple(hashes)))
+
+
+def sightings_by_name(registry: Registry, subjects: Sequence[str]) -> tuple[list[Sighting], list[str]]:
+    """Find the releases that used any scan of subjects by their names in the index, such as "site_sub-001". As `sightings`."""
+    starts = tuple(f"{subject}_" for subject in subjects)
+    return _search(registry, lambda name, sha256: name in subjects or name.startswith(starts))
+
+
+def _search(registry: Registry, is_meant: Callable[[str, str], bool]) -> tuple[list[Sighting], list[str]]:
+    releases = _all_releases(registry)
     lineages = read_lineages(registry, releases)
     found, unread = [], []
     for release in releases:
@@ -119,17 +130,31 @@ def sightings(registry: Registry, hashes: Sequence[str]) -> tuple[list[Sighting]
         if isinstance(lineage, InputError):
             unread.append(str(lineage))
         else:
-            found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, hashes)]
+            found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, is_meant)]
     return found, unread
 
 
-def _roles(lineage: Mapping[str, Any], hashes: Sequence[str]) -> list[tuple[tuple[str, ...], str, str]]:
-    """(roles, name, SHA-256) of each of a lineage's scans one of whose hashes begins with one of `hashes`."""
+def _all_releases(registry: Registry) -> list[Release]:
+    """The registered releases, and those of the audit log that were deleted from MLflow: servers may still run them."""
+    from cmb_models.registry.mlflow.store import Release
+
+    registered, logged = registry.releases(), registry_state(registry.workspace)
+    numbers = {release.number for release in registered}
+    deleted = [
+        Release(number, "", {"manifest_sha256": manifest}, tuple(sorted(r for r, n in logged.aliases.items() if n == number)))
+        for number, manifest in logged.manifests.items()
+        if number not in numbers
+    ]
+    return sorted([*registered, *deleted], key=lambda release: release.number)
+
+
+def _roles(lineage: Mapping[str, Any], is_meant: Callable[[str, str], bool]) -> list[tuple[tuple[str, ...], str, str]]:
+    """(roles, name, SHA-256) of each of a lineage's scans of which `is_meant` holds for the name and one of its hashes."""
     found: list[tuple[tuple[str, ...], str, str]] = []
     seen = set()
     for role, parts in ROLES.items():
         for key, sha256 in ((k, h) for part in parts for k, h in lineage.get(part, {}).items()):
-            if sha256.startswith(tuple(hashes)) and (role, key) not in seen:
+            if is_meant(key, sha256) and (role, key) not in seen:
                 seen.add((role, key))
                 calibrated = any(key == s or key.startswith(f"{s}_") for s in lineage.get("calibrated_on", ()))
                 found.append(((role, "calibration") if calibrated else (role,), key, sha256))

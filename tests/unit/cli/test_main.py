@@ -19,7 +19,7 @@ GROUPS = {
     | {"export", "lineage", "reproduce"},
     "server": {"run", "deploy", "status", "check", "export", "shadow-report"},
     "keys": {"create"},
-    "data": {"diff"},
+    "data": {"diff", "withdraw"},
 }
 
 
