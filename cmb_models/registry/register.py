@@ -20,6 +20,7 @@ from cmb_models.records import flatten, is_number
 from cmb_models.registry.mlflow.store import MODEL, Registry, Release, open_registry, quiet_mlflow
 from cmb_models.registry.mlflow.tracking import log_numbers, start_run
 from cmb_models.registry.promote import PRODUCTION, registry_lock
+from cmb_models.registry.provenance.datasets import dataset_records
 from cmb_models.registry.provenance.lineage import cache_lineage, require_lineage
 from cmb_models.release.bundle import verify_manifest
 from cmb_models.release.finalize import EVALUATION_FILES, complete_bundle
@@ -71,11 +72,18 @@ def register(start: Path = Path(".")) -> Registration:
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
     with open_registry(workspace) as registry, registry_lock(registry):
         source = source_hashes(workspace)
-        known = _registered(registry.releases(), export_sha256, source["dvc_lock_sha256"])
+        releases = registry.releases()
+        known = _registered(releases, export_sha256, source["dvc_lock_sha256"])
         if known is not None:
             return Registration(known.number, False, metrics)
-        parent = str(registry.aliases().get(PRODUCTION, ""))
-        facts = {"export_sha256": export_sha256, "parent_release": parent, "created": utc_now(), "user": user_name(workspace)}
+        production = str(registry.aliases().get(PRODUCTION, ""))
+        facts: dict[str, Any] = {
+            "export_sha256": export_sha256,
+            "parent_release": production,
+            "created": utc_now(),
+            "user": user_name(workspace),
+        }
+        facts |= {"datasets": dataset_records(workspace), "parent": _parent(releases, production)}
         with tempfile.TemporaryDirectory() as folder:
             bundle = Path(folder) / "bundle"
             lineage, manifest_sha256 = complete_bundle(workspace, bundle, {**source, **facts}, metrics)
@@ -112,6 +120,16 @@ def _metrics(file: Path) -> dict[str, Any]:
 def _registered(releases: list[Release], export_sha256: str, dvc_lock_sha256: str) -> Release | None:
     hashes = (export_sha256, dvc_lock_sha256)
     return next((r for r in releases if (r.tags.get("export_sha256"), r.tags.get("dvc_lock_sha256")) == hashes), None)
+
+
+def _parent(releases: list[Release], production: str) -> dict[str, Any]:
+    """The release that a new one follows: the one in production, else the latest; {} for the first."""
+    last = next((r for r in releases if str(r.number) == production), releases[-1] if releases else None)
+    if last is None:
+        return {}
+    is_production = str(last.number) == production
+    manifest_sha256 = last.tags.get("manifest_sha256", "")
+    return {"release": last.number, "manifest_sha256": manifest_sha256, "was": PRODUCTION if is_production else "latest"}
 
 
 def _log_release(registry: Registry, bundle: Path, lineage: dict, tags: dict[str, str], metrics: dict) -> int:

@@ -208,6 +208,10 @@ def _provenance(lineage: Mapping[str, Any]) -> str:
     for name, chosen in sorted(lineage.get("studies", {}).items()):
         rows.append((f"{name} study, trial", f"`{chosen['study']}`, {chosen['trial']}"))
     rows += [(f"data `{path}`", f"`{md5}`") for path, md5 in sorted(lineage.get("data", {}).items())]
+    rows += [
+        (f"contents of {name}: {record['scans']} scans, {record['cmbs']} microbleeds", f"`{record['sha256']}`")
+        for name, record in sorted(lineage.get("datasets", {}).items())
+    ]
     return "## Provenance\n\n" + _table(("", ""), rows) if rows else ""
 
 

@@ -63,6 +63,9 @@ def test_the_chain_goes_from_the_alias_to_every_scan_and_to_the_first_release(tw
     assert {k: chain[k] for k in LINEAGE} == LINEAGE
     assert chain["commit"]["subject"] == "retrained" and "engineer@site.example" in chain["commit"]["author"]
     assert [(p["release"], p["aliases"]) for p in chain["parents"]] == [(1, ["production"])]
+    first = {"release": 1, "manifest_sha256": chain["parents"][0]["manifest_sha256"], "was": "production"}
+    assert (chain["parent"], of(two, "1")["parent"]) == (first, {})
+    assert "follows release 1, in production when" in cmb("release", "lineage", "latest").output
     shown = cmb("release", "lineage", "production").output
     wanted = ("release 1 (production)", "unsigned", "tune_unet-1, trial 3", TRAINED, LOCKED, "data/raw/phantom", "no release was")
     assert not [w for w in wanted if w not in shown]

@@ -95,6 +95,8 @@ def _tree(chain: Mapping[str, Any]) -> Tree:
     data = tree.add("datasets (DVC)")
     for path, md5 in sorted(chain.get("data", {}).items()):
         data.add(escape(f"{path} {md5}"))
+    for name, record in sorted(chain.get("datasets", {}).items()):
+        data.add(escape(f"{name}: {record['scans']} scans, {record['cmbs']} microbleeds, contents {record['sha256']}"))
     calibrated = set(chain.get("calibrated_on", ()))
     for key, label in SCANS:
         scans = chain.get(key, {})
@@ -103,6 +105,11 @@ def _tree(chain: Mapping[str, Any]) -> Tree:
             branch = tree.add(f"{len(scans)} {label}{also}")
             for name, sha256 in sorted(scans.items()):
                 branch.add(escape(f"{name} {sha256}"))
+    if parent := chain.get("parent"):
+        was = "in production" if parent["was"] == "production" else "the latest"
+        tree.add(
+            escape(f"follows release {parent['release']}, {was} when this one was registered, manifest {parent['manifest_sha256']}")
+        )
     parents = tree.add("in production before" if chain["parents"] else "no release was in production before")
     for p in chain["parents"]:
         parents.add(
