@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Target:
 
     def holds(self, path: Path) -> bool:
         """Whether a file, by its path in the dataset, belongs to it, also below derivatives/."""
-        if self.subject not in path.parts[:-1] and not path.name.startswith(f"{self.subject}_"):
+        if self.subject not in (*path.parts[:-1], re.split(r"[_.]", path.name)[0]):
             return False
         sessions = [part for part in path.parts[:-1] if part.startswith("ses-")]
         return self.session is None or (self.session in sessions if self.session else not sessions)

@@ -9,6 +9,7 @@ from cmb_models.io.annotations import (
     EmptyReading,
     read_annotations,
     read_readings,
+    rows_without,
     update_annotations,
     write_annotations,
 )
@@ -163,3 +164,35 @@ def test_a_quotation_mark_too_many_does_not_swallow_rows(tmp_path):
 def test_a_repeated_column_is_named(tmp_path):
     with refused("annotations-invalid", got="label"):
         read_annotations(file(tmp_path, HEADER.strip() + ",label\nsub-01,,1,2,3,4,cmb,ab,possible\n"))
+
+
+LEFT_OUT = {  # name: (text before, text without the rows of sub-1)
+    "commas": ("subject,session\nsub-1,\nsub-10,\nsub-1,ses-01\n", "subject,session\nsub-10,\n"),
+    "a spreadsheet's": (
+        "\ufeffsep=;\r\nlabel;session;subject\r\ncmb;; sub-1 \r\n\r\ncmb;;sub-2\r\n",
+        "\ufeffsep=;\r\nlabel;session;subject\r\n\r\ncmb;;sub-2\r\n",
+    ),
+    "quoted": ('subject,session,region\nsub-1,,"a, b"\nsub-2,,"sub-1, b"\n', 'subject,session,region\nsub-2,,"sub-1, b"\n'),
+    "no end of line": ("subject,session\nsub-2,\nsub-1,", "subject,session\nsub-2,\n"),
+    "invalid rows": ("subject,session,x_mm\nsub-2\nsub-1,,?\n", "subject,session,x_mm\nsub-2\n"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_rows_are_left_out_and_all_others_stay_as_they_are(tmp_path, case):
+    before, after = LEFT_OUT[case]
+    (tmp_path / "a.csv").write_bytes(before.encode())
+    text, number = rows_without(tmp_path / "a.csv", lambda subject, session: subject == "sub-1")
+    assert (text, number) == (after, 2 if case == "commas" else 1)
+
+
+def test_rows_of_one_session_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("subject,session\nsub-1,\nsub-1,ses-01\n")
+    assert rows_without(tmp_path / "a.csv", lambda *row: row == ("sub-1", "ses-01"))[0] == "subject,session\nsub-1,\n"
+
+
+@pytest.mark.parametrize("text", [b"", b"session,x_mm\n", b"subject,session\nm\xfcller,\n"])
+def test_rows_of_a_file_without_the_columns_are_not_guessed(tmp_path, text):
+    (tmp_path / "a.csv").write_bytes(text)
+    with refused("annotations-invalid"):
+        rows_without(tmp_path / "a.csv", lambda subject, session: False)
