@@ -5,6 +5,7 @@ A `.dvc` file names the MD5 of a listing; the cache keeps this listing, as JSON,
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cmb_models.files import read_json
 from cmb_models.workspace.paths import RAW
 from cmb_models.workspace.versioning import file_at, files_at
 
+DEFAULT_CACHE = ".dvc/cache"
 LISTING = ".dir"  # ends the MD5 of a folder's listing
 
 
@@ -26,13 +28,23 @@ def cache_dir(workspace: Path) -> Path:
     if done.returncode:
         got = " ".join((done.stderr or done.stdout).split())[-300:]
         raise InputError("dvc-failed", workspace, "a working `dvc cache dir`", got, "repair the DVC setup")
-    return (workspace / (done.stdout.strip() or ".dvc/cache")).resolve()
+    return (workspace / (done.stdout.strip() or DEFAULT_CACHE)).resolve()
 
 
 def cached(cache: Path, md5: str) -> Path | None:
     """The file with this MD5 in a cache; None if it is not there. DVC 2 kept it directly below the cache's folder."""
     places = (cache / "files/md5" / md5[:2] / md5[2:], cache / md5[:2] / md5[2:])
     return next((place for place in places if md5 and place.is_file()), None)
+
+
+def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
+    """The file with this MD5: from DVC's cache, else the workspace's file if its content still has it; None if neither has it."""
+    file = workspace / path
+    if found := cached(workspace / DEFAULT_CACHE, md5):
+        return found
+    if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5:
+        return file
+    return cached(cache_dir(workspace), md5)
 
 
 def datasets_at(workspace: Path, commit: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import shutil
@@ -233,15 +232,6 @@ def is_tracked(workspace: Path, path: Path | str) -> bool:
     path = Path(path).as_posix()
     outs = [out for stage in _lock(workspace).values() for out in _hashes(stage.get("outs", []))]
     return any(path == out or path.startswith(f"{out}/") for out in outs)
-
-
-def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
-    """The file with this MD5: from DVC's cache, else the workspace's file if its content still has it."""
-    cached = workspace / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
-    if md5 and cached.is_file():
-        return cached
-    file = workspace / path
-    return file if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5 else None
 
 
 def source_hashes(workspace: Path) -> dict[str, Any]:

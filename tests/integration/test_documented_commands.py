@@ -20,6 +20,7 @@ PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 3, 4, 5))]
 SITE: Tour = [
     ("README.md", (4,)),
     ("docs/how-to/serve.md", (0, 1, 2, 3)),
+    ("docs/how-to/retrain.md", (0, 1, 2, 3, 4)),
     ("docs/how-to/withdraw-a-patient.md", (0, 1)),
     ("docs/how-to/train.md", (0, 1, 2)),
     ("docs/how-to/promote.md", (0, 1, 2, 3)),

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cmb_models.hash_chain import read_entries
 from cmb_models.workspace.template import create
 from tests.support.tiny import shrink
 
@@ -163,6 +164,39 @@ def test_register_promote_serve_detect(trained):
     first = Path(scans[0]).name.removesuffix(".nii.gz")
     assert by_place(trained.folder / "mixed/detections.csv") == {p: r for p, r in served.items() if p[0] == first}
     assert all((trained.folder / "served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
+
+
+@pytest.mark.ci
+def test_retraining_with_a_second_site_and_without_a_patient(trained):
+    """Site B has other voxels, contrast and field strength. Its release follows the first, and each scan leads to its releases."""
+    trained.run("cmb", "release", "register")
+    trained.run("cmb", "release", "promote", "1", "--reason", "test")
+    scanner = ("--voxel-mm", "0.9", "0.9", "2.5", "--te-ms", "30", "--field-t", "1.5")
+    trained.run("cmb", "simulate", "data/raw/b", "--scans", "2", "--cmbs", "4", "--preset", "small", *scanner, "--seed", "3")
+    trained.run("dvc", "add", "-q", "data/raw/b")
+    trained.commit("Add site B")
+    changed = json.loads(trained.run("cmb", "data", "diff", "release:production", "--json").stdout)
+    assert changed["datasets"] == {"added": ["b"], "removed": []} and not changed["marks"]
+    assert [(s["kind"], s["after"]["subject"]) for s in changed["scans"]] == [("added", "sub-001"), ("added", "sub-002")]
+    trained.run("dvc", "repro")
+    trained.commit("Train on two sites")
+    assert "release 2" in trained.run("cmb", "release", "register").stdout
+    first, second = (json.loads(trained.run("cmb", "release", "lineage", n, "--json").stdout) for n in "12")
+    assert {n: (d["scans"], d["cmbs"]) for n, d in second["datasets"].items()} == {"b": (2, 4), "locked": (2, 4), "site": (4, 10)}
+    assert {n: d for n, d in second["datasets"].items() if n != "b"} == first["datasets"]
+    assert second["parent"] == {"release": 1, "manifest_sha256": first["manifest_sha256"], "was": "production"}
+    assert len(second["training_scans"]) == 6 and first["parent"] == {}
+    compared = json.loads(trained.run("cmb", "release", "compare", "1", "2", "--json").stdout)
+    assert compared["same_scans"] and compared["second"]["n_scans"] == 2
+    withdrawn = trained.run("cmb", "data", "withdraw", "sub-002", "--dataset", "b").stdout
+    assert "would" not in withdrawn and "could not be recomputed" not in withdrawn
+    split = json.loads((trained.folder / "data/split.json").read_text())
+    assert "b_sub-002" not in split["folds"] and "b_sub-001" in split["folds"]
+    (entry,) = read_entries(trained.folder / "withdrawals.jsonl")
+    assert [use["release"] for use in entry["releases"]] == [2]
+    trained.commit("Withdraw a subject")
+    outdated = trained.run("dvc", "status", "--json").stdout
+    assert not {"ingest", "split"} & set(json.loads(outdated)) and "preprocess" in outdated
 
 
 def by_place(path: Path) -> dict[tuple, dict]:

@@ -19,7 +19,7 @@ from cmb_models.registry.provenance.reproduce import compare
 from cmb_models.registry.register import register
 from cmb_models.release.bundle import EVALUATION_DIR
 from cmb_models.release.keys import new_keys, trusted_keys
-from tests.integration.registry_workspace import GOOD, LINEAGE, git, retrain, start
+from tests.integration.registry_workspace import GOOD, LINEAGE, dvc, git, retrain, start
 from tests.support.command_line import cmb
 from tests.support.refused import refused
 
@@ -151,6 +151,16 @@ def test_a_lineage_holds_when_registered_and_each_lie_in_it_is_named(two):
         assert said in fault
     other = lineage_faults(two, true | {"data": {"data/raw/phantom": "0" * 32}})
     assert "dataset data/raw/phantom differs from its .dvc file" in other[0]
+
+
+def test_a_split_is_found_in_a_cache_outside_the_workspace(two, tmp_path):
+    true, site = of(two, "1"), tmp_path / "site"
+    shutil.copytree(two, site, symlinks=True)
+    (site / "data/split.json").write_text("{}")
+    shutil.move(site / ".dvc/cache", tmp_path / "shared")
+    assert "cannot be verified" in lineage_faults(site, true)[0]
+    dvc(site, "cache", "dir", "--local", str(tmp_path / "shared"))
+    assert lineage_faults(site, true) == []
 
 
 def test_a_commit_that_no_branch_holds_is_told(two):

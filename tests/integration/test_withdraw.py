@@ -138,7 +138,8 @@ def test_a_patient_is_withdrawn_and_named_nowhere(workspace):
     assert [(u.release, u.roles, u.key) for u in found.named] == [(2, ("training",), "site_sub-1")]
     (entry,) = read_entries(WITHDRAWAL_LOG)
     assert entry["scans"] == [content] and removed in entry["files"] and len(entry["files"]) == 4 and entry["rows"] == 3
-    assert entry["releases"] == [{"release": 1, "roles": ["calibration", "training"]}] and "Site Engineer" in entry["user"]
+    assert entry["releases"] == [{"release": 1, "roles": ["calibration", "training"]}]
+    assert entry["releases_by_name"] == [{"release": 2, "roles": ["training"]}] and "Site Engineer" in entry["user"]
     assert first_fault(WITHDRAWAL_LOG) == "" and "sub-" not in WITHDRAWAL_LOG.read_text()
 
 

@@ -22,9 +22,9 @@ from cmb_models.files import atomic_directory, sha256_of
 from cmb_models.hash_chain import canonical_sha256
 from cmb_models.registry.history.archive import kept_bundle
 from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE
-from cmb_models.workspace.dvc_cache import datasets_at
+from cmb_models.workspace.dvc_cache import cached_out, datasets_at
 from cmb_models.workspace.paths import DVC_LOCK, PARAMS, SPLIT
-from cmb_models.workspace.versioning import LOCKS, cached_out, file_at, git_lines, has_commit
+from cmb_models.workspace.versioning import LOCKS, file_at, git_lines, has_commit
 
 if TYPE_CHECKING:
     from cmb_models.registry.mlflow.store import Registry, Release

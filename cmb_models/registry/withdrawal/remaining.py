@@ -68,9 +68,8 @@ def _releases(found: Withdrawal) -> Iterator[str]:
 
 
 def _training(workspace: Path, found: Withdrawal) -> Iterator[str]:
-    log = [str(WITHDRAWAL_LOG)] if (workspace / WITHDRAWAL_LOG).is_file() else []
     lock = [str(DVC_LOCK)] if (workspace / DVC_LOCK).is_file() else []
-    yield f"commit: `git add {' '.join([RAW.as_posix(), *log, *lock])} && git commit -m 'Withdraw a subject'`"
+    yield f"commit: `git add {' '.join([RAW.as_posix(), str(WITHDRAWAL_LOG), *lock])} && git commit -m 'Withdraw a subject'`"
     if found.split_fault:
         yield f"index and split could not be recomputed ({found.split_fault}): run `dvc repro split`"
     if lock:

@@ -190,12 +190,15 @@ def _log(workspace: Path, found: Withdrawal) -> None:
         scans=sorted({f.content_sha256 for f in scans}),
         files=sorted({f.sha256 for f in found.plan.files if f.sha256}),
         rows=sum(found.plan.rows.values()),
-        releases=[
-            {"release": n, "roles": sorted({role for use in found.uses if use.release == n for role in use.roles})}
-            for n in sorted({use.release for use in found.uses})
-        ],
+        releases=_by_release(found.uses),
+        releases_by_name=_by_release(found.named),
         unread=len(found.unread),
     )
+
+
+def _by_release(uses: Sequence[Sighting]) -> list[dict[str, Any]]:
+    numbers = sorted({use.release for use in uses})
+    return [{"release": n, "roles": sorted({role for use in uses if use.release == n for role in use.roles})} for n in numbers]
 
 
 def _recompute_split(workspace: Path) -> str:
