@@ -44,7 +44,7 @@ class Ingest(Section):
 class Split(Section):
     """folds: subject-wise folds. locked_datasets: whole datasets kept for the final test.
 
-    locked_fraction: share of the other subjects that is locked too.
+    locked_fraction: share of the subjects of each other dataset that is locked too.
     """
 
     folds: Annotated[int, Field(ge=2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -61,12 +62,25 @@ def _cmbs(scans: Iterable[ScanEntry]) -> dict[str, int]:
 
 
 def divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[str]]:
-    """The training subjects in a seeded order, and the locked ones."""
-    locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
-    rng = np.random.default_rng(settings.seed)
-    free: list[str] = rng.permutation(sorted({scan["subject"] for scan in scans} - locked)).tolist()
-    locked |= set(free[: round(settings.locked_fraction * len(free))])
-    return [s for s in free if s not in locked], locked
+    """The training subjects in a seeded order, and the locked ones.
+
+    A share of each dataset is locked, by the hashes of seed and subject: a dataset that is added changes nothing of the others, and
+    a subject that is added or withdrawn at most one other.
+    """
+
+    def rank(subject: str) -> str:
+        return hashlib.sha256(f"{settings.seed}:{subject}".encode()).hexdigest()
+
+    datasets: dict[str, set[str]] = {}
+    for scan in scans:
+        datasets.setdefault(scan["dataset"], set()).add(scan["subject"])
+    free, locked = [], set()
+    for name, subjects in datasets.items():
+        share = 1.0 if name in settings.locked_datasets else settings.locked_fraction
+        ranked, n = sorted(subjects, key=rank), round(share * len(subjects))
+        locked |= set(ranked[:n])
+        free += ranked[n:]
+    return sorted(free, key=rank), locked
 
 
 def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> list[InputError]:

@@ -78,6 +78,22 @@ def test_a_newcomer_with_three_scans_sees_every_fault_and_what_would_fit():
     assert raised.value.remedy.startswith("no settings fit: with ingest.min_scans: 3, add scans")
 
 
+def test_a_second_site_leaves_the_held_out_subjects_of_the_first():
+    """Else some that the release in production was trained on would test it."""
+    chosen = settings(locked=(), fraction=0.3)
+    alone = split_subjects(SITE, chosen, 3)["locked"]
+    both = split_subjects(SITE + scans([3, 2, 1, 1, 1, 0, 0], "other"), chosen, 3)["locked"]
+    assert [s for s in both if s.startswith("site")] == alone and len(both) == len(alone) + 2
+
+
+@pytest.mark.parametrize("removed", range(9))
+def test_a_withdrawn_subject_changes_at_most_one_other(removed):
+    chosen = settings(folds=2, locked=(), fraction=0.34)
+    before = split_subjects(SITE, chosen, 3)["locked"]
+    after = split_subjects([s for n, s in enumerate(SITE) if n != removed], chosen, 3)["locked"]
+    assert len(set(before) ^ set(after)) <= 2
+
+
 def test_a_new_workspace_splits_one_dataset_of_four_scans():
     params = load_params(ROOT / "params.yaml")
     split = split_subjects(scans([1, 1, 1, 1]), params.split, params.ingest.min_scans)
