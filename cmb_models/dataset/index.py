@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.check.dataset import check_dataset, faults_across
@@ -64,6 +66,24 @@ def summary(index: ScanIndex) -> list[str]:
         lines.append(f"{len(unread)} scans without rows in {ANNOTATIONS} are unread and not used: {first}")
         lines.append(f"if they were read and nothing was found, add a row with the label {NONE} for each")
     return lines
+
+
+def replaced(index: ScanIndex, lineage: Mapping[str, Any]) -> list[str]:
+    """One line if scans have another content than those of their names that a bundle was made from or evaluated on.
+
+    They were replaced, or damaged and then recorded by `dvc repro` as they were. lineage: of the bundle; {} if there is none.
+    """
+    seen = {key: sha256 for part in ("training_scans", "locked_scans") for key, sha256 in lineage.get(part, {}).items()}
+    contents = {key: h for part in ("training_contents", "locked_contents") for key, h in lineage.get(part, {}).items()}
+    names = [
+        s["key"]
+        for s in index["scans"]
+        if seen.get(s["key"], s["sha256"]) != s["sha256"] and contents.get(s["key"]) != s["content_sha256"]
+    ]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return [f"{len(names)} scans are not those of models/bundle: {shown}; if you replaced none, compare them with the originals"]
 
 
 def left_out(raw_dir: Path) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import files_below
+from cmb_models.files import files_below, sha256_of
 from cmb_models.io.annotations import Annotation, Readings, read_readings
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
@@ -59,6 +59,13 @@ def phase_beside(swi: Path) -> Path:
     name = scan_name(swi)
     ending = ("_swi" if name.endswith("_swi") else "") + swi.name[len(name) :]
     return swi.with_name(f"{swi.name.removesuffix(ending)}_part-phase{ending}")
+
+
+def require_indexed(file: Path, sha256: str) -> None:
+    """Raise InputError unless a file is the one of which data/index.json has the hash."""
+    if sha256_of(file) != sha256:
+        remedy = "run `dvc repro`, which begins with ingest"
+        raise InputError("scan-changed", file, "the file that ingest checked", "another one", remedy)
 
 
 def read_phase(swi: Path, file: Path | None = None) -> Volume:

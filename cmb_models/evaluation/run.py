@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cmb_models.dataset.entries import ScanEntry
-from cmb_models.dataset.layout import find_scans, read_phase
+from cmb_models.dataset.layout import find_scans, phase_beside, read_phase, require_indexed
 from cmb_models.detection import DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
@@ -32,11 +32,17 @@ BIDS_NAME = re.compile(r"(?:^|_)(sub-[^_]+)(?:_(ses-[^_]+))?$")
 
 
 def score_scans(detector: Detector, raw_dir: Path, index: Sequence[ScanEntry]) -> list[ScoredScan]:
-    """All candidates with their calibrated scores for the index's scans (dataset.index), in its order; [] for an empty index."""
+    """All candidates with their calibrated scores for the index's scans (dataset.index), in its order; [] for an empty index.
+
+    Raises InputError for a file that is not the one the index was made from.
+    """
     truth = {s.key: s for d in sorted({e["dataset"] for e in index}) for s in find_scans(raw_dir / d)}
     scored = []
     for entry in track(index, description="evaluate the bundle", console=Console(stderr=True)):  # stdout may be someone's JSON
         scan = truth[entry["key"]]
+        require_indexed(scan.path, entry["sha256"])
+        if detector.requires_phase and "phase_sha256" in entry:
+            require_indexed(phase_beside(scan.path), entry["phase_sha256"])
         volume = read_volume(scan.path)
         phase = read_phase(scan.path) if detector.requires_phase else None
         result = detector.detect(volume, phase, case=str(scan.path))

@@ -27,6 +27,7 @@ from cmb_models.release.finalize import EVALUATION_FILES, complete_bundle
 from cmb_models.release.keys import public_pem, require_key, trusted_keys
 from cmb_models.release.signing import sign_bundle, verify_signature
 from cmb_models.workspace.paths import BUNDLE, CROSS_VALIDATE_METRICS, EVALUATE_METRICS, PARAMS, SPLIT
+from cmb_models.workspace.recorded_data import require_recorded
 from cmb_models.workspace.versioning import (
     find_workspace,
     require_clean,
@@ -57,9 +58,9 @@ def register(start: Path = Path(".")) -> Registration:
     The same bundle with the same dvc.lock is the same release.
 
     Raises:
-        InputError: For a dirty git tree, outputs that differ from dvc.lock, missing reports, a bundle that differs from its
-            manifest, a lineage that the repository contradicts, and a missing or wrong signing key where the workspace's commit
-            holds public keys.
+        InputError: For a dirty git tree, outputs that differ from dvc.lock, data that differs from its .dvc files, missing
+            reports, a bundle that differs from its manifest, a lineage that the repository contradicts, and a missing or wrong
+            signing key where the workspace's commit holds public keys.
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
@@ -68,6 +69,7 @@ def register(start: Path = Path(".")) -> Registration:
     status = start_dvc_status(workspace)
     quiet_mlflow()  # import it while DVC runs
     require_up_to_date(workspace, status)
+    require_recorded(workspace)
     export_sha256 = verify_manifest(workspace / BUNDLE)
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
     with open_registry(workspace) as registry, registry_lock(registry):

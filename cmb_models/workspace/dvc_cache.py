@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ DEFAULT_CACHE = ".dvc/cache"
 LISTING = ".dir"  # ends the MD5 of a folder's listing
 
 
+@cache
 def cache_dir(workspace: Path) -> Path:
     """The folder of DVC's cache, which the workspace's DVC settings may put elsewhere. Raises InputError if DVC fails."""
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
@@ -31,9 +33,9 @@ def cache_dir(workspace: Path) -> Path:
     return (workspace / (done.stdout.strip() or DEFAULT_CACHE)).resolve()
 
 
-def cached(cache: Path, md5: str) -> Path | None:
+def cached(folder: Path, md5: str) -> Path | None:
     """The file with this MD5 in a cache; None if it is not there. DVC 2 kept it directly below the cache's folder."""
-    places = (cache / "files/md5" / md5[:2] / md5[2:], cache / md5[:2] / md5[2:])
+    places = (folder / "files/md5" / md5[:2] / md5[2:], folder / md5[:2] / md5[2:])
     return next((place for place in places if md5 and place.is_file()), None)
 
 
@@ -45,6 +47,11 @@ def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
     if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5:
         return file
     return cached(cache_dir(workspace), md5)
+
+
+def cached_object(workspace: Path, md5: str) -> Path | None:
+    """The file with this MD5 in a workspace's cache, whose content is not verified; None if it is not there."""
+    return cached(workspace / DEFAULT_CACHE, md5) or cached(cache_dir(workspace), md5)
 
 
 def datasets_at(workspace: Path, commit: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ TUNED_CNN = Path("models/tuned/cnn.json")
 CALIBRATION = Path("models/calibration.json")
 WEIGHTS = Path("models/weights")
 BUNDLE = Path("models/bundle")
+BUNDLE_LINEAGE = BUNDLE / "lineage.json"
 REPORTS = Path("reports")
 # Not an output of a stage: a killed stage resumes from it.
 CHECKPOINTS = Path("studies/checkpoints")

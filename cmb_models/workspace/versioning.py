@@ -240,7 +240,7 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
     data: {path: md5} of each data/raw/*.dvc; data_sha256: of that mapping (`canonical_sha256`). environment_sha256 and
     code_lock_sha256 are "" when the workspace has no such lock.
     """
-    data = _hashes(out for file in sorted(workspace.glob("data/raw/*.dvc")) for out in _dvc_file_outs(workspace, file))
+    data = _hashes(out for file in sorted(workspace.glob("data/raw/*.dvc")) for out in dvc_outs(workspace, file))
     return {
         "git_commit": git_commit(workspace),
         "dvc_lock_sha256": sha256_of(workspace / DVC_LOCK),
@@ -252,7 +252,7 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
     }
 
 
-def _dvc_file_outs(workspace: Path, file: Path) -> list[dict]:
+def dvc_outs(workspace: Path, file: Path) -> list[dict]:
     """The outputs of a .dvc file, their paths relative to the workspace."""
     folder = file.parent.relative_to(workspace)
     outs = yaml.safe_load(file.read_text(encoding="utf-8")).get("outs", [])

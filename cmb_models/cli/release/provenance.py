@@ -45,7 +45,8 @@ def lineage(
 ) -> None:
     """Show a release's commit, settings, studies, datasets, scans and ancestors.
 
-    With --scan: every release that used a scan, and how. Exit code 1: some releases could not be read.
+    With --scan: every release that used a scan, and how; where a file is given, also those that used another of its name.
+    Exit code 1: some releases could not be read.
     """
     if (ref is None) == (scan is None):
         got = "neither" if ref is None else "both"
@@ -123,13 +124,15 @@ def _show_scan(scan: str, as_json: bool) -> None:
     from rich.table import Table
 
     from cmb_models.registry.mlflow.store import open_registry
-    from cmb_models.registry.provenance.trace import scan_hashes, sightings
+    from cmb_models.registry.provenance.trace import namesakes, scan_hashes, sightings
 
     hashes = scan_hashes(scan)
     with open_registry() as registry:
         uses, unread = sightings(registry, hashes)
+        others = namesakes(registry, scan, uses)
     if as_json:
-        print_json({"sha256": hashes[0], "seen_by": [s.as_dict() for s in uses], "unread": unread})
+        listed, named = ([s.as_dict() for s in found] for found in (uses, others))
+        print_json({"sha256": hashes[0], "seen_by": listed, "seen_with_another_hash": named, "unread": unread})
     else:
         out = console()
         if uses:
@@ -141,6 +144,9 @@ def _show_scan(scan: str, as_json: bool) -> None:
             out.print(table)
         else:
             out.print(f"no readable release used scan {hashes[0]}" if unread else f"no release used scan {hashes[0]}")
+        for s in others:
+            text = f"release {s.release} used a scan of this name with another hash ({s.roles[0]}): {s.key} {s.sha256[:16]}"
+            out.print(f"[bold red]note:[/] {escape(text)}; one of the files may be damaged, or was replaced")
         for fault in unread:
             out.print(f"[bold red]unreadable:[/] {escape(fault)}")
     if unread:

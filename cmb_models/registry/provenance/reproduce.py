@@ -24,6 +24,7 @@ from cmb_models.release.bundle import LINEAGE_FILE, MANIFEST_FILE, METADATA_FILE
 from cmb_models.release.keys import KEY_VARIABLE
 from cmb_models.workspace.dvc_cache import cache_dir
 from cmb_models.workspace.paths import BUNDLE, ENVIRONMENT_LOCK
+from cmb_models.workspace.recorded_data import require_recorded
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
 STAGES = ("evaluate", "cross_validate")  # whose metrics are compared
@@ -124,15 +125,19 @@ def _check_out(workspace: Path, clone: Path, commit: str) -> None:
 
 
 def _pull(workspace: Path, clone: Path, datasets: list[str], quiet: bool) -> None:
-    """Pull the datasets from the workspace's DVC cache, else from the remote of the commit's DVC settings."""
-    cache = cache_dir(workspace)
+    """Pull the datasets from the workspace's DVC cache, else from the remote of the commit's DVC settings.
+
+    Raises InputError where neither has them whole. By default DVC does not verify what it pulls from a cache.
+    """
     targets = [f"{path}.dvc" for path in datasets]
     remedy = "run `dvc fetch` in the workspace, or restore the data from a backup"
-    _run(clone, True, "remote", "add", "--local", "--force", "workspace", str(cache), remedy=remedy)
+    _run(clone, True, "remote", "add", "--local", "--force", "workspace", str(cache_dir(workspace)), remedy=remedy)
+    _run(clone, True, "remote", "modify", "--local", "workspace", "verify", "true", remedy=remedy)
     try:
         _run(clone, quiet, "pull", "-q", "-r", "workspace", *targets, remedy=remedy)
     except InputError:
         _run(clone, quiet, "pull", "-q", *targets, remedy=remedy)
+    require_recorded(clone)
 
 
 def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[str, str] | None = None) -> None:

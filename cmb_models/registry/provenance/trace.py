@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ ROLES = {
     "training": ("training_scans", "training_contents", "training_phases"),
     "locked test": ("locked_scans", "locked_contents", "locked_phases"),
 }
+NAMED = re.compile(r"(?P<subject>sub-[^_.]+)(_(?P<session>ses-[^_.]+))?")  # a scan's file
 PARENT_KEYS = ("created", "user", "git_commit", "manifest_sha256")
 
 
@@ -146,6 +148,46 @@ def _all_releases(registry: Registry) -> list[Release]:
         if number not in numbers
     ]
     return sorted([*registered, *deleted], key=lambda release: release.number)
+
+
+def namesakes(registry: Registry, scan: str, found: Sequence[Sighting]) -> list[Sighting]:
+    """Find uses of scans that are named as a file and have other hashes: the file, or the one they used, may be damaged.
+
+    Args:
+        registry: An open registry.
+        scan: Path of the file; of its folders only the dataset's counts. A hash has no name.
+        found: The uses that `sightings` found by its hashes, which are left out.
+
+    Returns:
+        One entry per release, scan and kind of file; of releases that cannot be read none.
+    """
+    releases, by_hash = _all_releases(registry), {(s.release, s.key, s.roles[0]) for s in found}
+    lineages = read_lineages(registry, releases)
+    others = []
+    for release in releases:
+        lineage = lineages[release.number]
+        if isinstance(lineage, InputError):
+            continue
+        for role, (files, *_) in ROLES.items():
+            named = {k: h for k, h in lineage.get(files, {}).items() if _is_named(Path(scan), k)}
+            others += [
+                Sighting(release.number, release.aliases, (role,), key, sha256)
+                for key, sha256 in named.items()
+                if (release.number, key, role) not in by_hash
+            ]
+    return others
+
+
+def _is_named(file: Path, key: str) -> bool:
+    """Whether a file is named as a scan of a lineage: subject, session, and dataset where the file lies in a subject's folder."""
+    name = NAMED.match(file.name) if file.is_file() else None
+    if name is None:
+        return False
+    folders = file.resolve().parts[:-1]
+    session = next((part for part in (name["session"], *reversed(folders)) if part and part.startswith("ses-")), "")
+    scan = "_".join(filter(None, (name["subject"], session)))
+    dataset = next((above for above, part in pairwise(folders) if part == name["subject"]), "")
+    return key == f"{dataset}_{scan}" if dataset else key.endswith(f"_{scan}")
 
 
 def _roles(lineage: Mapping[str, Any], is_meant: Callable[[str, str], bool]) -> list[tuple[tuple[str, ...], str, str]]:

@@ -9,11 +9,10 @@ import numpy as np
 
 from cmb_models.config.params import LesionBankSettings, Preprocess
 from cmb_models.dataset.entries import ScanEntry, SubjectSplit
-from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase
+from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase, require_indexed
 from cmb_models.dataset.leakage import check_split
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
-from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
 from cmb_models.training.data.examples import PHASE_ENDING, Example, save_example
 from cmb_models.training.synthesis.lesion_bank import lesion_bank_name, write_lesion_bank
@@ -59,10 +58,7 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[E
         phase = read_phase(scan.path)
         files[phase_beside(scan.path)] = entry.get("phase_sha256", "")
     for path, sha256 in files.items():
-        if sha256_of(path) != sha256:
-            raise InputError(
-                "scan-changed", path, "the file that ingest checked", "another one", "run `dvc repro`, which begins with ingest"
-            )
+        require_indexed(path, sha256)
     volume = read_volume(scan.path)
     prepared = prepare(volume, settings, str(scan.path), phase)
     example = Example(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import load_params
-from cmb_models.dataset.index import index_datasets, left_out, summary
+from cmb_models.dataset.index import index_datasets, left_out, replaced, summary
 from cmb_models.dataset.layout import phase_beside
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
@@ -46,6 +46,19 @@ def test_the_summary_counts_each_dataset(tmp_path):
         "locked: scans 1 (1 without microbleeds), subjects 1, microbleeds 0",
         "site: scans 2 (1 without microbleeds), subjects 2, microbleeds 3",
     ]
+
+
+def test_scans_that_are_not_those_of_the_last_training_are_named(tmp_path):
+    """A damaged scan that DVC recorded as it is; one that was only compressed again is the same."""
+    dataset(tmp_path / "site", {f"sub-{n}": head(seed=n) for n in range(3)}, [])
+    index = index_datasets(tmp_path)
+    files, contents = ({s["key"]: s[name] for s in index["scans"]} for name in ("sha256", "content_sha256"))
+    assert replaced(index, {"training_scans": files}) == replaced(index, {}) == []
+    lineage = {"training_scans": files | {"site_sub-1": "another", "site_sub-2": "compressed"}, "training_contents": contents}
+    assert replaced(index, lineage | {"training_contents": contents | {"site_sub-1": "another"}}) == [
+        "1 scans are not those of models/bundle: site_sub-1; if you replaced none, compare them with the originals"
+    ]
+    assert "2 scans" in replaced(index, {"locked_scans": lineage["training_scans"]})[0]
 
 
 def test_all_faults_are_told_at_once(tmp_path):

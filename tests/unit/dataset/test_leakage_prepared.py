@@ -12,11 +12,13 @@ from cmb_models.config.params import Params, Preprocess, load_params
 from cmb_models.dataset.index import index_datasets
 from cmb_models.dataset.split import split_subjects
 from cmb_models.detect.preprocess import Prepared, prepare
+from cmb_models.evaluation.run import score_scans
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import write_volume
+from cmb_models.release.bundle import BundleDetector
 from cmb_models.training.data import preparation
 from cmb_models.training.data.examples import load_training
-from tests.support.bundles import head, head_phase
+from tests.support.bundles import head, head_phase, make_bundle
 from tests.support.imports import ROOT
 from tests.support.refused import refused
 
@@ -127,3 +129,11 @@ def test_a_file_that_changed_since_it_was_checked_is_not_prepared(site):
     shutil.copy(folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz", folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz")
     with refused("scan-changed"):
         preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "prepared")
+
+
+def test_a_held_out_scan_that_changed_since_it_was_checked_is_not_evaluated(site):
+    folder, index, _ = site
+    locked = [entry for entry in index if entry["dataset"] == "l"]
+    shutil.copy(folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz", folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz")
+    with refused("scan-changed", case="raw/l"):
+        score_scans(BundleDetector(make_bundle(folder / "bundle")), folder / "raw", locked)
