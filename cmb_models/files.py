@@ -152,6 +152,28 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def claimed(path: Path, purpose: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file, created if missing with its folder, without waiting.
+
+    Args:
+        path: File to lock.
+        purpose: What only one process at a time may do, such as "tune this study", for the message.
+
+    Raises:
+        InputError: If another process holds the lock. That of a killed process is released.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path, wait=False))
+        except BlockingIOError as error:
+            remedy = "wait until the other one has ended, or stop it"
+            raise InputError("folder-in-use", path, f"one process to {purpose}", "a second one", remedy) from error
+        yield
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder at any depth, sorted, without hidden ones. Links to folders are followed, each folder once."""
     found, seen = [], set()

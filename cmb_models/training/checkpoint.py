@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write
+from cmb_models.files import atomic_write, claimed
 from cmb_models.training.identity import digest
 from cmb_models.training.precision import best_device, choose_precision
 from cmb_models.workspace.code_lock import library_hash
@@ -121,9 +121,12 @@ def checkpoint_directory(folder: Path) -> Iterator[Path]:
     """A folder for the checkpoints of one stage: they outlive a stage that fails or is killed, and go when it is done.
 
     Finished trainings are among them, so that a stage killed in its third one does not begin again with the first.
+
+    Raises InputError if another process runs the same stage, whose checkpoints would be removed when this one is done.
     """
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with claimed(folder.with_name(f"{folder.name}.lock"), f"run {folder.name}"):
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_tensors(path: Path, what: Any) -> None:

@@ -17,7 +17,16 @@ from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.identity import content
-from cmb_models.training.tuning.study import DATABASE, Outcome, disk_full_as_input_error, open_study, study_name, summary, tune
+from cmb_models.training.tuning.study import (
+    DATABASE,
+    Outcome,
+    claimed_studies,
+    open_study,
+    storage_fault_as_input_error,
+    study_name,
+    summary,
+    tune,
+)
 from cmb_models.training.validation.jobs import (
     CnnJob,
     OutOfFoldCandidates,
@@ -124,7 +133,11 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, library_hash(__name__))
-    with disk_full_as_input_error(DATABASE), Workers(settings.parallel_trials, unet=stage == "unet") as workers:
+    with (
+        claimed_studies(),
+        storage_fault_as_input_error(DATABASE),
+        Workers(settings.parallel_trials, unet=stage == "unet") as workers,
+    ):
         study = open_study(name)
         best = tune(
             study,
@@ -136,5 +149,5 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
         )
-    report = summary(study)
+        report = summary(study)
     return {"settings": best.params, "trial": report["best_trial"], **report}

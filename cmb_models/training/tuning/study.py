@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cmb_models.errors import InputError
+from cmb_models.files import claimed
 from cmb_models.training.identity import digest
 
 log = logging.getLogger(__name__)
@@ -19,19 +20,35 @@ log = logging.getLogger(__name__)
 Fold = int
 STUDIES = Path("studies")
 DATABASE = STUDIES / "optuna.db"
+BUSY_S = 600  # to wait for programs that read the database: dashboards and copies take seconds
 LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose ratio matters, not their difference
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @contextlib.contextmanager
-def disk_full_as_input_error(storage: object) -> Iterator[None]:
-    """Make an InputError of a storage that has no room left; other errors pass."""
+def storage_fault_as_input_error(storage: object) -> Iterator[None]:
+    """Make an InputError of a storage that has no room left or that another program keeps locked; other errors pass."""
     try:
         yield
     except Exception as error:  # Optuna's or SQLAlchemy's: which of them comes first to see SQLite's words varies
-        if "database or disk is full" not in f"{error} {error.__cause__}":
-            raise
-        raise InputError("disk-full", storage, "room on the disk", "none left", "free some and run the command again") from error
+        words = f"{error} {error.__cause__}"
+        if "database or disk is full" in words:
+            raise InputError(
+                "disk-full", storage, "room on the disk", "none left", "free some and run the command again"
+            ) from error
+        if "database is locked" in words:
+            got = f"one that another program has kept locked for {BUSY_S} s"
+            remedy = "close what reads it (a dashboard, a copy, a backup) and run the command again: finished trials are kept"
+            raise InputError("folder-in-use", storage, "a database that can be written to", got, remedy) from error
+        raise
+
+
+def claimed_studies() -> contextlib.AbstractContextManager[None]:
+    """Keep the workspace's studies to this process: `open_study` takes running trials for those of a killed run.
+
+    Raises InputError if another process has them; the claim of a killed one ends with it.
+    """
+    return claimed(DATABASE.with_suffix(".lock"), "tune in this workspace")
 
 
 @dataclass(frozen=True)
@@ -52,16 +69,17 @@ def study_name(stage: str, *what: object) -> str:
 
 
 def open_study(name: str, storage: str | None = None) -> optuna.Study:
-    """Create or resume a maximising study. `storage`: an Optuna URL; without one, SQLite under studies/ in the workspace.
+    """Create or resume a maximising study. `storage`: a SQLite URL; without one, that of studies/ in the workspace.
 
     Trials that a killed run left running are marked failed and count for nothing; finished ones are kept, also those of a batch
-    that was at its end and of which not all had been written as finished.
+    that was at its end and of which not all had been written as finished. The caller has claimed the studies (`claimed_studies`).
     """
     if storage is None:
         STUDIES.mkdir(exist_ok=True)
         storage = f"sqlite:///{DATABASE}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    database = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
+    study = optuna.create_study(study_name=name, storage=database, direction="maximize", load_if_exists=True)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     running = study.get_trials(states=(TrialState.RUNNING,))
     at_its_end = all("ended" in t.user_attrs for t in running)

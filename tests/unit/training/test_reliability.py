@@ -146,6 +146,19 @@ def test_checkpoints_outlive_a_stage_that_fails_and_go_when_it_is_done(tmp_path)
     assert not (tmp_path / "stage").exists()
 
 
+def test_a_second_process_of_a_stage_does_not_remove_the_checkpoints_of_the_first(tmp_path):
+    script = "import sys; from pathlib import Path; from cmb_models.training.checkpoint import checkpoint_directory as hold\n"
+    script += "with hold(Path('stage')): print('begun', flush=True); sys.stdin.readline()"
+    other = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "begun\n"
+    with refused("folder-in-use"), checkpoint_directory(tmp_path / "stage"):
+        pytest.fail("two processes have the checkpoints")
+    other.communicate("done\n")
+    assert other.returncode == 0
+    with checkpoint_directory(tmp_path / "stage"):
+        pass
+
+
 def test_it_is_written_no_more_often_than_asked(tmp_path):
     rare = Checkpoint(tmp_path / "c.pt", every_s=1000)
     rare.save_if_due({"step": 1})

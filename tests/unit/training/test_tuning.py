@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import threading
+
 import optuna
 import pytest
 import sqlalchemy
 
-from cmb_models.training.tuning.study import Outcome, disk_full_as_input_error, open_study, study_name, summary, tune
+from cmb_models.config.params import load_params
+from cmb_models.training.tuning import objective
+from cmb_models.training.tuning import study as study_module
+from cmb_models.training.tuning.study import (
+    Outcome,
+    claimed_studies,
+    open_study,
+    storage_fault_as_input_error,
+    study_name,
+    summary,
+    tune,
+)
+from tests.support.imports import ROOT
 from tests.support.refused import refused
 
 SEARCH = {"learning_rate": (0.001, 0.1), "dropout": (0.0, 0.5)}
+ROOT_PARAMS = load_params(ROOT / "params.yaml")
 FIRST = {"learning_rate": 0.01, "dropout": 0.2}
 
 
@@ -212,6 +231,91 @@ def test_the_table_holds_what_history_and_importances_are_drawn_from(storage):
         assert set(row["params"]) == set(SEARCH) and row["seconds"] >= 0 and row["over"] == {}
 
 
+TUNE_AND_WAIT = """
+import sys
+from cmb_models.training.tuning.study import Outcome, claimed_studies, open_study, tune
+
+def wait(asked, fold):
+    print("running", flush=True)
+    sys.stdin.readline()
+    return [Outcome(0.5)] * len(asked)
+
+with claimed_studies():
+    tune(open_study("s"), {"dropout": (0.0, 0.5)}, 1, {"dropout": 0.2}, 1, 1, 0, wait)
+"""
+
+
+@pytest.fixture
+def tuning(tmp_path, monkeypatch):
+    """Another process in this workspace, in the middle of its first trial."""
+    monkeypatch.chdir(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", TUNE_AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_on_the_study_is_refused_and_the_first_goes_on(tuning):
+    with refused("folder-in-use", case=r"optuna\.lock"), claimed_studies():
+        pytest.fail("two processes have the studies")
+    tuning.communicate("go on\n")
+    assert tuning.returncode == 0
+    with claimed_studies():
+        (trial,) = open_study("s").trials
+    assert trial.value == 0.5
+
+
+def test_the_claim_of_a_killed_process_ends_with_it(tuning):
+    tuning.kill()
+    tuning.wait()
+    with claimed_studies():
+        (trial,) = open_study("s").trials
+    assert trial.state == optuna.trial.TrialState.FAIL
+
+
+def test_a_search_claims_the_studies_of_its_workspace(tuning):
+    with refused("folder-in-use"):
+        objective._search("unet", ROOT_PARAMS.tune_unet, ROOT_PARAMS.unet, (), [], lambda *_: [])
+
+
+class Reader:
+    """A dashboard that opens the database during the first fold and keeps it locked for this long."""
+
+    def __init__(self, file, seconds):
+        self.file, self.seconds, self.connection = file, seconds, None
+
+    def evaluate(self, asked, fold):
+        if self.connection is None:
+            self.connection = sqlite3.connect(self.file, check_same_thread=False, isolation_level=None)
+            self.connection.execute("BEGIN")
+            self.connection.execute("SELECT * FROM trials").fetchall()
+            self.timer = threading.Timer(self.seconds, self.connection.rollback)
+            self.timer.start()
+        return [quality(c) for c, _ in asked]
+
+    def close(self):
+        self.timer.cancel()
+        self.connection.close()
+
+
+def test_a_database_that_is_busy_for_a_while_is_waited_for(storage, tmp_path):
+    """Longer than SQLite's own five seconds."""
+    with contextlib.closing(Reader(tmp_path / "o.db", 7)) as reader:
+        study, _, _ = run(storage, trials=1, evaluate=reader.evaluate)
+    assert len(summary(study)["trials"]) == 1
+
+
+def test_a_database_that_stays_busy_is_an_error_in_one_sentence(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "BUSY_S", 0.2)
+    with (
+        contextlib.closing(Reader(tmp_path / "o.db", 600)) as reader,
+        refused("folder-in-use", got="locked"),
+        storage_fault_as_input_error("optuna.db"),
+    ):
+        run(storage, trials=1, evaluate=reader.evaluate)
+
+
 def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
     """SQLite's own answer when its file may not grow."""
     run(storage, trials=2)
@@ -225,11 +329,11 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
 
     sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", limit)
     try:
-        with refused("disk-full"), disk_full_as_input_error("optuna.db"):
+        with refused("disk-full"), storage_fault_as_input_error("optuna.db"):
             run(storage, trials=4, evaluate=long)
     finally:
         sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
     _, _, asked = run(storage, trials=4)
     assert {n for _, numbers in asked for n in numbers} == {2, 3}
-    with pytest.raises(ValueError, match="another"), disk_full_as_input_error("optuna.db"):
+    with pytest.raises(ValueError, match="another"), storage_fault_as_input_error("optuna.db"):
         raise ValueError("another fault")
