@@ -95,6 +95,7 @@ CODES = {
     "upgrade-conflict": "The site and the template changed the same lines.",
     "git-failed": "A git command failed.",
     "git-no-commit": "There is no commit yet.",
+    "git-no-merge": "No git merge is under way or was the last commit.",
     "git-dirty": "Files differ from the commit.",
     "dvc-failed": "A DVC command failed.",
     "command-failed": "A command ended with an error.",

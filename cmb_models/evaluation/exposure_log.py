@@ -13,7 +13,7 @@ from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive
-from cmb_models.hash_chain import append_entry, canonical_sha256, first_fault, read_entries
+from cmb_models.hash_chain import append_entry, canonical_sha256, first_fault, read_entries, with_merged
 
 NO_CONTENTS: Mapping[str, str] = MappingProxyType({})
 KEY_FIGURES = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "threshold")
@@ -33,7 +33,10 @@ def require_whole(file: Path) -> None:
     """Raise InputError for a broken log; a missing one is intact. Call it before the locked scans are read."""
     fault = first_fault(file)
     if fault:
-        remedy = "restore it with `git checkout`, or from a backup: evaluations cannot be counted without it"
+        remedy = (
+            "restore it with `git checkout`, or from a backup: evaluations cannot be counted without it; after a git merge, run"
+        )
+        remedy += " `cmb release merge`"
         raise InputError("log-damaged", file, "an unbroken exposure log", fault, remedy)
 
 
@@ -75,7 +78,7 @@ def count_evaluation(
     with exclusive(file.parent):
         require_whole(file)
         entry = append_entry(file, **about, figures=figures)
-        entries = read_entries(file)
+        entries = list(with_merged(read_entries(file)))
     exposures = {scan: [e["bundle_sha256"] for e in entries if _includes(e, scan, entry)] for scan in scans}
     counted = {"evaluations": max(map(len, exposures.values())), "bundles": max(len(set(b)) for b in exposures.values())}
     counted |= {"scans": len(exposures), "seen_before": sum(len(bundles) > 1 for bundles in exposures.values())}

@@ -180,7 +180,13 @@ def _logged(registry: Registry, offline: bool = False) -> RegistryState:
     """The state in the log, which must be unbroken and not behind the registry. offline: accept an unreachable registry."""
     file = registry.workspace / AUDIT_LOG
     if fault := first_fault(file):
-        raise InputError("log-damaged", file, "an unbroken log", fault, "restore it from git or a backup before promoting")
+        raise InputError(
+            "log-damaged",
+            file,
+            "an unbroken log",
+            fault,
+            "restore it from git or a backup; after a git merge, run `cmb release merge`",
+        )
     logged = registry_state(registry.workspace)
     try:
         require_not_behind(logged, registry.head())

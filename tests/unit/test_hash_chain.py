@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmb_models.hash_chain import append_entry, first_fault, read_entries
+from cmb_models.hash_chain import append_entry, first_fault, merge_logs, read_entries, with_merged
 
 
 @pytest.fixture
@@ -41,3 +41,24 @@ def test_the_first_broken_link_is_named(log, edit, said):
         append_entry(log, reason=reason)
     log.write_text("\n".join(edit(log.read_text().splitlines())) + "\n")
     assert said in first_fault(log)
+
+
+def test_branches_that_are_merged_twice_hold_each_entry_once(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    append_entry(one, name="base")
+    two.write_text(one.read_text())
+    append_entry(one, name="a")
+    append_entry(two, name="b")
+    assert merge_logs(one, one.read_text(), two.read_text())["merged"] == read_entries(two)[1:]
+    append_entry(two, name="c")
+    merge_logs(one, one.read_text(), two.read_text(), action="merge")
+    assert first_fault(one) == "" and [e["name"] for e in with_merged(read_entries(one))] == ["base", "a", "b", "c"]
+
+
+def test_a_log_that_continues_the_other_needs_no_new_entry(log, tmp_path):
+    append_entry(log, name="base")
+    short = log.read_text()
+    append_entry(log, name="more")
+    long = log.read_text()
+    for sides in ((short, long), (long, short), (long, ""), ("", long)):
+        assert merge_logs(log, *sides) is None and log.read_text() == long

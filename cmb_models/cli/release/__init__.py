@@ -13,7 +13,7 @@ def add_to(app: typer.Typer) -> None:
     commands = (
         *(catalogue.register, catalogue.list_releases, catalogue.show),
         *(compare.compare, moves.promote, moves.rollback, moves.challenge, moves.repair),
-        *(audit.history, audit.verify, export.export, provenance.lineage, provenance.reproduce),
+        *(audit.history, audit.verify, audit.merge, export.export, provenance.lineage, provenance.reproduce),
     )
     for command in commands:
         group.command("list" if command is catalogue.list_releases else command.__name__)(command)

@@ -49,6 +49,24 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def merge(as_json: AsJson = False) -> None:
+    """Merge the audit and exposure logs of two git branches, which git cannot; run it when `git merge` reports a conflict.
+
+    One entry holds those of the other branch and names both heads. The roles stay as the registry has them.
+    """
+    from cmb_models.registry.history.merge import merge_branches
+    from cmb_models.registry.promote import resume
+
+    merged = merge_branches()
+    if not as_json:
+        console().print("\n".join(merged) or "nothing to merge: both logs hold the entries of both branches")
+    repairs = resume()
+    if as_json:
+        print_json({"done": [*merged, *repairs]})
+    elif repairs:
+        console().print("\n".join(repairs))
+
+
 def _moves(entry) -> str:
     """The roles that an entry moved, one per line: `production 2 to 3`."""
     before, after = entry["before"], entry["after"]
