@@ -42,6 +42,7 @@ CODES = {
     "marks-rater": "Several raters read one scan, of whom one alone or their consensus can be in annotations.csv.",
     # A dataset
     "dataset-layout": "Folders and files are not in the expected layout.",
+    "dataset-missing": "A dataset that DVC versions is not in the workspace.",
     "dataset-faults": "Several faults, all listed.",
     "annotations-invalid": "annotations.csv, or a table of marks, cannot be read or has invalid values.",
     "annotation-frame": "The marks of a dataset are written in another frame than scanner RAS millimetres.",
@@ -123,6 +124,7 @@ CODES = {
     "reason-missing": "The command needs a reason.",
     "approver-needed": "Someone other than the trainer must promote.",
     "registry-moved": "Roles changed while the command ran.",
+    "registry-missing": "The registry holds none of the releases that the audit log names.",
     "registry-disagrees": "The registry's roles differ from the audit log.",
     "registry-unreachable": "The MLflow registry cannot be reached.",
     "log-damaged": "A hash-chained log is broken.",

@@ -28,14 +28,17 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
         One entry per scan that was read, by dataset and path; the other scans are listed as unread. All are checked.
 
     Raises:
-        InputError: If `raw_dir` is itself a dataset or holds none; else one error that lists the faults of all scans: not
-            readable, not plausible as SWI, a duplicate file, an annotation outside its scan or repeated, a missing or unusable
-            phase image.
+        InputError: If a dataset that DVC versions was not pulled; if `raw_dir` is itself a dataset or holds none; else one error
+            that lists the faults of all scans: not readable, not plausible as SWI, a duplicate file, an annotation outside its scan
+            or repeated, a missing or unusable phase image.
     """
     with_phase = settings if settings is not None and settings.phase else None
     if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
         remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
         raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
+    if absent := sorted(f.stem for f in Path(raw_dir).glob("*.dvc") if not f.with_suffix("").exists()):
+        got = f"only the .dvc files of {', '.join(absent)}"
+        raise InputError("dataset-missing", raw_dir, "the datasets that DVC versions", got, "bring them with `dvc pull`")
     folders = dataset_folders(raw_dir)
     if not folders:
         raise InputError(

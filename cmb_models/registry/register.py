@@ -60,7 +60,8 @@ def register(start: Path = Path(".")) -> Registration:
     Raises:
         InputError: For a dirty git tree, outputs that differ from dvc.lock, data that differs from its .dvc files, missing
             reports, a bundle that differs from its manifest, a lineage that the repository contradicts, and a missing or wrong
-            signing key where the workspace's commit holds public keys.
+            signing key where the workspace's commit holds public keys; for an empty registry where the audit log names releases,
+            since numbers would be given twice.
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
@@ -73,6 +74,7 @@ def register(start: Path = Path(".")) -> Registration:
     export_sha256 = verify_manifest(workspace / BUNDLE)
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
     with open_registry(workspace) as registry, registry_lock(registry):
+        registry.require_history()
         source = source_hashes(workspace)
         releases = registry.releases()
         known = _registered(releases, export_sha256, source["dvc_lock_sha256"])

@@ -223,7 +223,11 @@ def require_tracked(workspace: Path, paths: tuple[Path | str, ...]) -> None:
     missing = [p for p in paths if not (workspace / p).exists()]
     if missing:
         raise InputError(
-            "outputs-missing", workspace, "the outputs of all stages", f"no {', '.join(map(str, missing))}", "run `dvc repro`"
+            "outputs-missing",
+            workspace,
+            "the outputs of all stages",
+            f"no {', '.join(map(str, missing))}",
+            "bring them with `dvc pull`, or run `dvc repro`",
         )
 
 

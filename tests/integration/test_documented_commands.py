@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from cmb_models.registry.promote import promote
+from tests.integration.registry_site import make_site
+from tests.integration.registry_workspace import git
 from tests.support.documented import DOCUMENTS, Block, Session, blocks
 from tests.support.imports import ROOT
 
@@ -29,10 +32,11 @@ SITE: Tour = [
     ("docs/how-to/monitor.md", (1,)),
     ("docs/how-to/deploy.md", (0,)),
     ("docs/how-to/upgrade.md", (1,)),
-    ("docs/how-to/postgresql-and-s3.md", (0,)),
+    ("docs/how-to/back-up.md", (0, 1)),
     ("docs/how-to/withdraw-a-patient.md", (3,)),
     ("docs/how-to/sign-releases.md", (0,)),
 ]
+BACK_UP: Tour = [("docs/how-to/back-up.md", (0, 1, 2))]
 SCAN = "data/raw/site/sub-003/swi/sub-003_swi.nii.gz"
 # Text that stands for something of the reader's own, by what a tour puts in its place.
 REPLACED = {
@@ -55,7 +59,7 @@ def session(tmp_path) -> Iterator[Session]:
 
 
 def test_every_block_is_run_or_says_why_not():
-    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, PREPARE, SITE) for b in chosen(tour)}
+    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, PREPARE, BACK_UP, SITE) for b in chosen(tour)}
     marked = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document) if b.why_not}
     everything = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document)}
     assert sorted(everything - run - marked) == [], "blocks in no tour, without `<!-- not run: REASON -->`"
@@ -93,6 +97,30 @@ def test_the_first_detection_is_what_the_pages_say(session):
     assert [m["label"] for m in nearest] == ["cmb", "cmb", "cmb", "mimic:iron"] and nearest[3]["region"] == "dentate"
     (missed,) = [m for m in marks if m["label"] == "cmb" and m not in nearest]
     assert round(float(missed["diameter_mm"])) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_workspace_on_a_lost_disk_is_restored_by_the_page(session, tmp_path, monkeypatch):
+    """Scans, roles and a release that was never promoted, from a local folder."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", session.variables["DVC_SITE_CACHE_DIR"])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    site = make_site(tmp_path / "my-site", n_good=2, weak=False)
+    promote("1", "first", site)
+    git(site, "add", "-A")
+    git(site, "commit", "-qm", "Promote")
+    lineage = session.run(Block("test", 0, "bash", "cd ~/my-site; cmb release lineage 2 --json", ""))
+    *saving, restoring = chosen(BACK_UP)
+    replaced = {"/tmp/cmb-backup": str(tmp_path / "backup")}
+    for block in saving:
+        session.run(block, replaced)
+    site.rename(tmp_path / "lost")
+    session.folder = tmp_path
+    session.run(restoring, replaced)
+    assert (site / "data/raw/phantom/annotations.csv").is_file()
+    shown = session.run(Block("test", 1, "bash", "cmb release lineage 2 --json; cmb release reproduce 2 > ~/reproduced.txt", ""))
+    assert shown == lineage
+    assert session.run(Block("test", 2, "bash", "cmb release register", "")) == "release 2 is already registered\n"
 
 
 def distance_mm(mark: dict[str, str], world_mm: list[float]) -> float:

@@ -142,7 +142,7 @@ def test_deleting_everything_in_mlflow_does_not_orphan_production(site):
     assert fetch_release("production", site).release == 2
     report = audit(site)
     assert report.faults == ()
-    assert f"release 2 (production) was deleted from MLflow; its files are in {site / 'releases'}" in "\n".join(report.notes)
+    assert f"release 2 (production) is not in MLflow; its files are in {site / 'releases'}" in "\n".join(report.notes)
     listed = {r["release"]: r["is_registered"] for r in json.loads(cmb("release", "list", "--json").output)}
     assert listed == {1: False, 2: False, 3: True}
     assert rollback("2 is gone", site).release == 1

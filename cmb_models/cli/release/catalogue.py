@@ -36,11 +36,12 @@ def list_releases(as_json: AsJson = False) -> None:
 
     with open_registry() as registry:
         listed, uri = listed_releases(registry), without_password(registry.uri)
-    if as_json:
-        print_json([release.as_dict() for release in listed])
-        return
-    out = console()
-    out.print(table(*COLUMNS, rows=[release.row() for release in listed]) if listed else "no release yet")
+        if as_json:
+            print_json([release.as_dict() for release in listed])
+            return
+        out = console()
+        out.print(table(*COLUMNS, rows=[release.row() for release in listed]) if listed else "no release yet")
+        registry.require_history()
     out.print(f"[dim]more: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}[/]")
 
 

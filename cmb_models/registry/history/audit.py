@@ -113,7 +113,7 @@ def _notes(registry: Registry, logged: RegistryState, entries: list[dict[str, An
         folder = kept_bundle(registry.workspace, number, logged.manifests.get(number, ""))
         where = f"its files are in {folder}" if folder.is_dir() else "and its files are not archived here either"
         if number not in registered:
-            yield f"release {number} ({role}) was deleted from MLflow; {where}"
+            yield f"release {number} ({role}) is not in MLflow; {where}"
         elif not folder.is_dir():
             yield f"release {number} ({role}) is not archived here: {folder} is missing"
     for entry in entries:

@@ -20,6 +20,13 @@ class Unreachable(InputError):
     """The registry does not answer; the audit log and the archived releases remain available."""
 
 
+def registry_missing(uri: str, log: object) -> InputError:
+    """The error for a store without the releases that an audit log names: on a second machine, or after a loss."""
+    remedy = f"bring it with `rsync -a MACHINE:WORKSPACE/{{mlflow.db,mlartifacts,releases}} .`, or name it by {URI_VARIABLE}"
+    expected = f"the registry that holds the releases of {log}"
+    return InputError("registry-missing", without_password(uri), expected, "one without releases", remedy)
+
+
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
     """Raise Unreachable for a store that does not answer; MLflow's answers to invalid requests pass through."""

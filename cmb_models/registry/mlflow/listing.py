@@ -47,14 +47,14 @@ class Listed:
         return str(self.number), self._role_cell(), *figures, data, _age(self.age_s), commit
 
     def _role_cell(self) -> str:
-        """The role, then how MLflow differs from the log: other aliases, or a deleted release."""
+        """The role, then how MLflow differs from the log: other aliases, or no such release."""
         others = [f"{alias} in MLflow" for alias in self.aliases if alias != self.role]
-        gone = [] if self.is_registered else ["deleted from MLflow"]
+        gone = [] if self.is_registered else ["not in MLflow"]
         return "\n".join([self.role or "–", *others, *gone])
 
 
 def listed_releases(registry: Registry) -> list[Listed]:
-    """All releases, oldest first, including releases with a role that were deleted from MLflow."""
+    """All releases, oldest first, including releases with a role that MLflow does not have."""
     logged, now = registry_state(registry.workspace), datetime.now(UTC)
     roles = {logged.aliases[role]: role for role in reversed(ROLES) if role in logged.aliases}
     found = [Listed(r.number, roles.get(r.number, ""), r.aliases, r.tags, True, now) for r in registry.releases()]

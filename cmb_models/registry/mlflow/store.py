@@ -17,7 +17,14 @@ from cmb_models.errors import InputError
 from cmb_models.files import atomic_directory
 from cmb_models.registry.history.archive import kept_bundle, require_kept
 from cmb_models.registry.history.state import ROLES, RegistryState, registry_state
-from cmb_models.registry.mlflow.connection import URI_VARIABLE, Unreachable, quiet_environment, quiet_mlflow, reaching
+from cmb_models.registry.mlflow.connection import (
+    URI_VARIABLE,
+    Unreachable,
+    quiet_environment,
+    quiet_mlflow,
+    reaching,
+    registry_missing,
+)
 from cmb_models.workspace.paths import AUDIT_LOG
 from cmb_models.workspace.versioning import find_workspace
 
@@ -109,6 +116,19 @@ class Registry:
         ]
         return sorted(found, key=lambda release: release.number)
 
+    def known_releases(self) -> list[Release]:
+        """Those and the ones that only the audit log names: deleted from MLflow, or of a registry on another machine."""
+        logged, found = registry_state(self.workspace), self.releases()
+        numbers = {release.number for release in found}
+        roles = {n: tuple(sorted(alias for alias, of in logged.aliases.items() if of == n)) for n in logged.manifests}
+        lost = [Release(n, "", {"manifest_sha256": m}, roles[n]) for n, m in logged.manifests.items() if n not in numbers]
+        return sorted([*found, *lost], key=lambda release: release.number)
+
+    def require_history(self) -> None:
+        """Raise InputError for a registry that never followed the audit log, which names releases: it is not theirs."""
+        if registry_state(self.workspace).n and not self.head() and not self.releases():
+            raise registry_missing(self.uri, AUDIT_LOG)
+
     def move(self, goal: Mapping[str, int | None], head: str) -> None:
         """Point each alias of `goal` to its release (None or a deleted release: remove it) and record the log's last entry.
 
@@ -149,6 +169,7 @@ class Registry:
             return self._logged(logged, logged.aliases[ref])
         releases = self.releases()
         if not releases:
+            self.require_history()
             raise InputError(
                 "release-unknown", ref, "a registered release", "an empty registry", "run `cmb release register` first"
             )
@@ -213,6 +234,7 @@ class Registry:
             try:
                 bundle = Path(download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=self.uri))
             except (MlflowException, OSError) as error:
+                self.require_history()
                 got = f"none ({' '.join(str(error).split())[:200]})"
                 raise InputError(
                     "artifact-missing", f"release {release.number}", "its files in the artifact store", got, "restore them"

@@ -99,6 +99,10 @@ def _fetch(registry: Registry, release: Release) -> dict[str, Any] | InputError:
             cache_lineage(registry.workspace, release.number, folder, expected)
             return lineage
     except (MlflowException, OSError) as error:
+        try:
+            registry.require_history()
+        except InputError as missing:
+            return missing
         return InputError("artifact-missing", name, "its files in the artifact store", " ".join(str(error).split())[:200], remedy)
 
 

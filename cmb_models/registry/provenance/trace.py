@@ -13,7 +13,6 @@ from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
-from cmb_models.registry.history.state import registry_state
 from cmb_models.registry.provenance.lineage import read_lineage, read_lineages
 from cmb_models.workspace.versioning import git_lines, has_commit
 
@@ -124,30 +123,17 @@ def sightings_by_name(registry: Registry, subjects: Sequence[str]) -> tuple[list
 
 
 def _search(registry: Registry, is_meant: Callable[[str, str], bool]) -> tuple[list[Sighting], list[str]]:
-    releases = _all_releases(registry)
+    releases = registry.known_releases()
     lineages = read_lineages(registry, releases)
     found, unread = [], []
     for release in releases:
         lineage = lineages[release.number]
         if isinstance(lineage, InputError):
-            unread.append(str(lineage))
+            name = f"release {release.number}"
+            unread.append(str(lineage) if lineage.case == name else f"{name}: {lineage}")
         else:
             found += [Sighting(release.number, release.aliases, *use) for use in _roles(lineage, is_meant)]
     return found, unread
-
-
-def _all_releases(registry: Registry) -> list[Release]:
-    """The registered releases, and those of the audit log that were deleted from MLflow: servers may still run them."""
-    from cmb_models.registry.mlflow.store import Release
-
-    registered, logged = registry.releases(), registry_state(registry.workspace)
-    numbers = {release.number for release in registered}
-    deleted = [
-        Release(number, "", {"manifest_sha256": manifest}, tuple(sorted(r for r, n in logged.aliases.items() if n == number)))
-        for number, manifest in logged.manifests.items()
-        if number not in numbers
-    ]
-    return sorted([*registered, *deleted], key=lambda release: release.number)
 
 
 def namesakes(registry: Registry, scan: str, found: Sequence[Sighting]) -> list[Sighting]:
@@ -161,7 +147,7 @@ def namesakes(registry: Registry, scan: str, found: Sequence[Sighting]) -> list[
     Returns:
         One entry per release, scan and kind of file; of releases that cannot be read none.
     """
-    releases, by_hash = _all_releases(registry), {(s.release, s.key, s.roles[0]) for s in found}
+    releases, by_hash = registry.known_releases(), {(s.release, s.key, s.roles[0]) for s in found}
     lineages = read_lineages(registry, releases)
     others = []
     for release in releases:

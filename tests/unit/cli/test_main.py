@@ -16,7 +16,7 @@ from tests.support.command_line import cmb
 GROUPS = {
     "": {"init", "import", "check", "data", "lock", "detect", "simulate", "release", "server", "keys"},
     "release": {"register", "list", "show", "compare", "promote", "rollback", "challenge", "repair", "history", "verify"}
-    | {"export", "lineage", "reproduce"},
+    | {"merge", "export", "lineage", "reproduce"},
     "server": {"run", "deploy", "status", "check", "export", "shadow-report"},
     "keys": {"create"},
     "data": {"diff", "withdraw"},
