@@ -183,6 +183,35 @@ def test_cancelled_requests(server):
             assert told.wait(pace.seconds(30))
 
 
+def test_scans_of_clients_that_gave_up_are_not_computed(server):
+    """Twelve of them wait when they are cancelled; the network does not run for them before the next caller's scan.
+
+    Triton tells a step of an ensemble only what was cancelled before the step was queued, so that the first step runs.
+    """
+    scan = head(shape=(192, 192, 64))
+    with contextlib.closing(connect(server.grpc_url)) as client, Client(server.grpc_url, timeout_s=pace.seconds(30)) as caller:
+
+        def computed_ns() -> int:
+            (model,) = client.get_inference_statistics(UNET).model_stats
+            return model.inference_stats.compute_infer.ns
+
+        start = computed_ns()
+        caller.detect(scan)
+        one = computed_ns() - start
+        told = [threading.Event() for _ in range(12)]
+        calls = [
+            client.async_infer(DETECTOR, inputs(scan.data, AFFINE), callback=lambda result, error, event=event: event.set())
+            for event in told
+        ]
+        time.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        assert all(event.wait(pace.seconds(30)) for event in told)
+        start = computed_ns()
+        caller.detect(head())
+        assert computed_ns() - start < 4 * one
+
+
 def test_idle_connections(server):
     """200 on gRPC, half of them in the middle of a preface, and 100 on HTTP in the middle of a header."""
     preface, header = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v2 HTTP/1.1\r\nA"

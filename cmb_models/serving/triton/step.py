@@ -108,12 +108,16 @@ def version_folder(args: dict[str, str]) -> Path:
 def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]) -> list:
     """One response per request, in order; a failed request gets an error and does not affect the others.
 
+    A request whose client gave up is not computed: others wait behind it.
+
     answer: maps inputs by name to the arrays of `outputs`. InputError becomes INVALID_ARG (errors.to_status), any other exception
     INTERNAL, as the fault of a device is.
     """
     import triton_python_backend_utils as pb  # exists only inside the server
 
     def one(request) -> pb.InferenceResponse:
+        if request.is_cancelled():
+            return cancelled()
         try:
             arrays = answer({t.name(): t.as_numpy() for t in request.inputs()})
         except InputError as error:
@@ -125,3 +129,10 @@ def respond(requests: Sequence, outputs: Sequence[Tensor], answer: Callable[[dic
         return pb.InferenceResponse(tensors)
 
     return [one(request) for request in requests]
+
+
+def cancelled():
+    """The response to a request whose client has cancelled it, or whose deadline has passed."""
+    import triton_python_backend_utils as pb  # exists only inside the server
+
+    return pb.InferenceResponse(error=pb.TritonError("the client gave up", pb.TritonError.CANCELLED))

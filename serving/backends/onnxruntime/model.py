@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb
 from cmb_models.errors import InputError, to_status
 from cmb_models.runtime.device import open_network, requested_device
 from cmb_models.serving.triton.device_metric import DeviceMetric
-from cmb_models.serving.triton.step import card_of
+from cmb_models.serving.triton.step import cancelled, card_of
 
 # Elements of an input. A prepared scan has fewer (detect/checks.py, with padding); the limit protects the memory from direct
 # requests.
@@ -34,6 +34,8 @@ class TritonPythonModel:
         return [self.run(request) for request in requests]
 
     def run(self, request):
+        if request.is_cancelled():
+            return cancelled()
         array = pb.get_input_tensor_by_name(request, self.input).as_numpy()
         if not 0 < array.size <= MAX_ELEMENTS:
             message = f"{self.input}: expected 1 to {MAX_ELEMENTS} numbers, got shape {array.shape}; send scans to the detector"
