@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cmb_models.client.grpc import Client
+from cmb_models.serving.run.leftovers import remove_leftovers
 from cmb_models.serving.run.state_dir import announced, only_one, running_url
 from cmb_models.serving.run.triton_process import running_server
 from tests.support import pace
@@ -75,6 +76,39 @@ def test_serve_command_ends_without_a_trace(bundle, tmp_path, how):
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
     assert until_gone(state["pid"], prefix) == ([], [])
     assert how == signal.SIGKILL or not (tmp_path / "serving-state" / "server.json").exists()
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
+with running_server(Path(sys.argv[1])) as server:
+    deploy_bundle(Path(sys.argv[2]), 1, Path(sys.argv[1]), server.grpc_url)
+    print(server.pid, server.shm_prefix, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_servers_left_that_were_killed_with_their_supervisor_goes_with_the_next_start(bundle, tmp_path):
+    """kill -9 of the command, the supervisor and the server at once, as when memory is short or a container is killed."""
+    repository = tmp_path / "state/repository"
+    with subprocess.Popen([sys.executable, "-c", RUN, str(repository), str(bundle)], stdout=subprocess.PIPE, text=True) as process:
+        pid, prefix = process.stdout.readline().split()
+        supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        (record,) = (tmp_path / "state").glob(".server-*.json")
+        temporary = Path(json.loads(record.read_text())["folder"])
+        remove_leftovers(tmp_path / "state")
+        assert in_shared_memory(prefix) and temporary.is_dir() and record.exists(), "what a living server uses stays"
+        for kill in (lambda: os.kill(supervisor, signal.SIGKILL), process.kill, lambda: os.killpg(int(pid), signal.SIGKILL)):
+            kill()
+    deadline = pace.seconds(GONE_S) + time.monotonic()
+    while time.monotonic() < deadline and in_group(int(pid)):
+        time.sleep(0.1)
+    assert in_shared_memory(prefix) and temporary.is_dir(), "this test needs a server that leaves something"
+    with running_server(repository):
+        assert in_shared_memory(prefix) == [] and not temporary.exists() and not record.exists()
+    assert list((tmp_path / "state").glob(".server-*")) == []
 
 
 def test_an_error_inside_the_block_ends_the_server_too(tmp_path):

@@ -23,6 +23,7 @@ from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
 from cmb_models.machine import cores, require_linux
 from cmb_models.serving.run.devices import without_cards
+from cmb_models.serving.run.leftovers import recorded
 from cmb_models.serving.run.settings import LOOPBACK, Security, local_address
 from cmb_models.serving.triton.files import serving_files
 
@@ -150,7 +151,9 @@ def _started(
     shm_prefix = f"cmb-{token}-"
     folder = Path(tempfile.mkdtemp(prefix="cmb-server-"))
     supervisor = None
+    stack = contextlib.ExitStack()
     try:
+        stack.enter_context(recorded(log.parent, token, shm_prefix, folder))
         _copy_backends(facts, folder / "backends")
         ports = _free_ports(grpc_port)
         spec = {
@@ -184,6 +187,7 @@ def _started(
             supervisor.wait()
             started.close()
         shutil.rmtree(folder, ignore_errors=True)
+        stack.close()
 
 
 def _environment_facts(server_env: Path) -> dict:
