@@ -81,6 +81,10 @@ def import_marks(
     sources, dataset, options = [Path(s) for s in sources], Path(dataset), options or Options()
     if not dataset.is_dir():
         raise InputError("file-not-found", dataset, "a dataset", "no such folder", "import the scans first: cmb import scans")
+    if consensus and options.rater:
+        raise InputError(
+            "options-conflict", "--rater", "none with --consensus", options.rater, "pass a file or folder of each rater"
+        )
     files, lines = _files(sources)
     if (options.subject or options.session) and len(files) > 1:
         got = f"{len(files)} files"
@@ -107,10 +111,13 @@ def _files(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Line]]
     """All files with the name of their source, and those of folders that have no form."""
     files: list[tuple[str, Path]] = []
     others: list[tuple[str, Path]] = []
-    for source in sources:
+    names = [scan_name(s).split(".")[0] for s in sources]
+    if len(set(names)) < len(names):  # A/marks.csv and B/marks.csv
+        names = [s.resolve().parent.name for s in sources]
+    for name, source in zip(names, sources, strict=True):
         for file in files_below(source) if source.is_dir() else [source]:
             is_known = not source.is_dir() or file.name.lower().endswith(KNOWN)
-            (files if is_known else others).append((scan_name(source).split(".")[0], file))
+            (files if is_known else others).append((name, file))
     if not files:
         got = f"{len(others)} files of other forms" if others else "none"
         remedy = f"pass files of a form that is known: {', '.join(KNOWN)}"

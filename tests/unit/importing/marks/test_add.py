@@ -285,6 +285,14 @@ def test_consensus_of_folders_of_masks(site, tmp_path):
     assert {(a.subject, a.label, a.rater) for a in rows_of(site)} == {("sub-001", "cmb", "A+B")} and len(rows_of(site)) == 3
 
 
+def test_raters_are_named_by_their_files_or_folders(site, tmp_path):
+    files = [written.text(tmp_path / f"{reader}/marks.csv", HEADER, "1,,0,0,0,4,cmb,") for reader in "AB"]
+    with refused("options-conflict", case="--rater", got="AB"):
+        import_marks(files, site, AB, consensus=True)
+    import_marks(files, site, consensus=True)
+    assert [a.rater for a in rows_of(site)] == ["A+B"]
+
+
 def test_what_one_alone_read_has_no_consensus(site, tmp_path):
     a = written.text(tmp_path / "A.csv", HEADER, "001,,0,0,0,4,cmb,", "002,,0,0,0,4,cmb,")
     b = written.text(tmp_path / "B.csv", HEADER, "001,,0,0,0,4,cmb,")
