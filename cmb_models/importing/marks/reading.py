@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cmb_models.dataset.check.frames import ONE_BASED, WRITTEN, ZERO_BASED
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import COLUMNS, MIMIC_PREFIX, NONE
-from cmb_models.volume import Volume
+from cmb_models.volume import ras_orientation
 
 RAS, LPS, VOXEL0, VOXEL1 = "ras", "lps", "voxel0", "voxel1"
 FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # names in dataset/check/frames
@@ -35,6 +37,22 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie: its shape (I, J, K) and affine (4, 4), voxel index to RAS mm."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def to_ras(self) -> Grid:
+        """The grid with its axes flipped and permuted to the nearest RAS+ order."""
+        orientation, affine = ras_orientation(self.affine, self.shape)
+        shape = [0] * 3
+        for size, axis in zip(self.shape, orientation[:, 0], strict=True):
+            shape[int(axis)] = size
+        return Grid(tuple(shape), affine)
+
+
+@dataclass(frozen=True)
 class Reading:
     """What one rater marked in one scan. Without marks: the rater found nothing.
 
@@ -44,7 +62,7 @@ class Reading:
         marks: The marks.
         subject: As written in the file; "" where only the file's name says it. So is session.
         rater: As written in the file, or "".
-        grid: A label mask, for comparison with the scan's grid; None for other forms.
+        grid: Of a label mask, for comparison with the scan's; None for other forms.
         note: What was left out, in words.
     """
 
@@ -54,7 +72,7 @@ class Reading:
     subject: str = ""
     session: str = ""
     rater: str = ""
-    grid: Volume | None = None
+    grid: Grid | None = None
     note: str = ""
 
 

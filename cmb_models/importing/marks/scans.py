@@ -14,7 +14,7 @@ from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.file_names import read_name
 from cmb_models.importing.identity import OF_FILES, Patient
-from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Mark, Reading
+from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Grid, Mark, Reading
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import SAME_PLACE_MM
 from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_from_index
@@ -137,7 +137,7 @@ def placed(reading: Reading, scan: ScanFile, volume: Volume, rater: str) -> Plac
         InputError: If a mask is on another grid than the scan, or a mark has an invalid diameter or lies outside the scan.
     """
     if reading.grid is not None:
-        _require_grid(reading.file, reading.grid, volume)
+        _require_grid(reading.file, reading.grid, Grid(volume.data.shape, volume.affine))
     rows = tuple(_row(mark, scan, volume.affine, rater) for mark in reading.marks)
     index = np.rint(index_from_world(np.array([r.centre_mm for r in rows]), volume.affine))
     outside = ((index < 0) | (index >= volume.data.shape)).any(axis=1)
@@ -163,11 +163,11 @@ def position_mm(mark: Mark, affine: np.ndarray) -> tuple[float, float, float]:
     return (-x, -y, z) if mark.frame == LPS else (x, y, z)
 
 
-def _require_grid(file: Path, mask: Volume, volume: Volume) -> None:
-    mask, volume = mask.to_ras(), volume.to_ras()  # one grid may be stored in several orders
-    shapes = [" x ".join(map(str, v.data.shape)) for v in (mask, volume)]
-    apart = corners_apart_mm(mask.affine, volume.affine, volume.data.shape) if shapes[0] == shapes[1] else 0.0
-    if shapes[0] != shapes[1] or apart > SAME_PLACE_MM:
-        got = f"{shapes[0]} voxels for {shapes[1]}" if shapes[0] != shapes[1] else f"corners up to {apart:.0f} mm apart"
+def _require_grid(file: Path, mask: Grid, scan: Grid) -> None:
+    mask, scan = mask.to_ras(), scan.to_ras()  # one grid may be stored in several orders
+    apart = corners_apart_mm(mask.affine, scan.affine, scan.shape)
+    if mask.shape != scan.shape or apart > SAME_PLACE_MM:
+        shapes = [" x ".join(map(str, grid.shape)) for grid in (mask, scan)]
+        got = f"{shapes[0]} voxels for {shapes[1]}" if mask.shape != scan.shape else f"corners up to {apart:.0f} mm apart"
         remedy = "resample the mask to the scan (nearest neighbour), or name the right scan"
         raise InputError("marks-grid", file, "a mask on its scan's grid", got, remedy)

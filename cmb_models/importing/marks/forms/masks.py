@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Mark, Options, Reading
+from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Grid, Mark, Options, Reading
 from cmb_models.io import formats
 from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import SUFFIXES, read_volume
@@ -38,7 +38,13 @@ def read_mask(file: Path, options: Options) -> Reading:
     values = mask.data[tuple(voxels.T)]
     marks = [mark for value, label in labels.items() for mark in _lesions(voxels[values == value], mask.affine, label)]
     ignored = [f"{value:.0f}" for value in found if value not in labels]
-    return Reading(file, MASK, tuple(marks), grid=mask, note=f"skipped: value {', '.join(ignored)}" if ignored else "")
+    return Reading(
+        file,
+        MASK,
+        tuple(marks),
+        grid=Grid(mask.data.shape, mask.affine),
+        note=f"skipped: value {', '.join(ignored)}" if ignored else "",
+    )
 
 
 def _labels(file: Path, values: Sequence[float], options: Options) -> dict[float, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.importing.identity import Patient
-from cmb_models.importing.marks.reading import Mark, Reading
+from cmb_models.importing.marks.reading import Grid, Mark, Reading
 from cmb_models.importing.marks.scans import placed, position_mm, scan_of
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE
@@ -151,8 +151,12 @@ def test_names_from_before_the_import_that_say_too_little(given):
         scan_of(given, CODED, PATIENTS)
 
 
-def grid(shape=(80, 80, 32), affine=AFFINE) -> Volume:
-    return Volume(np.zeros(shape, np.float32), affine)
+def grid(shape=(80, 80, 32), affine=AFFINE) -> Grid:
+    return Grid(shape, affine)
+
+
+SCAN = Volume(np.zeros((80, 80, 32), np.float32), AFFINE)
+SAGITTAL = np.array([[0, 0, 1.0, -40], [1.0, 0, 0, -40], [0, 2.0, 0, -32], [0, 0, 0, 1]])  # axes j, k, i of AFFINE's
 
 
 def shifted(mm: float) -> np.ndarray:
@@ -161,19 +165,23 @@ def shifted(mm: float) -> np.ndarray:
     return affine
 
 
-@pytest.mark.parametrize("mask", [grid(), grid(affine=LAS), grid(affine=shifted(0.9))], ids=["same", "stored as LAS", "0.9 mm off"])
+@pytest.mark.parametrize(
+    "mask",
+    [grid(), grid(affine=LAS), grid((80, 32, 80), SAGITTAL), grid(affine=shifted(0.9))],
+    ids=["same", "LAS", "sagittal", "0.9 mm off"],
+)
 def test_masks_of_the_scans_grid(mask):
     read = Reading(Path("sub-001.nii"), "mask", (Mark((1, 2, 3), "ras", 3, "cmb"),), grid=mask)
-    assert placed(read, SCANS[0], grid(), "AB").annotations[0].centre_mm == (1, 2, 3)
+    assert placed(read, SCANS[0], SCAN, "AB").annotations[0].centre_mm == (1, 2, 3)
 
 
 @pytest.mark.parametrize(("mask", "got"), [(grid((80, 80, 31)), "80 x 80 x 31 voxels"), (grid(affine=shifted(1.1)), "1 mm apart")])
 def test_masks_of_another_grid(mask, got):
     with refused("marks-grid", case="sub-001.nii", got=got):
-        placed(Reading(Path("sub-001.nii"), "mask", (), grid=mask), SCANS[0], grid(), "AB")
+        placed(Reading(Path("sub-001.nii"), "mask", (), grid=mask), SCANS[0], SCAN, "AB")
 
 
 def test_marks_outside():
     marks = tuple(Mark((x, 0, 0), "ras", 3, "cmb") for x in (0, 39.4, 39.6, -40.4, -40.6))
     with refused("annotation-outside", case="points.csv", got=r"2 of 5 outside scan.nii, the first at \(39.6, 0, 0\) read as ras"):
-        placed(Reading(Path("points.csv"), "table", marks), SCANS[0], grid(), "AB")
+        placed(Reading(Path("points.csv"), "table", marks), SCANS[0], SCAN, "AB")
