@@ -55,6 +55,8 @@ def write_data() -> None:
     write_scan(RAW / "site/derivatives/masks/sub-1/brain.nii.gz", 102)
     (RAW / "site/participants.tsv").write_text("participant_id\tage\nsub-1\t61\nsub-10\t70\n")
     (RAW / "site/annotations.csv").write_bytes(f"\ufeff{ROWS}{OF_SUB_1}{OTHERS}{OF_SUB_1}".encode())
+    (RAW / "site/derivatives/readings").mkdir(parents=True)
+    (RAW / "site/derivatives/readings/rater-CD.csv").write_bytes(f"{ROWS}{OTHERS}{OF_SUB_1}".encode())
     write_scan(swi("sub-1", "locked"), 21)
     swi("sub-7", "locked").parent.mkdir(parents=True)
     swi("sub-7", "locked").write_bytes(gzip.compress(gzip.decompress(swi("sub-1").read_bytes()), 1))
@@ -108,9 +110,11 @@ def require_withdrawn(workspace: Path) -> None:
     assert left == {
         ".gitignore",
         *("site/annotations.csv", "site/participants.tsv", "site/sub-10/swi/sub-10_swi.nii.gz", "site/sub-2/swi/sub-2_swi.nii.gz"),
+        "site/derivatives/readings/rater-CD.csv",
         *("locked/annotations.csv", "locked/sub-1/swi/sub-1_swi.nii.gz", "phantom/annotations.csv"),
     }
-    assert not (RAW / "site/derivatives").exists() and not (RAW / "locked/sub-7").exists()
+    assert (RAW / "site/derivatives/readings/rater-CD.csv").read_bytes() == f"{ROWS}{OTHERS}".encode()
+    assert not (RAW / "site/derivatives/masks").exists() and not (RAW / "locked/sub-7").exists()
     assert (RAW / "site/annotations.csv").read_bytes() == f"\ufeff{ROWS}{OTHERS}".encode()
     assert "sub-7" not in (RAW / "locked/annotations.csv").read_text()
     git(workspace, "add", "-A")
@@ -124,7 +128,7 @@ def test_a_dry_run_changes_nothing(workspace):
     before = tree(), git(workspace, "status", "--porcelain")
     shown = cmb("data", "withdraw", "sub-1", "--dataset", "site", "--dry-run").output
     assert before == (tree(), git(workspace, "status", "--porcelain")) and not JOURNAL.exists()
-    assert "would remove locked/sub-7, site/sub-1: 4 files, 2 of them scans, 3 rows" in shown and "nothing was changed" in shown
+    assert "would remove locked/sub-7, site/sub-1: 4 files, 2 of them scans, 4 rows" in shown and "nothing was changed" in shown
 
 
 def test_a_patient_is_withdrawn_and_named_nowhere(workspace):
@@ -137,7 +141,7 @@ def test_a_patient_is_withdrawn_and_named_nowhere(workspace):
     ]
     assert [(u.release, u.roles, u.key) for u in found.named] == [(2, ("training",), "site_sub-1")]
     (entry,) = read_entries(WITHDRAWAL_LOG)
-    assert entry["scans"] == [content] and removed in entry["files"] and len(entry["files"]) == 4 and entry["rows"] == 3
+    assert entry["scans"] == [content] and removed in entry["files"] and len(entry["files"]) == 4 and entry["rows"] == 4
     assert entry["releases"] == [{"release": 1, "roles": ["calibration", "training"]}]
     assert entry["releases_by_name"] == [{"release": 2, "roles": ["training"]}] and "Site Engineer" in entry["user"]
     assert first_fault(WITHDRAWAL_LOG) == "" and "sub-" not in WITHDRAWAL_LOG.read_text()
@@ -156,7 +160,7 @@ def test_what_remains_is_named(workspace, tmp_path):
         "`dvc gc --workspace --cloud --remote backup`",
     ):
         assert words in shown
-    assert "locked/annotations.csv" not in shown
+    assert "locked/annotations.csv" not in shown and "remove sub-1 from data/raw/site/derivatives" not in shown
 
 
 def test_a_cache_shared_by_workspaces_is_not_emptied_for_the_others(workspace, tmp_path):
@@ -312,4 +316,4 @@ def test_dvc_failures_leave_the_withdrawal_to_be_completed(workspace):
     Path("data/raw/site.dvc").write_text(content)
     withdraw("sub-1", ["site"])
     require_withdrawn(workspace)
-    assert yaml.safe_load(Path("data/raw/site.dvc").read_text())["outs"][0]["nfiles"] == 4
+    assert yaml.safe_load(Path("data/raw/site.dvc").read_text())["outs"][0]["nfiles"] == 5

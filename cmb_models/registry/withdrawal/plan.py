@@ -12,6 +12,7 @@ from pathlib import Path
 from cmb_models.dataset.layout import ANNOTATIONS, subject_and_session
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
+from cmb_models.importing.marks.add import READINGS
 from cmb_models.io.annotations import rows_without
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
@@ -57,7 +58,7 @@ class RemovedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a withdrawal removes. rows: of annotations.csv, by dataset. others: subjects with a copy and further scans."""
+    """What a withdrawal removes. rows: by table, as its path in the workspace. others: subjects with a copy and further scans."""
 
     subject: str
     targets: tuple[Target, ...]
@@ -104,7 +105,9 @@ def make_plan(workspace: Path, subject: str, datasets: Sequence[str] = ()) -> Pl
             others |= set() if is_whole else {f"{dataset}/{other}"}
     contents = {file.path: file for files in scans.values() for file in files}
     ordered = tuple(sorted(targets, key=str))
-    return Plan(subject, ordered, _files(workspace, folders, ordered, contents), _rows(folders, ordered), tuple(sorted(others)))
+    return Plan(
+        subject, ordered, _files(workspace, folders, ordered, contents), _rows(workspace, folders, ordered), tuple(sorted(others))
+    )
 
 
 def _datasets(workspace: Path) -> dict[str, Path]:
@@ -186,13 +189,21 @@ def _files(
     return tuple(found)
 
 
-def _rows(folders: Mapping[str, Path], targets: Sequence[Target]) -> dict[str, int]:
-    return {name: rows_left(folders[name], targets)[1] for name in sorted({target.dataset for target in targets})}
+def _rows(workspace: Path, folders: Mapping[str, Path], targets: Sequence[Target]) -> dict[str, int]:
+    tables = [table for name in sorted({target.dataset for target in targets}) for table in _tables(folders[name])]
+    counts = {table.relative_to(workspace).as_posix(): rows_left(workspace, table, targets)[1] for table in tables}
+    return {table: number for table, number in counts.items() if number}
 
 
-def rows_left(dataset: Path, targets: Sequence[Target]) -> tuple[str, int]:
-    """The text of a dataset's annotations.csv without the targets' rows, and their number."""
-    own = [target for target in targets if target.dataset == dataset.name]
-    if not (dataset / ANNOTATIONS).is_file():
+def _tables(dataset: Path) -> list[Path]:
+    """annotations.csv, and the readers' own marks that `cmb import marks` keeps."""
+    return [table for table in (dataset / ANNOTATIONS, *sorted((dataset / READINGS).glob("*.csv"))) if table.is_file()]
+
+
+def rows_left(workspace: Path, table: Path, targets: Sequence[Target]) -> tuple[str, int]:
+    """The text of a dataset's table without the targets' rows, and their number. ("", 0) if it is not there."""
+    dataset = table.relative_to(workspace / RAW).parts[0]
+    own = [target for target in targets if target.dataset == dataset]
+    if not table.is_file():
         return "", 0
-    return rows_without(dataset / ANNOTATIONS, lambda subject, session: any(t.holds_row(subject, session) for t in own))
+    return rows_without(table, lambda subject, session: any(t.holds_row(subject, session) for t in own))

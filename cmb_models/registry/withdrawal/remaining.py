@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.files import files_below
 from cmb_models.importing.identity import default_key, open_key
 from cmb_models.registry.withdrawal.plan import Plan
@@ -39,11 +38,12 @@ def remaining(workspace: Path, found: Withdrawal, key_file: Path | None = None) 
 
 def _texts(workspace: Path, plan: Plan) -> Iterator[str]:
     """Other text files of the datasets that name a subject."""
+    tables = {workspace / table for table in plan.rows}
     for target in (target for target in plan.targets if target.session is None):
         name = re.compile(rf"(?<![0-9A-Za-z-]){re.escape(target.subject)}(?![0-9A-Za-z-])")
         folder = workspace / RAW / target.dataset
         for file in files_below(folder):
-            is_left = file.suffix.lower() in TEXT and file.stat().st_size <= MOST_BYTES and file != folder / ANNOTATIONS
+            is_left = file.suffix.lower() in TEXT and file.stat().st_size <= MOST_BYTES and file not in tables
             if not is_left or target.holds(file.relative_to(folder)):
                 continue
             if name.search(file.read_text(encoding="utf-8", errors="replace")):

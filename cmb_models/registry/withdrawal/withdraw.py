@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, read_json, write_json, write_text
 from cmb_models.hash_chain import append_entry, first_fault, read_entries, utc_now
@@ -158,10 +157,10 @@ def _remove(workspace: Path, plan: Plan) -> None:
                 break
             with contextlib.suppress(OSError):  # not empty, or removed before
                 folder.rmdir()
-    for dataset in plan.datasets:
-        text, removed = rows_left(workspace / RAW / dataset, plan.targets)
+    for table in plan.rows:
+        text, removed = rows_left(workspace, workspace / table, plan.targets)
         if removed:
-            write_text(workspace / RAW / dataset / ANNOTATIONS, text)
+            write_text(workspace / table, text)
 
 
 def _dvc_add(workspace: Path, datasets: Sequence[str]) -> None:
