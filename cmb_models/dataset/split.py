@@ -64,23 +64,17 @@ def _cmbs(scans: Iterable[ScanEntry]) -> dict[str, int]:
 def divide(scans: Sequence[ScanEntry], settings: Split) -> tuple[list[str], set[str]]:
     """The training subjects in a seeded order, and the locked ones.
 
-    A share of each dataset is locked, by the hashes of seed and subject: a dataset that is added changes nothing of the others, and
-    a subject that is added or withdrawn at most one other.
+    The share is taken from each dataset, in the order of a hash of seed and name: when a subject is added or removed, at most one
+    other of its dataset changes sides, so that later releases are tested on the same scans.
     """
-
-    def rank(subject: str) -> str:
-        return hashlib.sha256(f"{settings.seed}:{subject}".encode()).hexdigest()
-
-    datasets: dict[str, set[str]] = {}
-    for scan in scans:
-        datasets.setdefault(scan["dataset"], set()).add(scan["subject"])
-    free, locked = [], set()
-    for name, subjects in datasets.items():
-        share = 1.0 if name in settings.locked_datasets else settings.locked_fraction
-        ranked, n = sorted(subjects, key=rank), round(share * len(subjects))
-        locked |= set(ranked[:n])
-        free += ranked[n:]
-    return sorted(free, key=rank), locked
+    locked = {scan["subject"] for scan in scans if scan["dataset"] in settings.locked_datasets}
+    others = sorted({scan["subject"] for scan in scans} - locked)
+    for dataset in sorted({scan["dataset"] for scan in scans}):
+        members = {scan["subject"] for scan in scans if scan["dataset"] == dataset} - locked
+        ranked = sorted(members, key=lambda subject: hashlib.sha256(f"{settings.seed} {subject}".encode()).digest())
+        locked |= set(ranked[: round(settings.locked_fraction * len(ranked))])
+    free: list[str] = np.random.default_rng(settings.seed).permutation(others).tolist()
+    return [s for s in free if s not in locked], locked
 
 
 def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> list[InputError]:

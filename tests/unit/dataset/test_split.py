@@ -94,6 +94,11 @@ def test_a_withdrawn_subject_changes_at_most_one_other(removed):
     assert len(set(before) ^ set(after)) <= 2
 
 
+def test_another_seed_locks_others():
+    locked = [split_subjects(SITE, Split(folds=3, seed=n, locked_datasets=(), locked_fraction=0.3), 3)["locked"] for n in range(9)]
+    assert len({tuple(subjects) for subjects in locked}) > 4
+
+
 def test_a_new_workspace_splits_one_dataset_of_four_scans():
     params = load_params(ROOT / "params.yaml")
     split = split_subjects(scans([1, 1, 1, 1]), params.split, params.ingest.min_scans)
