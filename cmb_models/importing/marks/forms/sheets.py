@@ -32,7 +32,7 @@ ALIASES = {  # usual names of columns in lower case, by field; the first that is
     ),
     "session": ("session", "session_id", "visit", "timepoint", "time_point"),
     "diameter_mm": ("diameter_mm", "diameter", "size_mm", "size", "diam_mm", "diam", "d_mm"),
-    "label": ("label", "type", "class", "category", "diagnosis"),
+    "label": ("label", "type", "class", "category", "diagnosis", "finding", "lesion_type"),
     "rater": ("rater", "reader", "observer", "annotator"),
     "region": ("region", "location", "lobe"),
     "description": ("description", "desc"),  # in which the diameter may be
@@ -79,7 +79,9 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
             faults.append(f"line {row.line}: {error}")
     if faults:
         raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
-    return [Reading(file, TABLE, tuple(marks), *who) for who, marks in found.items()]
+    unused = [c for c in table.columns if c and c not in columns.values()]  # one of them might hold the labels
+    note = f"columns not used: {', '.join(unused)}" if unused else ""
+    return [Reading(file, TABLE, tuple(marks), *who, note=note) for who, marks in found.items()]
 
 
 def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:

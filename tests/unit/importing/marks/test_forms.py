@@ -216,6 +216,16 @@ def test_a_table_of_several_subjects_sessions_and_raters(tmp_path):
     ]
 
 
+def test_columns_that_are_not_used_are_named(tmp_path):
+    """One of them may say which marks are mimics: without it all of them are microbleeds."""
+    file = tmp_path / "marks.csv"
+    file.write_text("x_mm,y_mm,z_mm,diameter_mm,Befund,note\n12,8,-6,3,mimic:vein,small\n")
+    (reading,) = read_file(file, Options())
+    assert reading.note == "columns not used: Befund, note"
+    (reading,) = read_file(file, Options(columns={"label": "Befund"}))
+    assert (reading.note, reading.marks[0].label) == ("columns not used: note", "mimic:vein")
+
+
 def test_faults_of_a_table_are_listed_together(tmp_path):
     lines = ("subject,x_mm,y_mm,z_mm,label", "sub-001,1,2,,cmb", ",1,2,3,cmb", "sub-001,1,2,3,bleed", "sub-001,1,2,inf,cmb")
     with refused(
