@@ -46,10 +46,10 @@ def write_nifti(path: Path, volume: Volume, sidecar: dict[str, Any] | None = Non
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", f"{SECRET} 19520304".encode()))
     nib.save(image, path)
     if sidecar is not None:
-        told = dict.fromkeys(
+        texts = dict.fromkeys(
             ("SeriesDescription", "ProtocolName", "PatientName", "InstitutionName", "ImageComments"), f"{SECRET} SWI"
         )
-        told |= {"Manufacturer": f"SIEMENS {SECRET}", "AcquisitionDateTime": "20240117", "DeviceSerialNumber": "0815"}
-        sidecar = TECHNICAL | told | {"ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", SECRET.upper()]} | sidecar
+        texts |= {"Manufacturer": f"SIEMENS {SECRET}", "AcquisitionDateTime": "20240117", "DeviceSerialNumber": "0815"}
+        sidecar = TECHNICAL | texts | {"ImageType": ["ORIGINAL", "PRIMARY", "M", "SWI", SECRET.upper()]} | sidecar
         path.with_name(path.name.split(".")[0] + ".json").write_text(json.dumps(sidecar))
     return path
