@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from functools import cache
 from typing import Annotated
@@ -60,7 +61,13 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; input errors give one line on stderr and exit code 2, without a traceback."""
+    """Run the command line; input errors give one line on stderr and exit code 2, without a traceback.
+
+    A signal that stops the command ends it as Ctrl-C does, so that temporary files are removed.
+    """
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         build_app()()
     except (InputError, RuntimeError) as error:  # RuntimeError: a failed server, with the end of its log

@@ -30,3 +30,6 @@ def run(main: Callable[[], None]) -> None:
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - shown to the user by DVC
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; `dvc repro` resumes", file=sys.stderr)  # noqa: T201 - as above
+        sys.exit(130)

@@ -6,17 +6,19 @@ The workspace is not touched: the clone has its own DVC cache, MLflow store and 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, sha256_of
+from cmb_models.files import exclusive, read_json, sha256_of
 from cmb_models.records import flatten
 from cmb_models.registry.mlflow.store import URI_VARIABLE, open_registry
 from cmb_models.registry.provenance.lineage import lineage_faults, read_lineage
@@ -27,6 +29,7 @@ from cmb_models.workspace.paths import BUNDLE, ENVIRONMENT_LOCK
 from cmb_models.workspace.recorded_data import require_recorded
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
+SCRATCH = "cmb-reproduce-"  # of a temporary folder's name
 STAGES = ("evaluate", "cross_validate")  # whose metrics are compared
 NOT_COMPARED = ("locked_set",)  # counts evaluations of the locked set, to which this one adds
 WORKSPACE_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # unset in the clone
@@ -101,12 +104,21 @@ def reproduce(ref: str, folder: Path | None = None, start: Path = Path("."), qui
 
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
+    """The folder of the clone. A temporary one goes when this process is stopped, else with the next reproduction."""
     if folder is not None:
         Path(folder).mkdir(parents=True)
         yield Path(folder).resolve()
         return
-    with tempfile.TemporaryDirectory(prefix="cmb-reproduce-") as scratch:
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch, exclusive(Path(scratch)):
         yield Path(scratch)
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove the clones of reproductions that were killed: nobody holds their lock."""
+    for scratch in temporary.glob(f"{SCRATCH}*"):
+        with suppress(OSError), exclusive(scratch, wait=False):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_out(workspace: Path, clone: Path, commit: str) -> None:
@@ -145,9 +157,18 @@ def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[s
     command = [sys.executable, "-m", "dvc", *arguments]
     out = sys.stderr if quiet else None
     sys.stdout.flush()
-    process = subprocess.run(command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), check=False)
-    if process.returncode:
-        raise InputError("dvc-failed", clone, f"`dvc {arguments[0]}` to succeed", f"exit code {process.returncode}", remedy)
+    process = subprocess.Popen(
+        command, cwd=clone, env=_environment(clone) | dict(more or {}), stdout=_stream(out), start_new_session=True
+    )
+    try:
+        code = process.wait()
+    except BaseException:  # this process is stopped: DVC's stages would go on in a folder that is removed
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if code:
+        raise InputError("dvc-failed", clone, f"`dvc {arguments[0]}` to succeed", f"exit code {code}", remedy)
 
 
 def _stream(out) -> int | None:

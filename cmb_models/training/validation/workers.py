@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -75,6 +77,8 @@ def processes(most: int) -> int:
 def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) -> None:
     global _counter
     _counter = counter
+    # Ctrl-C reaches the workers, too: each would print a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     limit_threads()
     torch.set_num_threads(threads)
     adopt_precision(device, precision)  # all trainings of a stage in the same one
