@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 SECRETS = Path("/run/secrets")
 HOSTS = "mlflow:5000,localhost:5000,127.0.0.1:5000"  # prevents DNS rebinding
+MORE_HOSTS = "CMB_REGISTRY_HOSTS"  # comma-separated names, with ports, by which a proxy's clients call the registry
 
 
 def environment(secrets: Path = SECRETS) -> dict[str, str]:
@@ -25,6 +26,7 @@ def environment(secrets: Path = SECRETS) -> dict[str, str]:
 
 def command() -> list[str]:
     """The server's command line. Clients send artifacts to it, so only the server holds the store's keys."""
+    hosts = ",".join(filter(None, (HOSTS, os.environ.get(MORE_HOSTS, ""))))
     return [
         "mlflow",
         "server",
@@ -33,7 +35,7 @@ def command() -> list[str]:
         "--workers=2",
         "--serve-artifacts",
         "--artifacts-destination=s3://mlflow/artifacts",
-        f"--allowed-hosts={HOSTS}",
+        f"--allowed-hosts={hosts}",
     ]
 
 

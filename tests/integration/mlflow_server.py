@@ -34,12 +34,12 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(database: str, artifacts: Path, log: Path) -> Iterator[str]:
+def mlflow_server(database: str, artifacts: Path, log: Path, *options: str) -> Iterator[str]:
     """An MLflow server over a database and a folder that only it touches; gives its address. RuntimeError: its log's end."""
     port = _free_port()
     driver = database.replace("postgresql://", "postgresql+psycopg2://")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", driver, "--serve-artifacts", "--artifacts-destination", str(artifacts)]  # fmt: skip
+               "--backend-store-uri", driver, "--serve-artifacts", "--artifacts-destination", str(artifacts), *options]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | SETTINGS
     with log.open("w") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=log.parent)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -13,6 +15,7 @@ from cmb_models.hash_chain import read_entries
 from cmb_models.registry.history.audit import audit, audit_fault
 from cmb_models.registry.mlflow.store import fetch_release
 from cmb_models.registry.promote import promote, resume, rollback
+from tests.integration.mlflow_server import mlflow_server
 from tests.integration.registry_site import aliases
 from tests.support.command_line import cmb
 from tests.support.refused import refused
@@ -62,8 +65,6 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(site):
 
 def test_a_promotion_waits_for_a_registration_and_then_goes_on(site):
     """What holds the lock without moving anything is no reason to refuse."""
-    import threading
-
     from cmb_models.registry.history.lock import registry_lock
     from cmb_models.registry.mlflow.store import Registry
 
@@ -170,3 +171,30 @@ def rollback_is_refused(folder) -> bool:
     with refused("role-empty"):
         rollback("no", folder)
     return True
+
+
+def test_a_registry_that_does_not_accept_the_host_of_a_proxy_is_not_said_to_be_down(site, monkeypatch, tmp_path):
+    """MLflow answers 403 to a host that it was not started with."""
+    options = ("--allowed-hosts", "registry.hospital.example")
+    with mlflow_server(f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "artifacts", tmp_path / "log", *options) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with refused("registry-unreachable", got="Invalid Host header") as caught:
+            promote("1", start=site)
+    assert "CMB_REGISTRY_HOSTS" in caught.value.remedy and "start it" not in caught.value.remedy
+
+
+def test_a_proxy_that_denies_access_is_not_said_to_be_down(site, monkeypatch):
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.server_port}")
+        with refused("registry-unreachable", got="403") as caught:
+            promote("1", start=site)
+        proxy.shutdown()
+    assert "denies access" in caught.value.remedy

@@ -40,8 +40,17 @@ def reaching(uri: str) -> Iterator[None]:
             raise
         got = " ".join(str(error).split())[:200] or type(error).__name__
         raise Unreachable(
-            "registry-unreachable", without_password(uri), "a registry that answers", got, f"start it, or correct {URI_VARIABLE}"
+            "registry-unreachable", without_password(uri), "a registry that answers", got, _remedy(str(error))
         ) from error
+
+
+def _remedy(answer: str) -> str:
+    """What to do about a store's answer, which may be that of a proxy in front of it."""
+    if "Invalid Host header" in answer:
+        return "add the host of this address to those MLflow accepts (--allowed-hosts; CMB_REGISTRY_HOSTS with deploy/compose.yaml)"
+    if re.search(r"\b(401|403|407)\b|PERMISSION_DENIED|UNAUTHENTICATED", answer):
+        return "it runs and denies access: check the log-in, and the rights that it and a proxy in front of it grant"
+    return f"start it, or correct {URI_VARIABLE}"
 
 
 def without_password(uri: str) -> str:

@@ -229,6 +229,16 @@ def test_mlflow_reads_its_passwords_from_files_and_takes_its_own_options(tmp_pat
     assert all(option in done.stdout for option in options)
 
 
+def test_the_hosts_of_a_proxy_are_a_setting_of_the_registry(monkeypatch):
+    start = runpy.run_path(str(DEPLOY / "mlflow" / "start.py"))
+    name = start["MORE_HOSTS"]
+    monkeypatch.setenv(name, "registry.hospital.example,registry.hospital.example:8443")
+    assert f"--allowed-hosts={start['HOSTS']},registry.hospital.example,registry.hospital.example:8443" in start["command"]()
+    monkeypatch.setenv(name, "")
+    assert f"--allowed-hosts={start['HOSTS']}" in start["command"]()
+    assert compose()["services"]["mlflow"]["environment"][name] == f"${{{name}:-}}"
+
+
 def test_versions_are_those_of_the_locks():
     lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line)
     pinned = dict(re.findall(r"(mlflow|psycopg2-binary)==([\d.]+)", (DEPLOY / "mlflow" / "Dockerfile").read_text()))
