@@ -32,7 +32,7 @@ DVC_FILES = (Path(".dvc/config"), Path(".dvc/.gitignore"))
 GITIGNORE = """\
 __pycache__/
 .partial-*
-# MLflow's store, Optuna's studies, the server's state, results
+# MLflow's store, Optuna's studies, the server's state, results, exported evidence
 /mlflow.db*
 /mlruns/
 /mlartifacts/
@@ -40,6 +40,7 @@ __pycache__/
 /serving-state/
 /releases/
 /results/
+/evidence/
 /shadow*.jsonl
 /check.html
 # A signing key never belongs in git

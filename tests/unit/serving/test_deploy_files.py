@@ -236,7 +236,7 @@ def test_the_hosts_of_a_proxy_are_a_setting_of_the_registry(monkeypatch):
     assert f"--allowed-hosts={start['HOSTS']},registry.hospital.example,registry.hospital.example:8443" in start["command"]()
     monkeypatch.setenv(name, "")
     assert f"--allowed-hosts={start['HOSTS']}" in start["command"]()
-    assert compose()["services"]["mlflow"]["environment"][name] == f"${{{name}:-}}"
+    assert compose()["services"]["mlflow"]["environment"][name] == ""
 
 
 def test_versions_are_those_of_the_locks():

@@ -14,6 +14,7 @@ from cmb_models.files import write_text
 from cmb_models.workspace import template as module
 from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create, relock, template, upgrade
+from cmb_models.workspace.versioning import require_clean
 from tests.support.refused import refused
 
 
@@ -52,6 +53,22 @@ def test_a_new_workspace_is_whole(site):
     assert "code.lock" in status and ".dvc/config" in status
     done = subprocess.run(["git", "check-ignore", "data/prepared", "mlflow.db"], cwd=site, capture_output=True, text=True)
     assert done.stdout.split() == ["data/prepared", "mlflow.db"]
+
+
+WRITTEN = ("evidence/7/index.json", "results/detections.csv", "reports/compare.html", "shadow.jsonl", "releases/1-ab/unet.onnx")
+
+
+def test_what_documented_commands_write_does_not_make_the_next_registration_refuse(site):
+    """An evidence folder, for instance, before `cmb release register`, which needs a clean tree."""
+    commit = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "Create workspace")
+    subprocess.run(commit, cwd=site, check=True)
+    for name in WRITTEN:
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text("{}")
+    require_clean(site)
+    (site / "notes.txt").write_text("mine")
+    with refused("git-dirty", got=r"changes in notes\.txt$"):
+        require_clean(site)
 
 
 def test_dvc_finds_the_scans_of_a_workspace(site, tmp_path):
