@@ -19,6 +19,7 @@ from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
+from cmb_models.release import export
 from cmb_models.release.bundle import (
     CARD_FILE,
     CNN_FILE,
@@ -29,10 +30,11 @@ from cmb_models.release.bundle import (
     UNET_FILE,
     BundleDetector,
 )
-from cmb_models.release.export import write_bundle
+from cmb_models.release.export import batches, largest_difference, volumes, write_bundle
 from cmb_models.runtime.cpu import RUNTIMES, open_onnx
 from cmb_models.training.validation.jobs import pipeline_config
 from tests.support.imports import ROOT
+from tests.support.refused import refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
 PARAMS = load_params(ROOT / "params.yaml")
@@ -72,6 +74,44 @@ def test_onnx_answers_as_torch_and_the_golden_scan_has_its_phase(exported):
     assert detector.requires_phase and len(answer.candidates) > 3
     known = read_json(folder / GOLDEN_ANSWER)["candidates"]
     np.testing.assert_allclose([[*d.position_mm, d.score] for d in answer.candidates], known, atol=1e-5)
+
+
+def test_an_exported_network_that_is_wrong_at_one_size_alone_is_noticed():
+    """Three volumes and three numbers of patches, each of another shape."""
+    params = PARAMS.preprocess
+    for inputs in (
+        volumes(np.ones((1, 1, 16, 12, 8), np.float32), params.multiple_vox),
+        batches(pipeline_config(PARAMS, PARAMS.cnn), 0),
+    ):
+        shapes = [array.shape for array in inputs]
+        assert len(set(shapes)) == 3
+        for wrong in shapes:
+            found = largest_difference(lambda x: x, lambda x, wrong=wrong: x + 0.25 * (x.shape == wrong), inputs)
+            assert found == pytest.approx(0.25)
+    assert [v.shape[2:] for v in volumes(np.ones((1, 1, 16, 12, 8)), (4, 4, 4))] == [(16, 12, 8), (8, 4, 4), (16, 12, 24)]
+
+
+def test_an_export_that_is_wrong_at_another_size_than_the_golden_scans_is_refused(exported, monkeypatch):
+    folder, _ = exported
+    golden, right = [], export.open_onnx
+
+    def wrong_elsewhere(file, *names):
+        network = right(file, *names)
+
+        def run(array):
+            golden[:] = golden or [array.shape]
+            return network(array) + (0.01 if array.shape != golden[0] else 0)
+
+        return run if Path(file).name == UNET_FILE else network
+
+    monkeypatch.setattr(export, "open_onnx", wrong_elsewhere)
+    config = pipeline_config(PARAMS, PARAMS.cnn)
+    torch.manual_seed(0)
+    networks = build_unet((4, 4, 8), (1, 2, 1)), PatchClassifier((4, 8), 0.0, config.patch_channels)
+    (folder.parent / "wrong").mkdir()
+    inputs = {name: folder.parent / f"{name}.json" for name in LINEAGE}
+    with refused("export-parity"):
+        write_bundle(folder.parent / "wrong", *networks, config, PARAMS.export, inputs)
 
 
 def test_stage_2_with_phase_answers_the_same_by_every_runtime(exported):
