@@ -47,6 +47,12 @@ def test_an_impossible_setting_ends_the_stage_in_one_line(name, value):
     )
 
 
+def test_a_stage_that_is_stopped_by_ctrl_c_shows_no_traceback():
+    code = "import os, signal\nfrom cmb_models.workspace import stage\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    done = run(code + "stage.run(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())")
+    assert (done.returncode, done.stderr) == (130, "stopped; `dvc repro` resumes\n")
+
+
 def test_each_test_worker_has_its_share_of_the_cores():
     """Also where the process that started the workers has set more."""
     workers, available = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(os.sched_getaffinity(0))
