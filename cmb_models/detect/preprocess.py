@@ -18,6 +18,7 @@ from cmb_models.volume import Volume, ras_orientation, spacing_of, triple
 
 log = logging.getLogger(__name__)
 
+ROUNDING_VOX = 1e-3  # headers hold affines in single precision: of 600 voxels at half size, up to 7e-5 of a voxel at the end
 SAME_GRID = 0.01  # spacings that differ by less than this share are not resampled: 1 mm over a 100 mm brain, below half a voxel
 
 
@@ -112,7 +113,7 @@ def resample_raster(raster: Raster, spacing_mm: tuple[float, float, float], arra
         return raster
     factor = np.where(np.abs(factor - 1) < SAME_GRID, 1.0, factor)
     # Half a voxel rounds down: rounded up, the last new voxel's centre would lie on the old edge, outside every old voxel.
-    shape = triple(max(1, math.ceil(size / f - 0.5 - 1e-6)) for size, f in zip(raster.data.shape, factor, strict=True))
+    shape = triple(max(1, math.ceil(size / f - 0.5 - ROUNDING_VOX)) for size, f in zip(raster.data.shape, factor, strict=True))
     to_old = np.diag([*factor, 1.0])
     to_old[:3, 3] = (factor - 1) / 2
     return Raster(arrays.resampled(raster.data, factor, shape), raster.affine @ to_old)
