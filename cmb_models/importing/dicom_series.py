@@ -5,6 +5,7 @@ Only headers are read here.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import warnings
@@ -82,12 +83,13 @@ class Header:
         return "" if value is None else str(value).strip()
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """A value's numbers; () if it is missing or not readable."""
+        """A value's numbers; () if it is missing or not readable, or one is not finite."""
         value = self.values.get(name)
         try:
-            return tuple(float(v) for v in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value]))
-        except (TypeError, ValueError):
+            found = tuple(float(v) for v in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value]))
+        except (TypeError, ValueError, OverflowError):
             return ()
+        return found if all(map(math.isfinite, found)) else ()
 
     @property
     def frames(self) -> int:
