@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,10 +11,12 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.io.tables import SEPARATORS, Table, header_of, read_table
+from cmb_models.io.tables import SEPARATORS, Table, encoding_of, header_of, read_table
 
 MIMIC_PREFIX = "mimic:"
 NONE = "none"  # the label of a row without a place: the scan was read, and this rater marked nothing in it
+FARTHEST_MM = 2e4  # from the scanner's centre: no scan that passes detect.checks lies farther away
+SHOWN = 20  # invalid rows in a message
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Annotation:
     Attributes:
         subject: Folder of the subject, such as "sub-001".
         session: Folder of the session, such as "ses-1"; "" for a subject with one session.
-        x_mm: Centre in scanner RAS mm, with y_mm and z_mm; finite.
+        x_mm: Centre in scanner RAS mm, with y_mm and z_mm; finite, within FARTHEST_MM.
         diameter_mm: Diameter in the image, above 0 and below 100.
         label: "cmb", "possible" (neither counted as lesion nor as false positive) or "mimic:<kind>".
         rater: Who annotated it.
         region: Brain region in the site's terms; "" if not given.
 
     Raises:
-        InputError: For another label, a centre that is not finite, or a diameter out of range.
+        InputError: For another label, or a centre or diameter out of range.
     """
 
     subject: str
@@ -55,11 +55,11 @@ class Annotation:
                 repr(self.label),
                 "correct the label",
             )
-        if not all(math.isfinite(v) for v in self.centre_mm):
+        if not all(abs(v) < FARTHEST_MM for v in self.centre_mm):
             raise InputError(
                 "annotations-invalid",
                 f"annotation of {self.subject}",
-                "finite x_mm, y_mm, z_mm",
+                f"x_mm, y_mm, z_mm within {FARTHEST_MM:g} mm",
                 str(self.centre_mm),
                 "correct the row",
             )
@@ -112,9 +112,9 @@ def read_readings(path: Path) -> Readings:
     """Read annotations.csv.
 
     Args:
-        path: UTF-8 CSV with the columns COLUMNS, in any order; OPTIONAL ones may be missing. Separated by commas, or by semicolons
-            or tabs, as spreadsheets write it; then numbers may have a decimal comma. A line `sep=;` may come first. Empty rows are
-            skipped.
+        path: CSV in UTF-8, or in UTF-16 with a byte order mark, with the columns COLUMNS in any order; OPTIONAL ones may be
+            missing. Separated by commas, or by semicolons or tabs, as spreadsheets write it; then numbers may have a decimal comma.
+            A line `sep=;` may come first. Empty rows are skipped.
 
     Returns:
         The rows in the file's order; none for a file with only a header.
@@ -144,7 +144,8 @@ def read_readings(path: Path) -> Readings:
         except (TypeError, ValueError) as error:
             faults.append(f"line {row.line}: {error}")
     if faults:
-        raise InputError("annotations-invalid", path, "readable rows", "; ".join(faults), "correct these lines")
+        got = "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more lines" if len(faults) > SHOWN else "")
+        raise InputError("annotations-invalid", path, "readable rows", got, "correct these lines")
     _require_consistent(path, rows, empty)
     return Readings(rows, empty)
 
@@ -163,7 +164,7 @@ def rows_without(path: Path, is_left_out: Callable[[str, str], bool]) -> tuple[s
         InputError: If it is not a CSV file in UTF-8 with the columns subject and session.
     """
     try:
-        lines = list(io.StringIO(path.read_bytes().decode("utf-8"), newline=""))
+        lines = list(io.StringIO(path.read_bytes().decode(encoding_of(path).removesuffix("-sig")), newline=""))
         first, separator, named = header_of(iter([line.removeprefix("\ufeff") for line in lines]))
         begin = 2 if named else 1
         columns = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
@@ -215,8 +216,7 @@ def update_annotations(
     columns = [*table.columns, *(c for c in OPTIONAL if c not in table.columns and any(getattr(r, c) for r in rows))]
     kept = [r for r in table.rows if tuple(_text(r.values, c) for c in ("subject", "session", "rater")) not in drop]
     has_comma = table.separator != "," and any("," in _text(r.values, "x_mm") for r in table.rows)
-    with path.open("rb") as stream:
-        encoding = "utf-8-sig" if stream.read(3) == codecs.BOM_UTF8 else "utf-8"
+    encoding = encoding_of(path)
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding=encoding) as stream:
         if table.first_line:
             stream.write(f"{table.first_line}\n")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
 
+LARGEST = 2**24  # bytes: a thousand scans with twenty marks each have one tenth of that
+SHOWN = 20  # names in a message
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
 
@@ -50,13 +54,28 @@ def read_table(path: Path) -> Table:
     if not path.is_file():
         raise InputError("file-not-found", path, "a csv file", "no such file", "check the path")
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            expected, got = f"a csv file of at most {LARGEST / 1e6:.0f} MB", f"one of {size / 1e6:.0f} MB"
+            raise InputError("annotations-invalid", path, expected, got, "check what it holds")
         return _read(path)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
+    except OSError as error:
+        got = (error.strerror or type(error).__name__).lower()
+        raise InputError("file-not-readable", path, "a file that may be read", got, "check its permissions") from error
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding of a text by its byte order mark; UTF-8 without one. Excel's "Unicode text" is UTF-16."""
+    with path.open("rb") as stream:
+        start = stream.read(3)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    return "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
 
 
 def _read(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
+    with path.open(newline="", encoding=encoding_of(path)) as stream:
         first, separator, named = header_of(stream)
         reader = csv.reader(itertools.chain([first], stream), delimiter=separator, strict=True)
         columns = tuple(name.strip() for name in next(reader, []))
@@ -79,8 +98,8 @@ def header_of(lines: Iterator[str]) -> tuple[str, str, str]:
 
 def require_columns_once(path: Path, columns: tuple[str, ...]) -> None:
     """Raise InputError if a table has several columns of one name."""
-    if repeated := sorted({c for c in columns if c and columns.count(c) > 1}):
-        raise InputError("annotations-invalid", path, "each column once", ", ".join(repeated), "remove one of them")
+    if repeated := sorted(c for c, n in Counter(columns).items() if c and n > 1):
+        raise InputError("annotations-invalid", path, "each column once", ", ".join(repeated[:SHOWN]), "remove one of them")
 
 
 def _fault(cells: list[str], columns: tuple[str, ...], separator: str) -> str:
