@@ -15,6 +15,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+# Prepared, a stored voxel takes 14 bytes besides its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
+# twice the finest whole-head SWI known to us (512 x 512 x 192).
+MAX_VOXELS = 2**27
 REAL = "biuf"  # NumPy dtype kinds of real numbers
 Value = TypeVar("Value")
 

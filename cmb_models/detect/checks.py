@@ -8,7 +8,7 @@ import numpy as np
 
 from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.errors import InputError
-from cmb_models.volume import Volume
+from cmb_models.volume import MAX_VOXELS, Volume
 
 MIN_EXTENT_MM = 20.0  # less than a fifth of a brain along any axis cannot be judged
 MAX_EXTENT_MM = 1000.0  # four heads in a row: more is a voxel size in another unit
@@ -18,9 +18,6 @@ MAX_ORIGIN_OFFSET_MM = (
     1e4  # 10 m off the scanner's centre: headers' odd origins pass, numbers that leave no digit for a voxel do not
 )
 MAX_SKEW = 0.1  # cosine between two axes: 6 degrees off a right angle. Scanners give 0, a registration's shear a little
-# Prepared, a stored voxel takes 14 bytes besides its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
-# twice the finest whole-head SWI known to us (512 x 512 x 192).
-MAX_VOXELS = 2**27
 # Stage 1 takes 350 to 410 bytes for each voxel of the working grid in ONNX Runtime on a CPU (measured): 10 GB at this limit.
 # A head of 250 x 250 x 200 mm has 6 million at 1 x 1 x 2 mm.
 MAX_GRID_VOXELS = 24_000_000

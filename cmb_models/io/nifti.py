@@ -19,7 +19,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.volume import Volume, corners_apart_mm, spacing_of
+from cmb_models.volume import MAX_VOXELS, Volume, corners_apart_mm, spacing_of
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
@@ -28,9 +28,11 @@ MOST_TRAILING = 2**12  # bytes after the voxels: a writer's padding
 TEMPLATES = {3: "Talairach space", 4: "MNI space", 5: "a template's space"}  # codes of an affine that are not the scanner's
 SAME_PLACE_MM = 1.0  # corners of an image by qform and by sform: more than rounding
 SAME_SIZE = 0.02  # share by which voxel sizes may differ from the affine's: rounded headers, slightly sheared affines
-MOST_VOXELS = 2**30  # 4 GiB as float32, some 20 times the finest SWI: more is a damaged header
+MOST_EXTENSIONS = 2**24  # bytes between header and voxels, which are read too: a DICOM header kept there has some thousands
 # What nibabel and the layers below it raise for files that are cut short, damaged or of another format.
 BAD_HEADER = (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
+# Of damaged headers come infinite values and NaN, which are refused here or by detect.checks.
+UNWARNED: Mapping[str, Any] = {"over": "ignore", "invalid": "ignore"}
 UNREADABLE = (*BAD_HEADER, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
@@ -77,7 +79,7 @@ def _reading(path: Path) -> Iterator[io.IOBase]:
     """The file's bytes, decompressed. What goes wrong while they are read becomes an InputError."""
     try:
         _check_file(path)
-        with _opened(path) as stream:
+        with _opened(path) as stream, np.errstate(**UNWARNED):
             yield stream
     except InputError:
         raise
@@ -104,6 +106,11 @@ def _image_of(stream: io.IOBase) -> SpatialImage:
         raise ImageFileError("shorter than a header")
     nifti2 = NIFTI2_HEADER in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
     kind = nib.Nifti2Image if nifti2 else nib.Nifti1Image
+    header = kind.header_class(stream.read(kind.header_class.sizeof_hdr), check=False)
+    stream.seek(0)
+    # Before the image is opened: to come to a far place, a gzip file is decompressed up to it.
+    if not header["vox_offset"] <= MOST_EXTENSIONS:
+        raise ImageFileError(f"its voxels begin at byte {header['vox_offset']:.0f}")
     image: SpatialImage = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
     offset = int(cast(Any, image.dataobj).offset)  # of an ArrayProxy
     if offset < kind.header_class.single_vox_offset:
@@ -133,10 +140,14 @@ def volume_of(image: SpatialImage, case: object) -> Volume:
     Raises:
         InputError: As `read_volume`.
     """
+    with np.errstate(**UNWARNED):
+        return _volume_of(image, case)
+
+
+def _volume_of(image: SpatialImage, case: object) -> Volume:
     try:
         _check_voxels(case, image)
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which detect.checks rejects
-            data = np.asarray(image.dataobj, dtype=np.float32)
+        data = np.asarray(image.dataobj, dtype=np.float32)
     except InputError:
         raise
     except UNREADABLE as error:
@@ -186,7 +197,7 @@ def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tupl
     (one, _), (other, _) = forms.values()
     apart = corners_apart_mm(one, other, shape)
     mirrored = np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
-    if mirrored or apart > SAME_PLACE_MM:
+    if mirrored or not apart <= SAME_PLACE_MM:
         described = (f"{name} {_described(affine)}" for name, (affine, _) in forms.items())
         got = f"{' and '.join(described)}, {'mirrored against each other' if mirrored else f'up to {apart:.0f} mm apart'}"
         raise InputError(
@@ -195,6 +206,8 @@ def _require_same_place(forms: Mapping[str, tuple[np.ndarray, int]], shape: tupl
 
 
 def _described(affine: np.ndarray) -> str:
+    if not np.isfinite(affine).all():
+        return "not finite"
     spacing = " x ".join(f"{s:.3g}" for s in spacing_of(affine))
     origin = ", ".join(f"{o:.0f}" for o in affine[:3, 3])
     return f"{''.join(code or '?' for code in nib.aff2axcodes(affine))} {spacing} mm from ({origin})"
@@ -211,7 +224,8 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         raise InputError("scan-file", path, "a NIfTI file", "a folder", "name the files in it")
     if not path.is_file():
-        raise InputError("file-not-found", path, "a NIfTI file", "no such file", "check the path")
+        got = "a link to a file that is missing" if path.is_symlink() else "no such file"
+        raise InputError("file-not-found", path, "a NIfTI file", got, "check the path")
     if not path.name.lower().endswith(SUFFIXES):
         got = f"a {path.suffix or 'nameless'} file"
         raise InputError("scan-file", path, "a NIfTI file (.nii or .nii.gz)", got, "convert the scan to NIfTI first")
@@ -222,13 +236,12 @@ def _check_file(path: Path) -> None:
 def _check_voxels(case: object, image: SpatialImage) -> None:
     """Check the header, before the voxels of a long 4D series are read."""
     shape, kind = image.shape, image.get_data_dtype().kind
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+    if len(shape) < 3 or 0 in shape or any(size != 1 for size in shape[3:]):
         remedy = "pass one echo or time point at a time, as a file of its own"
         raise InputError("scan-geometry", case, "one 3D volume", f"an array of shape {shape}", remedy)
-    if math.prod(shape) > MOST_VOXELS:
-        raise InputError(
-            "scan-too-large", case, "the size of a head scan", f"shape {shape} in its header", "copy or export it again"
-        )
+    if math.prod(shape) > MAX_VOXELS:
+        expected, got = f"at most {MAX_VOXELS / 1e6:.0f} million voxels", f"shape {shape} in its header"
+        raise InputError("scan-too-large", case, expected, got, "crop it to the head, or export it again")
     if kind not in "iuf":
         got = "complex voxels" if kind == "c" else "colour voxels (RGB)"
         raise InputError("scan-file", case, "one real number per voxel", got, "export the SWI magnitude as a grey-scale image")

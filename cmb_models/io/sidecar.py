@@ -46,7 +46,7 @@ def facts_of(values: Mapping[str, Any]) -> SeriesFacts:
     # dcm2niix splits T2_STAR_MAP at its underscores.
     joined = ["_".join(words[n : n + length]) for length in (2, 3) for n in range(len(words) - length + 1)]
     echo = values.get("EchoTime")
-    echo_s = float(echo) if isinstance(echo, int | float) else None
+    echo_s = float(echo) if isinstance(echo, int | float) and abs(echo) < LARGEST else None
     return SeriesFacts(
         kinds=frozenset(words + joined),
         description=_text(values, "SeriesDescription"),
