@@ -168,21 +168,27 @@ CODES = {
 }
 
 
+def printable(text: str) -> str:
+    """Text with control characters, newlines and undecodable bytes of file names escaped, to show in terminals and pages."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class InputError(ValueError):
     """Invalid input, described in one sentence: case, expected, got, remedy.
 
     Attributes:
         code: One of CODES, for programs. The wording of the message may change at any time.
-        case: The file, subject or parameter at fault.
+        case: The file, subject or parameter at fault, `printable`.
         expected: What was expected.
         got: What was found.
         remedy: How to correct it.
     """
 
     def __init__(self, code: str, case: object, expected: str, got: str, remedy: str) -> None:
-        self.code, self.case = code, str(case)
-        self.expected, self.got, self.remedy = expected, got, remedy
-        super().__init__(f"{case}: expected {expected}, got {got}; {remedy}")
+        self.code, self.case = code, printable(str(case))
+        # What was got quotes files. Lists of faults have a line for each.
+        self.expected, self.got, self.remedy = expected, "\n".join(map(printable, got.split("\n"))), remedy
+        super().__init__(f"{self.case}: expected {expected}, got {self.got}; {remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         # Worker processes return exceptions by pickle, which would otherwise call __init__ with the joined message alone.

@@ -6,16 +6,19 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
+
+log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -174,10 +177,13 @@ def claimed(path: Path, purpose: str) -> Iterator[None]:
         yield
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All files in a folder at any depth, sorted, without hidden ones. Links to folders are followed, each folder once."""
+def files_below(folder: Path, on_error: Callable[[OSError], None] | None = None) -> list[Path]:
+    """All files in a folder at any depth, sorted, without hidden ones. Links to folders are followed, each folder once.
+
+    Links to nothing are listed too. on_error: called for each folder that cannot be read; by default it is logged.
+    """
     found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=on_error or _log_unread):
         real = os.path.realpath(place)
         if real in seen:  # a link to a folder above
             folders.clear()
@@ -185,7 +191,11 @@ def files_below(folder: Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.is_file())
+    return sorted(file for file in found if file.is_file() or not file.exists())
+
+
+def _log_unread(error: OSError) -> None:
+    log.warning("%s is not read: %s", error.filename, error.strerror)
 
 
 def write_text(path: Path, text: str) -> None:

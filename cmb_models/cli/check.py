@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmb_models.cli.terminal import AsJson, console, print_json, table
+from cmb_models.cli.terminal import AsJson, console, print_json, quiet_nibabel, table
 
 SHOWN = 5  # files in one row of the table
 
@@ -44,6 +44,7 @@ def check(
         if page is not None:
             pictures.append(draw_scan(scan, ras))
 
+    quiet_nibabel()
     found = check_data(folder, params, draw)
     if page is not None:
         from cmb_models.files import write_text
@@ -77,15 +78,17 @@ def _params(data: Path | None) -> Params | None:
 
 
 def _print(found: DataCheck, folder: Path) -> None:
+    from cmb_models.errors import printable
+
     rows = [("error", fault) for fault in found.faults] + [("warning", warning) for warning in found.warnings]
     if rows:
         files: dict[tuple[str, str, str], list[str]] = {}
         for severity, error in rows:
-            files.setdefault((severity, error.code, _sentences(error)), []).append(error.case.removeprefix(f"{folder}/"))
+            files.setdefault((severity, error.code, _sentences(error)), []).append(error.case.removeprefix(printable(f"{folder}/")))
         cells = [(severity, _listed(names), code, text) for (severity, code, text), names in files.items()]
         console().print(table("", "file", "code", "expected, got, remedy", rows=cells))
     for line in _lines(found):
-        typer.echo(line)
+        typer.echo(printable(line))
     if found.advice:
         typer.echo(found.advice)
     typer.echo(f"errors {len(found.faults)}, warnings {len(found.warnings)}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmb_models.cli.terminal import quiet_nibabel
 from cmb_models.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def detect(
 
     from cmb_models.client.outputs import CSV_FILE, JSON_FILE, write_csv, write_summary
 
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # read_volume reports header faults itself
+    quiet_nibabel()
     check_names(scans)
     phases = phase_files(scans, phase)
     prepare_folder(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -16,14 +17,16 @@ def console(width: int | None = None):
 
 
 def table(*columns: str, rows):
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from cmb_models.errors import printable
 
     result = Table()
     for column in columns:
         result.add_column(column, overflow="fold")  # fold instead of truncating in a narrow terminal
     for row in rows:
-        result.add_row(*map(escape, row))
+        result.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
     return result
 
 
@@ -31,6 +34,11 @@ def print_json(value) -> None:
     import json
 
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def quiet_nibabel() -> None:
+    """Silence nibabel's log of header faults: read_volume reports them itself."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 def number(value) -> str:

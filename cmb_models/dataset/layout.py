@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +97,9 @@ def images_left_out(dataset: Path) -> dict[Path, str]:
     return {f: _reason(dataset, f) for f in _images(dataset) if not _is_scan(dataset, f)}
 
 
-def _images(dataset: Path) -> list[Path]:
+def _images(dataset: Path, on_error: Callable[[OSError], None] = lambda error: None) -> list[Path]:
     """All NIfTI files below a dataset but those in hidden folders, sorted by path."""
-    return [f for f in files_below(dataset) if f.name.lower().endswith((".nii", ".nii.gz"))]
+    return [f for f in files_below(dataset, on_error) if f.name.lower().endswith((".nii", ".nii.gz"))]
 
 
 def _is_scan(dataset: Path, file: Path) -> bool:
@@ -150,7 +151,8 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
     """The scans of a dataset, as `find_scans`, and every fault of its layout.
 
     Faults: annotations.csv or scans are missing, annotations.csv cannot be read, a session has several scans, an annotation has no
-    scan, or a file that is named like an SWI scan has another name or place than the layout's: it would be missing without a word.
+    scan, a file or folder that is named like an SWI scan has another name or place than the layout's, or a folder cannot be read:
+    it would be missing without a word.
     """
     dataset = Path(dataset)
     faults = []
@@ -159,9 +161,10 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
         readings = _readings(dataset)
     except InputError as error:
         faults.append(error)
-    images = _images(dataset)
+    images = _images(dataset, lambda error: faults.append(_not_readable(error)))
     files = {f: at for f in images if (at := subject_and_session(f.relative_to(dataset).as_posix()))}
-    if misnamed := [f for f in images if f not in files and _is_misnamed(dataset, f)]:
+    folders = [f for f in sorted(dataset.rglob("*swi.nii*")) if f.is_dir()]
+    if misnamed := [f for f in (*images, *folders) if f not in files and _is_misnamed(dataset, f)]:
         got = ", ".join(f.relative_to(dataset).as_posix() for f in misnamed[:SHOWN])
         got += f" and {len(misnamed) - SHOWN} more" if len(misnamed) > SHOWN else ""
         remedy = "rename or remove them: they are not read"
@@ -180,6 +183,11 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
         file, remedy = dataset / ANNOTATIONS, "add the scans or drop the rows"
         faults.append(InputError("annotation-without-scan", file, "rows of scans that are there", ", ".join(strays), remedy))
     return found, faults
+
+
+def _not_readable(error: OSError) -> InputError:
+    got = (error.strerror or type(error).__name__).lower()
+    return InputError("file-not-readable", error.filename, "a folder that may be read", got, "check its permissions")
 
 
 def _readings(dataset: Path) -> Readings:

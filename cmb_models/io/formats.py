@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmb_models.errors import InputError
-from cmb_models.io.nifti import MOST_VOXELS
-from cmb_models.volume import Volume
+from cmb_models.volume import MAX_VOXELS, Volume
 
 NRRD = (".nrrd", ".nhdr")
 SUFFIXES = (".mha", ".mhd", *NRRD)
@@ -38,7 +37,7 @@ def grid_of(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     if len(shape) != 3:
         remedy = "pass one echo or time point at a time, as a file of its own"
         raise InputError("scan-geometry", path, "one 3D volume", f"an array of shape {shape}", remedy)
-    if math.prod(shape) > MOST_VOXELS:
+    if math.prod(shape) > MAX_VOXELS:
         raise InputError(
             "scan-too-large", path, "the size of a head scan", f"shape {shape} in its header", "copy or export it again"
         )

@@ -16,6 +16,8 @@ def environment() -> Environment:
     jinja = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    # Jinja applies it to all that a template prints: undecodable bytes of file names cannot be written as UTF-8.
+    jinja.finalize = lambda value: value.encode("utf-8", "backslashreplace").decode() if type(value) is str else value
     jinja.filters |= {"percent": wording.percent, "number": wording.number, "plain": wording.plain}
     jinja.globals |= {"percent": wording.percent, "number": wording.number, "plural": wording.plural, "words": wording}
     return jinja
