@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
 from cmb_models.errors import InputError
-from cmb_models.volume import ScanLike, Volume
+from cmb_models.volume import UNPLACED, ScanLike, Volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+NOWHERE = (math.nan, math.nan, math.nan)
 RESEARCH_USE = "research software, not a medical device"
 TABLE = ("x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "stage2_score")
 
@@ -21,7 +23,7 @@ class Detection:
     """One detected location, in the space of the input scan.
 
     Attributes:
-        position_mm: Centre (x, y, z) in scanner RAS mm.
+        position_mm: Centre (x, y, z) in scanner RAS mm; NaN for a scan that is not `Volume.in_scanner`.
         index: Nearest voxel (i, j, k) of the scan as stored.
         diameter_mm: Equivalent-sphere diameter in the image, blooming included.
         score: Calibrated score in [0, 1], to which thresholds apply.
@@ -60,6 +62,12 @@ class DetectionResult:
         """The candidates at or above the release's threshold; () if there are none."""
         return self.above(self.threshold)
 
+    def found_in(self, volume: Volume) -> DetectionResult:
+        """The result with its scan; without millimetres where that is not in scanner space."""
+        if volume.in_scanner:
+            return replace(self, volume=volume)
+        return replace(self, volume=volume, candidates=tuple(replace(c, position_mm=NOWHERE) for c in self.candidates))
+
     def above(self, threshold: float) -> tuple[Detection, ...]:
         """The candidates with a score of at least `threshold`, best first."""
         return tuple(c for c in self.candidates if c.score >= threshold)
@@ -91,13 +99,15 @@ class DetectionResult:
             A matplotlib figure, not registered with pyplot.
 
         Raises:
-            InputError: If the result does not hold its volume and none is passed.
+            InputError: If the result does not hold its volume and none is passed, or the volume is not in scanner space.
         """
         from cmb_models.figures.findings import findings_figure
 
         volume = self.volume if volume is None else volume
         if volume is None:
             raise InputError("results-incomplete", "plot", "a volume to draw on", "a result without one", "pass the scan's volume")
+        if not volume.in_scanner:  # a picture would name sides that are unknown
+            raise InputError("scan-space", "plot", "a scan in scanner space", UNPLACED, "look at the voxel indices in a viewer")
         threshold = self.threshold if threshold is None else threshold
         found = self.above(threshold)
         findings = {0: "no detections", 1: "1 detection"}.get(len(found), f"{len(found)} detections")

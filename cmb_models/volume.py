@@ -18,6 +18,7 @@ from nibabel.spatialimages import SpatialImage
 # Prepared, a stored voxel takes 14 bytes besides its 4 on the wire and 4 in the step (measured): 2.8 GB at this limit, which is
 # twice the finest whole-head SWI known to us (512 x 512 x 192).
 MAX_VOXELS = 2**27
+UNPLACED = "neither qform nor sform: places are voxel indices of the file alone, millimetres and sides are unknown"
 REAL = "biuf"  # NumPy dtype kinds of real numbers
 Value = TypeVar("Value")
 
@@ -31,6 +32,7 @@ class Volume:
     Args:
         data: Voxels, (I, J, K), any orientation. Converted to float32; float32 data are not copied.
         affine: (4, 4), voxel index to scanner RAS mm, converted to float64. May be oblique or left-handed; see `to_ras`.
+        in_scanner: False where it is not known how the image lies in the scanner: the affine then has its voxel sizes alone.
 
     Raises:
         ValueError: If data are not three-dimensional or not real numbers, or the affine is not finite and invertible.
@@ -38,6 +40,7 @@ class Volume:
 
     data: np.ndarray
     affine: np.ndarray
+    in_scanner: bool = True
 
     def __post_init__(self) -> None:
         data = np.asarray(self.data)
@@ -113,7 +116,8 @@ class Volume:
     def to_ras(self) -> Volume:
         """The same voxels with the axes permuted and flipped to the nearest RAS+ order; nothing is resampled."""
         orientation, affine = ras_orientation(self.affine, self.data.shape)
-        return Volume(np.ascontiguousarray(nib.orientations.apply_orientation(self.data, orientation)), affine)
+        data = np.ascontiguousarray(nib.orientations.apply_orientation(self.data, orientation))
+        return Volume(data, affine, self.in_scanner)
 
 
 def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:

@@ -200,14 +200,16 @@ def answer_scan(
     from cmb_models.dataset.layout import read_phase
     from cmb_models.io.nifti import read_volume, scan_name
     from cmb_models.io.scan_id import scan_sha256
+    from cmb_models.volume import UNPLACED
 
-    volume, requires_phase = read_volume(path), detector.requires_phase
+    volume, requires_phase = read_volume(path, needs_place=False), detector.requires_phase
     if phase and not requires_phase:
         log.warning("%s: the release does not use phase, %s is ignored", path, phase)
-    answer = detector.detect(volume, read_phase(path, phase) if requires_phase else None, case=str(path))
+    answer = detector.detect(volume, read_phase(path, phase, needs_place=False) if requires_phase else None, case=str(path))
     answer = replace(answer, volume=None)  # a folder of scans may not fit into memory
     result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
-    if figures:
+    result = result if volume.in_scanner else replace(result, warning=UNPLACED)
+    if figures and volume.in_scanner:
         from cmb_models.figures.findings import save_figure
 
         save_figure(answer.plot(volume, threshold=threshold, title=result.scan), figures / f"{result.scan}.png")
@@ -218,7 +220,7 @@ def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, sh
     """Run the server's challenger on the processed scans; the results are unaffected."""
     from cmb_models.cli.shadow import shadow_scans
 
-    answered = [r for r in results if r.answer]
+    answered = [r for r in results if r.answer and not r.warning]  # answers are compared in millimetres
     shadow_scans([partial(reread_scan, r, phases.get(Path(r.file))) for r in answered], url, shadow)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -83,7 +83,7 @@ class Client:
         requires_phase = self.requires_phase
         image = open_phase(phase, scan, case, requires_phase)
         try:
-            return replace(self._infer(volume, case, image, requires_phase), volume=volume)
+            return self._infer(volume, case, image, requires_phase).found_in(volume)
         except InferenceServerException as error:
             # The server may have switched to a release of the other kind since the query.
             if "INVALID_ARGUMENT" not in str(error.status()) or self.requires_phase == requires_phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class ScanResult:
 
     code: of the error (errors.CODES), "" if the server failed. scan: its name in the results. file: its path as given.
     threshold: on the score, in [0, 1]; None for the release's. input_sha256: of the scan's content, as logged by servers
-    (scan_id.py).
+    (scan_id.py). warning: of a processed scan, "" for none.
     """
 
     scan: str
@@ -31,6 +32,7 @@ class ScanResult:
     code: str = ""
     threshold: float | None = None
     input_sha256: str = ""
+    warning: str = ""
 
     @property
     def threshold_used(self) -> float:
@@ -57,8 +59,8 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
 
 
 def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
-    """Rounded to micrometres and millionths; the JSON has all digits."""
-    millimetres = [f"{v:.3f}" for v in d.position_mm]
+    """Rounded to micrometres and millionths; the JSON has all digits. Unknown millimetres are empty."""
+    millimetres = ["" if math.isnan(v) else f"{v:.3f}" for v in d.position_mm]
     numbers = [*millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
     return [scan, *numbers, answer.release, answer.manifest_sha256]
 
@@ -85,13 +87,14 @@ def _scan_entry(result: ScanResult, answer: DetectionResult) -> dict:
         "manifest_sha256": answer.manifest_sha256,
         "threshold": result.threshold_used,
         "release_threshold": answer.threshold,
+        "warning": result.warning,
         "detections": [_detection_entry(d) for d in result.detections],
     }
 
 
 def _detection_entry(d: Detection) -> dict:
     return {
-        "world_mm": list(d.position_mm),
+        "world_mm": None if any(map(math.isnan, d.position_mm)) else list(d.position_mm),
         "index": list(d.index),
         "diameter_mm": d.diameter_mm,
         "score": d.score,

@@ -69,12 +69,13 @@ def require_indexed(file: Path, sha256: str) -> None:
         raise InputError("scan-changed", file, "the file that ingest checked", "another one", remedy)
 
 
-def read_phase(swi: Path, file: Path | None = None) -> Volume:
+def read_phase(swi: Path, file: Path | None = None, needs_place: bool = True) -> Volume:
     """Read the phase image of an SWI file.
 
     Args:
         swi: The SWI file; it names the case in errors.
         file: The phase image; if None, `phase_beside(swi)`.
+        needs_place: As in `read_volume`.
 
     Returns:
         The phase image as stored; its grid and values are not checked.
@@ -84,7 +85,7 @@ def read_phase(swi: Path, file: Path | None = None) -> Volume:
     """
     path = file or phase_beside(swi)
     try:
-        return read_volume(path)
+        return read_volume(path, needs_place)
     except InputError as error:
         got = "no such file" if not path.exists() else error.got
         raise InputError(

@@ -1,4 +1,7 @@
-"""What a detector is given, a path, a nibabel image or a Volume, as a Volume."""
+"""What a detector is given, a path, a nibabel image or a Volume, as a Volume.
+
+Files with neither qform nor sform are opened too: something can be found in them, only not in millimetres.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def open_scan(scan: ScanLike, case: str | None = None) -> tuple[Volume, str]:
     if isinstance(scan, SpatialImage):
         file = scan.get_filename()
         case = case or (Path(file).name if file else "scan")
-        return volume_of(scan, case), case
+        return volume_of(scan, case, needs_place=False), case
     if isinstance(scan, str | os.PathLike):
-        return read_volume(Path(scan)), case or Path(scan).name
+        return read_volume(Path(scan), needs_place=False), case or Path(scan).name
     raise InputError(
         "scan-file", case or "scan", "a path, a nibabel image or a Volume", f"a {type(scan).__name__}", "pass one of these"
     )
@@ -56,5 +59,5 @@ def open_phase(phase: ScanLike | None, scan: ScanLike, case: str, required: bool
             log.info("%s: its phase image is ignored, since the release does not use phase", case)
         return None
     if isinstance(scan, str | os.PathLike) and (phase is None or isinstance(phase, str | os.PathLike)):
-        return read_phase(Path(scan), None if phase is None else Path(phase))
+        return read_phase(Path(scan), None if phase is None else Path(phase), needs_place=False)
     return None if phase is None else open_scan(phase, f"phase image of {case}")[0]

@@ -54,6 +54,9 @@ def scored_scan(key: str, subject: str, annotations: Sequence[Annotation], resul
     """A result's candidates with the scan's annotations; without voxel sides if the result does not hold its volume."""
     found = result.candidates
     centres = np.array([c.position_mm for c in found]).reshape(-1, 3)
+    if not np.isfinite(centres).all():
+        remedy = "evaluate scans whose header says where they lie"
+        raise InputError("scan-space", key, "results in scanner millimetres", "voxel indices alone", remedy)
     score, stage1, stage2 = (
         np.array([getattr(c, name) for c in found], dtype=float) for name in ("score", "stage1_score", "stage2_score")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import logging
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,9 @@ from nibabel.wrapstruct import WrapStructError
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.volume import MAX_VOXELS, Volume, corners_apart_mm, spacing_of
+from cmb_models.volume import MAX_VOXELS, UNPLACED, Volume, corners_apart_mm, spacing_of
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
@@ -42,11 +45,13 @@ def scan_name(path: Path) -> str:
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, needs_place: bool = True) -> Volume:
     """Read a NIfTI file.
 
     Args:
         path: A .nii or .nii.gz file with one 3D volume; trailing axes of length 1 are dropped.
+        needs_place: Whether a file with neither qform nor sform is refused. If not, it is logged, and the volume is not
+            `in_scanner`.
 
     Returns:
         The voxels (I, J, K), float32, in the file's orientation, with its scaling applied. Values are not checked: they may be NaN
@@ -58,7 +63,7 @@ def read_volume(path: Path) -> Volume:
     """
     path = Path(path)
     with _reading(path) as stream:
-        volume = volume_of(_image_of(stream), path)
+        volume = volume_of(_image_of(stream), path, needs_place)
         _require_end(stream, path)
     return volume
 
@@ -130,21 +135,22 @@ def _require_end(stream: io.IOBase, path: Path) -> None:
             )
 
 
-def volume_of(image: SpatialImage, case: object) -> Volume:
+def volume_of(image: SpatialImage, case: object, needs_place: bool = True) -> Volume:
     """Convert a nibabel image to a Volume, as `read_volume` does for its file.
 
     Args:
         image: One 3D image; trailing axes of length 1 are dropped.
         case: Name in error messages.
+        needs_place: As in `read_volume`.
 
     Raises:
         InputError: As `read_volume`.
     """
     with np.errstate(**UNWARNED):
-        return _volume_of(image, case)
+        return _volume_of(image, case, needs_place)
 
 
-def _volume_of(image: SpatialImage, case: object) -> Volume:
+def _volume_of(image: SpatialImage, case: object, needs_place: bool) -> Volume:
     try:
         _check_voxels(case, image)
         data = np.asarray(image.dataobj, dtype=np.float32)
@@ -152,17 +158,27 @@ def _volume_of(image: SpatialImage, case: object) -> Volume:
         raise
     except UNREADABLE as error:
         raise _unreadable(case, error) from error
+    affine, in_scanner = image.affine, needs_place or _has_form(image)
+    if not in_scanner:
+        log.warning("%s: %s", case, UNPLACED)
+        affine = np.diag([*map(float, image.header.get_zooms()[:3]), 1.0])
     try:
-        volume = Volume(data.reshape(data.shape[:3]), image.affine)
+        volume = Volume(data.reshape(data.shape[:3]), affine, in_scanner)
     except ValueError as error:
         raise InputError(
-            "scan-geometry", case, "a usable affine", str(image.affine.tolist()), "export the scan again with its orientation"
+            "scan-geometry", case, "a usable affine", str(affine.tolist()), "export the scan again with its orientation"
         ) from error
     try:
-        require_scanner_space(image, case)
+        if in_scanner:
+            require_scanner_space(image, case)
     except BAD_HEADER as error:
         raise _unreadable(case, error) from error
     return volume
+
+
+def _has_form(image: SpatialImage) -> bool:
+    header = image.header
+    return not isinstance(header, nib.Nifti1Header) or bool(header["qform_code"] or header["sform_code"])
 
 
 def require_scanner_space(image: SpatialImage, case: object) -> None:

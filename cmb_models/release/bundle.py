@@ -186,4 +186,4 @@ class BundleDetector:
         image = open_phase(phase, scan, case, self.requires_phase)
         unet, cnn = self._networks
         result = self._arrays.run(lambda arrays: detect(volume, self.bundle.config, unet, cnn, case, image, arrays), case)
-        return replace(result, manifest_sha256=self.bundle.manifest_sha256, volume=volume)
+        return replace(result, manifest_sha256=self.bundle.manifest_sha256).found_in(volume)

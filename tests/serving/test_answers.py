@@ -14,6 +14,7 @@ from cmb_models.serving.check.checks import Server, contract
 from cmb_models.volume import Volume
 from tests.support.bundles import head, in_bounds, spots_found
 from tests.support.refused import refused
+from tests.support.unplaced import unplaced
 
 pytestmark = pytest.mark.serving
 
@@ -48,6 +49,13 @@ def test_served_answer_is_the_bundles_own(served, signs):
     places = [np.subtract(a.position_mm, b.position_mm) for a, b in pairs]
     assert np.abs(places).max() < 1e-6
     assert (got.threshold, got.release, got.manifest_sha256) == (0.99, 1, expected.manifest_sha256)
+
+
+def test_a_file_without_a_place_in_the_scanner_gets_voxel_indices(served, tmp_path):
+    path = unplaced(tmp_path / "scan.nii.gz", head())
+    got, placed = served.client.detect(path), served.client.detect(head())
+    assert [(d.index, d.score) for d in got.candidates] == [(d.index, d.score) for d in placed.candidates]
+    assert got.detections and np.isnan([d.position_mm for d in got.candidates]).all()
 
 
 def test_scan_is_left_as_it_was_and_a_second_answer_is_the_same(served):
