@@ -16,8 +16,8 @@ import yaml
 from cmb_models.files import sha256_of
 from cmb_models.registry.promote import promote
 from cmb_models.registry.register import register
+from cmb_models.workspace.dvc_cache import cache_dir, cached_object
 from cmb_models.workspace.recorded_data import differing_files, require_recorded
-from cmb_models.workspace.versioning import cache_folder, cached_object
 from pipelines import ingest
 from tests.integration import registry_workspace
 from tests.integration.registry_workspace import GOOD, begin, dvc, git, retrain
@@ -109,7 +109,7 @@ def test_a_damaged_list_of_files_is_refused(site):
 def test_a_cache_in_another_folder_is_consulted(site, tmp_path):
     shutil.move(site / ".dvc/cache", tmp_path / "cache")
     dvc(site, "cache", "dir", "--local", str(tmp_path / "cache"))
-    cache_folder.cache_clear()
+    cache_dir.cache_clear()
     flip_a_bit(site / SCAN)
     assert differing_files(site) == [SCAN]
 
