@@ -22,6 +22,7 @@ CODES = {
     "scan-derived": "The image is a projection over several slices, or a series other than SWI.",
     "scan-coverage": "The scan covers too little of a head.",
     "scan-repeated": "The same scan stands under two names.",
+    "scan-withdrawn": "The scan of a patient who withdrew is there again.",
     "scan-unread": "Nobody read the scan: annotations.csv has no row for it.",
     "scan-no-head": "The image shows no head.",
     "scan-name-repeated": "Two scans have the same name.",

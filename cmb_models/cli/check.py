@@ -34,6 +34,7 @@ def check(
     """
     from cmb_models.dataset.check.overview import check_data
     from cmb_models.report.dataset.pictures import ScanPicture, draw_scan
+    from cmb_models.workspace.withdrawals import withdrawn_hashes
 
     params = _params(data)
     folder = Path(params.ingest.raw_dir) if params and data is None else data
@@ -45,7 +46,7 @@ def check(
             pictures.append(draw_scan(scan, ras))
 
     quiet_nibabel()
-    found = check_data(folder, params, draw)
+    found = check_data(folder, params, draw, withdrawn_hashes(Path(".")))
     if page is not None:
         from cmb_models.files import write_text
         from cmb_models.report.dataset.page import render

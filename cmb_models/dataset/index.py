@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from cmb_models.io.annotations import NONE
 log = logging.getLogger(__name__)
 
 
-def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanIndex:
+def index_datasets(raw_dir: Path, settings: Preprocess | None = None, withdrawn: Collection[str] = ()) -> ScanIndex:
     """Check all datasets in one pass, and list their scans.
 
     Args:
         raw_dir: Folder with one folder per dataset.
         settings: If they enable phase, every scan needs a usable phase image.
+        withdrawn: Hashes of scans that must not come back (workspace/withdrawals.py).
 
     Returns:
         One entry per scan that was read, by dataset and path; the other scans are listed as unread. All are checked.
@@ -46,7 +47,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None) -> ScanInd
         )
     checks = [check_dataset(folder, with_phase) for folder in folders]
     entries = [entry for check in checks for entry in check.entries.values()]
-    faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries)]
+    faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries, withdrawn)]
     if faults:
         raise joined(faults, raw_dir, "usable scans and annotations", "correct all of these")
     for warning in (w for check in checks for w in check.warnings if w.code != "scan-unread"):  # `summary` names these

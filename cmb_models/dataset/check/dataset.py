@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,9 +95,19 @@ def check_dataset(
     return found
 
 
-def faults_across(entries: Iterable[ScanEntry]) -> list[InputError]:
-    """What no dataset shows alone: one scan under two names, one patient in two datasets."""
-    return [*_repeated(entries := list(entries)), *_same_patients(entries)]
+def faults_across(entries: Iterable[ScanEntry], withdrawn: Collection[str] = ()) -> list[InputError]:
+    """What no dataset shows alone: one scan under two names, one patient in two datasets, a withdrawn scan that came back.
+
+    withdrawn: hashes of files and contents (workspace/withdrawals.py).
+    """
+    return [*_repeated(entries := list(entries)), *_same_patients(entries), *_withdrawn(entries, withdrawn)]
+
+
+def _withdrawn(entries: Sequence[ScanEntry], hashes: Collection[str]) -> list[InputError]:
+    """One fault for every scan that was withdrawn and is there again, from an import, a backup or an older commit."""
+    expected, remedy = "no scan of a patient who withdrew", "remove it with `cmb data withdraw`"
+    again = [entry["path"] for entry in entries if {entry["sha256"], entry["content_sha256"]} & set(hashes)]
+    return [InputError("scan-withdrawn", path, expected, "one that withdrawals.jsonl names", remedy) for path in again]
 
 
 def _repeated(entries: Sequence[ScanEntry]) -> list[InputError]:

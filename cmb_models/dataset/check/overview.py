@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,10 @@ class DataCheck:
 
 
 def check_data(
-    folder: Path, params: Params | None = None, on_scan: Callable[[ScanFile, Volume | None], None] = lambda scan, ras: None
+    folder: Path,
+    params: Params | None = None,
+    on_scan: Callable[[ScanFile, Volume | None], None] = lambda scan, ras: None,
+    withdrawn: Collection[str] = (),
 ) -> DataCheck:
     """Check a dataset, or a folder of datasets with what they have in common.
 
@@ -55,6 +58,7 @@ def check_data(
         params: Of the workspace whose raw data the folder is: then phase is checked if it is used, and whether the data can be
             split. None for a folder outside a workspace.
         on_scan: As in `check_dataset`.
+        withdrawn: Hashes of scans that must not come back (workspace/withdrawals.py).
 
     Raises:
         InputError: If the folder holds no dataset.
@@ -66,7 +70,7 @@ def check_data(
     with_phase = params.preprocess if params is not None and params.preprocess.phase else None
     checks = [check_dataset(f, with_phase, on_scan) for f in folders]
     entries = [entry for check in checks for entry in check.entries.values()]
-    faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries)]
+    faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries, withdrawn)]
     warnings = [warning for check in checks for warning in check.warnings]
     usable = [entry for check in checks for entry in check.used]
     advice, worth = "", [_worth("all scans", usable)]

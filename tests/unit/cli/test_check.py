@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 
+from cmb_models.dataset.check.dataset import check_dataset
+from cmb_models.hash_chain import append_entry
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head
 from tests.support.command_line import cmb
@@ -66,6 +68,16 @@ def test_in_a_workspace_the_raw_data_and_the_split_are_checked(tmp_path, monkeyp
     result = cmb("check")
     assert result.exit_code == 1 and "training-too-few" in result.output and "no settings fit" in result.output
     assert cmb("check", "data/raw/site").exit_code == 0  # a dataset alone is not split
+
+
+def test_a_withdrawn_scan_that_came_back_is_refused(tmp_path, monkeypatch):
+    """From another import, a backup or an older commit; compressed again, it is the same scan."""
+    site = dataset(tmp_path / "site", {"sub-1": head(seed=1), "sub-2": head(seed=2)}, empty=["sub-1", "sub-2"])
+    monkeypatch.chdir(tmp_path)
+    content = check_dataset(site).entries[site / "sub-1/swi/sub-1_swi.nii.gz"]["content_sha256"]
+    append_entry(tmp_path / "withdrawals.jsonl", scans=[content], files=[])
+    found = json.loads(cmb("check", "site", "--json").output)
+    assert [(e["code"], e["case"]) for e in found["errors"]] == [("scan-withdrawn", "site/sub-1/swi/sub-1_swi.nii.gz")]
 
 
 def test_outside_a_workspace_a_dataset_must_be_named(tmp_path, monkeypatch):
