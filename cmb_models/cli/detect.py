@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmb_models.cli.terminal import quiet_nibabel
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -254,7 +254,7 @@ def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: C
     with _progress(errors) as progress:
         bar = progress.add_task("", total=len(scans))
         for n, path in enumerate(scans):
-            progress.update(bar, description=escape(path.name))
+            progress.update(bar, description=escape(printable(path.name)))
             try:
                 results.append(answer(path))
             except (InputError, RuntimeError) as error:  # RuntimeError: the server failed on this scan
@@ -290,11 +290,15 @@ def show(console: Console, results: list[ScanResult], source: str) -> None:
         table.add_column(name, justify="right")
     for r in results:
         if r.answer is None:
-            table.add_row(escape(r.scan), "[red]rejected[/]", "", "", "")
+            table.add_row(escape(printable(r.scan)), "[red]rejected[/]", "", "", "")
             continue
         best = f"{r.answer.candidates[0].score:.3f}" if r.answer.candidates else "-"
         table.add_row(
-            escape(r.scan), str(len(r.detections)), best, f"{r.threshold_used:.3f}", str(r.answer.release or "unregistered")
+            escape(printable(r.scan)),
+            str(len(r.detections)),
+            best,
+            f"{r.threshold_used:.3f}",
+            str(r.answer.release or "unregistered"),
         )
     console.print(table)
 

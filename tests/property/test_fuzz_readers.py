@@ -39,14 +39,14 @@ def _quiet(caplog):
         yield
 
 
-def outcome(read, path: Path) -> str:
+def outcome(read, path: Path, longest_s: float = LONGEST_S) -> str:
     """The code of the error; "" if there is none. Any other exception fails the test."""
     begin, refusal = time.monotonic(), None
     try:
         read(path)
     except InputError as error:
         refusal = error
-    assert time.monotonic() - begin < LONGEST_S and "\n" not in str(refusal)
+    assert time.monotonic() - begin < longest_s and "\n" not in str(refusal)
     return refusal.code if refusal else ""
 
 
@@ -144,7 +144,8 @@ def bomb(path: Path, gib: float, fields: dict[str, float], extension: bytes = by
     ],
 )
 def test_a_small_gzip_file_of_gigabytes_is_not_read_whole(tmp_path, fields, extension, code):
-    assert outcome(read_volume, bomb(tmp_path / "a.nii.gz", 5, fields, extension)) == code
+    # Decompressed whole it takes 6 s and more.
+    assert outcome(read_volume, bomb(tmp_path / "a.nii.gz", 5, fields, extension), longest_s=2) == code
 
 
 @pytest.mark.parametrize("seed", range(2))
