@@ -12,11 +12,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from cmb_models.importing.dicom_plan import plan
 
 from cmb_models.errors import InputError
-from cmb_models.importing.dicom_series import files_of, read_headers, stacks_of
+from cmb_models.importing.dicom_series import read_headers, stacks_of
+from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key
+from cmb_models.importing.plan import plan
 from cmb_models.io.annotations import read_readings
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.sidecar import sidecar_role
