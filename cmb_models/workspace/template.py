@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ BASE = Path(".cmb/template")
 LOCK_FILE = ".partial-lock"
 GIT_IGNORE, DVC_IGNORE = Path(".gitignore"), Path(".dvcignore")
 DVC_FILES = (Path(".dvc/config"), Path(".dvc/.gitignore"))
+# Of params.yaml: other values would hold out other subjects, some of whom earlier releases were trained on.
+KEPT = "split"
 GITIGNORE = """\
 __pycache__/
 .partial-*
@@ -212,8 +215,15 @@ def _merged_files(folder: Path, files: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _merge_params(site: str, base: str, new: str) -> str:
-    """Merge where the site's side wins, line by line: its change of one value does not hide the template's of the next line."""
+    """Merge where the site's side wins, line by line: its change of one value does not hide the template's of the next line.
+
+    In the section KEPT it also wins where it has the old template's values.
+    """
     mark = "#\x01"
+    section = re.compile(rf"^{KEPT}:\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
+    if (old := section.search(base)) and (changed := section.search(new)):
+        lines = {line.split(":")[0]: line for line in changed[0].splitlines()}
+        base = base.replace(old[0], "".join(f"{lines.get(line.split(':')[0], line)}\n" for line in old[0].splitlines()))
     spaced = [text.replace("\n", f"\n{mark}\n") for text in (site, base, new)]
     return _merge(*spaced, "--ours")[0].replace(f"{mark}\n", "")
 
@@ -234,7 +244,7 @@ def _require_values(folder: Path, new: str, merged: str) -> None:
     site, base, result = (_values(text) for text in (_read(file), _read(folder / BASE / PARAMS), merged))
     lost = []
     for key, value in _values(new).items():
-        changed = key in site and site[key] != base.get(key)
+        changed = key in site and (site[key] != base.get(key) or key.startswith(f"{KEPT}."))
         if key in result and result[key] != (site[key] if changed else value):
             lost.append(key)
     if lost:

@@ -196,6 +196,16 @@ def test_a_site_change_does_not_hide_the_templates_change_of_the_next_line(site,
     assert "  folds: 5" in text and f"{below}  # of the template" in text
 
 
+def test_an_upgrade_holds_out_the_same_subjects(site, newer):
+    """Other values of the split would test later releases on subjects that earlier ones were trained on."""
+    newer("params.yaml", "locked_fraction: 0.3 ", "locked_fraction: 0.5 ")
+    newer("params.yaml", "  folds: 3", "  folds: 4")
+    newer("params.yaml", "  min_scans: 3", "  min_scans: 4")
+    upgrade(site)
+    params = load_params(site / "params.yaml")
+    assert (params.split.locked_fraction, params.split.folds, params.ingest.min_scans) == (0.3, 3, 4)
+
+
 def test_a_value_that_a_moved_key_would_hide_is_named(site, newer):
     """YAML keeps the last of two equal keys."""
     edit(site / "params.yaml", "  folds: 3", "  folds: 5")
