@@ -147,15 +147,15 @@ def test_register_promote_serve_detect(trained):
                 break
         assert said[-1].startswith("serving"), "".join(said)
         url = json.loads((trained.folder / "serving-state/server.json").read_text())["grpc_url"]
-        trained.run("cmb", "detect", *scans, "--server", url, "--out", "served", "--threshold", "0")
+        trained.run("cmb", "detect", *scans, "--server", url, "--out", "results/served", "--threshold", "0")
         bad = trained.run(
             "cmb", "detect", "missing.nii.gz", scans[0], "--server", url, "--out", "mixed", "--threshold", "0", ok=False
         )
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=60) == 0
-    trained.run("cmb", "detect", *scans, "--bundle", "models/bundle", "--out", "in-process", "--threshold", "0")
-    served, local = (by_place(trained.folder / out / "detections.csv") for out in ("served", "in-process"))
+    trained.run("cmb", "detect", *scans, "--bundle", "models/bundle", "--out", "results/in-process", "--threshold", "0")
+    served, local = (by_place(trained.folder / out / "detections.csv") for out in ("results/served", "results/in-process"))
     assert served, "not one candidate: nothing was compared"
     assert set(served) == set(local)
     for place, row in served.items():
@@ -163,14 +163,16 @@ def test_register_promote_serve_detect(trained):
     assert bad.returncode != 0 and "missing.nii.gz" in bad.stderr and "Traceback" not in bad.stderr
     first = Path(scans[0]).name.removesuffix(".nii.gz")
     assert by_place(trained.folder / "mixed/detections.csv") == {p: r for p, r in served.items() if p[0] == first}
-    assert all((trained.folder / "served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
+    assert all((trained.folder / "results/served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
 
 
 @pytest.mark.ci
 def test_retraining_with_a_second_site_and_without_a_patient(trained):
     """Site B has other voxels, contrast and field strength. Its release follows the first, and each scan leads to its releases."""
     trained.run("cmb", "release", "register")
-    trained.run("cmb", "release", "promote", "1", "--reason", "test")
+    (release,) = json.loads(trained.run("cmb", "release", "list", "--json").stdout)
+    if "production" not in release["aliases"]:  # unless the test before did it
+        trained.run("cmb", "release", "promote", "1", "--reason", "test")
     scanner = ("--voxel-mm", "0.9", "0.9", "2.5", "--te-ms", "30", "--field-t", "1.5")
     trained.run("cmb", "simulate", "data/raw/b", "--scans", "2", "--cmbs", "4", "--preset", "small", *scanner, "--seed", "3")
     trained.run("dvc", "add", "-q", "data/raw/b")
