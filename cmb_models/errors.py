@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Meaning by code. A code is never renamed: clients, alerts and tests match it.
@@ -198,6 +199,15 @@ class InputError(ValueError):
     def as_dict(self) -> dict[str, str]:
         """The code and the parts of the message, for JSON."""
         return {k: getattr(self, k) for k in ("code", "case", "expected", "got", "remedy")}
+
+
+@contextlib.contextmanager
+def collected(faults: list[InputError]) -> Iterator[None]:
+    """Add an InputError of the block to a list instead of raising it."""
+    try:
+        yield
+    except InputError as error:
+        faults.append(error)
 
 
 def joined(errors: Sequence[InputError], case: object, expected: str, remedy: str) -> InputError:

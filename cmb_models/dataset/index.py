@@ -10,8 +10,8 @@ from typing import Any
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.check.dataset import check_dataset, faults_across
 from cmb_models.dataset.entries import ScanIndex
-from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, images_left_out
-from cmb_models.errors import InputError, joined
+from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, images_left_out, raw_datasets
+from cmb_models.errors import joined
 from cmb_models.io.annotations import NONE
 
 log = logging.getLogger(__name__)
@@ -34,18 +34,7 @@ def index_datasets(raw_dir: Path, settings: Preprocess | None = None, withdrawn:
             or repeated, a missing or unusable phase image.
     """
     with_phase = settings if settings is not None and settings.phase else None
-    if (Path(raw_dir) / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
-        remedy = f"move all that is in it into a folder of its own, {Path(raw_dir) / 'site'}"
-        raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
-    if absent := sorted(f.stem for f in Path(raw_dir).glob("*.dvc") if not f.with_suffix("").exists()):
-        got = f"only the .dvc files of {', '.join(absent)}"
-        raise InputError("dataset-missing", raw_dir, "the datasets that DVC versions", got, "bring them with `dvc pull`")
-    folders = dataset_folders(raw_dir)
-    if not folders:
-        raise InputError(
-            "dataset-layout", raw_dir, "a folder of datasets", "none", "add one (README: your own scans), or run `make demo`"
-        )
-    checks = [check_dataset(folder, with_phase) for folder in folders]
+    checks = [check_dataset(folder, with_phase) for folder in raw_datasets(raw_dir)]
     entries = [entry for check in checks for entry in check.entries.values()]
     faults = [*(fault for check in checks for fault in check.faults), *faults_across(entries, withdrawn)]
     if faults:

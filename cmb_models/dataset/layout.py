@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, collected
 from cmb_models.files import files_below, sha256_of
 from cmb_models.io.annotations import Annotation, Readings, read_readings
 from cmb_models.io.nifti import read_volume, scan_name
@@ -53,6 +53,25 @@ class ScanFile:
 def dataset_folders(raw_dir: Path) -> list[Path]:
     """The datasets in a folder, by name."""
     return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def raw_datasets(raw_dir: Path) -> list[Path]:
+    """The datasets of a workspace, by name; at least one.
+
+    Raises:
+        InputError: If the folder is itself a dataset or holds none, or a dataset that DVC versions was not pulled.
+    """
+    raw_dir = Path(raw_dir)
+    if (raw_dir / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
+        remedy = f"move all that is in it into a folder of its own, {raw_dir / 'site'}"
+        raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
+    if absent := sorted(f.stem for f in raw_dir.glob("*.dvc") if not f.with_suffix("").exists()):
+        got = f"only the .dvc files of {', '.join(absent)}"
+        raise InputError("dataset-missing", raw_dir, "the datasets that DVC versions", got, "bring them with `dvc pull`")
+    if not (folders := dataset_folders(raw_dir)):
+        remedy = "import one with `cmb import`, or run `make demo`"
+        raise InputError("dataset-layout", raw_dir, "a folder of datasets", "none", remedy)
+    return folders
 
 
 def phase_beside(swi: Path) -> Path:
@@ -142,13 +161,22 @@ def find_scans(dataset: Path) -> list[ScanFile]:
     Raises:
         InputError: The first fault of `survey`.
     """
-    scans, faults = survey(dataset)
-    if faults:
-        raise faults[0]
-    return scans
+    found = survey(dataset)
+    if found.faults:
+        raise found.faults[0]
+    return found.scans
 
 
-def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a dataset. is_annotated: whether annotations.csv can be read; if not, nothing is known of what was read."""
+
+    scans: list[ScanFile]
+    faults: list[InputError]
+    is_annotated: bool
+
+
+def survey(dataset: Path) -> Survey:
     """The scans of a dataset, as `find_scans`, and every fault of its layout.
 
     Faults: annotations.csv or scans are missing, annotations.csv cannot be read, a session has several scans, an annotation has no
@@ -156,12 +184,11 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
     it would be missing without a word.
     """
     dataset = Path(dataset)
-    faults = []
+    faults: list[InputError] = []
     readings = Readings([], [])
-    try:
+    with collected(faults):
         readings = _readings(dataset)
-    except InputError as error:
-        faults.append(error)
+    is_annotated = not faults
     images = _images(dataset, lambda error: faults.append(_not_readable(error)))
     files = {f: at for f in images if (at := subject_and_session(f.relative_to(dataset).as_posix()))}
     folders = [f for f in sorted(dataset.rglob("*swi.nii*")) if f.is_dir()]
@@ -173,7 +200,7 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
     if not files:
         remedy = "import them with `cmb import`, or put them in this layout"
         faults.append(InputError("dataset-layout", dataset, f"scans as {LAYOUT}", "none", remedy))
-        return [], faults
+        return Survey([], faults, is_annotated)
     found = [_scan(dataset, file, at, readings) for file, at in files.items()]
     if twice := sorted(key for key, n in Counter(s.key for s in found).items() if n > 1):
         got = f"several of {', '.join(twice)}"
@@ -183,7 +210,7 @@ def survey(dataset: Path) -> tuple[list[ScanFile], list[InputError]]:
     if strays := sorted(f"{subject}/{session}".rstrip("/") for subject, session in named - known):
         file, remedy = dataset / ANNOTATIONS, "add the scans or drop the rows"
         faults.append(InputError("annotation-without-scan", file, "rows of scans that are there", ", ".join(strays), remedy))
-    return found, faults
+    return Survey(found, faults, is_annotated)
 
 
 def _not_readable(error: OSError) -> InputError:

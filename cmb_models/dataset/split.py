@@ -87,8 +87,9 @@ def split_faults(scans: Sequence[ScanEntry], settings: Split, min_scans: int) ->
     if unknown := sorted(set(settings.locked_datasets) - known):
         expected, remedy = f"datasets of {sorted(known)}", "correct params.yaml or add the data"
         faults.append(InputError("split-unknown-dataset", "split.locked_datasets", expected, f"{unknown}", remedy))
-    if LOCKED_NAME in known - set(settings.locked_datasets):
-        got, remedy = f"{list(settings.locked_datasets)}", f"set it to [{LOCKED_NAME}], or rename the dataset"
+    if oversight := sorted(d for d in known - set(settings.locked_datasets) if d.casefold() == LOCKED_NAME):
+        got = f"{list(settings.locked_datasets)}"
+        remedy = f"set it to [{oversight[0]}] and split.locked_fraction to 0, or rename the dataset"
         faults.append(InputError("split-not-locked", "split.locked_datasets", f"the dataset {LOCKED_NAME} held out", got, remedy))
     free, locked = divide(scans, settings)
     faults += _training_faults(scans, free, settings, min_scans)
@@ -128,13 +129,16 @@ def _training_faults(scans: Sequence[ScanEntry], free: Sequence[str], settings: 
 
 def fitting(scans: Sequence[ScanEntry], settings: Split, min_scans: int) -> str:
     """Settings with which the data could be split, as a sentence: the nearest to those given, if there are any."""
-    named = sorted({scan["dataset"] for scan in scans} & {*settings.locked_datasets, LOCKED_NAME})
+    datasets = sorted({scan["dataset"] for scan in scans})
+    named = [d for d in datasets if d in settings.locked_datasets or d.casefold() == LOCKED_NAME]
     fractions = [settings.locked_fraction, *FRACTIONS]
+    tries = [(named, fraction) for fraction in ([0.0, *fractions] if named else fractions)]
+    tries += [([dataset], 0.0) for dataset in datasets if not named]
     for folds in range(settings.folds, 1, -1):
-        for fraction in [0.0, *fractions] if named else fractions:
-            changed = settings.model_copy(update={"folds": folds, "locked_datasets": tuple(named), "locked_fraction": fraction})
+        for locked, fraction in tries:
+            changed = settings.model_copy(update={"folds": folds, "locked_datasets": tuple(locked), "locked_fraction": fraction})
             if not split_faults(scans, changed, min_scans):
-                values = f"folds: {folds}, locked_datasets: [{', '.join(named)}], locked_fraction: {fraction:g}"
+                values = f"folds: {folds}, locked_datasets: [{', '.join(locked)}], locked_fraction: {fraction:g}"
                 return f"in params.yaml, split would fit with {values}"
     return f"no settings fit: with ingest.min_scans: {min_scans}, add scans of other patients with microbleeds"
 

@@ -10,12 +10,14 @@ from cmb_models.volume import Volume
 
 
 def content_sha256(volume: Volume) -> str:
-    """SHA-256, in hexadecimal, over shape and voxels, as `scan_sha256`: what stays when a file is compressed or saved again.
+    """SHA-256, in hexadecimal, over shape and voxels in RAS+ order, as `scan_sha256`.
 
-    Without the affine, of which a header keeps the last digits or not, by the form it is written in.
+    It stays when a file is compressed, saved again, or stored with its axes in another order. Without the affine, of which a header
+    keeps the last digits or not, by the form it is written in.
     """
-    digest = hashlib.sha256(np.asarray(volume.data.shape, dtype="<i8").tobytes())
-    digest.update(np.ascontiguousarray(volume.data + np.float32(0), dtype="<f4").data)  # -0 is 0
+    data = volume.to_ras().data
+    digest = hashlib.sha256(np.asarray(data.shape, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(data + np.float32(0), dtype="<f4").data)  # -0 is 0
     return digest.hexdigest()
 
 

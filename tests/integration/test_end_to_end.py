@@ -149,7 +149,7 @@ def test_register_promote_serve_detect(trained):
         url = json.loads((trained.folder / "serving-state/server.json").read_text())["grpc_url"]
         trained.run("cmb", "detect", *scans, "--server", url, "--out", "results/served", "--threshold", "0")
         bad = trained.run(
-            "cmb", "detect", "missing.nii.gz", scans[0], "--server", url, "--out", "mixed", "--threshold", "0", ok=False
+            "cmb", "detect", "missing.nii.gz", scans[0], "--server", url, "--out", "results/mixed", "--threshold", "0", ok=False
         )
     finally:
         server.send_signal(signal.SIGINT)
@@ -162,7 +162,7 @@ def test_register_promote_serve_detect(trained):
         assert row["release"] == "1" and abs(float(row["score"]) - float(local[place]["score"])) < 1e-4
     assert bad.returncode != 0 and "missing.nii.gz" in bad.stderr and "Traceback" not in bad.stderr
     first = Path(scans[0]).name.removesuffix(".nii.gz")
-    assert by_place(trained.folder / "mixed/detections.csv") == {p: r for p, r in served.items() if p[0] == first}
+    assert by_place(trained.folder / "results/mixed/detections.csv") == {p: r for p, r in served.items() if p[0] == first}
     assert all((trained.folder / "results/served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
 
 

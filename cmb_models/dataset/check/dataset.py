@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.check.frames import WRITTEN, darkness_by_frame, require_frame
 from cmb_models.dataset.check.head import height_mm, is_brain_extracted
@@ -14,7 +16,7 @@ from cmb_models.dataset.entries import ScanEntry
 from cmb_models.dataset.layout import ANNOTATIONS, CODE, ScanFile, phase_beside, read_phase, survey
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, collected
 from cmb_models.files import sha256_of
 from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import read_volume
@@ -23,6 +25,7 @@ from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 from cmb_models.io.sidecar import ZEROED, read_sidecar, sidecar_of, sidecar_role
 from cmb_models.volume import Volume
 
+SHOWN = 5  # names in a message
 LEAST_HEIGHT_MM = 80.0  # a brain has about 120 mm: less leaves out lobes, where cerebral amyloid angiopathy bleeds
 
 
@@ -31,7 +34,8 @@ class DatasetCheck:
     """What `check_dataset` found.
 
     faults: what must be corrected. warnings: what may be right. scans: all that lie in the layout. entries: of the readable ones,
-    by path. volumes are not kept.
+    by path. volumes are not kept. is_annotated: whether annotations.csv
+    can be read.
     """
 
     folder: Path
@@ -39,6 +43,7 @@ class DatasetCheck:
     entries: dict[Path, ScanEntry] = field(default_factory=dict)
     faults: list[InputError] = field(default_factory=list)
     warnings: list[InputError] = field(default_factory=list)
+    is_annotated: bool = True
 
     @property
     def used(self) -> list[ScanEntry]:
@@ -47,8 +52,8 @@ class DatasetCheck:
 
     @property
     def unread(self) -> list[ScanFile]:
-        """Scans that nobody read: they are neither trained on nor evaluated."""
-        return [scan for scan in self.scans if not scan.is_read]
+        """Scans that nobody read: they are neither trained on nor evaluated. None where annotations.csv cannot be read."""
+        return [scan for scan in self.scans if self.is_annotated and not scan.is_read]
 
 
 def check_dataset(
@@ -67,32 +72,61 @@ def check_dataset(
         Everything found; nothing is raised for faults of the data.
     """
     found = DatasetCheck(Path(folder))
-    found.scans, found.faults = survey(found.folder)
-    marks = []
+    surveyed = survey(found.folder)
+    found.scans, found.faults, found.is_annotated = surveyed.scans, surveyed.faults, surveyed.is_annotated
+    marks: list[dict[str, np.ndarray]] = []
     for scan in found.scans:
-        ras = None
-        try:
+        volume = ras = None
+        with collected(found.faults):
             volume = read_volume(scan.path)
             ras = volume.to_ras()
-            check_scan(ras, str(scan.path))
-            _require_swi(scan)
-            darkness = darkness_by_frame(centres_of(a for a in scan.annotations if a.is_cmb), volume)
-            marks.append(darkness)
-            found.warnings += _warnings_of_scan(scan, ras)
-            wrong = faults_of_marks(scan, volume)
-            found.faults += wrong
-            found.warnings += [] if wrong else warnings_of_marks(scan, darkness[WRITTEN])
-            found.entries[scan.path] = _entry(scan, volume, is_brain_extracted(ras), with_phase)
-        except InputError as error:
-            found.faults.append(error)
+            _check_readable(scan, volume, ras, with_phase, found, marks)
         on_scan(scan, ras)
     try:
         require_frame(found.folder / ANNOTATIONS, marks)
     except InputError as error:  # the cause of the marks outside their scans
         found.faults = [error, *(fault for fault in found.faults if fault.code != "annotation-outside")]
-        found.warnings = []
-    found.warnings += [_unread(scan) for scan in found.unread]
+        found.warnings = [warning for warning in found.warnings if warning.code != "annotation-not-dark"]
+    found.warnings += [*_without_scans(found), *(_unread(scan) for scan in found.unread)]
     return found
+
+
+def _check_readable(
+    scan: ScanFile,
+    volume: Volume,
+    ras: Volume,
+    with_phase: Preprocess | None,
+    found: DatasetCheck,
+    marks: list[dict[str, np.ndarray]],
+) -> None:
+    """Add what is wrong with a scan that can be read, its entry, and the darkness of its marks."""
+    with collected(found.faults):
+        check_scan(ras, str(scan.path))
+    with collected(found.faults):
+        _require_swi(scan)
+    darkness = darkness_by_frame(centres_of(a for a in scan.annotations if a.is_cmb), volume)
+    marks.append(darkness)
+    found.warnings += _warnings_of_scan(scan, ras)
+    wrong = faults_of_marks(scan, volume)
+    found.faults += wrong
+    found.warnings += [] if wrong else warnings_of_marks(scan, darkness[WRITTEN])
+    found.entries[scan.path] = _entry(scan, volume, ras)
+    if with_phase is not None:
+        with collected(found.faults):
+            found.entries[scan.path]["phase_sha256"] = _phase_sha256(scan, volume, with_phase)
+
+
+def _without_scans(found: DatasetCheck) -> list[InputError]:
+    """A warning for the subjects' folders without a NIfTI file, which would be named: empty, links, or with other formats."""
+    there = {scan.subject for scan in found.scans}
+    missing = sorted(
+        f.name for f in found.folder.glob("sub-*") if f.is_dir() and f.name not in there and not any(f.rglob("*.nii*"))
+    )
+    if not missing:
+        return []
+    got = f"none for {', '.join(missing[:SHOWN])}{f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''}"
+    remedy = "convert their scans to NIfTI (`cmb import`), or remove the folders"
+    return [InputError("dataset-layout", found.folder, "a scan in each subject's folder", got, remedy)]
 
 
 def faults_across(entries: Iterable[ScanEntry], withdrawn: Collection[str] = ()) -> list[InputError]:
@@ -138,7 +172,13 @@ def _same_patients(entries: Sequence[ScanEntry]) -> list[InputError]:
     ]
 
 
-def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Preprocess | None) -> ScanEntry:
+def _phase_sha256(scan: ScanFile, volume: Volume, with_phase: Preprocess) -> str:
+    """The hash of a scan's phase image. Raises InputError where it is none."""
+    prepare(volume, with_phase, str(scan.path), read_phase(scan.path))
+    return sha256_of(phase_beside(scan.path))
+
+
+def _entry(scan: ScanFile, volume: Volume, ras: Volume) -> ScanEntry:
     entry: ScanEntry = {
         "key": scan.key,
         "dataset": scan.dataset,
@@ -146,18 +186,14 @@ def _entry(scan: ScanFile, volume: Volume, brain_extracted: bool, with_phase: Pr
         "session": scan.session,
         "path": scan.path.as_posix(),
         "sha256": sha256_of(scan.path),
-        "content_sha256": content_sha256(volume),
+        "content_sha256": content_sha256(ras),
         "shape": list(volume.data.shape),
         "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
-        "brain_extracted": brain_extracted,
+        "brain_extracted": is_brain_extracted(ras),
     }
     if isinstance(zeroed := read_sidecar(scan.path).get(ZEROED), int):
         entry["nan_voxels_set_to_zero"] = zeroed
-    if with_phase is not None:
-        # Raises where the phase image is none.
-        prepare(volume, with_phase, str(scan.path), read_phase(scan.path))
-        entry["phase_sha256"] = sha256_of(phase_beside(scan.path))
     return entry
 
 

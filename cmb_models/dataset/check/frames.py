@@ -67,7 +67,8 @@ def darkness(volume: Volume, index: np.ndarray) -> np.ndarray:
     """
     data, half = volume.data, [max(1, round(HALF_WINDOW_MM / s)) for s in volume.spacing_mm]
     sampled = data[::4, ::4, ::2]
-    air = TISSUE * float(np.percentile(sampled[np.isfinite(sampled)], 99))
+    finite = sampled[np.isfinite(sampled)]
+    air = TISSUE * float(np.percentile(finite, 99)) if finite.size else np.inf
     inside = ((index >= 0) & (index <= np.array(data.shape) - 1)).all(axis=1)
     found = np.zeros(len(index))
     for n in np.flatnonzero(inside):

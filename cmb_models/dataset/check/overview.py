@@ -9,7 +9,7 @@ from pathlib import Path
 from cmb_models.config.params import Params
 from cmb_models.dataset.check.dataset import DatasetCheck, check_dataset, faults_across
 from cmb_models.dataset.entries import ScanEntry
-from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, dataset_folders, images_left_out
+from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, dataset_folders, images_left_out, raw_datasets
 from cmb_models.dataset.split import divide, fitting, split_faults
 from cmb_models.errors import InputError
 from cmb_models.evaluation.statistics.bootstrap import wilson
@@ -63,10 +63,7 @@ def check_data(
     Raises:
         InputError: If the folder holds no dataset.
     """
-    folders = [folder] if is_dataset(folder) else dataset_folders(folder)
-    if not folders:
-        remedy = "name the folder of a dataset, or import one with `cmb import`"
-        raise InputError("dataset-layout", folder, "a dataset, or a folder of datasets", "none", remedy)
+    folders = raw_datasets(folder) if params is not None else _named(folder)
     with_phase = params.preprocess if params is not None and params.preprocess.phase else None
     checks = [check_dataset(f, with_phase, on_scan) for f in folders]
     entries = [entry for check in checks for entry in check.entries.values()]
@@ -74,7 +71,7 @@ def check_data(
     warnings = [warning for check in checks for warning in check.warnings]
     usable = [entry for check in checks for entry in check.used]
     advice, worth = "", [_worth("all scans", usable)]
-    if params is not None:
+    if params is not None and all(check.is_annotated for check in checks):
         impossible = split_faults(usable, params.split, params.ingest.min_scans)
         faults += impossible
         if impossible and usable:
@@ -83,6 +80,19 @@ def check_data(
             free, locked = divide(usable, params.split)
             worth = [_worth("training, out of fold", _of(usable, free)), _worth("held-out test", _of(usable, sorted(locked)))]
     return DataCheck(checks, faults, warnings, worth, advice)
+
+
+def _named(folder: Path) -> list[Path]:
+    """The datasets that a folder is, or holds."""
+    folders = [folder] if is_dataset(folder) else dataset_folders(folder)
+    inner = [f for f in folders if any(map(is_dataset, dataset_folders(f)))]
+    if inner and not any(map(is_dataset, folders)):
+        remedy = f"name {inner[0]}, which holds some"
+        raise InputError("dataset-layout", folder, "a dataset, or a folder of datasets", "neither", remedy)
+    if not folders:
+        remedy = "name the folder of a dataset, or import one with `cmb import`"
+        raise InputError("dataset-layout", folder, "a dataset, or a folder of datasets", "none", remedy)
+    return folders
 
 
 def is_dataset(folder: Path) -> bool:

@@ -151,3 +151,54 @@ def test_a_workspace_whose_data_cannot_be_split(tmp_path):
 def test_no_dataset_at_all(tmp_path):
     with refused("dataset-layout"):
         check_data(tmp_path)
+
+
+def test_a_scan_with_several_faults_has_all_of_them_named(tmp_path):
+    scan = head(shape=(80, 80, 48))
+    data = scan.data.copy()
+    data[40, 40, 20] = np.nan
+    site = dataset(tmp_path / "site", {"sub-1": Volume(data, AFFINE)}, [("sub-1", (500, 0, 0))])
+    sidecar(site, "sub-1", SeriesDescription="t1_mprage_sag")
+    assert codes(check_dataset(site).faults) == ["scan-not-finite", "scan-derived", "annotation-outside"]
+
+
+def test_subjects_without_a_scan_are_named(tmp_path):
+    site = dataset(tmp_path / "site", {"sub-1": head(shape=(80, 80, 48))}, empty=["sub-1"])
+    for name in ("sub-2", "sub-3/swi"):
+        (site / name).mkdir(parents=True)
+    (site / "sub-3/swi/sub-3_swi.mha").touch()
+    (warning,) = check_dataset(site).warnings
+    assert (warning.code, warning.got) == ("dataset-layout", "none for sub-2, sub-3")
+
+
+def test_unreadable_annotations_say_nothing_of_what_was_read(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(shape=(80, 80, 48))})
+    (tmp_path / "site/annotations.csv").write_text("subject;x\n")
+    found = check_data(tmp_path, load_params(ROOT / "params.yaml"))
+    assert (codes(found.faults), found.warnings) == (["annotations-invalid"], [])
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0)])
+def test_a_scan_whose_axes_were_stored_in_another_order_is_the_same_scan(tmp_path, order):
+    """As fslreorient2std and other programs write it."""
+    scan = head(seed=1)
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = scan.data.shape[0] - 1
+    other = Volume(scan.data[::-1].transpose(order), (scan.affine @ flipped)[:, [*order, 3]])
+    dataset(tmp_path / "a", {"sub-1": scan}, empty=["sub-1"])
+    dataset(tmp_path / "b", {"sub-7": other}, empty=["sub-7"])
+    assert codes(check_data(tmp_path).faults) == ["scan-repeated"]
+
+
+def test_the_folder_that_holds_datasets_is_named(tmp_path):
+    dataset(tmp_path / "data/raw/site", {"sub-1": head(seed=1)}, empty=["sub-1"])
+    with refused("dataset-layout") as raised:
+        check_data(tmp_path / "data")
+    assert raised.value.remedy == f"name {tmp_path / 'data/raw'}, which holds some"
+
+
+def test_what_ingest_refuses_is_refused_in_a_workspace(tmp_path):
+    dataset(tmp_path / "site", {"sub-1": head(seed=1)}, empty=["sub-1"])
+    (tmp_path / "b.dvc").touch()
+    with refused("dataset-missing", got="b"):
+        check_data(tmp_path, load_params(ROOT / "params.yaml"))
