@@ -131,3 +131,35 @@ def test_a_log_that_is_broken_on_a_branch_is_not_merged(site, branches):
     git_merge(site)
     with refused("log-damaged", got="was changed after it was written"):
         raise cmb("release", "merge").exception
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_what_was_logged_after_a_side_was_taken_is_kept(site, branches, side):
+    git(site, "checkout", f"--{side}", "--", str(AUDIT_LOG), str(EXPOSURE_LOG))
+    commit(site)
+    for bundle in ("bundle c", "bundle d"):
+        count_evaluation(site / EXPOSURE_LOG, bundle, LOCKED, "", GOOD | {"hits": 18})
+    before = (site / EXPOSURE_LOG).read_text()
+    assert cmb("release", "merge").exit_code == 0
+    assert (site / EXPOSURE_LOG).read_text().startswith(before)
+    counted = count_evaluation(site / EXPOSURE_LOG, "bundle e", LOCKED, "", GOOD | {"hits": 18})
+    assert (counted["evaluations"], counted["bundles"]) == (5, 5)
+
+
+def test_a_promotion_after_a_side_was_taken_is_kept(site, branches):
+    git(site, "checkout", "--ours", "--", str(AUDIT_LOG), str(EXPOSURE_LOG))
+    commit(site)
+    promote("2", "after ours", site, force=True)
+    before = (site / AUDIT_LOG).read_text()
+    assert cmb("release", "merge").exit_code == 0
+    assert (site / AUDIT_LOG).read_text().startswith(before) and audit_fault(site) == ""
+    assert registry_state(site).aliases == aliases(site) == {"production": 2, "previous": 1}
+
+
+def test_entries_that_continue_neither_branch_are_not_lost(site, branches):
+    (site / EXPOSURE_LOG).unlink()
+    count_evaluation(site / EXPOSURE_LOG, "bundle c", LOCKED, "", GOOD | {"hits": 18})
+    before = (site / EXPOSURE_LOG).read_text()
+    with refused("log-damaged", got="1 that neither has"):
+        raise cmb("release", "merge").exception
+    assert (site / EXPOSURE_LOG).read_text() == before

@@ -32,7 +32,8 @@ def merge_branches(start: Path = Path(".")) -> list[str]:
         What was done, as sentences.
 
     Raises:
-        InputError: If there is no such merge, or a log is broken on one of the branches.
+        InputError: If there is no such merge, a log is broken on one of the branches, or it has entries of neither that do not
+            continue one of them.
     """
     with open_registry(start) as registry, registry_lock(registry), exclusive(registry.workspace):
         workspace, done = registry.workspace, []
@@ -42,6 +43,7 @@ def merge_branches(start: Path = Path(".")) -> list[str]:
             kept, other = (_log_at(workspace, commit, file) for commit in (ours, theirs))
             if not first_fault(workspace / file) and all(_holds(workspace / file, text) for text in (kept, other)):
                 continue
+            kept, other = _continued(workspace / file, kept, other)
             about: dict[str, Any] = by
             if file == AUDIT_LOG:
                 if _last(other) and _follows(registry, other) and not _follows(registry, kept):
@@ -65,6 +67,22 @@ def _sides(workspace: Path) -> tuple[str, str]:
 
 def _log_at(workspace: Path, commit: str, file: Path) -> str:
     return (file_at(workspace, commit, file) or b"").decode("utf-8")
+
+
+def _continued(file: Path, ours: str, theirs: str) -> tuple[str, str]:
+    """Both sides of a log, this one first; the log itself instead of the side that it continues: entries were added since."""
+    working = file.read_text(encoding="utf-8") if file.is_file() else ""
+    known = {line for side in (ours, theirs) for line in side.splitlines()}
+    added = [entry for entry in read_entries(file) if json.dumps(entry, sort_keys=True) not in known]
+    if not added:
+        return ours, theirs
+    if not first_fault(file):
+        for side, other in ((ours, theirs), (theirs, ours)):
+            if side and working.startswith(side):
+                return working, other
+    expected, got = "a log that continues one of both branches", f"{len(added)} that neither has"
+    remedy = "restore it by `git checkout` of one branch, and append what it lacks by running those commands again"
+    raise InputError("log-damaged", file, expected, got, remedy)
 
 
 def _last(log: str) -> str:
