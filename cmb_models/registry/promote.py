@@ -156,8 +156,13 @@ def rollback(reason: str, start: Path = Path(".")) -> Move:
 
 
 def resume(start: Path = Path(".")) -> list[str]:
-    """Make the registry agree with the log after a killed command or an alias moved outside `cmb`; return the repairs made."""
+    """Make the registry agree with the log after a killed command or an alias moved outside `cmb`; return the repairs made.
+
+    Raises:
+        InputError: For a broken log, and a registry that has none of its releases.
+    """
     with open_registry(start) as registry, registry_lock(registry):
+        registry.require_history()
         logged, repairs = _logged(registry), []
         if moved_outside(registry, logged) or registry.head() != logged.head:
             found = {role: n for role, n in registry.aliases().items() if role in ROLES}

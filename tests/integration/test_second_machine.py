@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cmb_models.dataset.index import index_datasets
+from cmb_models.hash_chain import append_entry
 from cmb_models.registry.mlflow.store import MODEL, open_registry
 from cmb_models.registry.promote import promote
 from cmb_models.registry.register import register
@@ -44,12 +46,25 @@ def clone(site, tmp_path, monkeypatch) -> Path:
         "promote 1",
         "challenge latest",
         "export production --out e",
+        "repair",
     ],
 )
 def test_a_clone_without_the_registry_names_it_and_what_brings_it(clone, command):
     with refused("registry-missing", case="mlflow.db") as caught:
         raise cmb("release", *command.split()).exception
     assert "rsync -a MACHINE:WORKSPACE/{mlflow.db,mlartifacts,releases} ." in str(caught.value)
+
+
+def test_a_clone_without_the_registry_merges_no_logs(clone):
+    for branch in ("one", "two"):
+        git(clone, "checkout", "-qb", branch, "origin/site")
+        append_entry(clone / "audit.jsonl", action=branch, before={}, after={})
+        git(clone, "commit", "-qam", branch)
+    subprocess.run(["git", "merge", "one"], cwd=clone, capture_output=True, check=False)
+    before = (clone / "audit.jsonl").read_text()
+    with refused("registry-missing"):
+        raise cmb("release", "merge").exception
+    assert (clone / "audit.jsonl").read_text() == before and "<<<<" in before
 
 
 def test_a_clone_without_the_registry_does_not_say_that_no_release_used_a_scan(clone):

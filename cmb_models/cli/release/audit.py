@@ -50,7 +50,7 @@ def verify(as_json: AsJson = False) -> None:
 
 
 def merge(as_json: AsJson = False) -> None:
-    """Merge the audit and exposure logs of two git branches, which git cannot; run it when `git merge` reports a conflict.
+    """Merge the audit, exposure and withdrawal logs of two git branches, which git cannot; run it when it reports a conflict.
 
     One entry holds those of the other branch and names both heads. The roles stay as the registry has them.
     """
@@ -59,7 +59,7 @@ def merge(as_json: AsJson = False) -> None:
 
     merged = merge_branches()
     if not as_json:
-        console().print("\n".join(merged) or "nothing to merge: both logs hold the entries of both branches")
+        console().print("\n".join(merged) or "nothing to merge: the logs hold the entries of both branches")
     repairs = resume()
     if as_json:
         print_json({"done": [*merged, *repairs]})

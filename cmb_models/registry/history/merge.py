@@ -1,8 +1,10 @@
-"""The audit log and the exposure log of two git branches that each added entries, which git cannot merge."""
+"""The logs of two git branches that each added entries, which git cannot merge."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,14 @@ from cmb_models.registry.history.lock import registry_lock
 from cmb_models.registry.history.state import state_from_log, words
 from cmb_models.registry.mlflow.connection import Unreachable
 from cmb_models.registry.mlflow.store import Registry, open_registry
-from cmb_models.workspace.paths import AUDIT_LOG, EXPOSURE_LOG
+from cmb_models.workspace.paths import AUDIT_LOG, EXPOSURE_LOG, RAW, WITHDRAWAL_LOG
 from cmb_models.workspace.versioning import file_at, has_commit, user_name
 
 UNDER_WAY = ("MERGE_HEAD", "REBASE_HEAD", "CHERRY_PICK_HEAD")
 
 
 def merge_branches(start: Path = Path(".")) -> list[str]:
-    """Merge both logs of a git merge that is under way, or that was committed with a broken log.
+    """Merge the logs of a git merge that is under way, or that was committed with a broken log.
 
     The roles stay those of the branch that the registry's aliases follow, this one where they follow neither: what the other
     branch moved is kept in the log and moves nothing.
@@ -32,14 +34,16 @@ def merge_branches(start: Path = Path(".")) -> list[str]:
         What was done, as sentences.
 
     Raises:
-        InputError: If there is no such merge, a log is broken on one of the branches, or it has entries of neither that do not
-            continue one of them.
+        InputError: If the registry has none of the releases, there is no such merge, a log is broken on one of the branches, or it
+            has entries of neither that do not continue one of them.
     """
-    with open_registry(start) as registry, registry_lock(registry), exclusive(registry.workspace):
+    with open_registry(start) as registry, registry_lock(registry), _no_writer(registry.workspace):
+        with suppress(Unreachable):
+            registry.require_history()
         workspace, done = registry.workspace, []
         ours, theirs = _sides(workspace)
         by = {"user": user_name(workspace), "action": "merge"}
-        for file in (AUDIT_LOG, EXPOSURE_LOG):
+        for file in (AUDIT_LOG, EXPOSURE_LOG, WITHDRAWAL_LOG):
             kept, other = (_log_at(workspace, commit, file) for commit in (ours, theirs))
             if not first_fault(workspace / file) and all(_holds(workspace / file, text) for text in (kept, other)):
                 continue
@@ -52,6 +56,13 @@ def merge_branches(start: Path = Path(".")) -> list[str]:
             entry = merge_logs(workspace / file, kept, other, **about)
             done.append(f"{file}: {len(entry['merged'])} entries of the other branch added" if entry else f"{file}: continued")
         return done
+
+
+@contextmanager
+def _no_writer(workspace: Path) -> Iterator[None]:
+    """Hold the locks under which evaluations and withdrawals are logged."""
+    with exclusive(workspace), exclusive(workspace / RAW) if (workspace / RAW).is_dir() else nullcontext():
+        yield
 
 
 def _sides(workspace: Path) -> tuple[str, str]:

@@ -16,13 +16,14 @@ from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, read_json, write_json, write_text
-from cmb_models.hash_chain import append_entry, first_fault, read_entries, utc_now
+from cmb_models.hash_chain import append_entry, read_entries, utc_now, with_merged
 from cmb_models.importing.identity import open_key
 from cmb_models.registry.mlflow.store import Registry, open_registry
 from cmb_models.registry.provenance.trace import Sighting, sightings, sightings_by_name
 from cmb_models.registry.withdrawal.plan import Plan, RemovedFile, Target, make_plan, rows_left
 from cmb_models.workspace.paths import AUDIT_LOG, DVC_LOCK, INDEX, RAW, SPLIT, WITHDRAWAL_LOG
 from cmb_models.workspace.versioning import find_workspace, is_tracked, user_name
+from cmb_models.workspace.withdrawals import require_whole
 
 # Ignored by git, and deleted at the end: it names the subject.
 JOURNAL = Path("data/.partial-withdrawal.json")
@@ -73,8 +74,7 @@ def withdraw(
         raise InputError("workspace-missing", workspace, f"a workspace with {RAW}", "none", "run the command inside a workspace")
     with exclusive(workspace / RAW):
         found = _unfinished(workspace, subject, datasets) or _found(workspace, subject, datasets)
-        if fault := first_fault(workspace / WITHDRAWAL_LOG):
-            raise InputError("log-damaged", WITHDRAWAL_LOG, "an unbroken log", fault, "restore it with `git checkout`")
+        require_whole(workspace)
         if key_file is not None:
             _require_key(key_file, workspace / RAW)
         if dry_run:
@@ -178,7 +178,7 @@ def _dvc_add(workspace: Path, datasets: Sequence[str]) -> None:
 def _log(workspace: Path, found: Withdrawal) -> None:
     """Append the entry, once."""
     file = workspace / WITHDRAWAL_LOG
-    if any(entry.get("began") == found.began for entry in read_entries(file)):
+    if any(entry.get("began") == found.began for entry in with_merged(read_entries(file))):
         return
     scans = [f for f in found.plan.files if f.content_sha256]
     append_entry(
