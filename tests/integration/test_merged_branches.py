@@ -11,9 +11,11 @@ from cmb_models.evaluation.exposure_log import count_evaluation
 from cmb_models.hash_chain import append_entry, first_fault, read_entries
 from cmb_models.registry.history.audit import audit_fault
 from cmb_models.registry.history.state import registry_state
-from cmb_models.registry.mlflow.store import open_registry
+from cmb_models.registry.mlflow.store import MODEL, open_registry
 from cmb_models.registry.promote import promote, rollback
-from cmb_models.workspace.paths import AUDIT_LOG, EXPOSURE_LOG
+from cmb_models.registry.provenance.audit_package import export_evidence
+from cmb_models.workspace.paths import AUDIT_LOG, EXPOSURE_LOG, WITHDRAWAL_LOG
+from cmb_models.workspace.withdrawals import withdrawn_hashes
 from tests.integration.registry_site import aliases, copy_site
 from tests.integration.registry_workspace import GOOD, git
 from tests.support.command_line import cmb
@@ -163,3 +165,31 @@ def test_entries_that_continue_neither_branch_are_not_lost(site, branches):
     with refused("log-damaged", got="1 that neither has"):
         raise cmb("release", "merge").exception
     assert (site / EXPOSURE_LOG).read_text() == before
+
+
+def test_patients_who_withdrew_on_both_branches_are_both_withdrawn(site, made, tmp_path):
+    clone = copy_site(made, tmp_path / "clone")
+    for folder, scan in ((site, "scan a"), (clone, "scan b")):
+        append_entry(folder / WITHDRAWAL_LOG, scans=[scan], files=[f"file of {scan}"])
+        commit(folder)
+    git(site, "fetch", "-q", str(clone), "site:other")
+    subprocess.run(["git", "merge", "other"], cwd=site, capture_output=True, check=False)
+    with refused("log-damaged") as caught:
+        withdrawn_hashes(site)
+    assert "cmb release merge" in caught.value.remedy
+    assert "1 entries of the other branch added" in cmb("release", "merge").output
+    assert withdrawn_hashes(site) == {"scan a", "file of scan a", "scan b", "file of scan b"}
+    assert first_fault(site / WITHDRAWAL_LOG) == "" and "nothing to merge" in cmb("release", "merge").output
+
+
+def test_releases_that_only_the_other_branch_named_are_still_known(site, branches):
+    cmb("release", "merge")
+    commit(site)
+    assert sorted(registry_state(site).manifests) == [1, 2, 3]
+    shown = cmb("release", "show", "3")
+    assert "promote (gate overridden)" in shown.output and "release 3" in shown.output, shown.output
+    with refused("report-missing", case="3-.*gate"):  # it is archived where the other branch was
+        export_evidence("3", site / "evidence", site)
+    with open_registry(site) as registry:
+        registry.client.delete_model_version(MODEL, "3")
+        assert [release.number for release in registry.known_releases()] == [1, 2, 3]

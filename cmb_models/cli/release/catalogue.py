@@ -50,14 +50,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a release: role, metrics on the held-out test set, data, commit, and its entries in the audit log."""
-    from cmb_models.hash_chain import read_entries
+    from cmb_models.hash_chain import read_entries, with_merged
     from cmb_models.registry.mlflow.listing import COLUMNS, listed_releases
     from cmb_models.registry.mlflow.store import open_registry
     from cmb_models.workspace.paths import AUDIT_LOG
 
     with open_registry() as registry:
         number = registry.resolve(ref).number
-        decisions = [e for e in read_entries(registry.workspace / AUDIT_LOG) if e.get("release") == number]
+        decisions = [e for e in with_merged(read_entries(registry.workspace / AUDIT_LOG)) if e.get("release") == number]
         found = next(release for release in listed_releases(registry) if release.number == number)
     if as_json:
         print_json({**found.as_dict(), "decisions": decisions})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.hash_chain import first_fault, read_entries
+from cmb_models.hash_chain import first_fault, read_entries, with_merged
 from cmb_models.registry.history.archive import gate_report, kept_bundle, read_report, require_kept
 from cmb_models.registry.history.state import ROLES, RegistryState, state_from_log, words
 from cmb_models.registry.mlflow.store import Registry, open_registry, require_not_behind, require_same
@@ -99,7 +99,7 @@ def _kept_faults(workspace: Path, entries: list[dict[str, Any]]) -> Iterator[str
                 require_kept(folder, manifest)
             except InputError as error:
                 yield str(error)
-    for entry in entries:
+    for entry in with_merged(entries):
         if digest := entry.get("gate_report_sha256", ""):
             try:
                 read_report(workspace, entry["release"], entry["manifest_sha256"], digest)
@@ -119,6 +119,7 @@ def _notes(registry: Registry, logged: RegistryState, entries: list[dict[str, An
     for entry in entries:
         if entry.get("clock"):
             yield f"line {entry['n']}: the clock ({entry['clock']}) was behind the previous entry, whose time was used"
+    for entry in with_merged(entries):
         digest = entry.get("gate_report_sha256", "")
         if digest and not gate_report(registry.workspace, entry["release"], entry["manifest_sha256"], digest).is_file():
-            yield f"line {entry['n']}: the gate report of release {entry['release']} ({digest[:8]}) is not archived here"
+            yield f"{entry['time']}: the gate report of release {entry['release']} ({digest[:8]}) is not archived here"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.hash_chain import read_entries
+from cmb_models.hash_chain import read_entries, with_merged
 from cmb_models.workspace.paths import AUDIT_LOG
 
 PRODUCTION, PREVIOUS, CHALLENGER = ROLES = ("production", "previous", "challenger")
@@ -20,7 +20,10 @@ END_OF_DAY = "T23:59:59Z"
 
 @dataclass(frozen=True)
 class RegistryState:
-    """The state after a log. aliases: release numbers by role; manifests: of every release; n, sha256: its last entry."""
+    """The state after a log. aliases: release numbers by role; manifests: of every release, of merged branches too.
+
+    n, sha256: of its last entry.
+    """
 
     aliases: dict[str, int]
     manifests: dict[int, str]
@@ -43,7 +46,8 @@ def state_from_log(entries: list[dict[str, Any]]) -> RegistryState:
     if not entries:
         return RegistryState({}, {})
     last = entries[-1]
-    manifests = {e["release"]: e["manifest_sha256"] for e in entries if e.get("release")}
+    # Merged entries first: this branch's own win where two registries gave a number twice.
+    manifests = {e["release"]: e["manifest_sha256"] for e in (*with_merged(entries), *entries) if e.get("release")}
     return RegistryState(dict(last["after"]), manifests, last["n"], last["sha256"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_directory, read_json, write_json, write_text
-from cmb_models.hash_chain import read_entries, utc_now
+from cmb_models.hash_chain import read_entries, utc_now, with_merged
 from cmb_models.registry.history.archive import gate_report, read_report
 from cmb_models.registry.history.audit import audit
 from cmb_models.registry.history.state import state_from_log
@@ -45,12 +45,13 @@ def export_evidence(ref: str, out: Path, start: Path = Path(".")) -> list[str]:
         release, workspace = registry.resolve(ref), registry.workspace
         files = registry.fetch(release)
         entries = read_entries(workspace / AUDIT_LOG)
-        relevant = [e for e in entries if _concerns(e, release.number)]
+        relevant = [e for e in entries if any(_concerns(part, release.number) for part in (e, *e.get("merged", ())))]
+        decisions = [e for e in with_merged(entries) if e["release"] == release.number]
         with atomic_directory(out) as folder:
             for name in FROM_BUNDLE:
                 shutil.copyfile(files.bundle_dir / name, folder / name)
-            _copy_reports(workspace, folder, files, relevant)
-            write_json(folder / APPROVAL_FILE, [_approval(e) for e in relevant if e["release"] == release.number])
+            _copy_reports(workspace, folder, files, decisions)
+            write_json(folder / APPROVAL_FILE, [_approval(e) for e in decisions])
             write_text(folder / EXTRACT_FILE, "".join(json.dumps(e, sort_keys=True) + "\n" for e in relevant))
             logged = state_from_log(entries)
             write_json(
@@ -79,7 +80,7 @@ def _copy_reports(workspace: Path, folder: Path, files: ReleaseFiles, entries: l
     """Copy the release's gate reports, verified against the log. Raises InputError for one that is not in this archive."""
     for entry in entries:
         digest = entry.get("gate_report_sha256", "")
-        if digest and entry["release"] == files.release:
+        if digest:
             report = read_report(workspace, files.release, files.manifest_sha256, digest)
             if report is None:
                 place = gate_report(workspace, files.release, files.manifest_sha256, digest)
