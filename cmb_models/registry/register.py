@@ -37,6 +37,7 @@ from cmb_models.workspace.versioning import (
     start_dvc_status,
     user_name,
 )
+from cmb_models.workspace.withdrawals import require_none_withdrawn
 
 REQUIREMENTS = ("mlflow", "numpy", "scipy", "nibabel", "openvino", "pandas", "pydantic", "pyyaml")  # what pyfunc_model.py needs
 TAGS_FROM_METRICS = ("sensitivity", "fp_per_scan")
@@ -58,10 +59,10 @@ def register(start: Path = Path(".")) -> Registration:
     The same bundle with the same dvc.lock is the same release.
 
     Raises:
-        InputError: For a dirty git tree, outputs that differ from dvc.lock, data that differs from its .dvc files, missing
-            reports, a bundle that differs from its manifest, a lineage that the repository contradicts, and a missing or wrong
-            signing key where the workspace's commit holds public keys; for an empty registry where the audit log names releases,
-            since numbers would be given twice.
+        InputError: For a dirty git tree, outputs that differ from dvc.lock, data that differs from its .dvc files, a
+            withdrawn scan, missing reports, a bundle that differs from its manifest, a lineage that the repository contradicts,
+            and a missing or wrong signing key where the workspace's commit holds public keys; for an empty registry where the
+            audit log names releases, since numbers would be given twice.
     """
     workspace = find_workspace(Path(start))
     require_clean(workspace)
@@ -71,6 +72,7 @@ def register(start: Path = Path(".")) -> Registration:
     quiet_mlflow()  # import it while DVC runs
     require_up_to_date(workspace, status)
     require_recorded(workspace)
+    require_none_withdrawn(workspace)
     export_sha256 = verify_manifest(workspace / BUNDLE)
     metrics = {"evaluate": _metrics(workspace / EVALUATE_METRICS), "cross_validate": _metrics(workspace / CROSS_VALIDATE_METRICS)}
     with open_registry(workspace) as registry, registry_lock(registry):

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from cmb_models.hash_chain import first_fault, read_entries
+from cmb_models.files import write_json
+from cmb_models.hash_chain import append_entry, first_fault, read_entries
 from cmb_models.io.nifti import write_volume
 from cmb_models.registry.mlflow.store import fetch_release, open_registry
 from cmb_models.registry.mlflow.tracking import log_stage
@@ -122,6 +123,18 @@ def test_a_bundle_that_no_stage_wrote_is_refused(site):
         (site / name).write_text(yaml.safe_dump(content))
     git(site, "commit", "-qam", "no stage export")
     with refused("outputs-outdated"):
+        register(site)
+
+
+@pytest.mark.parametrize("part", ["sha256", "content_sha256"])
+def test_a_release_from_a_withdrawn_scan_is_refused(site, part):
+    """A merge of branches took the data and outputs of one and the withdrawals of the other: no stage reruns."""
+    scan = {"path": "site/sub-00/swi/sub-00_swi.nii.gz", "sha256": "file", "content_sha256": "content"}
+    write_json(site / "data/index.json", {"scans": [scan]})
+    append_entry(site / "withdrawals.jsonl", scans=["content"] * (part != "sha256"), files=["file"] * (part == "sha256"))
+    git(site, "add", "-Af", "data/index.json", "withdrawals.jsonl")
+    git(site, "commit", "-qm", "Merge")
+    with refused("scan-withdrawn", got="sub-00_swi"):
         register(site)
 
 
