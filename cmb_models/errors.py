@@ -64,7 +64,7 @@ CODES = {
     "option-count": "An option was given too many or too few times.",
     "package-missing": "An optional package is not installed.",
     "program-missing": "A program is not installed.",
-    "system-unsupported": "The operation is not supported on this operating system.",
+    "system-unsupported": "The operation is not supported on this operating system or file system.",
     "phantom-setting": "A setting of the simulator is out of range.",
     "phantom-no-room": "There is not enough room for the requested number of lesions.",
     # Files and folders

@@ -21,6 +21,7 @@ from cmb_models.errors import InputError
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -139,7 +140,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: If another process holds the lock and `wait` is false.
-        InputError: If the system has no such locks (Windows).
+        InputError: If the system (Windows) or the file system has no such locks.
     """
     try:
         import fcntl
@@ -149,7 +150,14 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
     path = Path(path)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            remedy = "mount it with locks (NFS: with lockd running; Lustre: with the option `flock`), or use a local disk"
+            got = f"one that refuses them ({error.strerror})"
+            raise InputError("system-unsupported", path, "a file system with file locks", got, remedy) from error
         yield
     finally:
         os.close(descriptor)
@@ -164,7 +172,7 @@ def claimed(path: Path, purpose: str) -> Iterator[None]:
         purpose: What only one process at a time may do, such as "tune this study", for the message.
 
     Raises:
-        InputError: If another process holds the lock. That of a killed process is released.
+        InputError: If another process holds the lock, or there are no locks. That of a killed process is released.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
 """Atomic files: whole or absent, and the old one stays when writing the new one fails."""
 
+import errno
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
 
-from cmb_models.files import atomic_directory, atomic_write, read_json, sha256_of, write_json, write_text
+from cmb_models.files import atomic_directory, atomic_write, claimed, read_json, sha256_of, write_json, write_text
 from tests.support.refused import refused
 
 
@@ -94,3 +96,16 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("folder-not-writable", case="file"):
         write_text(tmp_path / "file/inside.txt", "x")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    """NFS without lockd, and Lustre without the mount option flock."""
+
+    def refuse(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with refused("system-unsupported", case="lock") as caught, claimed(tmp_path / "lock", "test"):
+        pass
+    assert "local disk" in caught.value.remedy
