@@ -30,6 +30,7 @@ from cmb_models.workspace.recorded_data import require_recorded
 
 PRECISION_VARIABLE = "CMB_PRECISION"  # as in training/precision.py, whose import of torch other commands do without
 SCRATCH = "cmb-reproduce-"  # of a temporary folder's name
+LOCK = ".lock"  # ends the name of the file next to it, whose lock says that the folder is in use
 STAGES = ("evaluate", "cross_validate")  # whose metrics are compared
 NOT_COMPARED = ("locked_set",)  # counts evaluations of the locked set, to which this one adds
 WORKSPACE_VARIABLES = (URI_VARIABLE, KEY_VARIABLE, "CMB_PUBLIC_KEY", "DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE")  # unset in the clone
@@ -110,15 +111,26 @@ def _place(folder: Path | None) -> Iterator[Path]:
         yield Path(folder).resolve()
         return
     _remove_abandoned(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch, exclusive(Path(scratch)):
-        yield Path(scratch)
+    descriptor, name = tempfile.mkstemp(prefix=SCRATCH, suffix=LOCK)
+    os.close(descriptor)
+    scratch = Path(name).with_suffix("")
+    # Locked before the folder exists: another reproduction would take it for an abandoned one.
+    with exclusive(Path(name)):
+        scratch.mkdir(mode=0o700)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            Path(name).unlink(missing_ok=True)
 
 
 def _remove_abandoned(temporary: Path) -> None:
     """Remove the clones of reproductions that were killed: nobody holds their lock."""
-    for scratch in temporary.glob(f"{SCRATCH}*"):
-        with suppress(OSError), exclusive(scratch, wait=False):
+    for scratch in [place for place in temporary.glob(f"{SCRATCH}*") if place.is_dir()]:
+        lock = scratch.with_name(f"{scratch.name}{LOCK}")
+        with suppress(OSError), exclusive(lock, wait=False):
             shutil.rmtree(scratch, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _check_out(workspace: Path, clone: Path, commit: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 
 from cmb_models.files import write_json
@@ -45,3 +48,28 @@ def test_other_hardware_is_noted(tmp_path, before, now, notes):
     assert len(got) == notes
     if notes:
         assert got[0].startswith("trained on cpu (AVX2) in float32, the release on cpu (AVX512) in bfloat16")
+
+
+def test_a_clone_is_left_alone_from_the_moment_it_exists(tmp_path, monkeypatch):
+    """A second reproduction looks for abandoned clones as soon as the folder of the first is there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make = os.mkdir
+
+    def make_and_clean(*arguments, **options) -> None:
+        make(*arguments, **options)
+        reproduce._remove_abandoned(tmp_path)
+
+    monkeypatch.setattr(os, "mkdir", make_and_clean)
+    with reproduce._place(None) as clone:
+        assert clone.is_dir()
+        reproduce._remove_abandoned(tmp_path)
+        assert clone.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_clone_of_a_killed_reproduction_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "cmb-reproduce-old/data").mkdir(parents=True)
+    (tmp_path / "cmb-reproduce-old.lock").touch()
+    with reproduce._place(None) as clone:
+        assert sorted(p.name for p in tmp_path.iterdir()) == [clone.name, f"{clone.name}.lock"]
