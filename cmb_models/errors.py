@@ -44,7 +44,6 @@ CODES = {
     "marks-rater": "Several raters read one scan, of whom one alone or their consensus can be in annotations.csv.",
     # A dataset
     "dataset-layout": "Folders and files are not in the expected layout.",
-    "dataset-missing": "A dataset that DVC versions is not in the workspace.",
     "dataset-faults": "Several faults, all listed.",
     "annotations-invalid": "annotations.csv, or a table of marks, cannot be read or has invalid values.",
     "annotation-frame": "The marks of a dataset are written in another frame than scanner RAS millimetres.",
@@ -53,7 +52,7 @@ CODES = {
     "annotation-repeated": "Two rows mark the same lesion.",
     "annotation-without-scan": "A row names a scan that does not exist.",
     "data-version": "A version of the data does not exist or holds no such dataset.",
-    "data-missing": "DVC's cache lacks files of a version of the data.",
+    "data-missing": "A dataset that DVC versions is not in the workspace, or DVC's cache lacks files of one of its versions.",
     "subject-unknown": "There is no such subject.",
     "withdrawal-unfinished": "The withdrawal of a subject was interrupted and must be completed first.",
     # Settings and options

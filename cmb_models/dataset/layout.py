@@ -50,6 +50,13 @@ class ScanFile:
         return f"{self.dataset}_{self.subject}"
 
 
+def require_checked_out(raw: Path) -> None:
+    """Raise InputError naming the datasets that DVC versions and of which data/raw has the .dvc file alone."""
+    if absent := sorted(f.stem for f in Path(raw).glob("*.dvc") if not f.with_suffix("").exists()):
+        got = f"no {', no '.join(absent)}"
+        raise InputError("data-missing", raw, "all datasets that DVC versions", got, "bring them with `dvc pull`")
+
+
 def dataset_folders(raw_dir: Path) -> list[Path]:
     """The datasets in a folder, by name."""
     return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))

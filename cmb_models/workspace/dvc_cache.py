@@ -11,12 +11,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
 from cmb_models.workspace.paths import RAW
-from cmb_models.workspace.versioning import file_at, files_at
+from cmb_models.workspace.versioning import dvc_outs, file_at, files_at
 
 DEFAULT_CACHE = ".dvc/cache"
 LISTING = ".dir"  # ends the MD5 of a folder's listing
@@ -44,7 +42,7 @@ def cached_out(workspace: Path, path: str, md5: str) -> Path | None:
     file = workspace / path
     if found := cached(workspace / DEFAULT_CACHE, md5):
         return found
-    if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5:
+    if file.is_file() and md5_of(file) == md5:
         return file
     return cached(cache_dir(workspace), md5)
 
@@ -59,12 +57,26 @@ def datasets_at(workspace: Path, commit: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files_at(workspace, commit, RAW.as_posix()):
         if file.endswith(".dvc"):
-            outs = (yaml.safe_load(file_at(workspace, commit, file) or b"") or {}).get("outs", [])
-            found |= {(Path(file).parent / out["path"]).as_posix(): out.get("md5", "") for out in outs}
+            found |= dvc_outs(file_at(workspace, commit, file) or b"", Path(file).parent)
     return found
 
 
 def listing(cache: Path, md5: str) -> dict[str, str] | None:
-    """MD5 by path of a folder's files, by the MD5 of its listing; None if the cache lacks the listing."""
+    """MD5 by path of a folder's files, by the MD5 of its listing; None if the cache lacks the listing.
+
+    Raises:
+        InputError: If the cache's listing has changed.
+    """
     file = cached(cache, md5)
-    return None if file is None else {entry["relpath"]: entry["md5"] for entry in read_json(file)}
+    if file is None:
+        return None
+    if md5_of(file) != md5.removesuffix(LISTING):
+        remedy = "remove it and run `dvc fetch`, or `dvc add` the dataset"
+        raise InputError("scan-changed", file, "DVC's list of the files of a dataset", "other content", remedy)
+    return {entry["relpath"]: entry["md5"] for entry in read_json(file)}
+
+
+def md5_of(file: Path) -> str:
+    """MD5 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -6,13 +6,11 @@ cache, pass `dvc checkout`, `dvc status` and `dvc repro`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.workspace.dvc_cache import LISTING, cached_object
-from cmb_models.workspace.versioning import dvc_outs
+from cmb_models.workspace.dvc_cache import DEFAULT_CACHE, LISTING, cache_dir, cached_object, listing, md5_of
+from cmb_models.workspace.versioning import datasets_now
 
 SHOWN = 5  # files in a message
 
@@ -42,9 +40,9 @@ def differing_files(workspace: Path) -> list[str]:
     differing = []
     for path, md5 in _recorded(workspace).items():
         file = workspace / path
-        if file.is_file() and _md5(file) != md5:
+        if file.is_file() and md5_of(file) != md5:
             cached = cached_object(workspace, md5)
-            damaged = cached is not None and _md5(cached) != md5
+            damaged = cached is not None and md5_of(cached) != md5
             differing.append(f"{path} (and in DVC's cache, {cached})" if damaged else path)
     return differing
 
@@ -52,23 +50,11 @@ def differing_files(workspace: Path) -> list[str]:
 def _recorded(workspace: Path) -> dict[str, str]:
     """The MD5 of each file of the datasets by its path."""
     recorded: dict[str, str] = {}
-    for file in sorted(workspace.glob("data/raw/*.dvc")):
-        for out in dvc_outs(workspace, file):
-            path, md5 = out["path"], out.get("md5", "")
-            recorded |= _files_of(workspace, path, md5) if md5.endswith(LISTING) else {path: md5}
-    return {path: md5 for path, md5 in recorded.items() if md5}
+    for path, md5 in datasets_now(workspace).items():
+        files = _files_of(workspace, md5) if md5.endswith(LISTING) else {"": md5}
+        recorded |= {Path(path, name).as_posix(): file_md5 for name, file_md5 in files.items() if file_md5}
+    return recorded
 
 
-def _files_of(workspace: Path, folder: str, md5: str) -> dict[str, str]:
-    listing = cached_object(workspace, md5)
-    if listing is None:
-        return {}
-    if _md5(listing) != md5.removesuffix(LISTING):
-        remedy = f"remove it and run `dvc fetch {folder}.dvc`, or `dvc add {folder}`"
-        raise InputError("scan-changed", listing, f"DVC's list of the files in {folder}", "other content", remedy)
-    return {f"{folder}/{entry['relpath']}": entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
-
-
-def _md5(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _files_of(workspace: Path, md5: str) -> dict[str, str]:
+    return listing(workspace / DEFAULT_CACHE, md5) or listing(cache_dir(workspace), md5) or {}

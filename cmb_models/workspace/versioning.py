@@ -23,6 +23,7 @@ from cmb_models.workspace.paths import (
     ENVIRONMENT_LOCK,
     EXPOSURE_LOG,
     PARAMS,
+    RAW,
     SPLIT,
 )
 
@@ -244,7 +245,7 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
     data: {path: md5} of each data/raw/*.dvc; data_sha256: of that mapping (`canonical_sha256`). environment_sha256 and
     code_lock_sha256 are "" when the workspace has no such lock.
     """
-    data = _hashes(out for file in sorted(workspace.glob("data/raw/*.dvc")) for out in dvc_outs(workspace, file))
+    data = datasets_now(workspace)
     return {
         "git_commit": git_commit(workspace),
         "dvc_lock_sha256": sha256_of(workspace / DVC_LOCK),
@@ -256,11 +257,16 @@ def source_hashes(workspace: Path) -> dict[str, Any]:
     }
 
 
-def dvc_outs(workspace: Path, file: Path) -> list[dict]:
-    """The outputs of a .dvc file, their paths relative to the workspace."""
-    folder = file.parent.relative_to(workspace)
-    outs = yaml.safe_load(file.read_text(encoding="utf-8")).get("outs", [])
-    return [{**out, "path": (folder / out["path"]).as_posix()} for out in outs]
+def datasets_now(workspace: Path) -> dict[str, str]:
+    """MD5 of each path that a .dvc file in data/raw tracks."""
+    files = sorted((workspace / RAW).glob("*.dvc"))
+    return {path: md5 for file in files for path, md5 in dvc_outs(file.read_bytes(), RAW).items()}
+
+
+def dvc_outs(content: bytes, folder: Path) -> dict[str, str]:
+    """MD5 of each path that a .dvc file tracks. content: of the file; folder: the one it is in, relative to the workspace."""
+    outs = (yaml.safe_load(content) or {}).get("outs", [])
+    return {(folder / path).as_posix(): md5 for path, md5 in _hashes(outs).items()}
 
 
 def _hashes(outs) -> dict[str, str]:

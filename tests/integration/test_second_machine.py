@@ -87,7 +87,7 @@ def test_a_clone_without_outputs_is_told_to_pull_them(clone):
 
 
 def test_a_clone_without_scans_is_told_to_pull_them(clone):
-    with refused("dataset-missing", got="phantom") as caught:
+    with refused("data-missing", got="no phantom") as caught:
         index_datasets(clone / "data/raw")
     assert "dvc pull" in caught.value.remedy
 

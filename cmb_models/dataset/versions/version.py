@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import files_below
 from cmb_models.io.annotations import Readings, read_readings
-from cmb_models.workspace.dvc_cache import LISTING, cache_dir, cached, datasets_at, listing
+from cmb_models.workspace.dvc_cache import LISTING, cache_dir, cached, datasets_at, listing, md5_of
 from cmb_models.workspace.paths import RAW
 from cmb_models.workspace.versioning import git_lines, has_commit
 
@@ -30,8 +29,7 @@ class VersionedFile:
     def md5(self) -> str:
         if self.listed_md5 or self.path is None:
             return self.listed_md5
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return md5_of(self.path)
 
 
 @dataclass(frozen=True)

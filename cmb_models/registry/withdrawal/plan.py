@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmb_models.dataset.layout import ANNOTATIONS, subject_and_session
+from cmb_models.dataset.layout import ANNOTATIONS, require_checked_out, subject_and_session
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, sha256_of
 from cmb_models.importing.marks.add import READINGS
@@ -113,10 +113,7 @@ def make_plan(workspace: Path, subject: str, datasets: Sequence[str] = ()) -> Pl
 def _datasets(workspace: Path) -> dict[str, Path]:
     """The datasets' folders by name. Raises InputError if one is under DVC and not checked out: it may hold the patient too."""
     raw = workspace / RAW
-    absent = sorted(f.stem for f in raw.glob("*.dvc") if not f.with_suffix("").exists())
-    if absent:
-        remedy = f"run `dvc pull {' '.join(f'{RAW}/{name}.dvc' for name in absent)}`"
-        raise InputError("data-missing", raw, "all datasets checked out", f"no {', no '.join(absent)}", remedy)
+    require_checked_out(raw)
     return {folder.name: folder for folder in sorted(raw.glob("*")) if folder.is_dir() and not folder.name.startswith(".")}
 
 
