@@ -19,6 +19,7 @@ from cmb_models.registry.provenance.reproduce import compare
 from cmb_models.registry.register import register
 from cmb_models.release.bundle import EVALUATION_DIR
 from cmb_models.release.keys import new_keys, trusted_keys
+from cmb_models.workspace.dvc_cache import cache_dir
 from tests.integration.registry_workspace import GOOD, LINEAGE, dvc, git, retrain, start
 from tests.support.command_line import cmb
 from tests.support.refused import refused
@@ -160,6 +161,7 @@ def test_a_split_is_found_in_a_cache_outside_the_workspace(two, tmp_path):
     shutil.move(site / ".dvc/cache", tmp_path / "shared")
     assert "cannot be verified" in lineage_faults(site, true)[0]
     dvc(site, "cache", "dir", "--local", str(tmp_path / "shared"))
+    cache_dir.cache_clear()
     assert lineage_faults(site, true) == []
 
 
