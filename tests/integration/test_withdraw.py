@@ -225,6 +225,78 @@ def test_a_copy_among_other_scans_takes_its_session_alone(workspace):
     assert "locked/sub-7 has further scans" in " ".join(remaining(workspace, found))
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The data of `write_data` in git alone: no DVC, no registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    git(tmp_path, "init", "-q")
+    write_data()
+    return tmp_path
+
+
+def steps_of(folder: Path, *arguments, **more) -> str:
+    return "\n".join(remaining(folder, withdraw(*arguments, **more)))
+
+
+def constant() -> bytes:
+    write_volume(Path("constant.nii.gz"), Volume(np.full((4, 5, 6), 7, np.float32), np.diag([1.0, 1, 2, 1])))
+    return Path("constant.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("content", [lambda: b"", constant, lambda: b"cut short"], ids=["empty", "constant", "unreadable"])
+def test_scans_without_a_readable_content_are_no_copies(folder, content):
+    for file in (swi("sub-10"), swi("sub-2")):
+        file.write_bytes(content())
+    found = withdraw("sub-2")
+    assert [str(target) for target in found.plan.targets] == ["site/sub-2"] and swi("sub-10").is_file()
+    steps = "\n".join(remaining(folder, found))
+    assert (f"{swi('sub-10')} has the same bytes as a removed file" in steps) == (content() == b"cut short")
+    assert sha256_of(Path(shutil.copy(swi("sub-10"), "copy"))) in read_entries(WITHDRAWAL_LOG)[0]["files"] or content() == b""
+
+
+@pytest.mark.parametrize("copy", ["", "ses-02"])
+def test_of_a_subject_with_further_scans_only_the_copys_session_is_removed(folder, copy):
+    sessions = {"": "", "ses-02": "_ses-02"}
+    files = {s: RAW / "site/sub-2" / s / f"swi/sub-2{name}_swi.nii.gz" for s, name in sessions.items()}
+    masks = {s: RAW / f"site/derivatives/masks/sub-2{name}_mask.nii.gz" for s, name in sessions.items()}
+    for n, file in enumerate((*files.values(), *masks.values())):
+        write_scan(file, 200 + n)
+    table = RAW / "site/sub-2/sub-2_sessions.tsv"
+    table.write_text("session_id\n")
+    shutil.copy(swi("sub-1"), files[copy])
+    withdraw("sub-1", ["site"])
+    (other,) = sessions.keys() - {copy}
+    assert not files[copy].exists() and files[other].exists() and table.exists()
+    assert masks[""].exists() and masks["ses-02"].exists() == (copy == "")
+
+
+def test_a_copy_whose_name_has_another_session_than_its_folder_is_removed_alone(folder):
+    misnamed = shutil.copy(swi("sub-1"), swi("sub-2").with_name("sub-2_ses-02_swi.nii.gz"))
+    found = withdraw("sub-1", ["site"])
+    assert not Path(misnamed).exists() and swi("sub-2").exists() and found.plan.others == ("site/sub-2",)
+
+
+@pytest.mark.parametrize(
+    "place", ["site/derivatives/backup/scan1.nii.gz", "scan_sub-1_swi.nii.gz", "site/sub-2/swi/x.nii.gz.bak", "phantom/a/b.nii.gz"]
+)
+def test_a_copy_outside_the_layout_is_removed(workspace, place):
+    (RAW / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(swi("sub-1"), RAW / place)
+    before = Path("data/raw/phantom.dvc").read_text()
+    if place.startswith("phantom"):
+        dvc(workspace, "add", "data/raw/phantom")
+    withdraw("sub-1", ["site"])
+    assert not (RAW / place).exists() and swi("sub-2").exists() and Path("data/raw/phantom.dvc").read_text() == before
+
+
+def test_a_broken_link_is_removed_as_any_other_file(folder):
+    swi("sub-2").unlink()
+    swi("sub-2").symlink_to("nowhere")
+    withdraw("sub-2")
+    assert not swi("sub-2").is_symlink()
+
+
 def test_a_dataset_that_is_not_checked_out_may_hold_the_patient(workspace):
     shutil.rmtree(RAW / "locked")
     with refused("data-missing", got="no locked"):
@@ -289,14 +361,10 @@ def test_the_usual_key_file_is_pointed_at(workspace):
     assert f"cmb data withdraw sub-2 --key {file}" in " ".join(remaining(workspace, withdraw("sub-2")))
 
 
-def test_a_folder_without_dvc_or_releases(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    git(tmp_path, "init", "-q")
-    write_data()
+def test_a_folder_without_dvc_or_releases(folder):
     found = withdraw("sub-1", ["site"])
-    assert not swi("sub-1").exists() and not found.uses and not (tmp_path / "mlflow.db").exists()
-    assert not any("dvc" in step for step in remaining(tmp_path, found))
+    assert not swi("sub-1").exists() and not found.uses and not (folder / "mlflow.db").exists()
+    assert not any("dvc" in step for step in remaining(folder, found))
 
 
 def test_the_index_is_believed_only_for_the_file_that_it_describes(workspace):

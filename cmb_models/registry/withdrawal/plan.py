@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.dataset.layout import ANNOTATIONS, require_checked_out, subject_and_session
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, sha256_of
 from cmb_models.importing.marks.add import READINGS
 from cmb_models.io.annotations import rows_without
-from cmb_models.io.nifti import read_volume
-from cmb_models.io.scan_id import content_sha256
-from cmb_models.workspace.paths import INDEX, RAW
+from cmb_models.registry.withdrawal.contents import Image, file_sha256, images_below, walk
+from cmb_models.workspace.paths import RAW
 
 SHOWN = 10  # names in a message
 
@@ -29,12 +26,20 @@ class Target:
     subject: str
     session: str | None = None
 
+    def names(self, path: Path) -> bool:
+        """Whether a file is the subject's by its path in the dataset, also below derivatives/: by a folder, else by its name."""
+        folders = [part for part in path.parts[:-1] if part.startswith("sub-")]
+        return self.subject in (folders or re.split(r"[_.]", path.name)[:1])
+
     def holds(self, path: Path) -> bool:
-        """Whether a file, by its path in the dataset, belongs to it, also below derivatives/."""
-        if self.subject not in (*path.parts[:-1], re.split(r"[_.]", path.name)[0]):
+        """Whether a file of the dataset belongs to it. Of a session, only files that are plainly this session's."""
+        if not self.names(path):
             return False
-        sessions = [part for part in path.parts[:-1] if part.startswith("ses-")]
-        return self.session is None or (self.session in sessions if self.session else not sessions)
+        sessions = sessions_of(path)
+        if self.session:
+            return sessions == {self.session}
+        # Without a session: images in the subject's folder, not the subject's own tables or derivatives.
+        return self.session is None or (not sessions and len(path.parts) > 2 and path.parts[0] == self.subject)
 
     def holds_row(self, subject: str, session: str) -> bool:
         return subject == self.subject and self.session in (None, session)
@@ -43,37 +48,64 @@ class Target:
         return "/".join(part for part in (self.dataset, self.subject, self.session) if part)
 
 
+def sessions_of(path: Path) -> set[str]:
+    """The sessions that the folders and the name of a file name."""
+    return {part for part in (*path.parts[:-1], *re.split(r"[_.]", path.name)) if part.startswith("ses-")}
+
+
 @dataclass(frozen=True)
 class RemovedFile:
-    """A file to remove. path: in the workspace. content_sha256: of a readable scan, else ""."""
+    """A file to remove.
+
+    Attributes:
+        path: In the workspace.
+        sha256: "" of an empty file and of a link to a folder or to nothing.
+        content_sha256: Of a readable scan whose voxels are not all alike, else "".
+        real: What a link names, which is not removed; "" of other files.
+    """
 
     path: str
     sha256: str
     content_sha256: str = ""
-
-    @property
-    def identity(self) -> str:
-        return self.content_sha256 or self.sha256
+    real: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a withdrawal removes. rows: by table, as its path in the workspace. others: subjects with a copy and further scans."""
+    """What a withdrawal removes.
+
+    Attributes:
+        subject: The subject that is withdrawn.
+        targets: Subjects and sessions that are removed.
+        files: Files that are removed, copies of a scan outside the targets too.
+        rows: Number of rows by table, as its path in the workspace.
+        others: Subjects that had a copy and have further scans, which stay.
+        behind: The patient's files behind linked folders, which stay where they are.
+        alike: Images of the same bytes as a removed one, whose content does not identify a patient; they stay.
+    """
 
     subject: str
     targets: tuple[Target, ...]
     files: tuple[RemovedFile, ...]
     rows: Mapping[str, int]
     others: tuple[str, ...] = ()
+    behind: tuple[RemovedFile, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        return tuple(sorted({target.dataset for target in self.targets}))
+        of_files = {parts[len(RAW.parts)] for f in self.files if len(parts := Path(f.path).parts) > len(RAW.parts) + 1}
+        return tuple(sorted({target.dataset for target in self.targets} | of_files))
+
+    @property
+    def seen(self) -> tuple[RemovedFile, ...]:
+        """All files of the patient, also those that cannot be removed."""
+        return (*self.files, *self.behind)
 
     @property
     def hashes(self) -> tuple[str, ...]:
         """Everything that identifies one of its files in a lineage."""
-        return tuple(sorted({h for file in self.files for h in (file.sha256, file.content_sha256) if h}))
+        return tuple(sorted({h for file in self.seen for h in (file.sha256, file.content_sha256) if h}))
 
     @property
     def copies(self) -> tuple[Target, ...]:
@@ -90,24 +122,28 @@ def make_plan(workspace: Path, subject: str, datasets: Sequence[str] = ()) -> Pl
         datasets: Where it is the patient; may be empty if one dataset has a subject of this name.
 
     Raises:
-        InputError: If no dataset has the subject, several do and none is named, or a dataset is not checked out.
+        InputError: If no dataset has the subject, several do and none is named, a dataset is not checked out, or a folder cannot
+            be read.
     """
     folders = _datasets(workspace)
     named = _named(folders, subject, datasets)
-    scans = _scans(workspace, folders)
+    images = images_below(workspace)
+    scans = _scans(workspace, images)
     targets, others = {Target(dataset, subject) for dataset in named}, set()
-    own = {file.identity for (dataset, s, _), files in scans.items() for file in files if Target(dataset, s) in targets}
-    with_copies = {at: [file.identity in own for file in files] for at, files in scans.items() if Target(*at[:2]) not in targets}
+    own = {content for (dataset, s, _), contents in scans.items() for content in contents if Target(dataset, s) in targets} - {""}
+    with_copies = {at: [content in own for content in contents] for at, contents in scans.items() if Target(*at[:2]) not in targets}
     for (dataset, other, session), are_copies in with_copies.items():
-        if any(are_copies):
-            is_whole = all(all(flags) for at, flags in with_copies.items() if at[:2] == (dataset, other))
+        is_whole = all(all(flags) for at, flags in with_copies.items() if at[:2] == (dataset, other))
+        if all(are_copies):
             targets.add(Target(dataset, other, None if is_whole else session))
-            others |= set() if is_whole else {f"{dataset}/{other}"}
-    contents = {file.path: file for files in scans.values() for file in files}
+        if any(are_copies) and not is_whole:
+            others.add(f"{dataset}/{other}")
     ordered = tuple(sorted(targets, key=str))
-    return Plan(
-        subject, ordered, _files(workspace, folders, ordered, contents), _rows(workspace, folders, ordered), tuple(sorted(others))
-    )
+    files, behind = _files(workspace, ordered, images, own)
+    removed = {file.sha256 for file in (*files, *behind)} - {""}
+    kept = images.keys() - {workspace / file.path for file in (*files, *behind)}
+    alike = sorted(str(f.relative_to(workspace)) for f in kept if images[f].sha256 in removed and not images[f].is_constant)
+    return Plan(subject, ordered, files, _rows(workspace, folders, ordered), tuple(sorted(others)), behind, tuple(alike))
 
 
 def _datasets(workspace: Path) -> dict[str, Path]:
@@ -147,43 +183,31 @@ def _named(folders: Mapping[str, Path], subject: str, datasets: Sequence[str]) -
     return found
 
 
-def _scans(workspace: Path, folders: Mapping[str, Path]) -> dict[tuple[str, str, str], list[RemovedFile]]:
-    """All scans with their hashes, by dataset, subject and session. Contents that the index has are not computed again."""
-    known: dict[str, tuple[str, str]] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = {e["path"]: (e["sha256"], e["content_sha256"]) for e in read_json(workspace / INDEX)["scans"]}
-    found: dict[tuple[str, str, str], list[RemovedFile]] = {}
-    for name, folder in folders.items():
-        for file in _files_in(folder):
-            if at := subject_and_session(file.relative_to(folder).as_posix()):
-                path, sha256 = file.relative_to(workspace).as_posix(), sha256_of(file)
-                content = known[path][1] if known.get(path, ("",))[0] == sha256 else _content(file)
-                found.setdefault((name, *at), []).append(RemovedFile(path, sha256, content))
+def _scans(workspace: Path, images: Mapping[Path, Image]) -> dict[tuple[str, str, str], list[str]]:
+    """The contents of all scans, by dataset, subject and session."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for file, image in images.items():
+        dataset, _, path = file.relative_to(workspace / RAW).as_posix().partition("/")
+        if at := subject_and_session(path):
+            found.setdefault((dataset, *at), []).append(image.content_sha256)
     return found
 
 
-def _content(file: Path) -> str:
-    try:
-        return content_sha256(read_volume(file))
-    except InputError:
-        return ""
-
-
-def _files_in(folder: Path) -> list[Path]:
-    """All files below a folder, hidden ones and links too; links to folders are not followed."""
-    return sorted(p for p in folder.rglob("*") if p.is_symlink() or p.is_file())
-
-
 def _files(
-    workspace: Path, folders: Mapping[str, Path], targets: Sequence[Target], scans: Mapping[str, RemovedFile]
-) -> tuple[RemovedFile, ...]:
-    found = []
-    for name in sorted({target.dataset for target in targets}):
-        for file in _files_in(folders[name]):
-            if any(t.dataset == name and t.holds(file.relative_to(folders[name])) for t in targets):
-                path = file.relative_to(workspace).as_posix()
-                found.append(scans.get(path) or RemovedFile(path, sha256_of(file) if file.is_file() else ""))
-    return tuple(found)
+    workspace: Path, targets: Sequence[Target], images: Mapping[Path, Image], own: Set[str]
+) -> tuple[tuple[RemovedFile, ...], tuple[RemovedFile, ...]]:
+    """The files of the targets and copies of the patient's scans; those that are removed, and those behind linked folders."""
+    found: dict[bool, list[RemovedFile]] = {False: [], True: []}
+    for file, is_behind in walk(workspace / RAW):
+        dataset, *parts = file.relative_to(workspace / RAW).parts
+        image = images.get(file)
+        is_held = bool(parts) and any(t.dataset == dataset and t.holds(Path(*parts)) for t in targets)
+        is_copy = image is not None and image.content_sha256 in own
+        if is_held or is_copy:
+            sha256, content = image.sha256 if image else file_sha256(file), image.content_sha256 if image and is_copy else ""
+            real = str(file.resolve()) if is_behind or file.is_symlink() else ""
+            found[is_behind].append(RemovedFile(file.relative_to(workspace).as_posix(), sha256, content, real))
+    return tuple(found[False]), tuple(found[True])
 
 
 def _rows(workspace: Path, folders: Mapping[str, Path], targets: Sequence[Target]) -> dict[str, int]:

@@ -49,6 +49,8 @@ def _texts(workspace: Path, plan: Plan) -> Iterator[str]:
             if name.search(file.read_text(encoding="utf-8", errors="replace")):
                 again = f", then run `dvc add {RAW / target.dataset}`" if folder.with_name(f"{folder.name}.dvc").is_file() else ""
                 yield f"remove {target.subject} from {file.relative_to(workspace)}{again}"
+    for path in plan.alike:
+        yield f"{path} has the same bytes as a removed file, which do not say whose it is: delete it if it is the patient's"
     for other in plan.others:
         yield f"{other} has further scans, which stay: withdraw it too if it is the same patient"
 

@@ -139,7 +139,8 @@ def _from_dict(saved: dict[str, Any]) -> Withdrawal:
     plan = saved["plan"]
     targets, files = tuple(Target(**t) for t in plan["targets"]), tuple(RemovedFile(**f) for f in plan["files"])
     uses, named = (tuple(_sighting(s) for s in saved[name]) for name in ("uses", "named"))
-    whole = Plan(plan["subject"], targets, files, plan["rows"], tuple(plan["others"]))
+    behind = tuple(RemovedFile(**f) for f in plan["behind"])
+    whole = Plan(plan["subject"], targets, files, plan["rows"], tuple(plan["others"]), behind, tuple(plan["alike"]))
     return Withdrawal(whole, uses, named, tuple(saved["unread"]), saved["began"])
 
 
@@ -180,14 +181,14 @@ def _log(workspace: Path, found: Withdrawal) -> None:
     file = workspace / WITHDRAWAL_LOG
     if any(entry.get("began") == found.began for entry in with_merged(read_entries(file))):
         return
-    scans = [f for f in found.plan.files if f.content_sha256]
+    scans = [f for f in found.plan.seen if f.content_sha256]
     append_entry(
         file,
         began=found.began,
         user=user_name(workspace),
         datasets=list(found.plan.datasets),
         scans=sorted({f.content_sha256 for f in scans}),
-        files=sorted({f.sha256 for f in found.plan.files if f.sha256}),
+        files=sorted({f.sha256 for f in found.plan.seen if f.sha256}),
         rows=sum(found.plan.rows.values()),
         releases=_by_release(found.uses),
         releases_by_name=_by_release(found.named),
