@@ -6,13 +6,14 @@ import gzip
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from cmb_models.files import sha256_of, write_json
+from cmb_models.files import exclusive, sha256_of, write_json
 from cmb_models.hash_chain import append_entry, first_fault, read_entries
 from cmb_models.importing.identity import Key, Patient
 from cmb_models.io.nifti import read_volume, write_volume
@@ -157,9 +158,10 @@ def test_what_remains_is_named(workspace, tmp_path):
         "by name, with another content",
         "git add data/raw withdrawals.jsonl dvc.lock && git commit",
         "`dvc gc --workspace`",
-        "`dvc gc --workspace --cloud --remote backup`",
+        "`dvc gc --workspace --projects OTHER_WORKSPACE --cloud --remote backup`. Name every other workspace",
     ):
         assert words in shown
+    assert shown.index("retrain: ") < shown.index("release 1, trained on the patient") < shown.index("`dvc gc --workspace`")
     assert "locked/annotations.csv" not in shown and "remove sub-1 from data/raw/site/derivatives" not in shown
 
 
@@ -168,6 +170,38 @@ def test_a_cache_shared_by_workspaces_is_not_emptied_for_the_others(workspace, t
     dvc(workspace, "cache", "dir", "--local", str(tmp_path / "shared"))
     steps = " ".join(remaining(workspace, withdraw("sub-1", ["site"])))
     assert "`dvc gc --workspace --projects OTHER_WORKSPACE`" in steps
+
+
+def test_two_withdrawals_in_one_second_are_both_logged(folder, monkeypatch):
+    monkeypatch.setattr(module, "utc_now", lambda: "2026-01-01T00:00:00Z")
+    hashes = [sha256_of(swi(subject)) for subject in ("sub-10", "sub-2")]
+    withdraw("sub-10")
+    withdraw("sub-2")
+    assert [sha256 for entry in read_entries(WITHDRAWAL_LOG) for sha256 in entry["files"]] == hashes
+
+
+def test_a_withdrawal_waits_for_imports_into_every_dataset(folder, monkeypatch):
+    def require_locked(workspace, plan):
+        for dataset in ("site", "locked"):
+            with pytest.raises(BlockingIOError), exclusive(RAW / dataset, wait=False):
+                pass
+
+    monkeypatch.setattr(module, "_remove", require_locked)
+    withdraw("sub-2")
+    with exclusive(RAW / "site", wait=False), exclusive(RAW / "locked", wait=False):
+        pass
+
+
+def test_a_split_that_cannot_be_recomputed_says_what_to_do(workspace):
+    found = replace(withdraw("sub-2"), split_fault="split-size: too few subjects; import more")
+    steps = "\n".join(remaining(workspace, found))
+    assert "too few subjects; import more" in steps and "dvc repro split" not in steps
+
+
+def test_a_dataset_outside_dvc_of_a_trained_workspace_is_trained_again(workspace):
+    Path("data/raw/site.dvc").unlink()
+    steps = steps_of(workspace, "sub-1", ["site"])
+    assert "retrain: `dvc repro`" in steps and "dvc gc" in steps
 
 
 class Killed(BaseException):

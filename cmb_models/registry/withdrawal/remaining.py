@@ -30,10 +30,13 @@ def remaining(workspace: Path, found: Withdrawal, key_file: Path | None = None) 
     Raises:
         InputError: If git or DVC fails.
     """
-    steps = [*_texts(workspace, found.plan), *_key(workspace, found.plan, key_file), *_releases(found)]
-    if any((workspace / f"{RAW}/{name}.dvc").is_file() for name in found.plan.datasets):
-        steps += [*_training(workspace, found), *_stores(workspace)]
-    return steps
+    steps = [*_texts(workspace, found.plan), *_key(workspace, found.plan, key_file)]
+    is_trained = (workspace / DVC_LOCK).is_file()
+    has_dvc = is_trained or any((workspace / f"{RAW}/{name}.dvc").is_file() for name in found.plan.datasets)
+    if has_dvc:
+        steps += _training(found, is_trained)
+    steps += _releases(found)  # which a training without the patient comes before
+    return steps + [*_stores(workspace)] if has_dvc else steps
 
 
 def _texts(workspace: Path, plan: Plan) -> Iterator[str]:
@@ -69,26 +72,26 @@ def _releases(found: Withdrawal) -> Iterator[str]:
         yield f"release {number}, trained on the patient, is {' and '.join(aliases)}: replace it by one trained without"
 
 
-def _training(workspace: Path, found: Withdrawal) -> Iterator[str]:
-    lock = [str(DVC_LOCK)] if (workspace / DVC_LOCK).is_file() else []
+def _training(found: Withdrawal, is_trained: bool) -> Iterator[str]:
+    lock = [str(DVC_LOCK)] if is_trained else []
     yield f"commit: `git add {' '.join([RAW.as_posix(), str(WITHDRAWAL_LOG), *lock])} && git commit -m 'Withdraw a subject'`"
     if found.split_fault:
-        yield f"index and split could not be recomputed ({found.split_fault}): run `dvc repro split`"
+        yield f"index and split could not be recomputed, so nothing can be retrained: {found.split_fault}"
     if lock:
         yield f"retrain: `dvc repro`, and commit; until then {PREPARED} and {CANDIDATES} hold the patient's scans"
 
 
 def _stores(workspace: Path) -> Iterator[str]:
     """DVC's cache, its remotes and git's history."""
-    cache, command = cache_dir(workspace), "dvc gc --workspace"
+    cache, alone, shared = cache_dir(workspace), "dvc gc --workspace", "dvc gc --workspace --projects OTHER_WORKSPACE"
+    versions = "Earlier versions of all data and outputs are deleted with them"
+    others = "Name every other workspace that uses it by --projects, or its files are deleted too"
     if cache.is_relative_to(workspace):
-        warning = "Earlier versions of all data and outputs are deleted with them"
+        yield f"then delete the files from DVC's cache {cache}: `{alone}`. {versions}"
     else:
-        command += " --projects OTHER_WORKSPACE"
-        warning = "It is outside this workspace: name every other one that uses it, or their files are deleted"
-    yield f"then delete the files from DVC's cache {cache}: `{command}`. {warning}"
+        yield f"then delete the files from DVC's cache {cache}, which is outside this workspace: `{shared}`. {versions}. {others}"
     for remote in remotes(workspace):
-        yield f"then delete them from the remote {remote}: `{command} --cloud --remote {remote}`"
+        yield f"then delete them from the remote {remote}: `{shared} --cloud --remote {remote}`. {others}"
     if git_lines(workspace, "remote"):
         yield "push the commits, and have other clones do the same: pull, `dvc checkout`, `dvc gc --workspace`"
     commit = head_commit(workspace)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cmb_models.dataset.layout import dataset_folders
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, read_json, write_json, write_text
 from cmb_models.hash_chain import append_entry, read_entries, utc_now, with_merged
@@ -39,6 +41,7 @@ class Withdrawal:
         named: Releases that used a scan of the subject's name with another content.
         unread: A message for each release that cannot be read, so that the answer is incomplete.
         began: When it was begun, UTC.
+        id: Random, by which its entry in the log is known.
         split_fault: Why index and split were not recomputed; "" if they were, or if there are none.
     """
 
@@ -47,6 +50,7 @@ class Withdrawal:
     named: tuple[Sighting, ...]
     unread: tuple[str, ...]
     began: str
+    id: str
     split_fault: str = ""
 
 
@@ -72,7 +76,7 @@ def withdraw(
     workspace = find_workspace(Path(start))
     if not (workspace / RAW).is_dir():
         raise InputError("workspace-missing", workspace, f"a workspace with {RAW}", "none", "run the command inside a workspace")
-    with exclusive(workspace / RAW):
+    with _locked(workspace / RAW):
         found = _unfinished(workspace, subject, datasets) or _found(workspace, subject, datasets)
         require_whole(workspace)
         if key_file is not None:
@@ -88,6 +92,15 @@ def withdraw(
         fault = _recompute_split(workspace)
         (workspace / JOURNAL).unlink()
     return replace(found, split_fault=fault)
+
+
+@contextlib.contextmanager
+def _locked(raw: Path) -> Iterator[None]:
+    """Hold the lock of data/raw, and of each dataset, which imports take: any may have a copy."""
+    with contextlib.ExitStack() as stack:
+        for folder in (raw, *dataset_folders(raw)):
+            stack.enter_context(exclusive(folder))
+        yield
 
 
 def forget(subject: str, key_file: Path, raw: Path) -> bool:
@@ -110,7 +123,7 @@ def _found(workspace: Path, subject: str, datasets: Sequence[str]) -> Withdrawal
     plan = make_plan(workspace, subject, datasets)
     with open_registry(workspace) as registry:
         uses, named, unread = _uses(registry, plan)
-    return Withdrawal(plan, uses, named, unread, utc_now())
+    return Withdrawal(plan, uses, named, unread, utc_now(), secrets.token_hex(8))
 
 
 def _uses(registry: Registry, plan: Plan) -> tuple[tuple[Sighting, ...], tuple[Sighting, ...], tuple[str, ...]]:
@@ -141,7 +154,7 @@ def _from_dict(saved: dict[str, Any]) -> Withdrawal:
     uses, named = (tuple(_sighting(s) for s in saved[name]) for name in ("uses", "named"))
     behind = tuple(RemovedFile(**f) for f in plan["behind"])
     whole = Plan(plan["subject"], targets, files, plan["rows"], tuple(plan["others"]), behind, tuple(plan["alike"]))
-    return Withdrawal(whole, uses, named, tuple(saved["unread"]), saved["began"])
+    return Withdrawal(whole, uses, named, tuple(saved["unread"]), saved["began"], saved["id"])
 
 
 def _sighting(saved: dict[str, Any]) -> Sighting:
@@ -179,12 +192,13 @@ def _dvc_add(workspace: Path, datasets: Sequence[str]) -> None:
 def _log(workspace: Path, found: Withdrawal) -> None:
     """Append the entry, once."""
     file = workspace / WITHDRAWAL_LOG
-    if any(entry.get("began") == found.began for entry in with_merged(read_entries(file))):
+    if any(entry.get("id") == found.id for entry in with_merged(read_entries(file))):
         return
     scans = [f for f in found.plan.seen if f.content_sha256]
     append_entry(
         file,
         began=found.began,
+        id=found.id,
         user=user_name(workspace),
         datasets=list(found.plan.datasets),
         scans=sorted({f.content_sha256 for f in scans}),
