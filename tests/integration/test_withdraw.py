@@ -204,6 +204,50 @@ def test_a_dataset_outside_dvc_of_a_trained_workspace_is_trained_again(workspace
     assert "retrain: `dvc repro`" in steps and "dvc gc" in steps
 
 
+def test_what_is_left_of_the_patient_in_data_raw_is_named(folder):
+    texts = {"site/import.log": "read sub-1\n".encode("utf-16"), "notes.txt": b"sub-1", "site/long.csv": b"x,\n" * 2**21 + b"sub-1"}
+    for name, content in {**texts, "site/list.xlsx": b"PK", "site/odd.txt": "sub-1".encode("utf-16-le")}.items():
+        (RAW / name).write_bytes(content)
+    write_scan(RAW / "scan_sub-1_swi.nii.gz", 99)
+    Path("check.html").touch()
+    steps = steps_of(folder, "sub-1", ["site"])
+    assert all(f"remove sub-1 from {RAW / name}" in steps for name in texts)
+    assert "not searched for the patient, look yourself: data/raw/site/list.xlsx, data/raw/site/odd.txt" in steps
+    assert "data/raw/scan_sub-1_swi.nii.gz has sub-1 in its name" in steps and "delete check.html" in steps
+
+
+def test_a_linked_folder_is_hashed_and_what_it_names_remains(folder):
+    store = folder / "store"
+    shutil.move(RAW / "site/sub-1", store)
+    (RAW / "site/sub-1").symlink_to(store)
+    sha256, content = sha256_of(swi("sub-1")), content_sha256(read_volume(swi("sub-1")))
+    steps = steps_of(folder, "sub-1", ["site"])
+    assert not (RAW / "site/sub-1").is_symlink() and (store / "swi/sub-1_swi.nii.gz").is_file()
+    (entry,) = read_entries(WITHDRAWAL_LOG)
+    assert sha256 in entry["files"] and entry["scans"] == [content]
+    assert steps.count(str(store)) == 1 and f"delete {store}, which data/raw/site/sub-1 linked to" in steps
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_scans_that_git_once_had_are_named(folder, is_committed):
+    git(folder, "add", str(swi("sub-1") if is_committed else swi("sub-2")))
+    git(folder, "-c", "user.name=A", "-c", "user.email=a@b.example", "commit", "-qm", "Add")
+    git(folder, "rm", "-q", "--cached", "-r", "data/raw")
+    git(folder, "-c", "user.name=A", "-c", "user.email=a@b.example", "commit", "-qm", "Remove")
+    assert ("git's history holds" in steps_of(folder, "sub-1", ["site"])) == is_committed
+
+
+@pytest.mark.parametrize("is_used_elsewhere", [True, False])
+def test_the_key_file_forgets_copies_under_another_code(folder, is_used_elsewhere):
+    key = Key(folder / "key.json", "00" * 32, {s: Patient(f"P-{s}") for s in ("sub-1", "sub-7", "sub-10")}, {})
+    key.save()
+    if is_used_elsewhere:
+        write_scan(swi("sub-7"), 77)
+    steps = steps_of(folder, "sub-1", ["site"], key.path)
+    steps = "\n".join(remaining(folder, withdraw("sub-10", key_file=key.path), key.path)) if not is_used_elsewhere else steps
+    assert ("P-sub-7" in key.path.read_text()) == is_used_elsewhere and 'P-sub-1"' not in key.path.read_text()
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 

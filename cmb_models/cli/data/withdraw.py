@@ -42,7 +42,7 @@ def withdraw(
         found = run(subject, dataset or (), key, workspace, dry_run)
     except InputError as error:
         # Withdrawn before, and now dropped from the key file.
-        if error.code != "subject-unknown" or key is None or dry_run or not forget(subject, key, workspace / RAW):
+        if error.code != "subject-unknown" or key is None or dry_run or not forget([subject], key, workspace / RAW):
             raise
         typer.echo(f"{key} no longer says who {subject} is; {RAW} has no scans of it")
         return

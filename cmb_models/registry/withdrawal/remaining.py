@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmb_models.files import files_below
 from cmb_models.importing.identity import default_key, open_key
+from cmb_models.registry.withdrawal.leftovers import leftovers
 from cmb_models.registry.withdrawal.plan import Plan
-from cmb_models.registry.withdrawal.withdraw import Withdrawal, dvc
+from cmb_models.registry.withdrawal.withdraw import Withdrawal, codes_of, dvc
 from cmb_models.workspace.dvc_cache import cache_dir
 from cmb_models.workspace.paths import CANDIDATES, DVC_LOCK, PREPARED, RAW, WITHDRAWAL_LOG
-from cmb_models.workspace.versioning import files_at, git_lines, head_commit
+from cmb_models.workspace.versioning import git_lines
 
-TEXT = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".xml")
-MOST_BYTES = 2**22  # of a text file that is searched
+PAGE = "check.html"  # as the documentation names the page of `cmb check`; git ignores it
 
 
 def remaining(workspace: Path, found: Withdrawal, key_file: Path | None = None) -> list[str]:
@@ -30,40 +28,33 @@ def remaining(workspace: Path, found: Withdrawal, key_file: Path | None = None) 
     Raises:
         InputError: If git or DVC fails.
     """
-    steps = [*_texts(workspace, found.plan), *_key(workspace, found.plan, key_file)]
+    steps = [*leftovers(workspace, found.plan), *_page(workspace), *_key(workspace, found.plan, key_file)]
     is_trained = (workspace / DVC_LOCK).is_file()
     has_dvc = is_trained or any((workspace / f"{RAW}/{name}.dvc").is_file() for name in found.plan.datasets)
     if has_dvc:
         steps += _training(found, is_trained)
     steps += _releases(found)  # which a training without the patient comes before
-    return steps + [*_stores(workspace)] if has_dvc else steps
+    if has_dvc:
+        steps += _stores(workspace)
+    return [*steps, *_history(workspace, found.plan)]
 
 
-def _texts(workspace: Path, plan: Plan) -> Iterator[str]:
-    """Other text files of the datasets that name a subject."""
-    tables = {workspace / table for table in plan.rows}
-    for target in (target for target in plan.targets if target.session is None):
-        name = re.compile(rf"(?<![0-9A-Za-z-]){re.escape(target.subject)}(?![0-9A-Za-z-])")
-        folder = workspace / RAW / target.dataset
-        for file in files_below(folder):
-            is_left = file.suffix.lower() in TEXT and file.stat().st_size <= MOST_BYTES and file not in tables
-            if not is_left or target.holds(file.relative_to(folder)):
-                continue
-            if name.search(file.read_text(encoding="utf-8", errors="replace")):
-                again = f", then run `dvc add {RAW / target.dataset}`" if folder.with_name(f"{folder.name}.dvc").is_file() else ""
-                yield f"remove {target.subject} from {file.relative_to(workspace)}{again}"
-    for path in plan.alike:
-        yield f"{path} has the same bytes as a removed file, which do not say whose it is: delete it if it is the patient's"
-    for other in plan.others:
-        yield f"{other} has further scans, which stay: withdraw it too if it is the same patient"
+def _page(workspace: Path) -> Iterator[str]:
+    if (workspace / PAGE).exists():
+        yield f"delete {PAGE}, which shows the scans, and write it again with `cmb check`"
 
 
 def _key(workspace: Path, plan: Plan, key_file: Path | None) -> Iterator[str]:
-    file = default_key(workspace / RAW / plan.datasets[0])
-    if file == key_file or not file.is_file():
-        return
-    if plan.subject in open_key(file, workspace / RAW).patients:
-        yield f"the key file still says who {plan.subject} is: `cmb data withdraw {plan.subject} --key {shlex.quote(str(file))}`"
+    """The patient's codes that stay in the usual key file, and in that from which the others were dropped."""
+    codes, subjects = codes_of(workspace, plan), sorted({t.subject for t in plan.targets if t.session is None})
+    for file in {default_key(workspace / RAW / plan.datasets[0]), *filter(None, [key_file])}:
+        patients = open_key(file, workspace / RAW).patients if file.is_file() else {}
+        for subject in (subject for subject in subjects if subject in patients):
+            if subject not in codes:
+                which = f"the key file {file} says who {subject} is, a name that another dataset has too"
+                yield f"{which}: delete it there if it is the patient"
+            elif file != key_file:
+                yield f"the key file still says who {subject} is: `cmb data withdraw {subject} --key {shlex.quote(str(file))}`"
 
 
 def _releases(found: Withdrawal) -> Iterator[str]:
@@ -82,7 +73,7 @@ def _training(found: Withdrawal, is_trained: bool) -> Iterator[str]:
 
 
 def _stores(workspace: Path) -> Iterator[str]:
-    """DVC's cache, its remotes and git's history."""
+    """DVC's cache, its remotes and other clones."""
     cache, alone, shared = cache_dir(workspace), "dvc gc --workspace", "dvc gc --workspace --projects OTHER_WORKSPACE"
     versions = "Earlier versions of all data and outputs are deleted with them"
     others = "Name every other workspace that uses it by --projects, or its files are deleted too"
@@ -94,9 +85,15 @@ def _stores(workspace: Path) -> Iterator[str]:
         yield f"then delete them from the remote {remote}: `{shared} --cloud --remote {remote}`. {others}"
     if git_lines(workspace, "remote"):
         yield "push the commits, and have other clones do the same: pull, `dvc checkout`, `dvc gc --workspace`"
-    commit = head_commit(workspace)
-    if commit and [name for name in files_at(workspace, commit, RAW.as_posix()) if not name.endswith((".dvc", ".gitignore"))]:
-        yield f"git's history holds files of {RAW} themselves: they stay in every clone until the history is rewritten"
+
+
+def _history(workspace: Path, plan: Plan) -> Iterator[str]:
+    """Whether git itself has the files, once or now."""
+    paths = [*(file.path for file in plan.files), *plan.rows]
+    if git_lines(workspace, "--literal-pathspecs", "log", "--all", "--reflog", "-1", "--format=%h", "--", *paths):
+        folder = RAW / plan.targets[0].dataset
+        which = f"git's history holds files of the patient (`git log --all -- {folder}`)"
+        yield f"{which}: they stay in every clone until it is rewritten"
 
 
 def remotes(workspace: Path) -> list[str]:

@@ -22,7 +22,7 @@ from cmb_models.hash_chain import append_entry, read_entries, utc_now, with_merg
 from cmb_models.importing.identity import open_key
 from cmb_models.registry.mlflow.store import Registry, open_registry
 from cmb_models.registry.provenance.trace import Sighting, sightings, sightings_by_name
-from cmb_models.registry.withdrawal.plan import Plan, RemovedFile, Target, make_plan, rows_left
+from cmb_models.registry.withdrawal.plan import Plan, RemovedFile, Target, make_plan, rows_left, subjects_of
 from cmb_models.workspace.paths import AUDIT_LOG, DVC_LOCK, INDEX, RAW, SPLIT, WITHDRAWAL_LOG
 from cmb_models.workspace.versioning import find_workspace, is_tracked, user_name
 from cmb_models.workspace.withdrawals import require_whole
@@ -88,7 +88,7 @@ def withdraw(
         _dvc_add(workspace, found.plan.datasets)
         _log(workspace, found)
         if key_file is not None:
-            forget(subject, key_file, workspace / RAW)
+            forget(codes_of(workspace, found.plan), key_file, workspace / RAW)
         fault = _recompute_split(workspace)
         (workspace / JOURNAL).unlink()
     return replace(found, split_fault=fault)
@@ -103,14 +103,22 @@ def _locked(raw: Path) -> Iterator[None]:
         yield
 
 
-def forget(subject: str, key_file: Path, raw: Path) -> bool:
-    """Drop a patient from a key file of imports; whether it had the patient."""
+def codes_of(workspace: Path, plan: Plan) -> list[str]:
+    """The patient's names in a key file: the subject, and those of whole copies unless another dataset has the name too."""
+    whole = {(target.dataset, target.subject) for target in plan.targets if target.session is None}
+    kept = {s for d in dataset_folders(workspace / RAW) for s in subjects_of(d) if (d.name, s) not in whole}
+    return sorted({plan.subject} | ({subject for _, subject in whole} - kept))
+
+
+def forget(subjects: Sequence[str], key_file: Path, raw: Path) -> bool:
+    """Drop a patient's subjects from a key file of imports; whether it had one of them."""
     _require_key(key_file, raw)
     with exclusive(key_file.parent):
         key = open_key(key_file, raw)
-        if known := key.drop(subject):
+        known = [key.drop(subject) for subject in subjects]
+        if any(known):
             key.save()
-    return known
+    return any(known)
 
 
 def _require_key(key_file: Path, raw: Path) -> None:
@@ -222,9 +230,9 @@ def _recompute_split(workspace: Path) -> str:
     done = dvc(workspace, "repro", "split")
     if not done.returncode:
         return ""
-    lines = (done.stdout + done.stderr).splitlines()
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[0] if errors else " ".join(" ".join(lines).split())[-300:]
+    text = done.stdout + done.stderr
+    _, _, error = text.partition("error: ")
+    return " ".join(error.partition("\nERROR:")[0].split()) or " ".join(text.split())[-300:]
 
 
 def dvc(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
