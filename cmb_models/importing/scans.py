@@ -16,6 +16,7 @@ from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
+from cmb_models.importing.preconditions import require_pulled
 from cmb_models.io.annotations import write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
@@ -78,9 +79,10 @@ def import_scans(
         One step for each stack of slices and each image file in the sources, in the order of subjects and series.
 
     Raises:
-        InputError: If there is no image, a source is missing, or the key file is unusable.
+        InputError: If there is no image, a source is missing, the dataset was not pulled, or the key file is unusable.
     """
-    options = options or Options()
+    options, dataset = options or Options(), Path(dataset)
+    require_pulled(dataset)
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise InputError("file-not-found", ", ".join(missing), "a folder of images", "no such folder", "check the path")
     images, others = _images_of([Path(source) for source in sources], options)
@@ -88,7 +90,7 @@ def import_scans(
         got = f"{len(others)} other files" if others else "no file"
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
-    key_file, dataset = key_file or default_key(dataset), Path(dataset)
+    key_file = key_file or default_key(dataset)
     key = open_key(key_file, dataset)
     if dry_run:
         return Imported([_checked(step) for step in plan(images, key, options.echo_ms, options.gre_as_swi)], others)
