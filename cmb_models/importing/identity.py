@@ -53,7 +53,7 @@ class Key:
     path: Path
     secret: str
     patients: dict[str, Patient] = field(default_factory=dict)
-    series: dict[str, str] = field(default_factory=dict)  # `Image.uid` by the path that it was imported to
+    series: dict[str, str] = field(default_factory=dict)  # `Image.uid` by the path that it was imported to, as of `in_datasets`
 
     def subject(self, who: Who, case: object) -> str:
         """The subject of an image, such as "sub-k3w7qzt2". case: the image, in error messages.
@@ -108,6 +108,13 @@ def several_births(case: object) -> InputError:
     return InputError("import-identity", case, expected, "one ID with several birth dates", remedy)
 
 
+def in_datasets(path: str) -> str:
+    """Path of a scan relative to the folder of datasets, from any longer one: a workspace may be moved."""
+    parts = Path(path).parts
+    subject = max((n for n, part in enumerate(parts[:-1]) if part.startswith("sub-")), default=0)
+    return Path(*parts[max(subject - 1, 0) :]).as_posix()
+
+
 def default_key(dataset: Path) -> Path:
     """Where the key file of a dataset is kept unless another is named: in the user's home, outside any shared folder.
 
@@ -133,6 +140,6 @@ def open_key(file: Path, dataset: Path) -> Key:
     try:
         saved = read_json(file)
         patients = {code: Patient(p["identity"], p["born"], dict(p["sessions"])) for code, p in saved["patients"].items()}
-        return Key(file, str(saved["secret"]), patients, dict(saved["series"]))
+        return Key(file, str(saved["secret"]), patients, {in_datasets(path): uid for path, uid in saved["series"].items()})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("import-key", file, "a key file of an earlier import", f"{error}", "restore it from a backup") from error

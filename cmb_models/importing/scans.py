@@ -16,7 +16,7 @@ from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
-from cmb_models.importing.preconditions import require_pulled
+from cmb_models.importing.preconditions import require_own_key, require_pulled
 from cmb_models.io.annotations import write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
@@ -92,6 +92,8 @@ def import_scans(
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
     key_file = key_file or default_key(dataset)
     key = open_key(key_file, dataset)
+    if not options.keep_subjects:
+        require_own_key(key, dataset)
     if dry_run:
         return Imported([_checked(step) for step in plan(images, key, options.echo_ms, options.gre_as_swi)], others)
     dataset.mkdir(parents=True, exist_ok=True)
@@ -160,9 +162,10 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
     if step.image.role in (PHASE, MAGNITUDE) and (step.subject, step.session) in lost:
         return replace(step, target=None, reason="its SWI was not imported")
     target = dataset / step.target
-    name, known = target.resolve().as_posix(), key.series
+    # The file itself may be DVC's link into its cache.
+    name, known = (dataset.resolve().name / step.target).as_posix(), key.series
     try:
-        if isinstance(step.image, ImageFile) and (same := _elsewhere(step.image.uid, target, dataset, known)):
+        if isinstance(step.image, ImageFile) and (same := _elsewhere(step.image.uid, name, dataset, known)):
             return replace(step, target=None, reason=f"the same file as the imported {same}")
         if target.exists():  # whole: it was renamed when it was
             if not _is_same(step.image, target, known.get(name)):
@@ -183,10 +186,11 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
     return step
 
 
-def _elsewhere(uid: str, target: Path, dataset: Path, known: dict[str, str]) -> str:
-    """Name of another file of the dataset that was imported from the same one; '' if there is none."""
-    paths = [Path(path) for path, other in known.items() if other == uid and Path(path) != target.resolve()]
-    return next((p.name for p in paths if p.is_relative_to(dataset.resolve()) and p.exists()), "")
+def _elsewhere(uid: str, name: str, dataset: Path, known: dict[str, str]) -> str:
+    """Name of another file of the dataset that was imported from the same one; '' if there is none. name: as in `Key.series`."""
+    dataset = dataset.resolve()
+    paths = [dataset.parent / path for path, other in known.items() if other == uid and path != name]
+    return next((p.name for p in paths if p.is_relative_to(dataset) and p.exists()), "")
 
 
 def _is_same(image: Image, target: Path, recorded: str | None) -> bool:

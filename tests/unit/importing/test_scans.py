@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
+from cmb_models.dataset.layout import find_scans
 from cmb_models.importing.scans import Imported, Options, import_scans
 from tests.support.refused import refused
 from tests.support.sources import scan, write_nifti
@@ -25,3 +29,27 @@ def test_a_dataset_that_was_not_pulled_is_not_begun_again(tmp_path):
     site.mkdir()
     with refused("dataset-missing"):
         run(tmp_path / "in", site, tmp_path / "key.json")
+
+
+def test_another_key_does_not_give_patients_a_second_code(tmp_path):
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    run(tmp_path / "in", tmp_path / "raw/site", tmp_path / "key.json")
+    with refused("import-key", got="none of the 1 in"):
+        run(tmp_path / "in", tmp_path / "raw/site", tmp_path / "other.json")
+    assert len(find_scans(tmp_path / "raw/site")) == 1 and not (tmp_path / "other.json").exists()
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_moved_workspace_goes_on(is_absolute, tmp_path):
+    """Also with the absolute paths of earlier key files: the same file under another name is seen, by its recorded hash."""
+    file, key = write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1)), tmp_path / "key.json"
+    (step,) = run(tmp_path / "in", tmp_path / "old/raw/site", key).steps
+    saved = json.loads(key.read_text())
+    assert list(saved["series"]) == [f"site/{step.target}"]
+    if is_absolute:
+        saved["series"] = {f"{tmp_path}/old/raw/{path}": uid for path, uid in saved["series"].items()}
+        key.write_text(json.dumps(saved))
+    (tmp_path / "old").rename(tmp_path / "new")
+    file.rename(tmp_path / "in/p1_baseline_x_swi.nii.gz")  # the same file as another patient
+    (again,) = run(tmp_path / "in", tmp_path / "new/raw/site", key).steps
+    assert again.reason == f"the same file as the imported {step.target.name}"
