@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import pydicom
 
 from cmb_models.importing.dicom import convert
-from cmb_models.importing.identity import Who
+from cmb_models.importing.identity import Who, name_letters, plain
 from cmb_models.importing.technical import kept
 from cmb_models.io.series_role import SKIPPED, SeriesFacts, role_of
 from cmb_models.volume import Volume
@@ -156,7 +155,7 @@ class Stack:
     @property
     def who(self) -> Who:
         number, name, born = (self.first.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
-        return Who(number or (f"{name}|{born}" if name and born else ""), born)
+        return Who(number or (f"{name}|{born}" if name and born else ""), born, name=name_letters(name) if number else "")
 
     @property
     def study(self) -> str:
@@ -198,21 +197,16 @@ class Stack:
 
 def without_names(description: str, header: Header) -> str:
     """A description without the words that occur in the patient's name or ID, or contain a part of them."""
-    parts = {_plain(part) for tag in ("PatientName", "PatientID") for part in WORD.findall(header.text(tag))}
+    parts = {plain(part) for tag in ("PatientName", "PatientID") for part in WORD.findall(header.text(tag))}
     born = header.text("PatientBirthDate")
     parts |= {born} if born else set()
 
     def kept(match: re.Match[str]) -> str:
-        word = _plain(match.group())
+        word = plain(match.group())
         is_name = any(part == word or (len(part) >= SHORTEST_NAME and part in word) for part in parts)
         return "" if is_name else match.group()
 
     return " ".join(WORD.sub(kept, description).split())
-
-
-def _plain(word: str) -> str:
-    """In small letters without accents, as names are typed at scanners."""
-    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
 
 
 def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:

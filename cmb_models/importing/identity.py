@@ -10,7 +10,9 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from cmb_models.files import atomic_write, read_json
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
 OF_FILES = "file "  # before the names of image files: patient 3 of a folder need not be the one with PatientID 3
+NAME_LETTERS = 16  # of the hash of a name
+TRANSLITERATED = re.compile("([aou])e")
 KEYS = ".cmb-models/import-keys"  # in the user's home folder
 
 
@@ -30,20 +34,30 @@ class Who:
         identity: What the source calls the patient; "" if it does not say.
         born: Birth date, as written there; "" if unknown.
         label: The subject, such as "sub-01", to keep instead of a code; "" for a code.
+        name: The patient's name, where `identity` is an ID, as of `name_letters`; "" if unknown.
     """
 
     identity: str
     born: str = ""
     label: str = ""
+    name: str = ""
 
 
 @dataclass
 class Patient:
-    """identity: as in the source. born: birth date there. sessions: label of each study by what the source calls it."""
+    """A patient of a key.
+
+    Args:
+        identity: As in the source.
+        born: Birth date there.
+        sessions: Label of each study by what the source calls it.
+        name: Keyed hash of the name there, to tell two patients of one ID apart; "" if unknown.
+    """
 
     identity: str
     born: str = ""
     sessions: dict[str, str] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass
@@ -64,15 +78,21 @@ class Key:
         if not who.identity:
             expected, remedy = "a PatientID, or a name and a birth date", "ask for an export with pseudonymous patient IDs"
             raise InputError("import-identity", case, expected, "none", remedy)
-        digest = hmac.new(bytes.fromhex(self.secret), who.identity.encode(), hashlib.sha256).digest()
-        code = who.label or f"sub-{base64.b32encode(digest).decode().lower()[:CODE_LETTERS]}"
+        code = who.label or f"sub-{base64.b32encode(self._digest(who.identity)).decode().lower()[:CODE_LETTERS]}"
         patient = self.patients.setdefault(code, Patient(who.identity, who.born))
         if patient.identity != who.identity:
             raise InputError("import-identity", case, "one subject a patient", f"two as {code}", "import them with two key files")
         patient.born = patient.born or who.born
         if who.born and patient.born != who.born:
-            raise several_births(case)
+            raise several_patients(case, "birth dates")
+        name = self._digest(who.name).hex()[:NAME_LETTERS] if who.name else ""
+        patient.name = patient.name or name
+        if name and patient.name != name:
+            raise several_patients(case, "names")
         return code
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.new(bytes.fromhex(self.secret), text.encode(), hashlib.sha256).digest()
 
     def session(self, subject: str, study: str, label: str | None = None) -> str:
         """The session of a study: the label, if one is to be kept.
@@ -102,10 +122,24 @@ class Key:
             temporary.write_text(json.dumps(saved, indent=2), encoding="utf-8")
 
 
-def several_births(case: object) -> InputError:
-    """The error where one ID stands for several patients: an archive that calls everybody ANONYMOUS."""
+def several_patients(case: object, differing: str) -> InputError:
+    """The error where one ID stands for several patients: an archive that calls everybody ANONYMOUS.
+
+    differing: what tells them apart, such as "birth dates".
+    """
     expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
-    return InputError("import-identity", case, expected, "one ID with several birth dates", remedy)
+    return InputError("import-identity", case, expected, f"one ID with several {differing}", remedy)
+
+
+def plain(text: str) -> str:
+    """In small letters without accents, as names are typed at scanners."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+
+
+def name_letters(name: str) -> str:
+    """A DICOM name for comparison: its letters in the first of its scripts, whether typed Müller, MUELLER or Muller."""
+    letters = "".join(c for c in plain(name.partition("=")[0]) if c.isalnum())
+    return TRANSLITERATED.sub(r"\1", letters)
 
 
 def in_datasets(path: str) -> str:
@@ -139,7 +173,9 @@ def open_key(file: Path, dataset: Path) -> Key:
         raise InputError("import-key", file, "a key file that its owner alone may read", f"mode {mode:o}", f"run chmod 600 {file}")
     try:
         saved = read_json(file)
-        patients = {code: Patient(p["identity"], p["born"], dict(p["sessions"])) for code, p in saved["patients"].items()}
+        patients = {
+            code: Patient(p["identity"], p["born"], dict(p["sessions"]), p.get("name", "")) for code, p in saved["patients"].items()
+        }
         return Key(file, str(saved["secret"]), patients, {in_datasets(path): uid for path, uid in saved["series"].items()})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("import-key", file, "a key file of an earlier import", f"{error}", "restore it from a backup") from error

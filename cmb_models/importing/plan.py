@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cmb_models.errors import InputError
-from cmb_models.importing.identity import Key, Who, several_births
+from cmb_models.importing.identity import Key, Who, several_patients
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 from cmb_models.volume import Volume
 
@@ -115,13 +115,16 @@ def plan(images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as
     """
     images = list(images)
     births: dict[str, set[str]] = defaultdict(set)
+    names: dict[str, set[str]] = defaultdict(set)
     for image in images:
         births[image.who.identity] |= {image.who.born} - {""}
+        names[image.who.identity] |= {image.who.name} - {""}
     steps, by_study = [], defaultdict(list)
     for image in images:
         try:
-            if image.who.identity and len(births[image.who.identity]) > 1:
-                raise several_births(image.name)
+            for differing, found in (("birth dates", births), ("names", names)):
+                if image.who.identity and len(found[image.who.identity]) > 1:
+                    raise several_patients(image.name, differing)
             by_study[key.subject(image.who, image.name), image.study].append(image)
         except InputError as error:
             is_used = image.role != SKIPPED

@@ -274,3 +274,20 @@ def test_one_patient_is_one_subject(tmp_path):
     steps = imported_steps([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
     assert [(s.code, s.target) for s in steps] == [("import-identity", None)] * 2 and "several birth dates" in steps[0].reason
     assert default_key(tmp_path / "raw/site") == default_key(tmp_path / "raw/locked") != default_key(tmp_path / "other/site")
+
+
+@pytest.mark.parametrize(("second", "is_one"), [("Meier^Jörg", False), ("MUELLER Jorg", True), ("", True)])
+def test_one_id_with_several_names(second, is_one, tmp_path):
+    """An archive that calls everybody ANON and keeps the names but no birth dates. In one import, and in two."""
+    for n, name in enumerate(("Müller^Jörg", second)):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), np.random.default_rng(n), ["swi"])
+        for file in files_of([tmp_path / f"export/{n}"]):
+            changed(file, lambda image: setattr(image, "SpecificCharacterSet", "ISO_IR 192"))
+            changed(file, lambda image: (setattr(image, "PatientID", "ANON"), setattr(image, "PatientBirthDate", "")))
+            changed(file, lambda image, name=name: setattr(image, "PatientName", name))
+    together = imported_steps([tmp_path / "export"], tmp_path / "a/data", tmp_path / "a.json")
+    first = imported_steps([tmp_path / "export/0"], tmp_path / "b/data", tmp_path / "b.json")
+    then = imported_steps([tmp_path / "export/1"], tmp_path / "b/data", tmp_path / "b.json")
+    assert [s.is_fault for s in (*together, *first, *then)] == [not is_one, not is_one, False, not is_one]
+    assert is_one or all("several names" in s.reason and s.code == "import-identity" for s in (*together, *then))
+    assert "ller" not in (tmp_path / "b.json").read_text().lower()
