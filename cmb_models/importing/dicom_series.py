@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from cmb_models.volume import Volume
 SAME_DIRECTION = 1e-3  # by which cosines of one stack may differ
 WORD = re.compile(r"[^\W_]+")
 SHORTEST_NAME = 3  # letters of a part of a name that is looked for within words
+SAME_PLACE_MM = 0.1  # by which positions of one grid may differ
+SAME_SPACING_MM = 1e-3
 SAME_GAP = 0.05  # share by which gaps between slices may differ
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType"),
@@ -109,6 +112,13 @@ class Header:
         return found
 
     @property
+    def spacing(self) -> tuple[float, ...]:
+        """PixelSpacing in mm, also of multi-frame files; () where it is missing."""
+        frames = (_first(self.values, f"{which}FunctionalGroupsSequence") for which in ("Shared", "PerFrame"))
+        measures = (Header(self.file, _first(frame, "PixelMeasuresSequence")) for frame in frames)
+        return next((found for header in (self, *measures) if len(found := header.numbers("PixelSpacing")) == 2), ())
+
+    @property
     def kinds(self) -> frozenset[str]:
         """The values of ImageType, in capitals, and of multi-frame files whether they are of magnitude or phase."""
         value = self.values.get("ImageType") or ()
@@ -183,12 +193,29 @@ class Stack:
     def slices(self) -> int:
         return max(len(self.headers), self.first.frames)
 
-    def same_grid(self, other: Stack) -> bool:
-        """Whether two stacks have the same slices: number, size and first position."""
-        if len({(s.slices, s.first.text("Rows"), s.first.text("Columns")) for s in (self, other)}) > 1:
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Orientation (6) and position (3) in mm of each slice, along the normal, (K, 9); (0, 9) where one is missing."""
+        places = [place for header in self.headers for place in header.places]
+        if any(len(orientation) != 6 or len(position) != 3 for orientation, position in places):
+            return np.zeros((0, 9))
+        return np.array([(*orientation, *position) for orientation, position in sorted(places, key=lambda place: _along(*place))])
+
+    def same_plane(self, other: Stack) -> bool:
+        """Whether two stacks have places, and slices of one orientation, size and pixel spacing."""
+        if not len(self.places) or not len(other.places):
             return False
-        places = [s.first.numbers("ImagePositionPatient") for s in (self, other)]
-        return len(places[0]) != 3 or len(places[1]) != 3 or bool(np.allclose(places[0], places[1], atol=0.1))
+        if len({(s.first.text("Rows"), s.first.text("Columns")) for s in (self, other)}) > 1:
+            return False
+        spacings = [s.first.spacing for s in (self, other) if s.first.spacing]
+        is_turned = np.abs(self.places[0, :6] - other.places[0, :6]).max() > SAME_DIRECTION
+        return not is_turned and (len(spacings) < 2 or np.allclose(*spacings, rtol=0, atol=SAME_SPACING_MM))
+
+    def same_grid(self, other: Stack) -> bool:
+        """Whether two stacks have the same slices: number, size, orientation, pixel spacing and positions."""
+        if self.slices != other.slices or self.places.shape != other.places.shape or not self.same_plane(other):
+            return False
+        return bool(np.abs(self.places[:, 6:] - other.places[:, 6:]).max() <= SAME_PLACE_MM)
 
     def read(self) -> tuple[Volume, dict[str, Any]]:
         volume, values = convert(self.name, [header.file for header in self.headers], self.slices)

@@ -307,3 +307,31 @@ def test_the_table_names_nobody(tmp_path, monkeypatch):
     done = cmb("import", str(tmp_path / "in"), "--into", str(tmp_path / "data"))
     assert done.exit_code == 1 and "one of several" in done.output.replace("\n", " ") and "series 1 SWI" in done.output
     assert "ueller" not in done.output
+
+
+def turned(image: pydicom.Dataset) -> None:
+    image.ImageOrientationPatient = [1, 0, 0, 0, round(np.cos(0.3), 6), round(np.sin(0.3), 6)]
+
+
+OTHER_GRIDS = {
+    "the same": (lambda image: None, True),
+    "turned": (turned, False),
+    "coarser": (lambda image: setattr(image, "PixelSpacing", [1.8, 1.8]), False),
+    "without places": (lambda image: delattr(image, "ImagePositionPatient"), False),
+}
+
+
+@pytest.mark.parametrize(("change", "is_taken"), OTHER_GRIDS.values(), ids=OTHER_GRIDS)
+def test_the_phase_of_another_grid_is_not_taken(change, is_taken, tmp_path):
+    write_study(tmp_path / "in", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi", "phase"])
+    each((tmp_path / "in/0002").iterdir(), change)
+    assert [s.target is not None for s in run(tmp_path)] == [True, is_taken]
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 30.0])
+def test_the_phase_of_another_place_is_not_taken_of_multi_frame_files(shift_mm, tmp_path):
+    affine = scan(1).affine + np.outer([1, 0, 0, 0], [0, 0, 0, shift_mm])
+    write_multiframe(tmp_path / "in/swi", scan(1))
+    write_multiframe(tmp_path / "in/phase", Volume(scan(2).data, affine), component="PHASE")
+    each((tmp_path / "in").iterdir(), lambda image: setattr(image, "StudyInstanceUID", "1.2.3"))
+    assert sorted(s.target is not None for s in run(tmp_path)) == [shift_mm == 0, True]
