@@ -10,7 +10,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pydicom
 from cmb_models.importing.dicom import convert
 from cmb_models.importing.identity import Who, name_letters, plain
 from cmb_models.importing.technical import kept
-from cmb_models.io.series_role import SKIPPED, SeriesFacts, role_of
+from cmb_models.io.series_role import MAGNITUDE, PHASE, SKIPPED, SWI, SeriesFacts, role_of
 from cmb_models.volume import Volume
 
 SAME_DIRECTION = 1e-3  # by which cosines of one stack may differ
@@ -211,6 +211,13 @@ class Stack:
         is_turned = np.abs(self.places[0, :6] - other.places[0, :6]).max() > SAME_DIRECTION
         return not is_turned and (len(spacings) < 2 or np.allclose(*spacings, rtol=0, atol=SAME_SPACING_MM))
 
+    def is_part_of(self, other: Stack) -> bool:
+        """Whether each slice is at the place of one of another stack's."""
+        if not self.same_plane(other):
+            return False
+        apart_mm = np.linalg.norm(self.places[:, None, 6:] - other.places[None, :, 6:], axis=2)
+        return bool(apart_mm.min(axis=1).max() <= SAME_PLACE_MM)
+
     def same_grid(self, other: Stack) -> bool:
         """Whether two stacks have the same slices: number, size, orientation, pixel spacing and positions."""
         if self.slices != other.slices or self.places.shape != other.places.shape or not self.same_plane(other):
@@ -278,7 +285,32 @@ def stacks_of(headers: Iterable[Header]) -> list[Stack]:
         role, reason = role_of(ordered[0].facts(sum(h.frames for h in ordered)))
         fault = "" if role == SKIPPED else geometry_fault(ordered)
         found.append(Stack(tuple(ordered), role, reason, fault))
+    found = [replace(stack, fault=stack.fault or cut_fault(stack, found)) for stack in found]
     return sorted(found, key=lambda s: (s.study, (s.first.numbers("SeriesNumber") or (0,))[0], s.first.text("SeriesInstanceUID")))
+
+
+def cut_fault(stack: Stack, stacks: Sequence[Stack]) -> str:
+    """What shows that an SWI lacks slices at an end: another image of its acquisition, or its images' numbers; '' if nothing.
+
+    stacks: all stacks of the sources. Of several SWI of one study nothing can be told: each may be a part of one.
+    """
+    if stack.role != SWI:
+        return ""
+    study = [s for s in stacks if (s.study, _whose(s.first)) == (stack.study, _whose(stack.first))]
+    if sum(s.role == SWI for s in study) > 1:
+        return ""
+    for other in study:
+        if other.role in (PHASE, MAGNITUDE) and other.slices > stack.slices and stack.is_part_of(other):
+            return f"{stack.slices} of the {other.slices} slices that its {other.role} has"
+    numbers = [n for header in stack.headers for n in header.numbers("InstanceNumber")]
+    steps = np.diff(numbers)
+    is_alone = sum(s.series == stack.series for s in study) == 1 and len(stack.headers) > 1
+    # Numbers in another order than the slices' say nothing: some anonymisers draw them.
+    if not is_alone or len(numbers) != len(stack.headers) or not (np.all(steps > 0) or np.all(steps < 0)):
+        return ""
+    if min(numbers) > 1 or np.abs(steps).max() > 1:
+        return f"{len(numbers)} images with numbers of {min(numbers):g} to {max(numbers):g}: others are missing"
+    return ""
 
 
 def _group(header: Header) -> tuple[Any, ...]:

@@ -335,3 +335,37 @@ def test_the_phase_of_another_place_is_not_taken_of_multi_frame_files(shift_mm, 
     write_multiframe(tmp_path / "in/phase", Volume(scan(2).data, affine), component="PHASE")
     each((tmp_path / "in").iterdir(), lambda image: setattr(image, "StudyInstanceUID", "1.2.3"))
     assert sorted(s.target is not None for s in run(tmp_path)) == [shift_mm == 0, True]
+
+
+@pytest.mark.parametrize("kind", ["phase", "magnitude"])
+def test_an_swi_cut_at_its_end_next_to_a_whole_phase(kind, tmp_path):
+    write_study(tmp_path / "in", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi", kind])
+    for file in sorted((tmp_path / "in/0001").iterdir())[11:]:
+        file.unlink()
+    swi, other = run(tmp_path)
+    assert (swi.is_fault, swi.reason) == (True, f"11 of the 16 slices that its {other.image.role} has")
+    assert other.target is None
+
+
+NUMBERS = {
+    "whole": (range(1, 17), False),
+    "from the top": (range(16, 0, -1), False),
+    "from 0": (range(16), False),
+    "cut at its begin": (range(6, 17), True),
+    "cut at its begin, from the top": (range(16, 5, -1), True),
+    "not contiguous": ([1, 2, *range(5, 15)], True),
+    "drawn": ([7, 12, 3, 45, 9, 30], False),
+    "all alike": ([1] * 16, False),
+}
+
+
+@pytest.mark.parametrize(("numbers", "is_fault"), NUMBERS.values(), ids=NUMBERS)
+def test_numbers_of_the_images_of_an_swi(numbers, is_fault, tmp_path):
+    files = study(tmp_path / "in")
+    for n, file in enumerate(files):
+        if n < len(numbers):
+            each([file], lambda image, n=n: setattr(image, "InstanceNumber", numbers[n]))
+        else:
+            file.unlink()
+    (step,) = run(tmp_path)
+    assert (step.is_fault, "others are missing" in step.reason) == (is_fault, is_fault)
