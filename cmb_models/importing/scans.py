@@ -17,7 +17,7 @@ from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
 from cmb_models.importing.preconditions import require_own_key, require_pulled
-from cmb_models.io.annotations import write_annotations
+from cmb_models.io.annotations import Readings, read_readings, write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import MAGNITUDE, PHASE
@@ -174,6 +174,9 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
                     reason = f"another image is there as {step.target.name}; if it is another patient's, pass another --key"
                 return replace(step, target=None, reason=reason, is_fault=True)
             return replace(step, reason=THERE)
+        if known.get(name, step.image.uid) != step.image.uid and (left := _left_of_earlier(step, dataset)):
+            reason = f"another image than the earlier {target.name}, of which there are {left}: remove them first"
+            return replace(step, target=None, reason=reason, is_fault=True)
         volume, values = step.image.read()
     except InputError as error:
         return failed(step.image, step.subject, step.session, error)
@@ -184,6 +187,18 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
         write_json(sidecar_of(target), values)
     write_volume(target, volume, _dtype(volume))
     return step
+
+
+def _left_of_earlier(step: Step, dataset: Path) -> str:
+    """What a dataset still has of a removed scan, which another must not inherit; '' if nothing, and for phase and magnitude."""
+    assert step.target is not None
+    if step.image.role in (PHASE, MAGNITUDE):
+        return ""
+    readings = read_readings(dataset / ANNOTATIONS) if (dataset / ANNOTATIONS).exists() else Readings([], [])
+    rows = sum((r.subject, r.session) == (step.subject, step.session) for r in (*readings.annotations, *readings.empty))
+    folder, stem = (dataset / step.target).parent, "_".join(p for p in (step.subject, step.session) if p)
+    parts = sorted(p.name for p in folder.glob(f"{stem}_part-*") if p.name != step.target.name)
+    return ", ".join([*([f"{rows} rows of {ANNOTATIONS}"] if rows else []), *parts])
 
 
 def _elsewhere(uid: str, name: str, dataset: Path, known: dict[str, str]) -> str:

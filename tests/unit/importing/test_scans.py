@@ -9,6 +9,9 @@ import pytest
 
 from cmb_models.dataset.layout import find_scans
 from cmb_models.importing.scans import Imported, Options, import_scans
+from cmb_models.io.annotations import EmptyReading, write_annotations
+from cmb_models.io.series_role import PHASE, SWI
+from cmb_models.volume import Volume
 from tests.support.refused import refused
 from tests.support.sources import scan, write_nifti
 
@@ -53,3 +56,24 @@ def test_a_moved_workspace_goes_on(is_absolute, tmp_path):
     file.rename(tmp_path / "in/p1_baseline_x_swi.nii.gz")  # the same file as another patient
     (again,) = run(tmp_path / "in", tmp_path / "new/raw/site", key).steps
     assert again.reason == f"the same file as the imported {step.target.name}"
+
+
+@pytest.mark.parametrize("left", ["rows", "phase", "nothing"])
+def test_a_scan_does_not_inherit_from_the_one_it_replaces(left, tmp_path):
+    """The SWI is removed, and another of its name is imported."""
+    site, key = tmp_path / "raw/site", tmp_path / "key.json"
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    write_nifti(tmp_path / "in/p1_swi_phase.nii.gz", Volume(scan(3).data, scan(1).affine))
+    steps = run(tmp_path / "in", site, key).steps
+    paths = {step.image.role: site / step.target for step in steps}
+    if left == "rows":
+        write_annotations(site / "annotations.csv", [], [EmptyReading(steps[0].subject, "", "A")])
+    if left != "phase":
+        paths[PHASE].unlink()
+    paths[SWI].unlink()
+    write_nifti(tmp_path / "other/p1_swi.nii.gz", scan(2))
+    (step,) = run(tmp_path / "other", site, key).steps
+    assert step.is_fault == (left != "nothing") != paths[SWI].exists()
+    assert {"rows": "1 rows of annotations.csv", "phase": paths[PHASE].name, "nothing": ""}[left] in step.reason
+    if left != "nothing":
+        assert not run(tmp_path / "in", site, key).steps[0].is_fault  # the same one again
