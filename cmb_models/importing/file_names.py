@@ -72,6 +72,7 @@ class Name:
         reason: Why it is skipped, or what is wrong with the name.
         is_named_swi: Whether the word SWI, or a vendor's name for it, is part of it.
         group: Folders that may be groups of patients, each numbered alike, or time points.
+        is_bids: Whether the subject is a BIDS label.
     """
 
     subject: str
@@ -81,6 +82,7 @@ class Name:
     reason: str
     is_named_swi: bool
     group: str = ""
+    is_bids: bool = False
 
 
 def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = False) -> Name:
@@ -153,7 +155,7 @@ def _bids(match: re.Match[str], folders: Sequence[str]) -> Name:
     strays = [f for f in folders if f.lower().startswith("sub-") and f[4:].lower() != subject.lower()]
     if strays and role != SKIPPED:
         subject, reason = "", f"in the folder of {strays[-1]}"
-    return Name(subject, f"ses-{session}" if session else "", acquisition, role, reason, suffix in ROLES[SWI])
+    return Name(subject, f"ses-{session}" if session else "", acquisition, role, reason, suffix in ROLES[SWI], is_bids=True)
 
 
 def _role(words: Sequence[str]) -> tuple[str, str]:

@@ -33,6 +33,7 @@ NOBODY = Who("")
 BINARY = 3  # values of any mask, such as one of the brain
 SAMPLE = 100_000  # voxels that are looked at first
 INTEGER = 1e-3  # by which stored labels may differ from whole numbers
+DATE = re.compile(r"ses-\d{6,}[a-z]?", re.IGNORECASE)
 SAME_GRID_MM = 0.1
 
 
@@ -152,11 +153,18 @@ def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
         return image
     if not name.subject:
         return replace(image, fault=name.reason or image.fault)
-    identity, label = f"{OF_FILES}{name.subject}", re.sub(r"[^A-Za-z0-9]", "", name.subject)
-    who = Who(identity, label=f"sub-{label}" if keep_subjects and label else "")
-    is_label = keep_subjects and (not name.session or name.session.startswith("ses-")) and name.session.count("/") == 0
-    session = name.session if is_label else None
+    if keep_subjects and (fault := _no_label(name)):
+        return replace(image, fault=image.fault or fault)
+    who = Who(f"{OF_FILES}{name.subject}", label=f"sub-{name.subject}" if keep_subjects else "")
+    session = name.session if keep_subjects else None
     return replace(image, who=who, study=name.session, session_label=session, acquisition=name.acquisition)
+
+
+def _no_label(name: Name) -> str:
+    """Why a name's subject or session cannot be kept; '' if they are labels of BIDS that say nothing else."""
+    if not name.is_bids:
+        return "not named by a sub- label of BIDS, which alone is kept: leave out --keep-subjects"
+    return "its session is a date: leave out --keep-subjects" if DATE.fullmatch(name.session) else ""
 
 
 def _opened(image: ImageFile) -> ImageFile:

@@ -44,7 +44,7 @@ def outcomes(imported: Imported) -> dict[str, str]:
 
 def test_a_bids_dataset(tmp_path):
     source = tmp_path / "bids"
-    for n, session in enumerate(["ses-20190101", "ses-20210101"]):
+    for n, session in enumerate(["ses-1", "ses-2"]):
         folder = source / f"sub-01/{session}/anat"
         write_nifti(folder / f"sub-01_{session}_swi.nii.gz", scan(n), {})
         write_nifti(folder / f"sub-01_{session}_part-phase_swi.nii.gz", phase(n), {})
@@ -58,9 +58,9 @@ def test_a_bids_dataset(tmp_path):
     imported = run(source, tmp_path, KEEP)
     assert digest(source) == before
     reasons = outcomes(imported)
-    first = "sub-01/ses-20190101/anat/sub-01_ses-20190101"
-    assert reasons[f"{first}_swi.nii.gz"] == "sub-01_ses-20190101_swi.nii.gz"
-    assert reasons[f"{first}_part-phase_swi.nii.gz"] == "sub-01_ses-20190101_part-phase_swi.nii.gz"
+    first = "sub-01/ses-1/anat/sub-01_ses-1"
+    assert reasons[f"{first}_swi.nii.gz"] == "sub-01_ses-1_swi.nii.gz"
+    assert reasons[f"{first}_part-phase_swi.nii.gz"] == "sub-01_ses-1_part-phase_swi.nii.gz"
     assert reasons["sub-02/swi/sub-02_acq-hr_SWI.nii"] == "sub-02_swi.nii.gz"
     assert reasons["sub-02/swi/sub-02_acq-hr_part-mag_SWI.nii"] == "sub-02_part-mag_swi.nii.gz"
     assert reasons["sub-02/swi/sub-02_minIP.nii"] == "a projection over several slices"
@@ -68,12 +68,12 @@ def test_a_bids_dataset(tmp_path):
     assert len(runs) == 1 and "one of several" in runs.pop()
     assert [f.name for f in imported.others] == ["participants.tsv"]
     found = find_scans(tmp_path / "data")
-    assert [(s.subject, s.session) for s in found] == [("sub-01", "ses-20190101"), ("sub-01", "ses-20210101"), ("sub-02", "")]
+    assert [(s.subject, s.session) for s in found] == [("sub-01", "ses-1"), ("sub-01", "ses-2"), ("sub-02", "")]
     sources = [*sorted(source.rglob("sub-01_*[0-9]_swi.nii.gz")), source / "sub-02/swi/sub-02_acq-hr_SWI.nii"]
     assert [read_volume(s.path) for s in found] == [read_volume(file) for file in sources]  # every voxel, and the affine
     coded = run(source, tmp_path / "coded")
     assert [s.session for s in find_scans(tmp_path / "coded/data")].count("ses-02") == 1
-    assert "2019" not in " ".join(str(s.target) for s in coded.steps)
+    assert "ses-1" not in " ".join(str(s.target) for s in coded.steps)
 
 
 def test_a_folder_of_files(tmp_path):
@@ -112,14 +112,9 @@ def test_public_sets(tmp_path):
     (found,) = find_scans(tmp_path / "b/data")
     assert np.array_equal(read_volume(found.path).data, np.nan_to_num(masked))
     assert json.loads(found.path.with_name("sub-101_swi.json").read_text()) == {"NanVoxelsSetToZero": int(np.isnan(masked).sum())}
-    unnamed = run(tmp_path / "dou", tmp_path / "c", KEEP).steps
-    assert [(s.subject, s.reason) for s in unnamed] == [
-        (f"sub-{n:02}", "nothing says what it shows: taken as SWI") for n in range(2)
-    ]
-    assert sorted(s.subject for s in run(tmp_path / "csiro", tmp_path / "d", KEEP).steps if s.target) == [
-        "sub-S0axial",
-        "sub-S1axial",
-    ]
+    unnamed = run(tmp_path / "dou", tmp_path / "c").steps
+    assert [s.reason for s in unnamed] == ["nothing says what it shows: taken as SWI"] * 2
+    assert len({s.subject for s in run(tmp_path / "csiro", tmp_path / "d").steps if s.target}) == 2
 
 
 NAN = {"around the image": (0, False), "within the image": (20, False), "both, as air": (20, True)}
@@ -211,9 +206,9 @@ def find_images(dataset: Path) -> list[Path]:
 @pytest.mark.parametrize("other_key", [False, True])
 def test_two_sets_with_the_same_numbers_are_not_mixed(other_key, tmp_path):
     """The second set's scan is refused, and its phase is not put next to the first's SWI; a file that is there already is seen."""
-    write_nifti(tmp_path / "a/01_swi.nii.gz", scan(1))
-    write_nifti(tmp_path / "b/01_swi.nii.gz", scan(2))
-    write_nifti(tmp_path / "b/01_swi_phase.nii.gz", phase(2))
+    write_nifti(tmp_path / "a/sub-01_swi.nii.gz", scan(1))
+    write_nifti(tmp_path / "b/sub-01_swi.nii.gz", scan(2))
+    write_nifti(tmp_path / "b/sub-01_part-phase_swi.nii.gz", phase(2))
     run(tmp_path / "a", tmp_path, KEEP)
     key = tmp_path / ("other.json" if other_key else "key.json")
     steps = import_scans([tmp_path / "b"], tmp_path / "data", key, options=KEEP).steps
@@ -223,7 +218,7 @@ def test_two_sets_with_the_same_numbers_are_not_mixed(other_key, tmp_path):
     ]
     assert import_scans([tmp_path / "a"], tmp_path / "data", key, options=KEEP).steps[0].reason == THERE
     (found,) = find_scans(tmp_path / "data")
-    assert read_volume(found.path) == read_volume(tmp_path / "a/01_swi.nii.gz")
+    assert read_volume(found.path) == read_volume(tmp_path / "a/sub-01_swi.nii.gz")
 
 
 def test_one_unusable_file_does_not_stop_the_others(tmp_path):
@@ -291,23 +286,23 @@ def test_values_are_kept(tmp_path):
     for n, values in enumerate((scan(1).data * 100, scan(1).data + np.float32(0.25))):
         image = Volume(values, scan(1).affine).to_nibabel()
         (tmp_path / "in").mkdir(exist_ok=True)
-        image.to_filename(tmp_path / f"in/p{n}_swi.nii")
+        image.to_filename(tmp_path / f"in/sub-p{n}_swi.nii")
     run(tmp_path / "in", tmp_path, KEEP)
     for n, found in enumerate(find_scans(tmp_path / "data")):
-        assert read_volume(found.path) == read_volume(tmp_path / f"in/p{n}_swi.nii")
+        assert read_volume(found.path) == read_volume(tmp_path / f"in/sub-p{n}_swi.nii")
 
 
 def test_sidecars_and_headers_overrule_names(tmp_path):
-    write_nifti(tmp_path / "in/a_swi.nii.gz", scan(1), {"SeriesDescription": "Ax T2 FLAIR", "ImageType": ["ORIGINAL"]})
+    write_nifti(tmp_path / "in/sub-a_swi.nii.gz", scan(1), {"SeriesDescription": "Ax T2 FLAIR", "ImageType": ["ORIGINAL"]})
     write_nifti(
-        tmp_path / "in/b_swi.nii.gz", scan(1), {"SeriesDescription": "Pha_Images", "ImageType": ["ORIGINAL", "PRIMARY", "P"]}
+        tmp_path / "in/sub-b_swi.nii.gz", scan(1), {"SeriesDescription": "Pha_Images", "ImageType": ["ORIGINAL", "PRIMARY", "P"]}
     )
-    write_nifti(tmp_path / "in/c_swi.nii.gz", scan(1), {"SeriesDescription": "Venography", "ImageType": ["ORIGINAL"]})
+    write_nifti(tmp_path / "in/sub-c_swi.nii.gz", scan(1), {"SeriesDescription": "Venography", "ImageType": ["ORIGINAL"]})
     reasons = outcomes(run(tmp_path / "in", tmp_path, KEEP))
     assert reasons == {
-        "a_swi.nii.gz": "FLAIR, not SWI, by its sidecar",
-        "b_swi.nii.gz": "without an SWI of its grid",
-        "c_swi.nii.gz": "sub-c_swi.nii.gz",
+        "sub-a_swi.nii.gz": "FLAIR, not SWI, by its sidecar",
+        "sub-b_swi.nii.gz": "without an SWI of its grid",
+        "sub-c_swi.nii.gz": "sub-c_swi.nii.gz",
     }
 
 
@@ -316,12 +311,12 @@ def test_unnamed_files_next_to_an_swi(tmp_path):
     write_nifti(tmp_path / "in/p1/scan.nii.gz", scan(2))
     write_nifti(tmp_path / "in/p1/drawn.nii.gz", Volume(scan(2).data > 990, scan(2).affine))
     write_nifti(tmp_path / "in/p2/mag.nii.gz", scan(3))
-    reasons = outcomes(run(tmp_path / "in", tmp_path, Options(keep_subjects=True, by_folder=True)))
-    assert reasons == {
-        "p1/swi.nii.gz": "sub-p1_swi.nii.gz",
+    steps = run(tmp_path / "in", tmp_path, Options(by_folder=True)).steps
+    assert {s.image.name: s.target.name.partition("_")[2] if s.target else s.reason for s in steps} == {
+        "p1/swi.nii.gz": "swi.nii.gz",
         "p1/scan.nii.gz": "not named as SWI, as another file of the session is",
         "p1/drawn.nii.gz": "a label mask: import it with `cmb import marks`",
-        "p2/mag.nii.gz": "sub-p2_part-mag_swi.nii.gz",
+        "p2/mag.nii.gz": "part-mag_swi.nii.gz",
     }
 
 
@@ -334,14 +329,14 @@ def test_metaimage_and_nrrd(tmp_path, monkeypatch):
     image.SetOrigin(lps[:3, 3])
     (tmp_path / "in").mkdir()
     for n, ending in enumerate(("mha", "mhd", "nrrd")):
-        SimpleITK.WriteImage(image + n, str(tmp_path / f"in/{ending}_swi.{ending}"))
-    text = (tmp_path / "in/mhd_swi.mhd").read_text().replace("TransformMatrix", "NoMatrix")
-    (tmp_path / "in/nowhere_swi.mhd").write_text(text)
-    (tmp_path / "in/cut_swi.mha").write_bytes((tmp_path / "in/mha_swi.mha").read_bytes()[:-9])
+        SimpleITK.WriteImage(image + n, str(tmp_path / f"in/sub-{ending}_swi.{ending}"))
+    text = (tmp_path / "in/sub-mhd_swi.mhd").read_text().replace("TransformMatrix", "NoMatrix")
+    (tmp_path / "in/sub-nowhere_swi.mhd").write_text(text)
+    (tmp_path / "in/sub-cut_swi.mha").write_bytes((tmp_path / "in/sub-mha_swi.mha").read_bytes()[:-9])
     imported = run(tmp_path / "in", tmp_path, KEEP)
     assert not imported.others
     faults = {s.image.name: s.reason for s in imported.steps if s.is_fault}
-    assert set(faults) == {"nowhere_swi.mhd", "cut_swi.mha"} and "no orientation" in faults["nowhere_swi.mhd"]
+    assert set(faults) == {"sub-nowhere_swi.mhd", "sub-cut_swi.mha"} and "no orientation" in faults["sub-nowhere_swi.mhd"]
     for n, found in enumerate(find_scans(tmp_path / "data")):
         written = read_volume(found.path)
         assert np.allclose(written.affine, volume.affine, atol=1e-4) and np.array_equal(written.data, volume.data + n)
@@ -375,7 +370,7 @@ def test_nifti_without_the_packages_for_dicom(tmp_path, monkeypatch):
 
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    write_nifti(tmp_path / "in/p1_t2star.nii.gz", scan(1))
+    write_nifti(tmp_path / "in/sub-p1_T2starw.nii.gz", scan(1))
     (tmp_path / "in/note.txt").write_text("x")
     arguments = ("import", str(tmp_path / "in"), "--into", str(tmp_path / "data"), "--keep-subjects", "--gre-as-swi")
     planned = cmb(*arguments, "--dry-run", "--from", "nifti")

@@ -77,3 +77,20 @@ def test_a_scan_does_not_inherit_from_the_one_it_replaces(left, tmp_path):
     assert {"rows": "1 rows of annotations.csv", "phase": paths[PHASE].name, "nothing": ""}[left] in step.reason
     if left != "nothing":
         assert not run(tmp_path / "in", site, key).steps[0].is_fault  # the same one again
+
+
+NOT_KEPT = {
+    "Müller_Hans_swi": "not named by a sub- label",
+    "sub-Müller_swi": "not named by a sub- label",
+    "P01_swi": "not named by a sub- label",
+    "sub-01_ses-20240512_swi": "its session is a date",
+    "sub-01_ses-02_swi": "",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), NOT_KEPT.items(), ids=NOT_KEPT)
+def test_names_and_dates_are_not_kept_as_labels(name, reason, tmp_path):
+    write_nifti(tmp_path / f"in/{name}.nii.gz", scan(1))
+    (step,) = run(tmp_path / "in", tmp_path / "raw/site", tmp_path / "key.json", Options(keep_subjects=True)).steps
+    assert step.is_fault == bool(reason) and reason in step.reason and (step.target is None) == bool(reason)
+    assert len(list((tmp_path / "raw").rglob("*.nii.gz"))) == (not reason)
