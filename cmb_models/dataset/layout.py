@@ -19,7 +19,10 @@ from cmb_models.volume import Volume
 
 ANNOTATIONS = "annotations.csv"
 LAYOUT = "sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]"
-SCAN = re.compile(r"(?P<subject>sub-[^/]+)/((?P<session>ses-[^/]+)/)?(swi|anat)/(?P=subject)_([^/]*_)?swi\.nii(\.gz)?")
+SCAN = re.compile(  # a session in the name is the folder's
+    r"(?P<subject>sub-[^/]+)/((?P<session>ses-[^/]+)/)?(swi|anat)/"
+    r"(?P=subject)_(?!([^/]*_)?(?!(?P=session)_)ses-)([^/]*_)?swi\.nii(\.gz)?"
+)
 CODE = re.compile(r"sub-[a-z2-7]{8}")  # a subject code of `cmb import`: one for a patient in all datasets of a folder
 DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
 SHOWN = 5  # files in a message

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmb_models.dataset.layout import find_scans
+from cmb_models.dataset.layout import find_scans, subject_and_session, survey
 from cmb_models.importing.scans import Imported, Options, import_scans
 from cmb_models.io.annotations import EmptyReading, write_annotations
 from cmb_models.io.series_role import PHASE, SWI
@@ -94,3 +94,24 @@ def test_names_and_dates_are_not_kept_as_labels(name, reason, tmp_path):
     (step,) = run(tmp_path / "in", tmp_path / "raw/site", tmp_path / "key.json", Options(keep_subjects=True)).steps
     assert step.is_fault == bool(reason) and reason in step.reason and (step.target is None) == bool(reason)
     assert len(list((tmp_path / "raw").rglob("*.nii.gz"))) == (not reason)
+
+
+SESSIONS = {
+    "sub-01/ses-01/swi/sub-01_ses-01_swi.nii.gz": ("sub-01", "ses-01"),
+    "sub-01/ses-01/swi/sub-01_ses-01_acq-hr_swi.nii.gz": ("sub-01", "ses-01"),
+    "sub-01/ses-01/swi/sub-01_acq-hr_ses-01_swi.nii.gz": ("sub-01", "ses-01"),
+    "sub-01/ses-01/swi/sub-01_swi.nii.gz": ("sub-01", "ses-01"),
+    "sub-01/ses-01/swi/sub-01_ses-02_swi.nii.gz": None,
+    "sub-01/ses-01/swi/sub-01_ses-011_swi.nii.gz": None,
+    "sub-01/ses-01/swi/sub-01_acq-hr_ses-02_swi.nii.gz": None,
+    "sub-01/swi/sub-01_ses-02_swi.nii.gz": None,
+}
+
+
+@pytest.mark.parametrize(("path", "expected"), SESSIONS.items(), ids=SESSIONS)
+def test_the_session_of_a_scan_in_its_name_is_its_folders(path, expected, tmp_path):
+    assert subject_and_session(path) == expected
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_bytes(b"")
+    write_annotations(tmp_path / "annotations.csv", [])
+    assert [f.code for f in survey(tmp_path)[1]] == ([] if expected else ["dataset-layout"] * 2)  # misnamed, and no scan
