@@ -16,7 +16,7 @@ from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
-from cmb_models.importing.preconditions import require_own_key, require_pulled
+from cmb_models.importing.preconditions import require_own_key, require_private, require_pulled
 from cmb_models.io.annotations import Readings, read_readings, write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
@@ -91,6 +91,7 @@ def import_scans(
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
     key_file = key_file or default_key(dataset)
+    require_private(key_file, dataset, map(Path, sources))
     key = open_key(key_file, dataset)
     if not options.keep_subjects:
         require_own_key(key, dataset)

@@ -115,3 +115,16 @@ def test_the_session_of_a_scan_in_its_name_is_its_folders(path, expected, tmp_pa
     (tmp_path / path).write_bytes(b"")
     write_annotations(tmp_path / "annotations.csv", [])
     assert [f.code for f in survey(tmp_path)[1]] == ([] if expected else ["dataset-layout"] * 2)  # misnamed, and no scan
+
+
+SHARED = {"another dataset": "raw/other/key.json", "a source": "in/keys/key.json", "a git repository": "clone/a/b/key.json"}
+
+
+@pytest.mark.parametrize("place", SHARED.values(), ids=SHARED)
+def test_the_key_is_not_kept_where_it_would_be_shared(place, tmp_path):
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    (tmp_path / "raw/other/sub-01").mkdir(parents=True)
+    with refused("import-key", got=f"one in .*/{place.rpartition('/')[0].removesuffix('/a/b').removesuffix('/keys')}"):
+        run(tmp_path / "in", tmp_path / "raw/site", tmp_path / place)
+    assert not (tmp_path / "raw/site").exists() and not (tmp_path / place).exists()
