@@ -85,7 +85,7 @@ def import_scans(
     require_pulled(dataset)
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise InputError("file-not-found", ", ".join(missing), "a folder of images", "no such folder", "check the path")
-    images, others = _images_of([Path(source) for source in sources], options)
+    images, others = _images_of([Path(source) for source in sources], dataset, options)
     if not images:
         got = f"{len(others)} other files" if others else "no file"
         remedy = "pass the folder that the scanner or the archive exported"
@@ -115,9 +115,10 @@ def import_scans(
     return Imported(found, others)
 
 
-def _images_of(sources: Sequence[Path], options: Options) -> tuple[list[Image], list[Path]]:
-    """All images of the sources, and the files that are none."""
-    pairs = [(file, source) for source in sources for file in files_of([source])]
+def _images_of(sources: Sequence[Path], dataset: Path, options: Options) -> tuple[list[Image], list[Path]]:
+    """All images of the sources, and the files that are none. A dataset within a source is no part of it."""
+    own = dataset.resolve()
+    pairs = [(f, source) for source in sources for f in files_of([source]) if not f.parent.resolve().is_relative_to(own)]
     named = [pair for pair in pairs if is_image(pair[0])]
     stacks: list[Image] = []
     others = [file for file, _ in pairs if not is_image(file)]

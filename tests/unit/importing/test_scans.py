@@ -128,3 +128,11 @@ def test_the_key_is_not_kept_where_it_would_be_shared(place, tmp_path):
     with refused("import-key", got=f"one in .*/{place.rpartition('/')[0].removesuffix('/a/b').removesuffix('/keys')}"):
         run(tmp_path / "in", tmp_path / "raw/site", tmp_path / place)
     assert not (tmp_path / "raw/site").exists() and not (tmp_path / place).exists()
+
+
+def test_a_dataset_within_the_source_is_not_imported_again(tmp_path):
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    for _ in range(2):
+        imported = run(tmp_path / "in", tmp_path / "in/site", tmp_path / "key.json")
+        assert [s.image.name for s in imported.steps] == ["p1_swi.nii.gz"] and not imported.others
+    assert len(find_scans(tmp_path / "in/site")) == 1
