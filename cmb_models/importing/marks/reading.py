@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # na
 IGNORE = "ignore"  # what --label may say of marks that are not to be imported
 ANY = "*"  # what --label may call all that it does not name
 SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
-NUMBERED = re.compile(r"(f|p|cmb|mb|microbleed|fiducial|markupsfiducial)[-_ ]?\d+")  # the name of a point, not a label
 FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
 ANY_FRAME = f"pass --frame {RAS}, {LPS}, {VOXEL0} or {VOXEL1}"
 
@@ -114,12 +112,14 @@ class Options:
 
     def label_of(self, text: str) -> str | None:
         """The label that a text of a file means; None if it is not known. NONE and IGNORE are possible."""
+        return self.named_label(text) or self.labels.get(ANY)
+
+    def named_label(self, text: str) -> str | None:
+        """As label_of, without what the options say of all other texts."""
         if text in self.labels:
             return self.labels[text]
         plain = text.lower()
-        if is_label(plain) or plain == NONE:
-            return plain
-        return SYNONYMS.get(plain) or ("cmb" if NUMBERED.fullmatch(plain) else self.labels.get(ANY))
+        return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
 
     def frame_of(self, file: Path, stated: str, what: str) -> str:
         """The frame of a file's positions. stated: that of the file itself, "" if it has none.

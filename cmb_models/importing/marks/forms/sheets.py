@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.forms.slicer import diameter_in
+from cmb_models.importing.marks.forms.slicer import diameter_in, label_of_point
 from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged
 from cmb_models.io.annotations import NONE
 from cmb_models.io.tables import Row, Table, read_table, require_columns_once
 
 TABLE = "table"
 EXCEL = (".xlsx", ".xlsm")
+SLICERS = "defined"  # a column that only 3D Slicer's tables of points have
 MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
 ALIASES = {  # usual names of columns in lower case, by field; the first that is there counts
     "subject": (
@@ -98,7 +99,10 @@ def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: st
             raise ValueError(f"{columns[field]} {text(field)}")
         return value
 
-    label = options.label_of(text("label")) if text("label") else "cmb"
+    if any(c.lower() == SLICERS for c in table.columns):
+        label = label_of_point(text("label"), text("description"), "", options)
+    else:
+        label = options.label_of(text("label")) if text("label") else "cmb"
     if label is None:
         raise ValueError(f"the label {text('label')!r}; say what it means with --label '{text('label')}=cmb'")
     if label == NONE and any(text(c) for c in ("x", "y", "z", "diameter_mm")):

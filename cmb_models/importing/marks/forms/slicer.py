@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, VOXEL0, Mark, Options, Reading, damaged, position_of
+from cmb_models.importing.marks.reading import ANY, IGNORE, LPS, RAS, VOXEL0, Mark, Options, Reading, damaged, position_of
 from cmb_models.io.annotations import NONE
 
 MARKUPS, FCSV = "markups", "fcsv"
@@ -23,10 +24,27 @@ SYSTEMS = {"RAS": RAS, "LPS": LPS, "IJK": VOXEL0, "0": RAS, "1": LPS, "2": VOXEL
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 FCSV_HEADER = re.compile(r"#\s*(?P<key>\w+)\s*=\s*(?P<value>.*)")
 NUMBER = r"(?P<mm>\d+(?:[.,]\d+)?)"
-DIAMETERS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (rf"{NUMBER}(\s*mm)?", rf".*\b(?:d|diam\w*|size)\s*[=:]?\s*{NUMBER}(\s*mm)?\b.*", rf".*\b{NUMBER}\s*mm\b.*")
+WITH_UNIT = re.compile(rf".*?\b(?:(?:d|diam\w*|size)\s*[=:]?\s*)?{NUMBER}\s*mm\b.*", re.IGNORECASE)
+DIAMETERS = (  # of a description
+    re.compile(rf"{NUMBER}(\s*mm)?", re.IGNORECASE),
+    re.compile(rf".*\b(?:d|diam\w*|size)\s*[=:]?\s*{NUMBER}(\s*mm)?\b.*", re.IGNORECASE),
+    WITH_UNIT,
 )
+MEASURE = re.compile(r"[\s,;(]*(?:\b(?:d|diam\w*|size)\s*[=:]?\s*)?\b\d+(?:[.,]\d+)?\s*mm\b[\s,;)]*", re.IGNORECASE)
+COUNTER = re.compile(r"([-_ ]\d+)+$")  # a point's name is the list's and a number, unless the reader gives it another
+UNNAMED = re.compile(r"(f|p|fiducial|markupsfiducial|point|pointlist)?([-_ ]?\d+)*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point as a file has it. of_list: name of its list. measured_mm: diameter that is said of the whole list."""
+
+    position: tuple[float, float, float]
+    frame: str
+    label: str
+    description: str
+    of_list: str = ""
+    measured_mm: float | None = None
 
 
 def read_markups(file: Path, options: Options) -> Reading:
@@ -39,7 +57,7 @@ def read_markups(file: Path, options: Options) -> Reading:
         markups = json.loads(file.read_bytes())["markups"]
         lists = [m for m in markups if m["type"] in POINTS]
         others = [f"{m['type']} {m.get('name', '')}".strip() for m in markups if m["type"] not in POINTS]
-        marks = [mark for m in lists for mark in _points(file, m, options)]
+        marks = _marks(file, [point for m in lists for point in _points(file, m, options)], options)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -49,42 +67,79 @@ def read_markups(file: Path, options: Options) -> Reading:
     return Reading(file, MARKUPS, tuple(marks), note=f"skipped: {', '.join(others)}" if others else "")
 
 
-def _points(file: Path, markup: Mapping[str, Any], options: Options) -> list[Mark]:
+def _points(file: Path, markup: Mapping[str, Any], options: Options) -> list[Point]:
     units = markup.get("coordinateUnits", "mm")
     if {units} != {"mm"} if isinstance(units, str) else set(units) != {"mm"}:
         raise ValueError(f"coordinates in {units}")
     frame = options.frame_of(file, SYSTEMS[str(markup.get("coordinateSystem", "LPS"))], "its points")
     measured = [m["value"] for m in markup.get("measurements", ()) if re.match("diameter|size", m["name"], re.I) and "value" in m]
-    marks = []
+    measured_mm = float(measured[0]) if measured else None
+    points = []
     for point in markup["controlPoints"]:
         if point.get("positionStatus", "defined") != "defined":  # a place that was kept for a point
             continue
-        texts = [" ".join(str(point.get(key) or "").split()) for key in ("label", "description")]
-        mark = _mark(file, position_of(point["position"]), frame, texts, options, float(measured[0]) if measured else None)
-        marks += [mark] if mark else []
-    return marks
+        label, description = (_one_line(point.get(key)) for key in ("label", "description"))
+        points.append(Point(position_of(point["position"]), frame, label, description, _one_line(markup.get("name")), measured_mm))
+    return points
 
 
-def _mark(
-    file: Path, position: tuple[float, float, float], frame: str, texts: list[str], options: Options, measured_mm: float | None
-) -> Mark | None:
-    """A point as a mark; None if it is to be ignored. texts: its label and description, either of which may name a label."""
-    label = next((found for text in reversed(texts) if text and (found := options.label_of(text))), "cmb")
-    if label == IGNORE:
-        return None
-    if label == NONE:
+def _marks(file: Path, points: Sequence[Point], options: Options) -> list[Mark]:
+    """Points as marks, without those to be ignored.
+
+    Raises:
+        InputError: Listing the labels that are not known.
+        ValueError: For the label NONE.
+    """
+    labels = [label_of_point(point.label, point.description, point.of_list, options) for point in points]
+    if unknown := dict.fromkeys(p.label for p, label in zip(points, labels, strict=True) if label is None):
+        got = ", ".join(repr(text[:40]) for text in unknown)
+        remedy = f"say what each means, as in --label '{COUNTER.sub('', next(iter(unknown)))[:40]}=cmb'"
+        raise InputError("marks-option", file, "points whose labels are known", got, remedy)
+    if NONE in labels:
         raise ValueError(f"a point with the label {NONE}")
-    diameters = [mm for text in reversed(texts) if (mm := diameter_in(text)) is not None]
-    size_mm = diameters[0] if diameters else measured_mm
-    description = texts[1]
-    is_region = description and options.label_of(description) is None and diameter_in(description) is None
-    return Mark(position, frame, options.diameter_of(file, size_mm), label, description if is_region else "")
+    return [_mark(file, p, str(label), options) for p, label in zip(points, labels, strict=True) if label != IGNORE]
+
+
+def label_of_point(name: str, description: str, of_list: str, options: Options) -> str | None:
+    """The label of a point by its description, its name, or its list's where it has no name of its own; None if it is not known."""
+    plain, described = (MEASURE.sub(" ", text).strip() for text in (name, description))
+    for text in (description, described, name):
+        if text and text in options.labels:
+            return options.labels[text]
+    found = options.named_label(described) or _named(plain, options)
+    is_unnamed = UNNAMED.fullmatch(plain) is not None
+    if not found and is_unnamed:
+        found = _named(of_list, options)
+    return found or options.labels.get(ANY) or ("cmb" if is_unnamed else None)
+
+
+def _named(name: str, options: Options) -> str | None:
+    """The label that the name of a point or list means, with or without its number."""
+    return options.named_label(COUNTER.sub("", name)) or options.named_label(name)
+
+
+def _mark(file: Path, point: Point, label: str, options: Options) -> Mark:
+    size_mm = diameter_in(point.description)
+    if size_mm is None:
+        size_mm = _in_mm(WITH_UNIT.fullmatch(point.label))  # a bare number is the point's
+    if size_mm is None:
+        size_mm = point.measured_mm
+    is_region = options.label_of(point.description) is None and diameter_in(point.description) is None
+    region = point.description if is_region else ""
+    return Mark(point.position, point.frame, options.diameter_of(file, size_mm), label, region)
 
 
 def diameter_in(text: str) -> float | None:
-    """The diameter in mm that a text names, such as "3.5", "3,5 mm" or "d = 3.5"; None if it names none."""
-    found = next((match for pattern in DIAMETERS if (match := pattern.fullmatch(text))), None)
-    return float(found["mm"].replace(",", ".")) if found else None
+    """The diameter in mm that a description names, such as "3.5", "3,5 mm" or "d = 3.5"; None if it names none."""
+    return next((_in_mm(match) for pattern in DIAMETERS if (match := pattern.fullmatch(text))), None)
+
+
+def _in_mm(match: re.Match[str] | None) -> float | None:
+    return float(match["mm"].replace(",", ".")) if match else None
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text or "").split())
 
 
 def read_fcsv(file: Path, options: Options) -> Reading:
@@ -101,12 +156,12 @@ def read_fcsv(file: Path, options: Options) -> Reading:
         system = header.get("coordinatesystem", "")
         frame = options.frame_of(file, SYSTEMS[system] if system else "", "its points")
         columns = header.get("columns", FCSV_COLUMNS).replace(" ", "").split(",")
-        marks = []
+        points = []
         for cells in csv.reader((line for line in lines if line.strip() and not line.startswith("#")), strict=True):
             row = dict(zip(columns, cells, strict=False))
-            texts = [" ".join(row.get(key, "").split()) for key in ("label", "desc")]
-            mark = _mark(file, position_of(row[c] for c in "xyz"), frame, texts, options, None)
-            marks += [mark] if mark else []
+            label, description = (_one_line(row.get(key)) for key in ("label", "desc"))
+            points.append(Point(position_of(row[c] for c in "xyz"), frame, label, description))
+        marks = _marks(file, points, options)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:

@@ -87,6 +87,61 @@ def test_labels_and_regions_of_points(tmp_path):
     assert len(marks) == 2
 
 
+def named(file, *names: str, description: str = "", of_list: str = "F"):
+    """A point list with points of these names."""
+    written.markups(file, [(1, 2, 3)] * len(names), description=description, name=of_list)
+    content = json.loads(file.read_text())
+    for point, name in zip(content["markups"][0]["controlPoints"], names, strict=True):
+        point["label"] = name
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "of_list", "expected"),
+    [
+        ("possible-1", "possible", "possible"),
+        ("mimic:vein-1", "F", "mimic:vein"),
+        ("mimic:vein_2-11", "F", "mimic:vein"),
+        ("CMB_1", "CMB", "cmb"),
+        ("Microbleed 3 mm", "F", "cmb"),
+        ("F-1", "possible", "possible"),
+        ("F-1", "mimic:vein_1", "mimic:vein"),
+        *((name, "sub-001", "cmb") for name in ("", "F", "F-1", "F_1-2", "MarkupsFiducial_1", "P-1", "1", "3 mm")),
+    ],
+)
+def test_the_label_of_a_point_is_its_name_or_its_lists(tmp_path, name, of_list, expected):
+    assert only(read_file(named(tmp_path / "a.mrk.json", name, of_list=of_list), FOUR)).marks[0].label == expected
+
+
+def test_labels_of_points_that_are_not_known_are_listed(tmp_path):
+    """Also where the list is named as microbleeds."""
+    file = named(tmp_path / "a.mrk.json", "vein", "calcification-2", "cmb-3", of_list="cmb")
+    with refused("marks-option", got="'vein', 'calcification-2'"):
+        read_file(file, FOUR)
+    points = written.fcsv(tmp_path / "a.fcsv")
+    points.write_text(points.read_text().replace("F-0", "vein-1"))
+    with refused("marks-option", got="'vein-1'"):
+        read_file(points, FOUR)
+    known = Options(diameter_mm=4, labels={"vein": "mimic:vein", "*": "ignore"})
+    assert [m.label for m in only(read_file(file, known)).marks] == ["mimic:vein", "cmb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "expected_mm"), [("3", "", 4), ("3", "2.5", 2.5), ("F-1 3 mm", "", 3), ("3", "d 5", 5)]
+)
+def test_the_number_of_a_point_is_no_diameter(tmp_path, name, description, expected_mm):
+    assert only(read_file(named(tmp_path / "a.mrk.json", name, description=description), FOUR)).marks[0].diameter_mm == expected_mm
+
+
+def test_a_number_in_place_of_a_name_hides_no_measurement(tmp_path):
+    file = named(tmp_path / "a.mrk.json", "3")
+    content = json.loads(file.read_text())
+    content["markups"][0]["measurements"] = [{"name": "diameter", "value": 2.5}]
+    file.write_text(json.dumps(content))
+    assert only(read_file(file, Options())).marks[0].diameter_mm == 2.5
+
+
 def test_a_measurement_of_the_list_is_the_diameter(tmp_path):
     measurements = [{"name": "diameter", "value": 2.5, "units": "mm"}]
     file = written.markups(tmp_path / "a.mrk.json", description="", measurements=measurements)
@@ -247,6 +302,14 @@ def test_faults_of_a_table_are_listed_together(tmp_path):
 def test_what_a_table_must_say(tmp_path, lines, options, code):
     with refused(code):
         read_file(written.text(tmp_path / "a.csv", *lines), options)
+
+
+@pytest.mark.parametrize("label", ["P1", "p2", "F-1", "cmb-1"])
+def test_the_name_of_a_point_is_a_label_in_slicers_tables_alone(tmp_path, label):
+    with refused("annotations-invalid", got=f"the label '{label}'"):
+        read_file(written.text(tmp_path / "a.csv", "x_mm,y_mm,z_mm,label", f"1,2,3,{label}"), FOUR)
+    slicers = written.text(tmp_path / "b.csv", "label,r,a,s,defined", f"{label},1,2,3,1", "possible-1,1,2,3,1")
+    assert [m.label for m in only(read_file(slicers, FOUR)).marks] == ["cmb", "possible"]
 
 
 def test_numbers_of_rows_are_no_subjects(tmp_path):
