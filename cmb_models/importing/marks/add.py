@@ -107,34 +107,38 @@ def import_marks(
     return Outcome((*lines, *more), rows, agreement(readings) if consensus else None)
 
 
-def _files(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Line]]:
-    """All files with the name of their source, and those of folders that have no form."""
-    files: list[tuple[str, Path]] = []
-    others: list[tuple[str, Path]] = []
+def _files(sources: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[Line]]:
+    """All files with their source and its name, and those of folders that have no form."""
+    files: list[tuple[str, Path, Path]] = []
+    others: list[Path] = []
     names = [scan_name(s).split(".")[0] for s in sources]
     if len(set(names)) < len(names):  # A/marks.csv and B/marks.csv
         names = [s.resolve().parent.name for s in sources]
     for name, source in zip(names, sources, strict=True):
         for file in files_below(source) if source.is_dir() else [source]:
             is_known = not source.is_dir() or file.name.lower().endswith(KNOWN)
-            (files if is_known else others).append((name, file))
+            if is_known:
+                files.append((name, source, file))
+            else:
+                others.append(file)
     if not files:
         got = f"{len(others)} files of other forms" if others else "none"
         remedy = f"pass files of a form that is known: {', '.join(KNOWN)}"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "files of marks", got, remedy)
-    return files, [Line(str(file), "-", "", "", "", 0, "skipped: not of a known form") for _, file in others]
+    return files, [Line(str(file), "-", "", "", "", 0, "skipped: not of a known form") for file in others]
 
 
 def _read(
-    files: Sequence[tuple[str, Path]], options: Options, consensus: bool, faults: list[InputError]
+    files: Sequence[tuple[str, Path, Path]], options: Options, consensus: bool, faults: list[InputError]
 ) -> list[tuple[Reading, str]]:
     """Every reading with its rater."""
     readings = []
-    for source, file in files:
+    for name, source, file in files:
         with _collected(faults):
             for reading in read_file(file, options):
-                rater = reading.rater or options.rater or (source if consensus else "")
-                whose = replace(reading, subject=reading.subject or options.subject, session=reading.session or options.session)
+                rater = reading.rater or options.rater or (name if consensus else "")
+                subject, session = reading.subject or options.subject, reading.session or options.session
+                whose = replace(reading, subject=subject, session=session, source=source)
                 readings.append((whose, " ".join(rater.split())))
     return readings
 

@@ -62,6 +62,7 @@ class Reading:
         rater: As written in the file, or "".
         grid: Of a label mask, for comparison with the scan's; None for other forms.
         note: What was left out, in words.
+        source: The folder in which the file was found, or the file itself; None: the latter.
     """
 
     file: Path
@@ -72,6 +73,7 @@ class Reading:
     rater: str = ""
     grid: Grid | None = None
     note: str = ""
+    source: Path | None = None
 
 
 @dataclass(frozen=True)

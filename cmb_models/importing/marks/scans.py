@@ -12,7 +12,7 @@ import numpy as np
 
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
-from cmb_models.importing.file_names import read_name
+from cmb_models.importing.file_names import LABEL_WORDS, LAST_WORDS, ROLES, read_name
 from cmb_models.importing.identity import OF_FILES, Patient
 from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Grid, Mark, Reading
 from cmb_models.io.annotations import Annotation
@@ -21,6 +21,9 @@ from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_
 
 DECIMALS = 4  # of mm, as annotations.csv has them
 SHOWN = 5  # names in a message
+SESSION = re.compile(r"(?<![A-Za-z0-9])ses-([A-Za-z0-9-]+)", re.IGNORECASE)
+PART = re.compile(r"[A-Za-z]+-[A-Za-z0-9]+")  # of a BIDS name, such as run-1
+WORDS = LABEL_WORDS | set(LAST_WORDS).union(*ROLES.values())  # what may follow a subject: which image it is
 NOBODY: Mapping[str, Patient] = MappingProxyType({})
 
 
@@ -47,45 +50,77 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
     """
     file, subjects = reading.file, sorted({s.subject for s in scans})
     case = f"{file}, {reading.subject}{f' {reading.session}' if reading.session else ''}" if reading.subject else file
-    # The file's name, and its folders from the nearest.
-    texts = [reading.subject] if reading.subject else [file.name, *reversed(file.absolute().parent.parts)]
-    former = _former(texts, patients, subjects)
-    subject = former or next((s for text in texts if (s := _inside(text, subjects))), "")
-    subject = subject or _named(reading.subject or _stem(file.name), "sub-", subjects)
-    subject = subject or _named(reading.subject.split("_")[0], "sub-", subjects)
+    texts = [reading.subject] if reading.subject else [file.name, *_folders(reading)]
+    subject, former = _subject(texts, bool(reading.subject), patients, subjects)
     if not subject:
         remedy = "correct the name, or import the scan first"
         if not reading.subject:
             remedy = "name it in the file's name, with --subject or --column subject=NAME"
         raise InputError("marks-unmatched", case, f"a subject of the dataset ({listed(subjects)})", "none", remedy)
     found = [s for s in scans if s.subject == subject]
-    if former and (named := reading.session or read_name(_stem(texts[0]), (), "").session):
+    sessions = [s.session for s in found]
+    places = dict.fromkeys([*texts, file.name, *_folders(reading)])
+    named = reading.session or next((f"ses-{match[1]}" for text in places if (match := SESSION.search(text))), "")
+    if former:
+        named = named or read_name(_stem(texts[0]), (), "").session
         studies = patients[subject].sessions
         labels = {label for name in (named, f"ses-{named}") if (label := studies.get(name)) is not None} or {named}
-        found = [s for s in found if s.session in labels]
-    else:
-        sessions = [s.session for s in found]
-        named = reading.session or next((s for text in texts if (s := _inside(text, sessions))), "")
-        if named:
-            found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
+        found = [s for s in found if not named or s.session in labels]
+    elif named:
+        found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
     if len(found) != 1:
-        sessions = [s.session or "its only one, without a name" for s in scans if s.subject == subject]
-        expected = f"a session of {subject} ({listed(sessions)})"
+        expected = f"a session of {subject} ({listed(name or 'its only one, without a name' for name in sessions)})"
         raise InputError("marks-unmatched", case, expected, named or "none", "name it in a column, the file's name or --session")
     return found[0]
 
 
-def _former(texts: Sequence[str], patients: Mapping[str, Patient], subjects: Collection[str]) -> str:
-    """The subject of a patient whose name before the import is one of the texts, or what `cmb import scans` reads in it; or ""."""
+def _folders(reading: Reading) -> list[str]:
+    """The folders of a reading's file from the nearest on: to the source, or as the file was named. Others are none of ours."""
+    file, source = reading.file, reading.source
+    if source is not None and source != file:
+        return [*reversed(file.relative_to(source).parent.parts), source.resolve().name]
+    return [] if file.is_absolute() else [*reversed(file.parent.parts)]
+
+
+def _subject(texts: Sequence[str], is_given: bool, patients: Mapping[str, Patient], subjects: Collection[str]) -> tuple[str, bool]:
+    """The subject of the first text that names one, "" if none does, and whether by its name before the import.
+
+    Args:
+        texts: A file's name and its folders, or the subject that a table or an option gives.
+        is_given: Whether it is the latter, all of which must be understood.
+        patients: Those of the import of the scans.
+        subjects: Those of the dataset.
+    """
+    first = _stem(texts[0])
+    for text in texts:
+        if found := _given(text, subjects) if is_given else _inside(text, subjects):
+            return found, False
+        # A number as a file's name may be anything, so that a folder's name counts before it.
+        if text == texts[0] and (is_given or not first.isdecimal()) and (found := _named(first, "sub-", subjects)):
+            return found, False
+        if found := _former(text, patients, subjects):
+            return found, True
+    return _named(first, "sub-", subjects), False
+
+
+def _given(text: str, subjects: Collection[str]) -> str:
+    """The subject that a table's cell names, such as sub-001_ses-01_swi.nii.gz; "" if a part of it is not understood."""
+    folders, _, name = text.replace("\\", "/").rpartition("/")
+    first, *rest = _stem(name).split("_")
+    is_whole = all(PART.fullmatch(part) or part.lower() in WORDS for part in rest)
+    return (_named(first, "sub-", subjects) if is_whole else "") or _inside(folders, subjects)
+
+
+def _former(text: str, patients: Mapping[str, Patient], subjects: Collection[str]) -> str:
+    """The subject of a patient whose name before the import is a text, or what `cmb import scans` reads in it; or ""."""
     names: dict[str, list[str]] = {}
     for subject, patient in patients.items():
         names.setdefault(patient.identity.removeprefix(OF_FILES), []).append(subject)
-    for text in texts:
-        stem = _stem(text)
-        first = stem.split("_")[0]  # a number at a name's beginning may be anything
-        for name in (text, stem, read_name(stem, (), "").subject, "" if first.isdecimal() else first):
-            if name and len(found := names.get(name, [])) == 1 and found[0] in subjects:
-                return found[0]
+    stem = _stem(text)
+    first = stem.split("_")[0]  # a number at a name's beginning may be anything
+    for name in (text, stem, read_name(stem, (), "").subject, "" if first.isdecimal() else first):
+        if name and len(found := names.get(name, [])) == 1 and found[0] in subjects:
+            return found[0]
     return ""
 
 

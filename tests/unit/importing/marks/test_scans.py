@@ -46,6 +46,10 @@ def reading(file="marks.csv", subject="", session="") -> Reading:
         (reading("old/sub-02/sub-001.nii.gz"), ("sub-001", "")),  # the name comes before the folders
         (reading("ground_truth/02.mat"), ("sub-02", "")),
         (reading("A12.mrk.json"), ("sub-A12", "")),
+        (reading("sub-A12/02.mat"), ("sub-A12", "")),  # a number may be anything
+        (reading(subject="data/sub-001/swi/sub-001_swi.nii.gz"), ("sub-001", "")),
+        (reading(subject="sub-003_SES-02_run-1_swi"), ("sub-003", "ses-02")),
+        (reading("ses-02_marks.csv", subject="003"), ("sub-003", "ses-02")),
     ],
     ids=lambda value: f"{value.file} {value.subject} {value.session}" if isinstance(value, Reading) else "",
 )
@@ -65,6 +69,13 @@ def test_found(given, expected):
         (reading(subject="003"), "none"),  # which session?
         (reading(subject="003", session="3"), "3"),
         (reading(subject="001", session="ses-01"), "ses-01"),
+        (reading("sub-001_ses-02.mrk.json"), "ses-02"),
+        (reading("sub-003_ses-03.mrk.json"), "ses-03"),
+        (reading("ses-03/sub-003.mrk.json"), "ses-03"),
+        (reading("ses-02_marks.csv", subject="001"), "ses-02"),
+        (reading(subject="sub-001_ses-02"), "ses-02"),
+        (reading(subject="001_2"), "none"),
+        (reading(subject="sub-001_2"), "none"),
     ],
 )
 def test_not_found(given, got):
@@ -149,6 +160,36 @@ def test_names_from_before_the_import(given, expected):
 def test_names_from_before_the_import_that_say_too_little(given):
     with refused("marks-unmatched"):
         scan_of(given, CODED, PATIENTS)
+
+
+@pytest.mark.parametrize("session", ["ses-01", "ses-02"])
+def test_a_session_that_is_named_is_the_only_sessions_name_too(session):
+    scans = [ScanFile("site", "sub-004", "ses-01", Path("scan.nii"), (), False)]
+    if session == "ses-01":
+        assert scan_of(reading("sub-004_ses-01.mrk.json"), scans) == scans[0]
+        return
+    with refused("marks-unmatched", got="ses-02"):
+        scan_of(reading("sub-004_ses-02.mrk.json"), scans)
+
+
+@pytest.mark.parametrize("name", ["sub-qzt2_points.fcsv", "qzt2.fcsv", "rCMB_012_1.fcsv"])
+def test_the_names_of_a_file_come_before_a_former_name_of_its_folder(name):
+    scan = scan_of(reading(f"PAT07/{name}"), CODED, PATIENTS)
+    assert scan.subject == ("sub-aaaa" if name.startswith("rCMB") else "sub-qzt2")
+
+
+def test_a_code_comes_before_a_former_name_in_a_file_of_both():
+    assert scan_of(reading("PAT07_sub-qzt2.fcsv"), CODED, PATIENTS).subject == "sub-qzt2"
+
+
+def test_folders_above_the_source_name_no_subject(tmp_path):
+    folder = tmp_path / "sub-001/readings"
+    file = folder / "sub-02/points.fcsv"
+    for source, expected in ((folder, "sub-02"), (folder / "sub-02", "sub-02")):
+        assert scan_of(Reading(file, "fcsv", (), source=source), SCANS).subject == expected
+    for file, source in ((folder / "points.fcsv", folder), (folder / "points.fcsv", None)):
+        with refused("marks-unmatched"):
+            scan_of(Reading(file, "fcsv", (), source=source), SCANS)
 
 
 def grid(shape=(80, 80, 32), affine=AFFINE) -> Grid:
