@@ -44,6 +44,7 @@ def import_marks(
     others_empty: Annotated[
         bool, typer.Option("--others-empty", help="The other scans of the dataset were read too, and nothing was found.")
     ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the rows that these raters have of these scans.")] = False,
     consensus: Annotated[
         bool, typer.Option("--consensus", help="Write the consensus of several raters: a file or folder of each.")
     ] = False,
@@ -60,6 +61,7 @@ def import_marks(
     """Add marks of microbleeds to the scans of a dataset. Everything is written, or nothing, with all faults listed.
 
     Each rater's own marks are kept in derivatives/readings. Importing a file again changes nothing.
+    A reading that differs from the one its rater has of a scan is refused, unless --replace is passed.
     """
     from cmb_models.cli.terminal import console, number, print_json, table
     from cmb_models.errors import InputError
@@ -75,7 +77,7 @@ def import_marks(
     key_file = key or default_key(into)
     if key and not key.is_file():
         raise InputError("file-not-found", key, "the key file of an import", "no such file", "check the path")
-    outcome = run(files, into, options, consensus, others_empty, dry_run, key_file if key_file.is_file() else None)
+    outcome = run(files, into, options, consensus, others_empty, dry_run, key_file if key_file.is_file() else None, replace)
     if as_json:
         print_json(asdict(outcome))
         return

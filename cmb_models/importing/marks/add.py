@@ -59,6 +59,7 @@ def import_marks(
     others_empty: bool = False,
     dry_run: bool = False,
     key_file: Path | None = None,
+    replace_earlier: bool = False,
 ) -> Outcome:
     """Add readers' marks to the scans of a dataset. Either all is written, or nothing.
 
@@ -70,6 +71,7 @@ def import_marks(
         others_empty: The raters read all other scans of the dataset too, and found nothing.
         dry_run: Write nothing.
         key_file: That of the import of the scans, by which names that patients had before it are known.
+        replace_earlier: Readings replace the rows that their raters have of these scans; otherwise other ones are refused.
 
     Returns:
         A line for each reading and its scan.
@@ -98,7 +100,7 @@ def import_marks(
             found += _others(found, scans, options)
         _raise_all(dataset, faults)
         empty = read_readings(dataset / ANNOTATIONS).empty
-        changes, more = _changes(found, empty, consensus, faults)
+        changes, more = _changes(found, empty, consensus, replace_earlier, faults)
         _raise_all(dataset, faults)
         if not dry_run:
             _write(dataset, changes)
@@ -194,7 +196,7 @@ def _others(found: Sequence[Placed], scans: Sequence[ScanFile], options: Options
 
 
 def _changes(
-    found: Sequence[Placed], empty: Sequence[EmptyReading], consensus: bool, faults: list[InputError]
+    found: Sequence[Placed], empty: Sequence[EmptyReading], consensus: bool, replace_earlier: bool, faults: list[InputError]
 ) -> tuple[list[Change], list[Line]]:
     """The change of each scan, and a line for each reading."""
     of_scan: dict[str, list[Placed]] = defaultdict(list)
@@ -206,7 +208,8 @@ def _changes(
         case = listed(dict.fromkeys(str(p.reading.file) for p in own))
         before = Before(scan, tuple(e.rater for e in empty if (e.subject, e.session) == (scan.subject, scan.session)))
         with _collected(faults):
-            change = agreed(before, by_rater(own)) if consensus else added(case, before, by_rater(own))
+            readings = by_rater(own)
+            change = agreed(before, readings, replace_earlier) if consensus else added(case, before, readings, replace_earlier)
             changes.append(change)
             lines += [_line(p, "compared" if consensus else _became(change)) for p in own]
             if consensus:

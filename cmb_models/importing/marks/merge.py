@@ -10,7 +10,7 @@ from cmb_models.dataset.check.marks import ONE_LESION_MM
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.marks.consensus import consensus
-from cmb_models.importing.marks.scans import Placed
+from cmb_models.importing.marks.scans import Placed, listed
 from cmb_models.io.annotations import Annotation, EmptyReading
 
 SAME_MM = 0.1  # two marks of one rater nearer than this are one mark, imported twice
@@ -62,35 +62,58 @@ def by_rater(placed: Iterable[Placed]) -> dict[str, tuple[Annotation, ...]]:
     return found
 
 
-def added(case: str, before: Before, readings: Mapping[str, tuple[Annotation, ...]]) -> Change:
-    """The change of a scan by readings of one rater.
+def added(case: str, before: Before, readings: Mapping[str, tuple[Annotation, ...]], replace: bool = False) -> Change:
+    """The change of a scan by readings of one rater. replace: their earlier readings of it are replaced where they differ.
 
     Raises:
-        InputError: If several raters would have read the scan, unless all found nothing, or a lesion would be marked twice.
+        InputError: If several raters would have read the scan, unless all found nothing, if the rater's earlier reading of it
+            differs, or if a lesion would be marked twice.
     """
     others = sorted(before.raters | set(readings))
     if len(others) > 1 and (before.marks or any(readings.values())):
         got = f"readings by {' and '.join(name or NOBODY for name in others)}"
         remedy = "pass the files of all of them with --consensus; imported ones are in derivatives/readings"
         raise InputError("marks-rater", before.scan.key, "one rater's reading", got, remedy)
+    kept: dict[str, tuple[Annotation, ...]] = {}
     rows: tuple[Annotation, ...] = ()
-    empty = []
-    there = 0
+    empty: list[EmptyReading] = []
+    drop: list[str] = []
     for rater, marks in readings.items():
-        if (marks and rater in before.empty) or (not marks and before.marks):
-            raise _contradiction(case, before.scan, rater)
-        fresh = tuple(m for m in marks if not _is_among(m, before.marks))
-        require_apart(case, before.scan, (*before.marks, *fresh))
-        there += len(marks) - len(fresh)
-        rows += fresh
-        if not marks and rater not in before.empty:
-            empty.append(EmptyReading(before.scan.subject, before.scan.session, rater))
-    all_marks = {rater: (*(m for m in before.marks if m.rater == rater), *rows) for rater in readings}
-    return Change(before.scan, all_marks, rows, tuple(empty), there=there)
+        earlier = tuple(m for m in before.marks if m.rater == rater)
+        is_read = rater in before.raters
+        if is_read and not (differences := _differences(marks, earlier)):
+            kept[rater] = earlier
+            continue
+        if is_read and not replace:
+            if not marks or not earlier:
+                raise _contradiction(case, before.scan, rater)
+            got = f"another one by {rater or NOBODY} of {before.scan.key}: {differences}"
+            remedy = "pass all files of a reading together, or --replace if this one replaces the earlier"
+            raise InputError("annotation-repeated", case, "the reading that annotations.csv has, or its revision", got, remedy)
+        drop += [rater] if is_read else []
+        rows += marks
+        empty += [] if marks else [EmptyReading(before.scan.subject, before.scan.session, rater)]
+    there = sum(len(marks) for marks in kept.values())
+    return Change(before.scan, {r: kept.get(r, marks) for r, marks in readings.items()}, rows, tuple(empty), tuple(drop), there)
 
 
-def agreed(before: Before, readings: Mapping[str, tuple[Annotation, ...]]) -> Change:
+def _differences(marks: Sequence[Annotation], earlier: Sequence[Annotation]) -> str:
+    """What one reading has and the other has not, in words; "" if they are the same."""
+    parts = []
+    for name, some, others in (("only in the file", marks, earlier), ("only in annotations.csv", earlier, marks)):
+        if own := [m for m in some if not any(_is_unchanged(m, o) for o in others)]:
+            parts.append(f"{name} {listed(f'{m.label} of {m.diameter_mm:g} mm at {m.centre_mm}' for m in own)}")
+    return "; ".join(parts)
+
+
+def _is_unchanged(one: Annotation, other: Annotation) -> bool:
+    return _is_among(one, (other,)) and abs(one.diameter_mm - other.diameter_mm) <= SAME_MM
+
+
+def agreed(before: Before, readings: Mapping[str, tuple[Annotation, ...]], replace: bool = False) -> Change:
     """The change of a scan by the consensus of several raters, which replaces the readings in annotations.csv that went into it.
+
+    With `replace`, it replaces their other rows too, and their earlier consensus.
 
     Raises:
         InputError: If one alone read the scan, or annotations.csv has rows of it that are not among the readings: marks that would
@@ -106,9 +129,11 @@ def agreed(before: Before, readings: Mapping[str, tuple[Annotation, ...]]) -> Ch
         return Change(before.scan, readings, there=len(rows))
     lost = {m.rater for m in before.marks if not _is_among(m, readings.get(m.rater, ()))}
     lost |= {rater for rater in before.empty if readings.get(rater) != ()}
+    if replace:
+        lost -= {*readings, name}
     if lost:
         got = f"others of {', '.join(sorted(rater or NOBODY for rater in lost))}"
-        remedy = "pass the files of all raters, or remove these rows"
+        remedy = "pass the files of all raters, and --replace if these replace earlier readings"
         raise InputError("marks-rater", before.scan.key, "no rows in annotations.csv but those to be compared", got, remedy)
     empty = () if rows else (EmptyReading(before.scan.subject, before.scan.session, name),)
     return Change(before.scan, readings, rows, empty, drop=tuple(before.raters))
