@@ -27,6 +27,7 @@ from cmb_models.io.nifti import read_volume, scan_name
 
 READINGS = "derivatives/readings"  # in the dataset: what each rater marked, a file each
 OTHERS = "--others-empty"  # the form of readings that no file has
+UNREAD = "save it in a form that is known, or pass a folder or files without it"
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,19 @@ def import_marks(
         raise InputError(
             "options-conflict", "--rater", "none with --consensus", options.rater, "pass a file or folder of each rater"
         )
-    files, lines = _files(sources)
+    faults: list[InputError] = []
+    files, lines = _files(sources, faults)
+    if others_empty:  # one of them may be the reading of a scan that would be called empty
+        faults += [
+            InputError("marks-form", line.file, f"files that are read, with {OTHERS}", "one of no known form", UNREAD)
+            for line in lines
+        ]
     if (options.subject or options.session) and len(files) > 1:
         got = f"{len(files)} files"
         raise InputError("options-conflict", "--subject, --session", "one file", got, "import them one by one, or rename them")
     patients = open_key(key_file, dataset).patients if key_file else {}
     with nullcontext() if dry_run else exclusive(dataset):
         scans = find_scans(dataset)
-        faults: list[InputError] = []
         found = _placed(_read(files, options, consensus, faults), scans, patients, faults)
         if others_empty:
             found += _others(found, scans, options)
@@ -109,21 +115,26 @@ def import_marks(
     return Outcome((*lines, *more), rows, agreement(readings) if consensus else None)
 
 
-def _files(sources: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[Line]]:
-    """All files with their source and its name, and those of folders that have no form."""
+def _files(sources: Sequence[Path], faults: list[InputError]) -> tuple[list[tuple[str, Path, Path]], list[Line]]:
+    """All files with their source and its name, and those of folders that have no form. Folders that cannot be read are faults."""
+
+    def unread(error: OSError) -> None:
+        remedy = "correct its permissions, or pass the files that are to be imported"
+        faults.append(InputError("file-not-readable", error.filename, "a folder that can be read", str(error.strerror), remedy))
+
     files: list[tuple[str, Path, Path]] = []
     others: list[Path] = []
     names = [scan_name(s).split(".")[0] for s in sources]
     if len(set(names)) < len(names):  # A/marks.csv and B/marks.csv
         names = [s.resolve().parent.name for s in sources]
     for name, source in zip(names, sources, strict=True):
-        for file in files_below(source) if source.is_dir() else [source]:
+        for file in files_below(source, unread) if source.is_dir() else [source]:
             is_known = not source.is_dir() or file.name.lower().endswith(KNOWN)
             if is_known:
                 files.append((name, source, file))
             else:
                 others.append(file)
-    if not files:
+    if not files and not faults:
         got = f"{len(others)} files of other forms" if others else "none"
         remedy = f"pass files of a form that is known: {', '.join(KNOWN)}"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "files of marks", got, remedy)
