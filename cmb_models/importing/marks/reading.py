@@ -62,6 +62,7 @@ class Reading:
         rater: As written in the file, or "".
         grid: Of a label mask, for comparison with the scan's; None for other forms.
         note: What was left out, in words.
+        states_frame: Whether the file says which frame it is in, so that no option can.
         source: The folder in which the file was found, or the file itself; None: the latter.
     """
 
@@ -73,6 +74,7 @@ class Reading:
     rater: str = ""
     grid: Grid | None = None
     note: str = ""
+    states_frame: bool = False
     source: Path | None = None
 
 
@@ -123,13 +125,16 @@ class Options:
         plain = text.lower()
         return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
 
-    def frame_of(self, file: Path, stated: str, what: str) -> str:
-        """The frame of a file's positions. stated: that of the file itself, "" if it has none.
+    def frame_of(self, file: Path, stated: str, what: str, usual: str = "") -> str:
+        """The frame of a file's positions. stated: that of the file itself, "" if it has none. usual: of its form.
 
         Raises:
-            InputError: If neither the file nor the options say it.
+            InputError: If neither the file nor the options say it, or they contradict each other.
         """
-        if not (frame := self.frame or stated):
+        if self.frame and stated and self.frame != stated:
+            got, remedy = f"--frame {self.frame}", "leave the option out, or correct the file"
+            raise InputError("options-conflict", file, f"{stated} for {what}, as the file says", got, remedy)
+        if not (frame := self.frame or stated or usual):
             raise InputError("marks-option", file, f"a frame for {what}", "none", ANY_FRAME)
         return frame
 

@@ -49,7 +49,7 @@ def read_csiro(file: Path, options: Options) -> list[Reading]:
     """
     found: dict[str, Reading] = {}
     repeated, faults = [], []
-    frame = options.frame_of(file, VOXEL1, "its numbers")
+    frame = options.frame_of(file, "", "its numbers", usual=VOXEL1)
     for line, cells in excel_rows(file):
         name = cells[0]
         if not name.lower().endswith(SUFFIXES):

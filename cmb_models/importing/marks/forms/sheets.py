@@ -61,7 +61,11 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     """
     table = _excel_table(file) if file.suffix.lower() in EXCEL else read_table(file)
     columns = _columns(file, table, options)
-    frame = options.frame_of(file, columns.pop("frame"), f"columns {', '.join(columns[axis] for axis in 'xyz')}")
+    named = columns.pop("frame")
+    what = f"columns {', '.join(columns[axis] for axis in 'xyz')}"
+    # Of x_mm a program may mean anything, of l, p, s one thing.
+    states_frame = bool(named) and columns["x"].lower() in ("r", "l")
+    frame = options.frame_of(file, named if states_frame else "", what, usual=named)
     found: dict[tuple[str, str, str], list[Mark]] = {}
     faults = []
     for row in table.rows:
@@ -82,7 +86,7 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
         raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
     unused = [c for c in table.columns if c and c not in columns.values()]  # one of them might hold the labels
     note = f"columns not used: {', '.join(unused)}" if unused else ""
-    return [Reading(file, TABLE, tuple(marks), *who, note=note) for who, marks in found.items()]
+    return [Reading(file, TABLE, tuple(marks), *who, note=note, states_frame=states_frame) for who, marks in found.items()]
 
 
 def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:

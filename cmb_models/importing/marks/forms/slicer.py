@@ -64,14 +64,16 @@ def read_markups(file: Path, options: Options) -> Reading:
         raise damaged(file, ".mrk.json", f"{type(error).__name__}: {error}") from error
     if not lists:
         raise InputError("marks-form", file, "a point list", ", ".join(others) or "no markups", "mark lesions as points")
-    return Reading(file, MARKUPS, tuple(marks), note=f"skipped: {', '.join(others)}" if others else "")
+    states_frame = any(m.get("coordinateSystem") is not None for m in lists)
+    return Reading(file, MARKUPS, tuple(marks), states_frame=states_frame, note=f"skipped: {', '.join(others)}" if others else "")
 
 
 def _points(file: Path, markup: Mapping[str, Any], options: Options) -> list[Point]:
     units = markup.get("coordinateUnits", "mm")
     if {units} != {"mm"} if isinstance(units, str) else set(units) != {"mm"}:
         raise ValueError(f"coordinates in {units}")
-    frame = options.frame_of(file, SYSTEMS[str(markup.get("coordinateSystem", "LPS"))], "its points")
+    system = markup.get("coordinateSystem")
+    frame = options.frame_of(file, "" if system is None else SYSTEMS[str(system)], "its points", usual=LPS)
     measured = [m["value"] for m in markup.get("measurements", ()) if re.match("diameter|size", m["name"], re.I) and "value" in m]
     measured_mm = float(measured[0]) if measured else None
     points = []
@@ -166,4 +168,4 @@ def read_fcsv(file: Path, options: Options) -> Reading:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
         raise damaged(file, ".fcsv", f"{type(error).__name__}: {error}") from error
-    return Reading(file, FCSV, tuple(marks))
+    return Reading(file, FCSV, tuple(marks), states_frame=bool(system))

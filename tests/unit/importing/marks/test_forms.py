@@ -49,9 +49,26 @@ def test_fcsv_without_a_coordinate_system_needs_the_option(tmp_path):
     assert places(read_file(file, Options(frame="lps"))) == sorted(BLOBS_MM)
 
 
-def test_the_option_overrides_what_a_file_says(tmp_path):
-    readings = read_file(written.markups(tmp_path / "a.mrk.json", [(1, 2, 3)], "RAS"), Options(frame="lps"))
-    assert places(readings) == [(-1, -2, 3)]
+@pytest.mark.parametrize(("system", "options"), [("RAS", ("lps", "voxel0")), ("LPS", ("ras", "voxel1"))])
+def test_the_frame_that_a_file_states_is_contradicted_by_no_option(tmp_path, system, options):
+    first, second = written.in_frame([(1, 2, 3)], system)[0][:2]
+    table = written.text(tmp_path / "a.csv", "r,a,s" if system == "RAS" else "l,p,s", f"{first},{second},3")
+    for file in (
+        written.markups(tmp_path / "a.mrk.json", [(1, 2, 3)], system),
+        written.fcsv(tmp_path / "a.fcsv", [(1, 2, 3)], system),
+        table,
+    ):
+        for frame in options:
+            with refused("options-conflict", got=f"--frame {frame}"):
+                read_file(file, Options(frame=frame, diameter_mm=3))
+        assert places(read_file(file, Options(frame=system.lower(), diameter_mm=3))) == [(1, 2, 3)]
+
+
+def test_the_option_says_the_frame_of_a_file_that_does_not(tmp_path):
+    file = written.markups(tmp_path / "a.mrk.json", [(1, 2, 3)], "RAS")
+    file.write_text(file.read_text().replace('"coordinateSystem": "RAS", ', ""))
+    assert places(read_file(file, Options(frame="ras"))) == [(1, 2, 3)]
+    assert places(read_file(file, Options())) == [(-1, -2, 3)]  # LPS, as the schema of markups says
 
 
 def test_other_markups_are_named_and_alone_refused(tmp_path):
