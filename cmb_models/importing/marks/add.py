@@ -21,7 +21,7 @@ from cmb_models.importing.marks.forms.detect import KNOWN, read_file
 from cmb_models.importing.marks.forms.masks import MASK
 from cmb_models.importing.marks.merge import Before, Change, added, agreed, by_rater
 from cmb_models.importing.marks.reading import FRAMES, Options, Reading
-from cmb_models.importing.marks.scans import Placed, listed, placed, scan_of
+from cmb_models.importing.marks.scans import Placed, listed, placed, rater_in, scan_of
 from cmb_models.io.annotations import Annotation, EmptyReading, Readings, read_readings, update_annotations, write_annotations
 from cmb_models.io.nifti import read_volume, scan_name
 
@@ -101,7 +101,7 @@ def import_marks(
     patients = open_key(key_file, dataset).patients if key_file else {}
     with nullcontext() if dry_run else exclusive(dataset):
         scans = find_scans(dataset)
-        found = _placed(_read(files, options, consensus, faults), scans, patients, faults)
+        found = _placed(_read(files, options, consensus, patients, faults), scans, patients, faults)
         if others_empty:
             found += _others(found, scans, options)
         _raise_all(dataset, faults)
@@ -142,14 +142,18 @@ def _files(sources: Sequence[Path], faults: list[InputError]) -> tuple[list[tupl
 
 
 def _read(
-    files: Sequence[tuple[str, Path, Path]], options: Options, consensus: bool, faults: list[InputError]
+    files: Sequence[tuple[str, Path, Path]],
+    options: Options,
+    consensus: bool,
+    patients: Mapping[str, Patient],
+    faults: list[InputError],
 ) -> list[tuple[Reading, str]]:
     """Every reading with its rater."""
     readings = []
     for name, source, file in files:
         with _collected(faults):
             for reading in read_file(file, options):
-                rater = reading.rater or options.rater or (name if consensus else "")
+                rater = reading.rater or options.rater or (rater_in(name, source, patients) if consensus else "")
                 subject, session = reading.subject or options.subject, reading.session or options.session
                 whose = replace(reading, subject=subject, session=session, source=source)
                 readings.append((whose, " ".join(rater.split())))
@@ -191,7 +195,11 @@ def _frame_fault(
     own = [r for r, _ in readings if any(m.frame == frame for m in r.marks)]
     case = listed(dict.fromkeys(r.file.name for r in own))
     option = next((f"pass --frame {name}" for name, read_as in FRAMES.items() if read_as == other.name), None)
-    remedy = option if option and any(r.form != MASK for r in own) else REMEDIES.get(other.name, "correct the scans' affines")
+    remedy = (
+        option
+        if option and not any(r.form == MASK or r.states_frame for r in own)
+        else REMEDIES.get(other.name, "correct the scans' affines")
+    )
     return InputError("annotation-frame", case, f"marks in the frame {FRAMES[frame]}", other.found, remedy)
 
 

@@ -124,6 +124,32 @@ def _former(text: str, patients: Mapping[str, Patient], subjects: Collection[str
     return ""
 
 
+def rater_in(name: str, source: Path, patients: Mapping[str, Patient]) -> str:
+    """The rater whom a source's name names, without the subject and session in it: neither is the rater's, nor for derivatives.
+
+    Raises:
+        InputError: If it has a name that a patient had before the import, or nothing is left of it.
+    """
+    words = set(_words(name))
+    former = [set(_words(p.identity.removeprefix(OF_FILES))) for p in patients.values()]
+    is_patients = any(_tells(own & words) or (own <= words and _tells({"".join(own)})) for own in former)
+    left = re.sub(r"(?<![A-Za-z0-9])(sub|ses)-[A-Za-z0-9]+", "", name, flags=re.IGNORECASE).strip("_-. ")
+    if is_patients or not left:
+        got = "the name of a patient before the import" if is_patients else "that of a scan alone"
+        remedy = "name the raters in a column `rater`, or pass a folder of each rater, named by the rater"
+        raise InputError("marks-option", source, "a name of the rater for --consensus", got, remedy)
+    return left
+
+
+def _tells(words: Collection[str]) -> bool:
+    """Whether one of some words can hardly be a rater's initials or number."""
+    return any(len(word) > (3 if word.isdecimal() else 2) for word in words)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
 def _stem(name: str) -> str:
     """A file's name without its suffix."""
     return re.sub(r"(\.nii\.gz|\.mrk\.json|\.[a-z]{3,4})$", "", name, flags=re.IGNORECASE)

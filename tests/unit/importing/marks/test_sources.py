@@ -6,9 +6,11 @@ import os
 
 import pytest
 
+from cmb_models.importing.identity import Key, Patient
 from cmb_models.importing.marks.add import import_marks
 from cmb_models.importing.marks.reading import Options
 from cmb_models.io.annotations import read_readings
+from tests.support.bundles import BLOBS_MM
 from tests.support.refused import refused
 from tests.unit.importing.marks import written
 
@@ -48,3 +50,42 @@ def test_a_folder_that_cannot_be_read_is_a_fault(site, readings, monkeypatch, ot
     with refused("file-not-readable", case="readings/sub-002", got="Permission denied"):
         import_marks([readings], site, AB, others_empty=others_empty)
     assert read_readings(site / "annotations.csv").annotations == []
+
+
+def test_no_option_is_proposed_that_a_file_contradicts(site, tmp_path):
+    """Files that call RAS what is LPS."""
+    places = written.in_frame(BLOBS_MM, "LPS")
+    files = [written.markups(tmp_path / f"sub-{n}.mrk.json", places, "RAS") for n in ("001", "002")]
+    with refused("annotation-frame", got="6 of 6 read as LPS") as caught:
+        import_marks(files, site, AB)
+    assert "--frame" not in caught.value.remedy
+
+
+ROW = ("subject,session,x_mm,y_mm,z_mm,diameter_mm,label", "001,,0,0,0,4,cmb")
+
+
+@pytest.mark.parametrize("name", ["Mueller_Hans_AB.csv", "AB-mueller.csv", "081547_AB.csv", "Mueller_Hans/marks.csv"])
+def test_no_rater_is_called_as_a_patient(site, tmp_path, name):
+    key = Key(tmp_path / "keys/site.json", "00" * 32, {"sub-001": Patient("Mueller^Hans"), "sub-002": Patient("file 081547")})
+    key.save()
+    files = [written.text(tmp_path / f, *ROW) for f in (name, "CD/marks.csv" if "/" in name else "CD.csv")]
+    before = sorted(site.rglob("*"))
+    with refused("marks-option", got="name of a patient"):
+        import_marks(files, site, consensus=True, key_file=key.path)
+    assert sorted(site.rglob("*")) == before
+    for file, rater in zip(files, ("AB", "CD"), strict=True):
+        written.text(file, f"{ROW[0]},rater", f"{ROW[1]},{rater}")
+    import_marks(files, site, consensus=True, key_file=key.path)
+    assert [a.rater for a in read_readings(site / "annotations.csv").annotations] == ["AB+CD"]
+
+
+def test_a_rater_is_what_a_name_says_besides_the_scan(site, tmp_path):
+    key = Key(tmp_path / "keys/site.json", "00" * 32, {"sub-001": Patient("file Kim A"), "sub-002": Patient("5")})
+    key.save()
+    files = [written.text(tmp_path / name, *ROW) for name in ("sub-001_ses-01_A.csv", "reader_5.csv")]
+    for file in files:
+        file.write_text(file.read_text().replace("001,,", "003,ses-01,"))
+    import_marks(files, site, consensus=True, key_file=key.path)
+    assert [a.rater for a in read_readings(site / "annotations.csv").annotations] == ["A+reader_5"]
+    with refused("marks-option", got="a scan alone"):
+        import_marks([written.text(tmp_path / "sub-003.csv", *ROW), files[1]], site, consensus=True)
