@@ -20,8 +20,8 @@ from cmb_models.importing.marks.consensus import Agreement, agreement
 from cmb_models.importing.marks.forms.detect import KNOWN, read_file
 from cmb_models.importing.marks.forms.masks import MASK
 from cmb_models.importing.marks.merge import Before, Change, added, agreed, by_rater
-from cmb_models.importing.marks.reading import FRAMES, Options, Reading
-from cmb_models.importing.marks.scans import Placed, listed, placed, rater_in, scan_of
+from cmb_models.importing.marks.reading import FRAMES, Options, Reading, listed
+from cmb_models.importing.marks.scans import Placed, placed, rater_in, scan_of
 from cmb_models.io.annotations import Annotation, EmptyReading, Readings, read_readings, update_annotations, write_annotations
 from cmb_models.io.nifti import read_volume, scan_name
 

@@ -10,7 +10,8 @@ from cmb_models.dataset.check.marks import ONE_LESION_MM
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.marks.consensus import consensus
-from cmb_models.importing.marks.scans import Placed, listed
+from cmb_models.importing.marks.reading import listed
+from cmb_models.importing.marks.scans import Placed
 from cmb_models.io.annotations import Annotation, EmptyReading
 
 SAME_MM = 0.1  # two marks of one rater nearer than this are one mark, imported twice

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # na
 IGNORE = "ignore"  # what --label may say of marks that are not to be imported
 ANY = "*"  # what --label may call all that it does not name
 SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
+SHOWN = 5  # names in a message
+KIND = re.compile(r"[a-z0-9_]{1,20}")  # of a mimic, in a file, which may hold any words
 FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
 ANY_FRAME = f"pass --frame {RAS}, {LPS}, {VOXEL0} or {VOXEL1}"
 
@@ -123,6 +126,8 @@ class Options:
         if text in self.labels:
             return self.labels[text]
         plain = text.lower()
+        if plain.startswith(MIMIC_PREFIX):
+            return plain if KIND.fullmatch(plain.removeprefix(MIMIC_PREFIX)) else None
         return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
 
     def frame_of(self, file: Path, stated: str, what: str, usual: str = "") -> str:
@@ -148,6 +153,17 @@ class Options:
 def is_label(text: str) -> bool:
     """Whether a text is a label of `io.annotations`, NONE not included."""
     return text in ("cmb", "possible") or (text.startswith(MIMIC_PREFIX) and text != MIMIC_PREFIX)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def ignored_note(marks: int) -> str:
+    """That marks were left out as --label says."""
+    return f"{marks} mark{'s' if marks > 1 else ''} ignored"
 
 
 def position_of(numbers: object) -> tuple[float, float, float]:

@@ -14,13 +14,12 @@ from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.file_names import LABEL_WORDS, LAST_WORDS, ROLES, read_name
 from cmb_models.importing.identity import OF_FILES, Patient
-from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Grid, Mark, Reading
+from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Grid, Mark, Reading, listed
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import SAME_PLACE_MM
 from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_from_index
 
 DECIMALS = 4  # of mm, as annotations.csv has them
-SHOWN = 5  # names in a message
 SESSION = re.compile(r"(?<![A-Za-z0-9])ses-([A-Za-z0-9-]+)", re.IGNORECASE)
 PART = re.compile(r"[A-Za-z]+-[A-Za-z0-9]+")  # of a BIDS name, such as run-1
 WORDS = LABEL_WORDS | set(LAST_WORDS).union(*ROLES.values())  # what may follow a subject: which image it is
@@ -177,12 +176,6 @@ def _inside(text: str, names: Iterable[str]) -> str:
     """The longest of `names` that stands in a text, without a letter, digit or hyphen that would go on; "" if none does."""
     found = [n for n in names if n and re.search(rf"(?<![A-Za-z0-9]){re.escape(n)}(?![A-Za-z0-9-])", text)]
     return max(found, key=len, default="")
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def placed(reading: Reading, scan: ScanFile, volume: Volume, rater: str) -> Placed:

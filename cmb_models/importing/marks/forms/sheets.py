@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.importing.marks.forms.slicer import diameter_in, label_of_point
-from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged
+from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged, ignored_note
 from cmb_models.io.annotations import NONE
 from cmb_models.io.tables import Row, Table, read_table, require_columns_once
 
@@ -67,6 +68,7 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     states_frame = bool(named) and columns["x"].lower() in ("r", "l")
     frame = options.frame_of(file, named if states_frame else "", what, usual=named)
     found: dict[tuple[str, str, str], list[Mark]] = {}
+    ignored: Counter[tuple[str, str, str]] = Counter()
     faults = []
     for row in table.rows:
         try:
@@ -76,8 +78,9 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
             if "subject" in columns and not who[0]:
                 raise ValueError(f"no {columns['subject']}")
             mark = _mark(file, row, table, columns, frame, options)
-            if mark != IGNORE:
-                found.setdefault((who[0], who[1], who[2]), []).extend([mark] if isinstance(mark, Mark) else [])
+            key = (who[0], who[1], who[2])
+            found.setdefault(key, []).extend([mark] if isinstance(mark, Mark) else [])
+            ignored[key] += mark == IGNORE
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError):  # an option that all rows lack
                 raise
@@ -86,7 +89,11 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
         raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
     unused = [c for c in table.columns if c and c not in columns.values()]  # one of them might hold the labels
     note = f"columns not used: {', '.join(unused)}" if unused else ""
-    return [Reading(file, TABLE, tuple(marks), *who, note=note, states_frame=states_frame) for who, marks in found.items()]
+    readings = []
+    for key, marks in found.items():
+        own = "; ".join(filter(None, [note, ignored_note(ignored[key]) if ignored[key] else ""]))
+        readings.append(Reading(file, TABLE, tuple(marks), *key, note=own, states_frame=states_frame))
+    return readings
 
 
 def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:

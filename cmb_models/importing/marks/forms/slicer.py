@@ -14,10 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import ANY, IGNORE, LPS, RAS, VOXEL0, Mark, Options, Reading, damaged, position_of
-from cmb_models.io.annotations import NONE
+from cmb_models.importing.marks.forms.anatomy import is_region
+from cmb_models.importing.marks.reading import (
+    ANY,
+    IGNORE,
+    LPS,
+    RAS,
+    VOXEL0,
+    Mark,
+    Options,
+    Reading,
+    damaged,
+    ignored_note,
+    listed,
+    position_of,
+)
+from cmb_models.io.annotations import MIMIC_PREFIX, NONE
 
 MARKUPS, FCSV = "markups", "fcsv"
+SHOWN = 40  # characters of a text in a message
 POINTS = ("Fiducial", "PointList")
 # Before Slicer 4.11 the enumeration of vtkMRMLStorageNode was written.
 SYSTEMS = {"RAS": RAS, "LPS": LPS, "IJK": VOXEL0, "0": RAS, "1": LPS, "2": VOXEL0}
@@ -57,7 +72,8 @@ def read_markups(file: Path, options: Options) -> Reading:
         markups = json.loads(file.read_bytes())["markups"]
         lists = [m for m in markups if m["type"] in POINTS]
         others = [f"{m['type']} {m.get('name', '')}".strip() for m in markups if m["type"] not in POINTS]
-        marks = _marks(file, [point for m in lists for point in _points(file, m, options)], options)
+        points = [point for m in lists for point in _points(file, m, options)]
+        marks = _marks(file, points, options)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -65,7 +81,10 @@ def read_markups(file: Path, options: Options) -> Reading:
     if not lists:
         raise InputError("marks-form", file, "a point list", ", ".join(others) or "no markups", "mark lesions as points")
     states_frame = any(m.get("coordinateSystem") is not None for m in lists)
-    return Reading(file, MARKUPS, tuple(marks), states_frame=states_frame, note=f"skipped: {', '.join(others)}" if others else "")
+    note = "; ".join(
+        filter(None, [f"skipped: {', '.join(others)}" if others else "", _note(points, options, len(points) - len(marks))])
+    )
+    return Reading(file, MARKUPS, tuple(marks), states_frame=states_frame, note=note)
 
 
 def _points(file: Path, markup: Mapping[str, Any], options: Options) -> list[Point]:
@@ -93,8 +112,9 @@ def _marks(file: Path, points: Sequence[Point], options: Options) -> list[Mark]:
         ValueError: For the label NONE.
     """
     labels = [label_of_point(point.label, point.description, point.of_list, options) for point in points]
-    if unknown := dict.fromkeys(p.label for p, label in zip(points, labels, strict=True) if label is None):
-        got = ", ".join(repr(text[:40]) for text in unknown)
+    texts = [p.description if p.description.lower().startswith(MIMIC_PREFIX) else p.label for p in points]
+    if unknown := dict.fromkeys(text for text, label in zip(texts, labels, strict=True) if label is None):
+        got = ", ".join(repr(text[:SHOWN]) for text in unknown)
         remedy = f"say what each means, as in --label '{COUNTER.sub('', next(iter(unknown)))[:40]}=cmb'"
         raise InputError("marks-option", file, "points whose labels are known", got, remedy)
     if NONE in labels:
@@ -108,7 +128,10 @@ def label_of_point(name: str, description: str, of_list: str, options: Options) 
     for text in (description, described, name):
         if text and text in options.labels:
             return options.labels[text]
-    found = options.named_label(described) or _named(plain, options)
+    found = options.named_label(described)
+    if not found and described.lower().startswith(MIMIC_PREFIX):  # of a kind that is not allowed
+        return options.labels.get(ANY)
+    found = found or _named(plain, options)
     is_unnamed = UNNAMED.fullmatch(plain) is not None
     if not found and is_unnamed:
         found = _named(of_list, options)
@@ -126,9 +149,21 @@ def _mark(file: Path, point: Point, label: str, options: Options) -> Mark:
         size_mm = _in_mm(WITH_UNIT.fullmatch(point.label))  # a bare number is the point's
     if size_mm is None:
         size_mm = point.measured_mm
-    is_region = options.label_of(point.description) is None and diameter_in(point.description) is None
-    region = point.description if is_region else ""
-    return Mark(point.position, point.frame, options.diameter_of(file, size_mm), label, region)
+    described = MEASURE.sub(" ", point.description).strip()
+    return Mark(point.position, point.frame, options.diameter_of(file, size_mm), label, described if is_region(described) else "")
+
+
+def _note(points: Sequence[Point], options: Options, ignored: int) -> str:
+    """What of some points is not kept."""
+    texts = dict.fromkeys(p.description for p in points)
+    plain = {text: MEASURE.sub(" ", text).strip() for text in texts}
+    lost = [
+        repr(text[:SHOWN])
+        for text, rest in plain.items()
+        if not (not rest or is_region(rest) or options.named_label(rest) or text in options.labels or diameter_in(rest) is not None)
+    ]
+    parts = [f"descriptions not kept, which are no regions: {listed(lost)}"] if lost else []
+    return "; ".join(parts + ([ignored_note(ignored)] if ignored else []))
 
 
 def diameter_in(text: str) -> float | None:
@@ -168,4 +203,4 @@ def read_fcsv(file: Path, options: Options) -> Reading:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
         raise damaged(file, ".fcsv", f"{type(error).__name__}: {error}") from error
-    return Reading(file, FCSV, tuple(marks), states_frame=bool(system))
+    return Reading(file, FCSV, tuple(marks), states_frame=bool(system), note=_note(points, options, len(points) - len(marks)))
