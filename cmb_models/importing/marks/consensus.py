@@ -15,6 +15,7 @@ from cmb_models.evaluation.statistics.counts import icc_2_1
 from cmb_models.importing.marks.scans import DECIMALS
 from cmb_models.io.annotations import Annotation
 
+ROUNDING_MM = 1e-6  # so that the check of a dataset finds no pair either
 FAR = 1e6  # mm; a pair that may not match costs more than all that may together
 Readings = Mapping[str, Sequence[Annotation]]  # a scan's marks by rater; a rater without marks found nothing
 
@@ -75,7 +76,7 @@ def consensus(readings: Readings) -> list[Annotation]:
         readings: At least two.
 
     Returns:
-        The marks, no two of them nearer than ONE_LESION_MM.
+        The marks, no two of them within ONE_LESION_MM.
     """
     raters = sorted(readings)
     groups: list[list[Annotation]] = []
@@ -93,7 +94,7 @@ def consensus(readings: Readings) -> list[Annotation]:
         is_agreed = 2 * sum(m.label == label for m in group) > len(raters)
         mark = _mean(group, label if is_agreed else "possible", "+".join(raters))
         # A second mark of one rater next to a lesion that is marked already.
-        if all(math.dist(mark.centre_mm, other.centre_mm) >= ONE_LESION_MM for other in kept):
+        if all(math.dist(mark.centre_mm, other.centre_mm) > ONE_LESION_MM + ROUNDING_MM for other in kept):
             kept.append(mark)
     return sorted(kept, key=lambda m: m.centre_mm)
 

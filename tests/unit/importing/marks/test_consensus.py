@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from cmb_models.dataset.check.marks import faults_of_marks
+from cmb_models.dataset.layout import ScanFile
 from cmb_models.evaluation.statistics.counts import icc_2_1
 from cmb_models.importing.marks.consensus import agreement, cohen_kappa, consensus, matches
 from cmb_models.io.annotations import Annotation
+from cmb_models.volume import Volume
+from tests.support.bundles import AFFINE
 
 
 def mark(x: float, label: str = "cmb", diameter_mm: float = 3.0, rater: str = "A", y: float = 0.0) -> Annotation:
@@ -54,12 +60,21 @@ def test_consensus_of_three_needs_two():
 
 def test_no_two_marks_of_a_consensus_are_of_one_lesion():
     """B's second mark lies 2.2 mm from B's first, but 1.3 mm from the mean of that and A's."""
-    rows = consensus({"A": [mark(1.8)], "B": [mark(0), mark(2.2)]})
-    assert described(rows) == [(0, 3, "possible"), (2, 3, "cmb")]
+    rows = consensus({"A": [mark(1.9)], "B": [mark(0), mark(2.2)]})
+    assert described(rows) == [(0, 3, "possible"), (2.05, 3, "cmb")]
     rows = consensus({"A": [mark(-1.9)], "B": [mark(0), mark(0.05, y=2.1)]})
     assert len(rows) == 2
     rows = consensus({"A": [mark(1)], "B": [mark(0), mark(2.05)]})
     assert described(rows) == [(0.5, 3, "cmb")]
+
+
+@pytest.mark.parametrize("at_mm", [0.0, 0.1, 1.3, 7.7, 33.4])
+def test_a_consensus_has_no_pair_that_the_check_refuses(at_mm):
+    """B's second mark lies 2.0 mm from the mean of A's and B's first, and 2.5 mm from A's."""
+    rows = consensus({"A": [mark(at_mm)], "B": [mark(at_mm + 1.0), mark(at_mm + 2.5)]})
+    scan = ScanFile("site", "sub-001", "", Path("scan.nii"), tuple(rows), False)
+    volume = Volume(np.zeros((80, 80, 32), np.float32), AFFINE)
+    assert not faults_of_marks(scan, volume) and len(rows) == 1
 
 
 def test_cohens_kappa():
