@@ -20,6 +20,7 @@ FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # na
 IGNORE = "ignore"  # what --label may say of marks that are not to be imported
 ANY = "*"  # what --label may call all that it does not name
 SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
+LARGEST_MM = 10.0  # a CMB by definition (Greenberg et al. 2009)
 SHOWN = 5  # names in a message
 KIND = re.compile(r"[a-z0-9_]{1,20}")  # of a mimic, in a file, which may hold any words
 FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
@@ -159,6 +160,11 @@ def listed(names: Iterable[str]) -> str:
     """The first of some names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def too_large(marks: Iterable[Mark]) -> list[Mark]:
+    """Microbleeds above LARGEST_MM."""
+    return [m for m in marks if m.label == "cmb" and m.diameter_mm > LARGEST_MM]
 
 
 def ignored_note(marks: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cmb_models.errors import InputError
@@ -10,7 +11,7 @@ from cmb_models.importing.marks.forms.masks import MASK, read_mask
 from cmb_models.importing.marks.forms.public_sets import CSIRO, DOU, is_csiro, read_csiro, read_dou
 from cmb_models.importing.marks.forms.sheets import EXCEL, TABLE, read_sheet
 from cmb_models.importing.marks.forms.slicer import FCSV, MARKUPS, read_fcsv, read_markups
-from cmb_models.importing.marks.reading import Options, Reading
+from cmb_models.importing.marks.reading import LARGEST_MM, Options, Reading, too_large
 from cmb_models.io import formats
 from cmb_models.io.nifti import SUFFIXES
 
@@ -48,7 +49,15 @@ def read_file(file: Path, options: Options) -> list[Reading]:
         raise InputError(
             "file-not-readable", file, "a file that may be read", "permission denied", "check its permissions"
         ) from error
-    return [read] if isinstance(read, Reading) else read
+    return [_noted(r) for r in ([read] if isinstance(read, Reading) else read)]
+
+
+def _noted(reading: Reading) -> Reading:
+    """A reading with a note of microbleeds that are too large to be any."""
+    if not (large := too_large(reading.marks)):
+        return reading
+    warning = f"{len(large)} cmb above {LARGEST_MM:g} mm, by definition none: correct the diameter or the label"
+    return replace(reading, note="; ".join(filter(None, [reading.note, warning])))
 
 
 def form_of(file: Path) -> str:

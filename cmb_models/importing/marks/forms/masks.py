@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.reading import ANY, IGNORE, RAS, Grid, Mark, Options, Reading
+from cmb_models.importing.marks.reading import ANY, IGNORE, LARGEST_MM, RAS, Grid, Mark, Options, Reading, listed, too_large
 from cmb_models.io import formats
 from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import SUFFIXES, read_volume
@@ -36,7 +36,9 @@ def read_mask(file: Path, options: Options) -> Reading:
     # After the values were checked: of a whole image the places would take gigabytes.
     voxels = np.argwhere(mask.data)
     values = mask.data[tuple(voxels.T)]
-    marks = [mark for value, label in labels.items() for mark in _lesions(voxels[values == value], mask.affine, label)]
+    of_value = {v: _lesions(voxels[values == v], mask.affine, label) for v, label in labels.items()}
+    _require_small(file, of_value)
+    marks = [mark for own in of_value.values() for mark in own]
     ignored = [f"{value:.0f}" for value in found if value not in labels]
     return Reading(
         file,
@@ -45,6 +47,18 @@ def read_mask(file: Path, options: Options) -> Reading:
         grid=Grid(mask.data.shape, mask.affine),
         note=f"skipped: value {', '.join(ignored)}" if ignored else "",
     )
+
+
+def _require_small(file: Path, of_value: Mapping[float, Sequence[Mark]]) -> None:
+    """Raise InputError if components are too large for microbleeds, as of a mask of something else."""
+    large = {f"{value:.0f}": own for value, marks in of_value.items() if (own := too_large(marks))}
+    if large:
+        places = (
+            f"{m.diameter_mm:.1f} mm at ({', '.join(f'{mm:.1f}' for mm in m.position)})" for own in large.values() for m in own
+        )
+        got = f"components of {listed(places)}, of the value {', '.join(large)}"
+        remedy = f"correct the mask, or say what the value means: --label {next(iter(large))}=possible, mimic:<kind> or ignore"
+        raise InputError("marks-form", file, f"microbleeds of at most {LARGEST_MM:g} mm", got, remedy)
 
 
 def _labels(file: Path, values: Sequence[float], options: Options) -> dict[float, str]:

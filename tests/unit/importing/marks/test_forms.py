@@ -210,6 +210,25 @@ def test_values_need_a_meaning(tmp_path):
     assert [m.label for m in reading.marks] == ["cmb", "mimic:calcification"] and reading.note == "skipped: value 5"
 
 
+def test_components_above_10_mm_are_no_microbleeds(tmp_path):
+    """Cuboids of 16 x 17 x 1 voxels of 2 mm3: (6 * 544 / pi) ** (1 / 3) = 10.13 mm; of 16 x 16 x 1 9.93 mm."""
+    data = np.zeros((80, 80, 32), np.int16)
+    data[10:26, 10:27, 5] = 2
+    data[50:66, 50:66, 5] = 1
+    file = written.mask(tmp_path / "a.nii.gz", data)
+    with refused("marks-form", got=r"components of 10.1 mm at \(-22.5, -22.0, -22.0\), of the value 2") as caught:
+        read_file(file, Options(labels={"*": "cmb"}))
+    assert "--label 2=possible" in caught.value.remedy
+    reading = only(read_file(file, Options(labels={"1": "cmb", "2": "mimic:cavernoma"})))
+    assert [m.label for m in reading.marks] == ["cmb", "mimic:cavernoma"] and not reading.note
+
+
+def test_microbleeds_above_10_mm_are_noted(tmp_path):
+    lines = ("x_mm,y_mm,z_mm,diameter_mm,label", "1,2,3,10,cmb", "1,2,9,10.1,cmb", "1,9,3,30,possible")
+    for file in (written.text(tmp_path / "a.csv", *lines), written.fcsv(tmp_path / "a.fcsv", [(1, 2, 3)], description="d 11")):
+        assert only(read_file(file, Options())).note.startswith("1 cmb above 10 mm")
+
+
 def test_touching_lesions_of_two_values_are_two(tmp_path):
     data = np.zeros((80, 80, 32), np.int16)
     data[10, 10, 10], data[11, 10, 10] = 1, 2
