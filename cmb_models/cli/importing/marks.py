@@ -87,15 +87,19 @@ def import_marks(
     console().print(table("file", "form", "subject", "session", "rater", "marks", "becomes", rows=rows))
     if outcome.agreement:
         for pair in outcome.agreement.pairs:
-            marks = f"{pair.marks[0]} and {pair.marks[1]} microbleeds, {pair.matched} of them the same"
+            marks = f"{pair.marks[0]} and {_counted(pair.marks[1], 'microbleed')}, {pair.matched} of them the same"
             dice, kappa = number(pair.positive_agreement), number(pair.kappa)
             typer.echo(
-                f"{' and '.join(pair.raters)}, {pair.scans} scans: {marks}, positive agreement {dice}; "
+                f"{' and '.join(pair.raters)}, {_counted(pair.scans, 'scan')}: {marks}, positive agreement {dice}; "
                 f"scans with microbleeds: Cohen's kappa {kappa}"
             )
         typer.echo(f"microbleeds per scan: ICC(A,1) {number(outcome.agreement.icc)}")
     scans = len({(x.subject, x.session) for x in outcome.lines if x.subject})
-    typer.echo(f"{scans} scans; {outcome.added} rows added" + (" (nothing written)" if dry_run else ""))
+    typer.echo(f"{_counted(scans, 'scan')}; {_counted(outcome.added, 'row')} added" + (" (nothing written)" if dry_run else ""))
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

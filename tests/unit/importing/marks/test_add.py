@@ -396,5 +396,5 @@ def test_the_command_reports_agreement(site, tmp_path):
     for reader in "AB":
         written.text(tmp_path / f"{reader}.csv", HEADER, "1,,0,0,0,4,cmb,", "2,,,,,,none,")
     shown = cmb("import", "marks", "--consensus", f"{tmp_path}/A.csv", f"{tmp_path}/B.csv", "--into", str(site))
-    assert "1 and 1 microbleeds, 1 of them the same, positive agreement 1; scans with microbleeds: Cohen's kappa 1" in shown.output
+    assert "1 and 1 microbleed, 1 of them the same, positive agreement 1; scans with microbleeds: Cohen's kappa 1" in shown.output
     assert "microbleeds per scan: ICC(A,1) 1" in shown.output

@@ -11,6 +11,7 @@ from cmb_models.importing.marks.add import import_marks
 from cmb_models.importing.marks.reading import Options
 from cmb_models.io.annotations import read_readings
 from tests.support.bundles import BLOBS_MM
+from tests.support.command_line import cmb
 from tests.support.refused import refused
 from tests.unit.importing.marks import written
 
@@ -89,3 +90,10 @@ def test_a_rater_is_what_a_name_says_besides_the_scan(site, tmp_path):
     assert [a.rater for a in read_readings(site / "annotations.csv").annotations] == ["A+reader_5"]
     with refused("marks-option", got="a scan alone"):
         import_marks([written.text(tmp_path / "sub-003.csv", *ROW), files[1]], site, consensus=True)
+
+
+def test_one_row_is_one_row(site, tmp_path):
+    file = written.text(tmp_path / "a.csv", *ROW)
+    arguments = ("import", "marks", str(file), "--into", str(site), "--rater", "AB")
+    assert "1 scan; 1 row added\n" in cmb(*arguments).output
+    assert "1 scan; 0 rows added\n" in cmb(*arguments).output
