@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import unicodedata
@@ -92,7 +93,7 @@ class Key:
         return code
 
     def _digest(self, text: str) -> bytes:
-        return hmac.new(bytes.fromhex(self.secret), text.encode(), hashlib.sha256).digest()
+        return hmac.new(bytes.fromhex(self.secret), os.fsencode(text), hashlib.sha256).digest()
 
     def session(self, subject: str, study: str, label: str | None = None) -> str:
         """The session of a study: the label, if one is to be kept.

@@ -10,6 +10,16 @@ from cmb_models.errors import InputError
 from cmb_models.importing.identity import Key
 
 
+def require_places(dataset: Path, key_file: Path) -> None:
+    """Raise InputError if a file is where a folder must be, or the other way round."""
+    for place in (dataset, key_file.parent):
+        file = next((p for p in (place, *place.parents) if p.exists()), place)
+        if file.is_file():
+            raise InputError("folder-taken", place, "a folder", f"the file {file}", "name another folder")
+    if key_file.is_dir():
+        raise InputError("import-key", key_file, "a file", "a folder", "pass a file in it with --key")
+
+
 def require_pulled(dataset: Path) -> None:
     """Raise InputError if DVC versions the dataset but its files are not here: another would be begun in its place."""
     record = dataset.with_name(f"{dataset.name}.dvc")

@@ -16,7 +16,7 @@ from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
-from cmb_models.importing.preconditions import require_own_key, require_private, require_pulled
+from cmb_models.importing.preconditions import require_own_key, require_places, require_private, require_pulled
 from cmb_models.io.annotations import Readings, read_readings, write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
@@ -82,7 +82,10 @@ def import_scans(
         InputError: If there is no image, a source is missing, the dataset was not pulled, or the key file is unusable.
     """
     options, dataset = options or Options(), Path(dataset)
+    key_file = Path(key_file or default_key(dataset))
+    require_places(dataset, key_file)
     require_pulled(dataset)
+    require_private(key_file, dataset, map(Path, sources))
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise InputError("file-not-found", ", ".join(missing), "a folder of images", "no such folder", "check the path")
     images, others = _images_of([Path(source) for source in sources], dataset, options)
@@ -90,8 +93,6 @@ def import_scans(
         got = f"{len(others)} other files" if others else "no file"
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
-    key_file = key_file or default_key(dataset)
-    require_private(key_file, dataset, map(Path, sources))
     key = open_key(key_file, dataset)
     if not options.keep_subjects:
         require_own_key(key, dataset)

@@ -66,6 +66,7 @@ def import_scans(
     Every other image is listed with the reason. Running it again continues an interrupted import.
     """
     from cmb_models.cli.terminal import console, table
+    from cmb_models.errors import printable
     from cmb_models.importing.identity import default_key
     from cmb_models.importing.scans import Options, import_scans, summary
 
@@ -82,7 +83,7 @@ def import_scans(
         rows.append((subject, step.session, step.image.name, became, step.reason))
     console().print(table("subject", "session", "image", "becomes", "reason", rows=rows))
     if imported.others:
-        names = ", ".join(file.name for file in imported.others[:SHOWN])
+        names = ", ".join(printable(file.name) for file in imported.others[:SHOWN])
         more = f" and {len(imported.others) - SHOWN} more" if len(imported.others) > SHOWN else ""
         typer.echo(f"Neither DICOM nor another format read here: {names}{more}")
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cmb_models.importing.scans import Imported, Options, import_scans
 from cmb_models.io.annotations import EmptyReading, write_annotations
 from cmb_models.io.series_role import PHASE, SWI
 from cmb_models.volume import Volume
+from tests.support.command_line import cmb
 from tests.support.refused import refused
 from tests.support.sources import scan, write_nifti
 
@@ -136,3 +138,26 @@ def test_a_dataset_within_the_source_is_not_imported_again(tmp_path):
         imported = run(tmp_path / "in", tmp_path / "in/site", tmp_path / "key.json")
         assert [s.image.name for s in imported.steps] == ["p1_swi.nii.gz"] and not imported.others
     assert len(find_scans(tmp_path / "in/site")) == 1
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    """As of a Latin-1 file system: imported, shown, and found again."""
+    file = write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    file.rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/M\xfcller_swi.nii.gz"))
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xfc.txt")).write_text("")
+    for reason in ("", "already imported"):
+        done = cmb("import", str(tmp_path / "in"), "--into", str(tmp_path / "site"), "--key", str(tmp_path / "key.json"))
+        assert done.exit_code == 0 and "1 subject, 1 SWI scan" in done.output and reason.partition(" ")[0] in done.output
+
+
+def test_files_and_folders_in_each_others_places(tmp_path):
+    file = write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    for into in (file, file / "site"):
+        with refused("folder-taken"):
+            run(tmp_path / "in", into, tmp_path / "key.json")
+    (tmp_path / "keys").mkdir()
+    with refused("import-key", got="a folder"):
+        run(tmp_path / "in", tmp_path / "site", tmp_path / "keys")
+    with refused("folder-taken"):
+        run(tmp_path / "in", tmp_path / "site", file / "key.json")
+    assert not (tmp_path / "site").exists()
