@@ -207,9 +207,9 @@ class Stack:
             return False
         if len({(s.first.text("Rows"), s.first.text("Columns")) for s in (self, other)}) > 1:
             return False
-        one, two = self.first.spacing, other.first.spacing
+        apart_mm = [abs(a - b) for a, b in zip(self.first.spacing, other.first.spacing, strict=False)]  # none if one is unknown
         is_turned = np.abs(self.places[0, :6] - other.places[0, :6]).max() > SAME_DIRECTION
-        return not is_turned and (not one or not two or np.allclose(one, two, rtol=0, atol=SAME_SPACING_MM))
+        return not is_turned and max(apart_mm, default=0) <= SAME_SPACING_MM
 
     def is_part_of(self, other: Stack) -> bool:
         """Whether each slice is at the place of one of another stack's."""

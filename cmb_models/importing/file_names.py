@@ -23,6 +23,10 @@ VISIT = re.compile(  # folders that can only be of one time point
     r"ses-[a-z0-9]+|(19|20)\d\d([_-]?\d\d){0,2}|(baseline|follow[_-]?up|visit|session|timepoint|tp|year|month)[_-]?\d*",
     re.IGNORECASE,
 )
+# Words of a visit within a name. Those that are names and initials too count behind the first word alone.
+VISIT_WORD = re.compile(r"(baseline|followup|visit|session|timepoint|tp|year|month)\d*", re.IGNORECASE)
+SHORT_VISIT_WORD = re.compile(r"pre|post|[vt]\d", re.IGNORECASE)
+COUNTED = {"visit", "session", "timepoint", "tp", "year", "month"}
 ROLES = {
     SWI: {"swi", "swip", "eswi", "swan", "eswan", "fsbb", "venobold", "swigre"},
     PHASE: {"phase", "pha"},
@@ -107,11 +111,13 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
     inner = [f for f in folders if f not in kinds and f.lower() not in GENERIC]
     if not role:
         role, reason = next((_role(_words(f)) for f in reversed(kinds)), ("", ""))
-    subject = _subject(words)
+    subject, visit = _subject_and_visit(words)
+    session = "/".join(filter(None, (visit, session)))
     group = ""
     if inner and (by_folder or not subject):
         folder = inner.pop(0)
-        subject = _subject(_words(folder)) or folder
+        subject, visit = _subject_and_visit(_words(folder))
+        subject, session = subject or folder, "/".join(filter(None, (visit, session)))
     elif subject:
         group = "/".join(f for f in inner if not VISIT.fullmatch(f))
     else:  # dates in one folder are more likely of several patients
@@ -130,6 +136,21 @@ def _is_kind(folder: str) -> bool:
 def _subject(words: Sequence[str]) -> str:
     """Words without those that say what an image shows. Of others none is left out: PD_03 and CT_03 may be two patients."""
     return "_".join(w for w in words if w.lower() not in set().union(*ROLES.values()))
+
+
+def _subject_and_visit(words: Sequence[str]) -> tuple[str, str]:
+    """The subject and the words of its visit: P01 and followup of P01_followup_swi. The visit is '' if no subject would be left."""
+    visit, rest, n = [], [], 0
+    while n < len(words):
+        word, following = words[n].lower(), words[n + 1].lower() if n + 1 < len(words) else ""
+        taken = 1
+        if (word == "follow" and following.rstrip("0123456789") == "up") or (word in COUNTED and following.isdigit()):
+            taken = 2
+        is_visit = taken == 2 or VISIT_WORD.fullmatch(word) or (n > 0 and SHORT_VISIT_WORD.fullmatch(word))
+        (visit if is_visit else rest).extend(words[n : n + taken])
+        n += taken
+    subject = _subject(rest)
+    return (subject, "_".join(visit)) if subject else (_subject(words), "")
 
 
 def _words(text: str) -> list[str]:

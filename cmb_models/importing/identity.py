@@ -79,9 +79,9 @@ class Key:
         if not who.identity:
             expected, remedy = "a PatientID, or a name and a birth date", "ask for an export with pseudonymous patient IDs"
             raise InputError("import-identity", case, expected, "none", remedy)
-        code = who.label or f"sub-{base64.b32encode(self._digest(who.identity)).decode().lower()[:CODE_LETTERS]}"
+        code = who.label or self._earlier_code(who.identity) or self._code(one_spelling(who.identity))
         patient = self.patients.setdefault(code, Patient(who.identity, who.born))
-        if patient.identity != who.identity:
+        if one_spelling(patient.identity) != one_spelling(who.identity):
             raise InputError("import-identity", case, "one subject a patient", f"two as {code}", "import them with two key files")
         patient.born = patient.born or who.born
         if who.born and patient.born != who.born:
@@ -91,6 +91,15 @@ class Key:
         if name and patient.name != name:
             raise several_patients(case, "names")
         return code
+
+    def _code(self, identity: str) -> str:
+        return f"sub-{base64.b32encode(self._digest(identity)).decode().lower()[:CODE_LETTERS]}"
+
+    def _earlier_code(self, identity: str) -> str:
+        """The code of a patient whose name was spelled otherwise before; '' for a new one. Labels that were kept are no codes."""
+        alike = [(p.identity, c) for c, p in self.patients.items() if one_spelling(p.identity) == one_spelling(identity)]
+        codes = {spelling: code for spelling, code in alike if code in (self._code(spelling), self._code(one_spelling(spelling)))}
+        return codes.get(identity) or next(iter(codes.values()), "")
 
     def _digest(self, text: str) -> bytes:
         return hmac.new(bytes.fromhex(self.secret), os.fsencode(text), hashlib.sha256).digest()
@@ -135,6 +144,13 @@ def several_patients(case: object, differing: str) -> InputError:
 def plain(text: str) -> str:
     """In small letters without accents, as names are typed at scanners."""
     return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+
+
+def one_spelling(identity: str) -> str:
+    """An identity for comparison: names of files are typed in capitals or not, and stored with composed accents or not."""
+    if not identity.startswith(OF_FILES):
+        return identity
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", identity).casefold())
 
 
 def name_letters(name: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from cmb_models.errors import InputError
 from cmb_models.files import sha256_of
 from cmb_models.importing.file_names import LABELS, Name, read_name, relative_parts
-from cmb_models.importing.identity import OF_FILES, Who
+from cmb_models.importing.identity import OF_FILES, Who, one_spelling
 from cmb_models.importing.technical import kept
 from cmb_models.io import formats, nifti
 from cmb_models.io.series_role import GRE, MAGNITUDE, NOT_NAMED, PHASE, SKIPPED, SWI, SeriesFacts, role_of
@@ -210,12 +210,13 @@ def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFi
     groups: dict[str, set[str]] = defaultdict(set)
     for image, name in zip(images, names, strict=True):
         if image.role != SKIPPED:
-            groups[name.subject].add(name.group)
+            groups[one_spelling(OF_FILES + name.subject)].add(name.group)
     named = {(i.who, i.study) for i, name in zip(images, names, strict=True) if i.role == SWI}
     result = []
     for image, name in zip(images, names, strict=True):
-        if image.role != SKIPPED and len(groups[name.subject]) > 1:
-            image = replace(image, fault=image.fault or _ambiguous(name.subject, groups[name.subject]))
+        found = groups[one_spelling(OF_FILES + name.subject)]
+        if image.role != SKIPPED and len(found) > 1:
+            image = replace(image, fault=image.fault or _ambiguous(name.subject, found))
         has_swi = (image.who, image.study) in named
         if not image.role:
             reason = "not named as SWI, as another file of the session is" if has_swi else UNNAMED

@@ -198,8 +198,8 @@ def _left_of_earlier(step: Step, dataset: Path) -> str:
     if step.image.role in (PHASE, MAGNITUDE):
         return ""
     readings = read_readings(dataset / ANNOTATIONS) if (dataset / ANNOTATIONS).exists() else Readings([], [])
-    visits = [(r.subject, r.session) for r in readings.annotations] + [(r.subject, r.session) for r in readings.empty]
-    rows = visits.count((step.subject, step.session))
+    read = [*((r.subject, r.session) for r in readings.annotations), *((r.subject, r.session) for r in readings.empty)]
+    rows = read.count((step.subject, step.session))
     folder, stem = (dataset / step.target).parent, "_".join(p for p in (step.subject, step.session) if p)
     parts = sorted(p.name for p in folder.glob(f"{stem}_part-*") if p.name != step.target.name)
     return ", ".join([*([f"{rows} rows of {ANNOTATIONS}"] if rows else []), *parts])

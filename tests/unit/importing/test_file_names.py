@@ -41,6 +41,18 @@ PATHS = {
     "PD_03": ("PD_03", "", ""),
     "CT_03_SWI": ("CT_03", "", SWI),
     "patient_03_mag": ("patient_03", "", MAGNITUDE),
+    "P01_baseline_swi": ("P01", "baseline", SWI),
+    "P01_follow-up_swi": ("P01", "follow_up", SWI),
+    "P01_followup2_20190412_swi": ("P01", "followup2/20190412", SWI),
+    "baseline_P01_swi": ("P01", "baseline", SWI),
+    "baseline_01_swi": ("01", "baseline", SWI),
+    "P01_visit_2_swi": ("P01", "visit_2", SWI),
+    "P02_V1": ("P02", "V1", ""),
+    "P02_t1_swi": ("P02", "t1", SWI),
+    "P02_post_swi": ("P02", "post", SWI),
+    "V1_axial_swi": ("V1_axial", "", SWI),
+    "Post_Jan_swi": ("Post_Jan", "", SWI),
+    "P01/baseline_swi": ("baseline", "", SWI),
 }
 
 

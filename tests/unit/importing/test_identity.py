@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from cmb_models.importing.identity import Key, Who
+import base64
+import hashlib
+import hmac
+
+import pytest
+
+from cmb_models.importing.identity import Key, Patient, Who
 from tests.support.refused import refused
 
 
@@ -19,3 +25,20 @@ def test_two_patients_do_not_get_one_label(tmp_path):
     with refused("import-identity", got="two as sub-p1"):
         key.subject(Who("file p_1", label="sub-p1"), "scan")
     assert key.subject(Who("file p_1"), "scan") != key.subject(Who("file p-1"), "scan")
+
+
+@pytest.mark.parametrize(("one", "other"), [("Pat01", "pat01"), ("M\u00fcller", "Mu\u0308ller"), ("M\u00dcLLER", "mu\u0308ller")])
+def test_one_name_in_two_spellings_is_one_patient(one, other, tmp_path):
+    key = Key(tmp_path / "key.json", "00")
+    code = key.subject(Who(f"file {one}"), "scan")
+    assert key.subject(Who(f"file {other}"), "scan") == code == Key(tmp_path, "00").subject(Who(f"file {other}"), "scan")
+    assert key.subject(Who(one), "scan") != key.subject(Who(other), "scan")  # PatientIDs are compared as they are
+
+
+def test_codes_of_earlier_keys_stay(tmp_path):
+    """Which had a code for each spelling; and labels that were kept are nobody's codes."""
+    key = Key(tmp_path / "key.json", "00")
+    digest = hmac.new(bytes(1), b"file Pat01", hashlib.sha256).digest()
+    earlier = f"sub-{base64.b32encode(digest).decode().lower()[:8]}"
+    key.patients = {"sub-Pat01": Patient("file Pat01"), earlier: Patient("file Pat01")}
+    assert {key.subject(Who(f"file {name}"), "scan") for name in ("Pat01", "pat01", "PAT01")} == {earlier}

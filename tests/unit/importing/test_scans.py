@@ -161,3 +161,11 @@ def test_files_and_folders_in_each_others_places(tmp_path):
     with refused("folder-taken"):
         run(tmp_path / "in", tmp_path / "site", file / "key.json")
     assert not (tmp_path / "site").exists()
+
+
+def test_visits_and_spellings_of_one_patient(tmp_path):
+    for n, name in enumerate(("Pat01_baseline_swi", "pat01_followup_swi", "M\u00fcller_V1", "Mu\u0308ller_V2")):
+        write_nifti(tmp_path / f"in/{name}.nii.gz", scan(n))
+    run(tmp_path / "in", tmp_path / "site", tmp_path / "key.json")
+    found = find_scans(tmp_path / "site")
+    assert len({s.subject for s in found}) == 2 and sorted(s.session for s in found) == ["", "", "ses-02", "ses-02"]
