@@ -231,14 +231,15 @@ class Stack:
 
 def without_names(description: str, header: Header) -> str:
     """A description without the words that occur in the patient's name or ID, or contain a part of them."""
-    parts = {plain(part) for tag in ("PatientName", "PatientID") for part in WORD.findall(header.text(tag))}
-    born = header.text("PatientBirthDate")
-    parts |= {born} if born else set()
+    words = [part for tag in ("PatientName", "PatientID") for part in WORD.findall(header.text(tag))]
+    spellings = [{spelled(word) for word in words} for spelled in (plain, name_letters)]
+    born = {header.text("PatientBirthDate")} - {""}
 
     def kept(match: re.Match[str]) -> str:
-        word = plain(match.group())
-        is_name = any(part == word or (len(part) >= SHORTEST_NAME and part in word) for part in parts)
-        return "" if is_name else match.group()
+        for word, parts in zip((plain(match.group()), name_letters(match.group())), spellings, strict=True):
+            if any(part == word or (len(part) >= SHORTEST_NAME and part in word) for part in parts | born):
+                return ""
+        return match.group()
 
     return " ".join(WORD.sub(kept, description).split())
 

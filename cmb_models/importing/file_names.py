@@ -140,7 +140,9 @@ def _subject(words: Sequence[str]) -> str:
 
 def _subject_and_visit(words: Sequence[str]) -> tuple[str, str]:
     """The subject and the words of its visit: P01 and followup of P01_followup_swi. The visit is '' if no subject would be left."""
-    visit, rest, n = [], [], 0
+    visit: list[str] = []
+    rest: list[str] = []
+    n = 0
     while n < len(words):
         word, following = words[n].lower(), words[n + 1].lower() if n + 1 < len(words) else ""
         taken = 1

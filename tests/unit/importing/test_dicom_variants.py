@@ -288,6 +288,8 @@ DESCRIPTIONS = {
     "t2 line": "t2 line",
     "19520304 SWI": "SWI",
     "SWI_Images": "SWI_Images",
+    "SWI Mueller Hans": "SWI",
+    "SWIMUELLER": "",
 }
 
 
@@ -296,6 +298,16 @@ def test_descriptions_without_names(description, shown):
     values = pydicom.Dataset()
     values.PatientName, values.PatientID, values.PatientBirthDate = "Müller-Li^Hans Peter", "KH-4711", "19520304"
     assert without_names(description, Header(Path("file"), values)) == shown
+
+
+TYPED = [("Müller^Jörg", "SWI Mueller Joerg"), ("Mueller^Joerg", "SWI Müller Jörg"), ("Groß^Änne", "SWI GROSS AENNE")]
+
+
+@pytest.mark.parametrize(("name", "description"), TYPED, ids=[name for name, _ in TYPED])
+def test_transliterated_names(name, description):
+    values = pydicom.Dataset()
+    values.PatientName = name
+    assert without_names(description, Header(Path("file"), values)) == "SWI"
 
 
 def test_the_table_names_nobody(tmp_path, monkeypatch):
