@@ -199,7 +199,8 @@ def test_a_split_that_cannot_be_recomputed_says_what_to_do(workspace):
 
 
 def test_a_dataset_outside_dvc_of_a_trained_workspace_is_trained_again(workspace):
-    Path("data/raw/site.dvc").unlink()
+    for name in ("site", "locked"):
+        Path(f"data/raw/{name}.dvc").unlink()
     steps = steps_of(workspace, "sub-1", ["site"])
     assert "retrain: `dvc repro`" in steps and "dvc gc" in steps
 
