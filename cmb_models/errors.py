@@ -35,7 +35,7 @@ CODES = {
     # An import
     "import-nothing": "There is nothing to import in the folders.",
     "import-identity": "Images do not say whose they are, or two patients would share a subject code.",
-    "import-key": "The key file of an import lies in the dataset, can be read by others, or is damaged.",
+    "import-key": "The key file of an import lies with shared data, is readable by others, damaged, or not the dataset's.",
     "import-conversion": "A DICOM series could not be converted to one whole volume.",
     "marks-form": "A file of marks has no known form, or is not a whole one of its form.",
     "marks-option": "A file of marks does not say what an option must say then.",
@@ -49,7 +49,7 @@ CODES = {
     "annotation-frame": "The marks of a dataset are written in another frame than scanner RAS millimetres.",
     "annotation-outside": "An annotation lies outside its scan.",
     "annotation-not-dark": "A marked microbleed is not dark.",
-    "annotation-repeated": "Two rows mark the same lesion.",
+    "annotation-repeated": "Two rows mark the same lesion, or a rater read the same scan twice.",
     "annotation-without-scan": "A row names a scan that does not exist.",
     "data-version": "A version of the data does not exist or holds no such dataset.",
     "data-missing": "A dataset that DVC versions is not in the workspace, or DVC's cache lacks files of one of its versions.",

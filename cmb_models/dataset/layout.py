@@ -75,9 +75,7 @@ def raw_datasets(raw_dir: Path) -> list[Path]:
     if (raw_dir / ANNOTATIONS).is_file():  # one fault, and not one for each of its subjects
         remedy = f"move all that is in it into a folder of its own, {raw_dir / 'site'}"
         raise InputError("dataset-layout", raw_dir, "a folder of datasets", f"a dataset itself, with its {ANNOTATIONS}", remedy)
-    if absent := sorted(f.stem for f in raw_dir.glob("*.dvc") if not f.with_suffix("").exists()):
-        got = f"only the .dvc files of {', '.join(absent)}"
-        raise InputError("dataset-missing", raw_dir, "the datasets that DVC versions", got, "bring them with `dvc pull`")
+    require_checked_out(raw_dir)
     if not (folders := dataset_folders(raw_dir)):
         remedy = "import one with `cmb import`, or run `make demo`"
         raise InputError("dataset-layout", raw_dir, "a folder of datasets", "none", remedy)

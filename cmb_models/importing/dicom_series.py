@@ -293,7 +293,7 @@ def stacks_of(headers: Iterable[Header]) -> list[Stack]:
 def cut_fault(stack: Stack, stacks: Sequence[Stack]) -> str:
     """What shows that an SWI lacks slices at an end: another image of its acquisition, or its images' numbers; '' if nothing.
 
-    stacks: all stacks of the sources. Of several SWI of one study nothing can be told: each may be a part of one.
+    stacks: all stacks of the sources. Of several SWI of one study nothing can be seen: each may be a part of one.
     """
     if stack.role != SWI:
         return ""

@@ -87,7 +87,7 @@ def role_of(facts: SeriesFacts) -> tuple[str, str]:
     if kinds & {"R", "I", "REAL", "IMAGINARY"}:
         return SKIPPED, "a real or imaginary part"
     if facts.slices is not None and facts.slices < LEAST_SLICES:
-        return SKIPPED, f"{facts.slices} slices alone"
+        return SKIPPED, "one slice alone" if facts.slices == 1 else f"{facts.slices} slices alone"
     is_phase = bool(kinds & PHASE_KINDS) or (not kinds & MAGNITUDE_KINDS and bool(PHASE_WORDS.search(words)))
     others = [what for pattern, what in OTHERS if pattern.search(words)]
     by_words = bool(FAMILY.search(words)) and not set(others) - {"functional", "T2-weighted"}

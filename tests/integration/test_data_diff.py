@@ -169,6 +169,14 @@ def test_a_listing_that_the_cache_lacks_is_one_sentence(workspace):
     assert "dvc fetch --all-commits data/raw/site.dvc" in caught.value.remedy
 
 
+def test_a_listing_that_was_damaged_in_the_cache_is_named(workspace):
+    (listing,) = cache_dir(workspace).rglob("*.dir")
+    listing.chmod(0o644)
+    listing.write_text(listing.read_text().replace("sub-1", "sub-9"))
+    with refused("scan-changed", case=r"\.dir$"):
+        compare("v1")
+
+
 def test_annotations_that_the_cache_lacks_are_named(workspace):
     for file in cache_dir(workspace).rglob("*"):
         if file.is_file() and file.suffix != ".dir" and file.read_bytes().startswith(b"subject,"):

@@ -116,7 +116,7 @@ def test_the_session_of_a_scan_in_its_name_is_its_folders(path, expected, tmp_pa
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_bytes(b"")
     write_annotations(tmp_path / "annotations.csv", [])
-    assert [f.code for f in survey(tmp_path)[1]] == ([] if expected else ["dataset-layout"] * 2)  # misnamed, and no scan
+    assert [f.code for f in survey(tmp_path).faults] == ([] if expected else ["dataset-layout"] * 2)  # misnamed, and no scan
 
 
 SHARED = {"another dataset": "raw/other/key.json", "a source": "in/keys/key.json", "a git repository": "clone/a/b/key.json"}

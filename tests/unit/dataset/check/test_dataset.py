@@ -200,5 +200,5 @@ def test_the_folder_that_holds_datasets_is_named(tmp_path):
 def test_what_ingest_refuses_is_refused_in_a_workspace(tmp_path):
     dataset(tmp_path / "site", {"sub-1": head(seed=1)}, empty=["sub-1"])
     (tmp_path / "b.dvc").touch()
-    with refused("dataset-missing", got="b"):
+    with refused("data-missing", got="no b"):
         check_data(tmp_path, load_params(ROOT / "params.yaml"))
