@@ -27,12 +27,12 @@ def test_a_dataset_that_was_not_pulled_is_not_begun_again(tmp_path):
     site = tmp_path / "raw/site"
     site.parent.mkdir()
     (tmp_path / "raw/site.dvc").write_text("outs: []")
-    with refused("dataset-missing", case="raw/site"):
+    with refused("data-missing", case="raw/site"):
         run(tmp_path / "in", site, tmp_path / "key.json")
     assert not site.exists()
     run(tmp_path / "in", tmp_path / "raw/locked", tmp_path / "key.json")  # another one
     site.mkdir()
-    with refused("dataset-missing"):
+    with refused("data-missing"):
         run(tmp_path / "in", site, tmp_path / "key.json")
 
 
