@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from cmb_models.hash_chain import read_entries
 from cmb_models.workspace.template import create
 from tests.support.tiny import shrink
 
-pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STAGES = 12
 
@@ -65,12 +66,19 @@ def trained(site) -> Site:
     for line in killed.stdout:
         if "detect_candidates" in line:  # tuning of stage 1 is done, the stage after it begins
             break
-    # DVC and the stage die at once; the helpers of Python's multiprocessing see it and take their semaphores out of /dev/shm.
-    for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if {"repro", "pipelines.detect_candidates"} & set(process.cmdline()):
-                process.kill()
+    killed.kill()
     killed.wait()
+    # The stage too, and the shell that is about to start it; the helpers of Python's multiprocessing see it and take their
+    # semaphores out of /dev/shm.
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) == killed.pid and any(
+                    "pipelines.detect_candidates" in part for part in process.cmdline()
+                ):
+                    process.kill()
+        time.sleep(0.05)
     done = site.run("dvc", "repro")
     for stage in ("ingest", "split", "preprocess", "tune_unet"):
         assert f"Stage '{stage}' didn't change, skipping" in done.stdout, f"{stage} was redone after the kill:\n{done.stdout}"

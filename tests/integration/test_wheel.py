@@ -24,7 +24,7 @@ from tests.support.bundles import make_bundle
 from tests.support.imports import ROOT
 from tests.support.tiny import shrink
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # Neither the client nor what a site runs on a workstation without training needs these.
 HEAVY = ("torch", "monai", "mlflow", "dvc", "optuna", "onnx", "onnxruntime", "openvino", "nilearn", "jinja2", "model_signing")
