@@ -126,7 +126,7 @@ def spotted(hits: list[int | None], features: np.ndarray) -> list[tuple[ScanFile
     """Scans of the pool, each with candidates of these features (scans, candidates, F) and a microbleed at one of them or none."""
     centres = np.arange(3.0 * features.shape[1]).reshape(-1, 3) * 10
     marked = [[] if k is None else [Annotation(f"sub-{n}", "", *centres[k], 3.0, "cmb", "r")] for n, k in enumerate(hits)]
-    scans = [ScanFile("pool", f"sub-{n}", "", Path("x"), tuple(own)) for n, own in enumerate(marked)]
+    scans = [ScanFile("pool", f"sub-{n}", "", Path("x"), tuple(own), True) for n, own in enumerate(marked)]
     return [(scan, Spots(centres, f)) for scan, f in zip(scans, features, strict=True)]
 
 

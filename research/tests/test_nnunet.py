@@ -23,7 +23,7 @@ def _scan_file(folder, subject: str, diameter: float = 4.0) -> ScanFile:
     path = folder / f"{subject}_swi.nii.gz"
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
     write_volume(path, Volume(np.random.default_rng(0).normal(100, 5, (24, 20, 12)).astype(np.float32), affine))
-    return ScanFile("pool", subject, "", path, (Annotation(subject, "", -10.0, 8.0, 12.0, diameter, "cmb", "r"),))
+    return ScanFile("pool", subject, "", path, (Annotation(subject, "", -10.0, 8.0, 12.0, diameter, "cmb", "r"),), True)
 
 
 def test_nnunet_layout_holds_scans_masks_and_our_folds(tmp_path):
