@@ -107,6 +107,8 @@ def _listed(names: list[str]) -> str:
 
 def _lines(found: DataCheck) -> list[str]:
     """What was found of each dataset, what is not used, and what the scans can show."""
+    from cmb_models.dataset.layout import by_reason
+
     lines = []
     for checked in found.datasets:
         cmbs = sum(entry["n_cmbs"] for entry in checked.used)
@@ -116,10 +118,8 @@ def _lines(found: DataCheck) -> list[str]:
             f"{checked.folder.name}: scans {len(checked.scans)} ({empty} without microbleeds, {len(checked.unread)} unread, "
             f"{brains} brain-extracted), subjects {subjects}, microbleeds {cmbs}"
         )
-    reasons: dict[str, list[Path]] = {}
-    for image, reason in found.left_out.items():
-        reasons.setdefault(reason, []).append(image)
-    lines += [f"not used: {len(images)} images, {reason}: {images[0]}" for reason, images in reasons.items()]
+    unused = by_reason(found.left_out)
+    lines += [f"not used: {len(images)} images, {reason}: {images[0]}" for reason, images in unused.items()]
     for worth in found.worth:
         interval = f"{100 * worth.low:.0f}-{100 * worth.high:.0f} % or wider" if worth.cmbs else "cannot be measured"
         lines.append(

@@ -10,7 +10,7 @@ from typing import Any
 from cmb_models.config.params import Preprocess
 from cmb_models.dataset.check.dataset import check_dataset, faults_across
 from cmb_models.dataset.entries import ScanIndex
-from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, images_left_out, raw_datasets
+from cmb_models.dataset.layout import ANNOTATIONS, by_reason, dataset_folders, images_left_out, raw_datasets
 from cmb_models.errors import joined
 from cmb_models.io.annotations import NONE
 
@@ -83,10 +83,7 @@ def left_out(raw_dir: Path) -> list[str]:
     """One line per dataset and reason: how many of its images are not used, and the first."""
     lines = []
     for folder in dataset_folders(raw_dir):
-        reasons: dict[str, list[Path]] = {}
-        for image, reason in images_left_out(folder).items():
-            reasons.setdefault(reason, []).append(image)
-        for reason, images in reasons.items():
+        for reason, images in by_reason(images_left_out(folder)).items():
             first = images[0].relative_to(raw_dir).as_posix()
             lines.append(f"{folder.name}: {len(images)} images not used, {reason}: {first}{' ...' if len(images) > 1 else ''}")
     return lines

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,14 @@ def read_phase(swi: Path, file: Path | None = None, needs_place: bool = True) ->
 def images_left_out(dataset: Path) -> dict[Path, str]:
     """Every NIfTI file below a dataset that is none of its SWI scans, with the reason."""
     return {f: _reason(dataset, f) for f in _images(dataset) if not _is_scan(dataset, f)}
+
+
+def by_reason(left_out: Mapping[Path, str]) -> dict[str, list[Path]]:
+    """The images of `images_left_out` by the reason."""
+    reasons: dict[str, list[Path]] = {}
+    for image, reason in left_out.items():
+        reasons.setdefault(reason, []).append(image)
+    return reasons
 
 
 def _images(dataset: Path, on_error: Callable[[OSError], None] = lambda error: None) -> list[Path]:

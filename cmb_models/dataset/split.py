@@ -17,7 +17,7 @@ FRACTIONS = (0.3, 0.2, 0.25, 0.4, 0.5)  # to hold out, the first that fits is su
 FEW_SUBJECTS = 5  # with CMBs; a bootstrap over fewer hardly varies and its intervals are too narrow
 
 
-LOCKED_NAME = "locked"  # a dataset of this name is taken for a held-out test set, and never trained on by an oversight
+LOCKED_NAME = "locked"  # a dataset of this name must be held out, so that it is never trained on by an oversight
 
 
 def split_subjects(scans: list[ScanEntry], settings: Split, min_scans: int) -> SubjectSplit:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_models.dataset.layout import DERIVED
 from cmb_models.files import files_below
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 
 LABELS = "a label mask: import it with `cmb import marks`"
 PROJECTION = "a projection over several slices"
-DERIVED = {"derivatives", "sourcedata"}  # BIDS's folders of what is not raw data
 GENERIC = {"nii", "nifti", "data", "image", "images", "swi", "anat", "raw", "task2", "mri", "scans"}  # folders of no patient
 BIDS = re.compile(r"sub-(?P<subject>[a-z0-9]+)(?P<entities>(_[a-z]+-[^_]+)*)_(?P<suffix>[a-z0-9]+)", re.IGNORECASE)
 SESSION = re.compile(r"(?:^|_)(ses-[a-z0-9]+|(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d)(?=_|$)", re.IGNORECASE)
@@ -71,7 +71,7 @@ class Name:
     Args:
         subject: Label or name of the patient; '' if nothing is left of the path that could be one.
         session: '' if none is named.
-        acquisition: What tells acquisitions of one session apart, such as "acq-hr_run-1".
+        acquisition: What distinguishes the acquisitions of one session, such as "acq-hr_run-1".
         role: SWI, PHASE, MAGNITUDE, GRE or SKIPPED; '' if it does not say.
         reason: Why it is skipped, or what is wrong with the name.
         is_named_swi: Whether the word SWI, or a vendor's name for it, is part of it.

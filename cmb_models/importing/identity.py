@@ -135,7 +135,7 @@ class Key:
 def several_patients(case: object, differing: str) -> InputError:
     """The error where one ID stands for several patients: an archive that calls everybody ANONYMOUS.
 
-    differing: what tells them apart, such as "birth dates".
+    differing: what distinguishes them, such as "birth dates".
     """
     expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
     return InputError("import-identity", case, expected, f"one ID with several {differing}", remedy)

@@ -31,7 +31,7 @@ UNNAMED = "nothing says what it shows: taken as SWI"
 MASK_VALUES, MASK_ZEROS = 64, 0.9  # label masks of lesions: so many values at most, and so large a share of zeros
 NOBODY = Who("")
 BINARY = 3  # values of any mask, such as one of the brain
-SAMPLE = 100_000  # voxels that are looked at first
+SAMPLE = 100_000  # voxels that are examined first
 INTEGER = 1e-3  # by which stored labels may differ from whole numbers
 DATE = re.compile(r"ses-\d{6,}[a-z]?", re.IGNORECASE)
 SAME_GRID_MM = 0.1
@@ -50,7 +50,7 @@ class ImageFile:
         who: Whose it is.
         study: Its session, as the path says.
         session_label: The session to keep; None to number them.
-        acquisition: What tells acquisitions of one session apart.
+        acquisition: What distinguishes the acquisitions of one session.
         shape: (I, J, K); () if unknown.
         affine: (4, 4), voxel index to RAS mm.
         nan_as_air: Whether NaN voxels that touch the border are set to 0.

@@ -63,7 +63,7 @@ class Image(Protocol):
 
     @property
     def uid(self) -> str:
-        """What tells it from another image that would become the same file."""
+        """What distinguishes it from another image that would become the same file."""
 
     def same_grid(self, other: Any) -> bool:
         """Whether another image of its kind of source has the same voxels' places, as far as its header says."""

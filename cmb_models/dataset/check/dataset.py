@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
-from cmb_models.io.sidecar import ZEROED, read_sidecar, sidecar_of, sidecar_role
+from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, sidecar_of, stated_role
 from cmb_models.volume import Volume
 
 SHOWN = 5  # names in a message
@@ -34,8 +35,7 @@ class DatasetCheck:
     """What `check_dataset` found.
 
     faults: what must be corrected. warnings: what may be right. scans: all that lie in the layout. entries: of the readable ones,
-    by path. volumes are not kept. is_annotated: whether annotations.csv
-    can be read.
+    by path. is_annotated: whether annotations.csv can be read.
     """
 
     folder: Path
@@ -102,15 +102,17 @@ def _check_readable(
     """Add what is wrong with a scan that can be read, its entry, and the darkness of its marks."""
     with collected(found.faults):
         check_scan(ras, str(scan.path))
+    sidecar = read_sidecar(scan.path)
+    role, reason = stated_role(facts_of(sidecar)) or (SWI, "")
     with collected(found.faults):
-        _require_swi(scan)
+        _require_swi(scan, role, reason)
     darkness = darkness_by_frame(centres_of(a for a in scan.annotations if a.is_cmb), volume)
     marks.append(darkness)
-    found.warnings += _warnings_of_scan(scan, ras)
+    found.warnings += _warnings_of_scan(scan, ras, role)
     wrong = faults_of_marks(scan, volume)
     found.faults += wrong
     found.warnings += [] if wrong else warnings_of_marks(scan, darkness[WRITTEN])
-    found.entries[scan.path] = _entry(scan, volume, ras)
+    found.entries[scan.path] = _entry(scan, volume, ras, sidecar)
     if with_phase is not None:
         with collected(found.faults):
             found.entries[scan.path]["phase_sha256"] = _phase_sha256(scan, volume, with_phase)
@@ -178,7 +180,7 @@ def _phase_sha256(scan: ScanFile, volume: Volume, with_phase: Preprocess) -> str
     return sha256_of(phase_beside(scan.path))
 
 
-def _entry(scan: ScanFile, volume: Volume, ras: Volume) -> ScanEntry:
+def _entry(scan: ScanFile, volume: Volume, ras: Volume, sidecar: Mapping[str, Any]) -> ScanEntry:
     entry: ScanEntry = {
         "key": scan.key,
         "dataset": scan.dataset,
@@ -192,23 +194,21 @@ def _entry(scan: ScanFile, volume: Volume, ras: Volume) -> ScanEntry:
         "n_cmbs": sum(a.is_cmb for a in scan.annotations),
         "brain_extracted": is_brain_extracted(ras),
     }
-    if isinstance(zeroed := read_sidecar(scan.path).get(ZEROED), int):
+    if isinstance(zeroed := sidecar.get(ZEROED), int):
         entry["nan_voxels_set_to_zero"] = zeroed
     return entry
 
 
-def _require_swi(scan: ScanFile) -> None:
-    """Raise InputError if the sidecar of a scan says that it is phase, a projection or another contrast."""
-    role, reason = sidecar_role(scan.path) or (SWI, "")
+def _require_swi(scan: ScanFile, role: str, reason: str) -> None:
+    """Raise InputError if a scan is phase, a projection or another contrast by its sidecar's role, for this reason."""
     if role in (PHASE, SKIPPED):
         got = f"{reason or 'phase'} by {sidecar_of(scan.path).name}"
         raise InputError("scan-derived", scan.path, "an SWI", got, "replace it by the SWI series, or correct the sidecar")
 
 
-def _warnings_of_scan(scan: ScanFile, ras: Volume) -> list[InputError]:
+def _warnings_of_scan(scan: ScanFile, ras: Volume, role: str) -> list[InputError]:
     """A magnitude or gradient echo in place of an SWI, and a part of a head."""
     found = []
-    role, _ = sidecar_role(scan.path) or (SWI, "")
     if role in (MAGNITUDE, GRE):
         got = f"a magnitude image by {sidecar_of(scan.path).name}"
         found.append(InputError("scan-derived", scan.path, "an SWI", got, "use the SWI series if there is one"))

@@ -1,4 +1,4 @@
-"""What is wrong with the marks of a scan, and which of them should be looked at."""
+"""What is wrong with the marks of a scan, and which of them should be reviewed."""
 
 from __future__ import annotations
 

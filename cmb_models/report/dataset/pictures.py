@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmb_models.dataset.check.frames import WRITTEN, darkness_by_frame
+from cmb_models.dataset.check.frames import darkness as darkness_of
 from cmb_models.dataset.check.marks import NOT_DARK
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.figures.views import CROP_MM, RING, View
 from cmb_models.io.annotations import Annotation
 from cmb_models.report.pictures import data_uri
-from cmb_models.volume import Volume
+from cmb_models.volume import Volume, index_from_world
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +61,7 @@ def draw_scan(scan: ScanFile, ras: Volume | None) -> ScanPicture:
     view = View(finite)
     cmbs = [a for a in scan.annotations if a.is_cmb]
     centres = np.array([a.centre_mm for a in cmbs]).reshape(-1, 3)
-    darkness = darkness_by_frame(centres, finite)[WRITTEN]
+    darkness = darkness_of(finite, index_from_world(centres, finite.affine))
     marks = [_mark(view, a, bool(dark >= NOT_DARK)) for a, dark in zip(cmbs, darkness, strict=True)]
     return ScanPicture(scan, _overview(view, scan.annotations), marks)
 
