@@ -15,7 +15,6 @@ from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.grid import average, resample, smooth_noise
 from cmb_models.phantom.head.anatomy import build_head
 from cmb_models.phantom.head.contrast import HEMATOCRIT, WHITE_SIGNAL, blood_signal
-from cmb_models.phantom.head.template import load_template
 from cmb_models.phantom.lesions.lesion import Lesion, add_lesion, lesion_mask
 from cmb_models.phantom.lesions.surroundings import Surroundings
 from cmb_models.phantom.scanner import acquisition, images
@@ -87,7 +86,7 @@ def simulate_subject(
     randoms = [np.random.default_rng(v) for v in visits]
     slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
     head_seed, vein_seed, cmb_seed, mimic_seed = person.spawn(4)
-    head = draw_head(head_seed, vein_seed)
+    head = draw_head(head_seed, vein_seed, config.cortex)
     first = _bare(head, slabs[0])
     shows = _surroundings(first, slabs[0]).show if n_cmbs[-1] else None
     drawn = draw_lesions(cmb_seed, mimic_seed, head, n_cmbs, slabs, shows, calcifications)
@@ -165,7 +164,7 @@ def _time_point(
 def _bare(subject: Head, slab: Slab) -> _Bare:
     config, warp = slab.config, SlabWarp(subject.warp, slab)
     share = vein_fraction(subject.veins, warp, slab.fine)
-    head = build_head(subject.traits, load_template(), warp, slab.fine, config)
+    head = build_head(subject.traits, subject.template, warp, slab.fine, config)
     chi, magnitude = head.chi_ppm, head.signal
     chi += share * (np.float32(BLOOD_CHI_PPM * (1 - subject.oxygenation)) - chi)
     magnitude += share * (np.float32(blood_signal(subject.oxygenation, config)) - magnitude)

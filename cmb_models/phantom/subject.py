@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmb_models.phantom.head.template import load_template
+from cmb_models.phantom.head.cortex import fold
+from cmb_models.phantom.head.template import Template, load_template
 from cmb_models.phantom.head.traits import Traits, draw_traits
 from cmb_models.phantom.head.warp import Warp, draw_warp
 from cmb_models.phantom.lesions.cmbs import draw_cmbs
@@ -17,14 +18,16 @@ from cmb_models.phantom.lesions.placing import Placer, Shows
 from cmb_models.phantom.scanner.slab import Slab
 from cmb_models.phantom.veins.raster import Veins, draw_veins
 
+FOLDS = 0  # number of the random stream that a head's cortex has of its own
 OXYGENATION = (0.55, 0.70)  # of venous blood: docs/explanation/phantom.md
 
 
 @dataclass(frozen=True)
 class Head:
-    """One simulated person without lesions. oxygenation: of the veins, 0..1."""
+    """One simulated person without lesions. template: with the subject's own cortex. oxygenation: of the veins, 0..1."""
 
     traits: Traits
+    template: Template
     warp: Warp
     veins: Veins
     oxygenation: float
@@ -38,13 +41,15 @@ class Subject(Head):
     mimics: tuple[Lesion, ...]
 
 
-def draw_head(head: np.random.SeedSequence, trees: np.random.SeedSequence) -> Head:
-    """A head and its veins, each from a random stream of its own."""
+def draw_head(head: np.random.SeedSequence, trees: np.random.SeedSequence, cortex: str = "average") -> Head:
+    """A head and its veins, each from a random stream of its own. cortex: PhantomConfig.cortex."""
     rng, vein_rng = np.random.default_rng(head), np.random.default_rng(trees)
     traits = draw_traits(rng)
     warp = draw_warp(rng, traits)
-    veins = draw_veins(vein_rng, load_template())
-    return Head(traits, warp, veins, float(vein_rng.uniform(*OXYGENATION)))
+    folds = np.random.SeedSequence(head.entropy, spawn_key=(*head.spawn_key, FOLDS))
+    template = load_template() if cortex == "average" else fold(folds, traits)
+    veins = draw_veins(vein_rng, template)
+    return Head(traits, template, warp, veins, float(vein_rng.uniform(*OXYGENATION)))
 
 
 def draw_lesions(
@@ -64,11 +69,11 @@ def draw_lesions(
     """
     rng, mimic_rng = np.random.default_rng(bleeds), np.random.default_rng(others)
     config = slabs[0].config
-    placer = Placer(rng, load_template(), head.warp, slabs, head.veins)
+    placer = Placer(rng, head.template, head.warp, slabs, head.veins)
     cmbs = draw_cmbs(rng, placer, n_cmbs[0], config, shows)
     placer = placer.continued(mimic_rng)
     mimics = draw_mimics(
         mimic_rng, placer, config, head.veins, head.warp, slabs[0].normal_in_head, head.traits.age_years, calcifications
     )
     cmbs += draw_cmbs(rng, placer.continued(rng), n_cmbs[-1] - n_cmbs[0], config, shows)
-    return Subject(head.traits, head.warp, head.veins, head.oxygenation, tuple(cmbs), tuple(mimics))
+    return Subject(head.traits, head.template, head.warp, head.veins, head.oxygenation, tuple(cmbs), tuple(mimics))

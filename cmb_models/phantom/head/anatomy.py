@@ -100,7 +100,7 @@ def _tissue(traits: Traits, template: Template, config: PhantomConfig) -> _Tissu
     extra = {n: te / nucleus_t2star_ms(n, traits.iron_ppm[n], field_t) - te / t2star_ms("grey", field_t) for n in IRON_PPM}
     decay = np.array([0.0, *(extra[n[0]] for n in NUCLEI)], np.float32)
     ppm = np.array([0.0, *(traits.iron_ppm[n[0]] for n in NUCLEI)], np.float32)
-    return _Tissue(own, decay, ppm, traits.sulcal_widening, lesion_maps(template, traits.white_matter_lesions))
+    return _Tissue(own, decay, ppm, 0.0 if template.own_sulci else traits.sulcal_widening, lesion_maps(template, traits.white_matter_lesions))
 
 
 def _slabs(grid: Grid) -> Iterator[tuple[slice, Grid]]:
@@ -143,7 +143,10 @@ def _fill_brain(tissue: _Tissue, template: Template, mm: np.ndarray, coarse: Gri
     at = resample(mm, coarse, _cut(slab, box))[:, brain] - np.array(template.full.origin_mm, np.float32)[:, None]
     grey, white, iron, lesion = look_up(tissue.maps, at)
     fluid = np.maximum(1 - grey - white, 0) * np.float32(1 + tissue.widening)  # sulci widen where cortex and fluid share voxels
-    parts = {"grey": grey * grey, "white": white * white, "fluid": fluid * fluid}  # sharpens the average brain's blurred borders
+    # Sharpens borders: those of the average brain are blurred, those of a subject's own cortex as wide as the maps' voxels.
+    parts = {"grey": grey * grey, "white": white * white, "fluid": fluid * fluid}
+    if template.own_sulci:
+        parts = {t: share * share for t, share in parts.items()}
     share = 1 / (parts["grey"] + parts["white"] + parts["fluid"] + np.float32(1e-6))
     bright = sum(parts[t] * np.float32(tissue.signal[t]) for t in parts) * share
     chi = sum(parts[t] * np.float32(CHI_PPM[t]) for t in parts) * share

@@ -48,6 +48,7 @@ class Template:
     grey, white: uint8 probability x 255. nucleus: uint8, 0 or 1 + index into NUCLEI. iron: uint8, how far inside x 255.
     region: uint8, 0 or 1 + index into REGIONS. On `half`: brain_mm and head_mm, signed distance in mm to the surface of the
     brain and of the brain filled out downwards, negative inside, and air (0..1), all float32.
+    own_sulci: whether a subject's sulci are in the maps, as wide as they are to be (cortex.fold).
     """
 
     full: Grid
@@ -60,6 +61,7 @@ class Template:
     brain_mm: np.ndarray
     head_mm: np.ndarray
     air: np.ndarray
+    own_sulci: bool = False
 
     @cached_property
     def places(self) -> dict[str, np.ndarray]:
@@ -142,7 +144,7 @@ def load_template() -> Template:
     head[:, :, : base + 1] = np.logical_or.accumulate(brain[:, :, base::-1], axis=2)[:, :, ::-1]
     brain_mm, head_mm = (_signed_distance(m) for m in (brain, head))
     nucleus, iron = _nuclei(full, white)
-    region = _regions(full, grey, white, nucleus, brain_mm)
+    region = find_regions(full, grey, white, nucleus, brain_mm)
     air = _air(half) * np.clip((brain_mm - 2) / 2, 0, 1)
     return Template(full, grey, white, nucleus, iron, region, half, brain_mm, head_mm, air.astype(np.float32))
 
@@ -168,7 +170,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter((outside - inside).astype(np.float32), 0.8)
 
 
-def _ellipsoid(grid: Grid, centre, half_axes, tilt_degrees: float = 0.0) -> np.ndarray:
+def ellipsoid(grid: Grid, centre, half_axes, tilt_degrees: float = 0.0) -> np.ndarray:
     """Normalised radius, 1 on the surface, of an ellipsoid on both sides of the midline (I, J, K) float32."""
     x, y, z = (grid.axis_mm(a).astype(np.float32) for a in range(3))
     u, v = (np.abs(x) - centre[0])[:, None], (y - centre[1])[None, :]
@@ -181,7 +183,7 @@ def _ellipsoid(grid: Grid, centre, half_axes, tilt_degrees: float = 0.0) -> np.n
 def _nuclei(grid: Grid, white: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     label, inside = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
     for n, (name, centre, half_axes, tilt) in enumerate(NUCLEI, start=1):
-        depth = np.clip((1.1 - _ellipsoid(grid, centre, half_axes, tilt)) * 4, 0, 1)
+        depth = np.clip((1.1 - ellipsoid(grid, centre, half_axes, tilt)) * 4, 0, 1)
         if name in ("putamen", "caudate"):  # the capsule between them is white matter
             depth = depth * (1 - white / 255.0)
         own = (depth * 255).astype(np.uint8)
@@ -195,14 +197,14 @@ def tentorium_mm(x_mm: np.ndarray, y_mm: np.ndarray) -> np.ndarray:
     return -6 - 0.35 * np.abs(x_mm) - 0.2 * np.maximum(0, -60 - y_mm)
 
 
-def _regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarray, brain_mm: np.ndarray) -> np.ndarray:
+def find_regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarray, brain_mm: np.ndarray) -> np.ndarray:
     """Where microbleeds are sown; fluid and what lies nearer to the brain's surface than EDGE_MM stay 0."""
     x, y, z = (grid.axis_mm(a) for a in range(3))
     below = (z < tentorium_mm(x[:, None], y)[:, :, None]) & (y < -38)[None, :, None]
-    stem = np.min([_ellipsoid(grid, *part) for part in BRAINSTEM], axis=0) < 1
+    stem = np.min([ellipsoid(grid, *part) for part in BRAINSTEM], axis=0) < 1
     ganglia = (nucleus > 0) & (nucleus <= 4)
-    thalamus = (_ellipsoid(grid, *THALAMUS) < 1) & ~ganglia
-    deep = _ellipsoid(grid, (15, -8, 4), (24, 34, 20)) < 1
+    thalamus = (ellipsoid(grid, *THALAMUS) < 1) & ~ganglia
+    deep = ellipsoid(grid, (15, -8, 4), (24, 34, 20)) < 1
     solid = grey.astype(np.uint16) + white > 230
     region = np.zeros(grid.shape, np.uint8)
     region[solid & (white > 190)] = 1
@@ -217,7 +219,7 @@ def _regions(grid: Grid, grey: np.ndarray, white: np.ndarray, nucleus: np.ndarra
 
 
 def _air(grid: Grid) -> np.ndarray:
-    return np.max([np.clip((1.1 - _ellipsoid(grid, *space)) * 5, 0, 1) for space in AIR_SPACES], axis=0)
+    return np.max([np.clip((1.1 - ellipsoid(grid, *space)) * 5, 0, 1) for space in AIR_SPACES], axis=0)
 
 
 def look_up(maps: np.ndarray, at: np.ndarray) -> np.ndarray:
