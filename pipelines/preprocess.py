@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from cmb_models.config.params import load_params
 from cmb_models.files import read_json
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
-from cmb_models.workspace.paths import INDEX, PARAMS, PREPARED, SPLIT
+from cmb_models.workspace.paths import INDEX, INITIAL, PARAMS, PREPARED, SPLIT
 from cmb_models.workspace.stage import run
 
 
@@ -25,6 +26,7 @@ def main() -> None:
             PREPARED,
             lambda items, what: bar.track(items, description=what),
         )
+    shutil.copytree(INITIAL, PREPARED / INITIAL.name)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from cmb_models.registry.mlflow.tracking import log_stage
 from cmb_models.training.checkpoint import checkpoint_directory
 from cmb_models.training.data.examples import load_training
 from cmb_models.training.final import save_weights, train_both
+from cmb_models.training.initial import initial_source
 from cmb_models.training.tuning.objective import apply_tuned
 from cmb_models.workspace.paths import CANDIDATES, CHECKPOINTS, PARAMS, PREPARED, SPLIT, TUNED_CNN, TUNED_UNET, WEIGHTS
 from cmb_models.workspace.stage import run
@@ -24,7 +25,7 @@ def main() -> None:
     with checkpoint_directory(CHECKPOINTS / "train") as checkpoints:
         models = train_both(unet, cnn, PREPARED, CANDIDATES, split, params.train.seed, checkpoints)
         with atomic_directory(WEIGHTS) as folder:
-            save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate)
+            save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate, initial_source(PREPARED))
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 
 

@@ -9,6 +9,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,7 @@ import matplotlib.pyplot as plt
 
 from cmb_models.io.annotations import Annotation
 from cmb_models.phantom import SimulatedScan, draw_config, simulate_scan
+from cmb_models.phantom.config import CORTEX
 from cmb_models.volume import Volume, index_from_world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ SEED = {"ukb": 0, "aibl": 1, "clinical": 2, "7t": 3, "random": 1}  # of the prot
 KINDS = ("cmb", "calcification", "vein", "vein_branch", "iron", "air_bone", "cavernoma", "flow_void")
 HALF_MM = 14.0  # of an enlarged piece
 EACH = 3  # examples of a kind
+CORTEX_LEVELS = (0.34, 0.55, 0.72)  # of the slices that show the cortex, as a share of the scan's
 MOST_SUBJECTS = 40  # looked through for rare kinds
 
 
@@ -127,6 +130,18 @@ def lesions() -> None:
     save(figure, "phantom-lesions")
 
 
+def cortex() -> None:
+    """phantom-cortex.png: one subject with the template's cortex and with its own, in three axial slices."""
+    figure, grid = plt.subplots(2, 3, figsize=(11, 8.4), layout="constrained")
+    for line, kind in zip(grid, CORTEX, strict=True):
+        config = draw_config("plain", np.random.default_rng(5), (0.6, 0.6, 2.0), cortex=kind)
+        scan = simulate_scan(11, 4, replace(config, snr=30.0))
+        for axes, part in zip(line, CORTEX_LEVELS, strict=True):
+            show(axes, scan.swi.data[:, :, round(part * scan.swi.data.shape[2])], 1.0, 0, window(scan))
+        line[0].set_ylabel(kind)
+    save(figure, "phantom-cortex")
+
+
 def detection() -> None:
     """finding.jpg: what the commands of docs/get-started/first-detection.md draw."""
     cmb = str(Path(sys.executable).with_name("cmb"))
@@ -164,3 +179,4 @@ if __name__ == "__main__":
     notebook()
     presets()
     lesions()
+    cortex()

@@ -13,7 +13,7 @@ from tests.support.imports import ROOT, closure
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TRAINING = ("tune_unet", "detect_candidates", "tune_cnn", "cross_validate", "calibrate", "train")
-ORDER = ("ingest", "split", "preprocess", *TRAINING, "export", "evaluate", "report")
+ORDER = ("ingest", "split", "initialise", "preprocess", *TRAINING, "export", "evaluate", "report")
 LOGGING = ("cmb_models/registry",)  # logs what a stage did and changes none of its outputs
 
 

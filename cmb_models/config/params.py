@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 import cmb_models.config.types as settings
 from cmb_models.config.release import Candidates, Gate, Preprocess
@@ -181,7 +181,10 @@ class CrossValidate(Section):
 
 
 class Train(Section):
+    """init_from: random, or the release whose weights all trainings of both networks start from: number, role or bundle folder."""
+
     seed: Seed
+    init_from: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)]
 
 
 class Export(Section):

@@ -28,6 +28,7 @@ from cmb_models.volume import ScanLike
 
 UNET_FILE, CNN_FILE, PIPELINE_FILE = "unet.onnx", "cnn.onnx", "pipeline.json"
 METADATA_FILE, LINEAGE_FILE, CARD_FILE, MANIFEST_FILE = "metadata.json", "lineage.json", "model_card.md", "manifest.json"
+WEIGHTS_DIR = "weights"  # unet.npz and cnn.npz, which a later training may start from; missing in bundles of earlier versions
 EVALUATION_DIR = "evaluation"  # rows of the locked evaluation, as evaluation/rows.py writes them; in registered bundles
 GOLDEN_SCAN, GOLDEN_ANSWER = "golden/scan.nii.gz", "golden/answer.json"
 GOLDEN_PHASE = "golden/scan_part-phase.nii.gz"  # in a release that uses phase; named like any phase image

@@ -30,6 +30,7 @@ from cmb_models.release.metadata import metadata
 from cmb_models.release.model_card import model_card
 from cmb_models.runtime.cpu import SPOTS, open_onnx
 from cmb_models.runtime.torch import as_callable
+from cmb_models.training.initial import write_state
 
 BATCHES = (1, 16, 60)  # candidates of a scan: the blank patch of one without any, a usual number, the most by default
 Network = Callable[[np.ndarray], np.ndarray]
@@ -55,6 +56,8 @@ def write_bundle(
         InputError: If a difference exceeds settings.parity_tolerance: the networks would not perform as evaluated.
     """
     export_networks(unet, cnn, config, folder)
+    for name, network in (("unet", unet), ("cnn", cnn)):
+        write_state(folder / bundle.WEIGHTS_DIR / f"{name}.npz", network.state_dict())
     write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
     parity = _golden(folder, unet, cnn, config, settings)
     described, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
@@ -155,8 +158,8 @@ def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     """The part of lineage.json that is known at export.
 
     SHA-256 of every scan's file and content (and phase image, if used) as training recorded it, device and precision of the
-    training, subjects of the calibration, the chosen trials, and the gate settings before training. `cmb release register` adds
-    the commit and the hashes of dvc.lock and params.yaml.
+    training, the weights it started from, subjects of the calibration, the chosen trials, and the gate settings before training.
+    `cmb release register` adds the commit and the hashes of dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
     folds = read_json(inputs["split"])["folds"]
@@ -166,11 +169,13 @@ def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
     gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
     compute = {"compute": recipe["compute"]} if "compute" in recipe else {}
+    initial = {"initial": recipe["initial"]} if "initial" in recipe else {}
     contents = {s["key"]: s["content_sha256"] for s in index["scans"] if "content_sha256" in s}
     return {
         "training_scans": recipe["scans"],
         "training_contents": {key: contents[key] for key in recipe["scans"] if key in contents},
         **compute,
+        **initial,
         **phases,
         **gate,
         "calibrated_on": read_json(inputs["calibration"])["subjects"],

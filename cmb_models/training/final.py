@@ -19,6 +19,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.data.samplers import UnetSampler
+from cmb_models.training.initial import load_initial
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.precision import best_device, describe_compute
 from cmb_models.training.validation.jobs import cnn_checkpoint, cnn_sampler, job_seed, load_candidates, unet_checkpoint
@@ -53,12 +54,14 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
     examples = load_training(job.prepared_dir, job.split)
     model: nn.Module
     if isinstance(job.settings, Unet):
-        checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples)
-        model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint)
+        initial = load_initial(job.prepared_dir, "unet")
+        checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples, initial)
+        model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint, initial)
     else:
         mined = load_candidates(job.candidates_dir)
-        checkpoint = cnn_checkpoint(job.checkpoints, job.settings, job.seed, examples, mined)
-        model = train_cnn(cnn_sampler(examples, mined, job.settings), job.seed, count_step, checkpoint)
+        initial = load_initial(job.prepared_dir, "cnn")
+        checkpoint = cnn_checkpoint(job.checkpoints, job.settings, job.seed, examples, mined, initial)
+        model = train_cnn(cnn_sampler(examples, mined, job.settings), job.seed, count_step, checkpoint, initial)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
@@ -94,13 +97,15 @@ def save_weights(
     cnn_model: nn.Module,
     examples: Sequence[Example],
     gate: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | None = None,
 ) -> None:
     """Write unet.pt and cnn.pt (tensors only) and recipe.json.
 
     recipe.json holds the settings needed to rebuild the networks, the training scans by name and hash (with their phase images),
     and the precision. It is written last and marks a complete folder.
 
-    gate: the section of params.yaml as it stood before training, so that a release states the criteria of its time.
+    gate: the section of params.yaml as it stood before training, so that a release states the criteria of its time. initial:
+    where the weights at the start of the training came from (initial.initial_source).
     """
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         save_tensors(folder / name, model.state_dict())
@@ -108,6 +113,7 @@ def save_weights(
     phases = {e.key: e.phase_sha256 for e in examples if e.phase_sha256}
     recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans, "compute": describe_compute(best_device())}
     recipe |= {"gate": dict(gate)} if gate is not None else {}
+    recipe |= {"initial": dict(initial)} if initial is not None else {}
     write_json(folder / RECIPE, recipe | ({"phases": phases} if phases else {}))
 
 

@@ -18,6 +18,7 @@ from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.data.hard_negatives import mine_hard_negatives
 from cmb_models.training.data.samplers import CnnSampler, UnetSampler
+from cmb_models.training.initial import Initial, start_from
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.precision import autocast, best_device
 from cmb_models.training.prefetch import Prefetcher, prefetch_threads
@@ -37,12 +38,18 @@ class Diverged(FloatingPointError):
 
 
 def train_unet(
-    sampler: UnetSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None
+    sampler: UnetSampler,
+    seed: int,
+    step_done: Step | None = None,
+    checkpoint: Checkpoint | None = None,
+    initial: Initial | None = None,
 ) -> nn.Sequential:
-    """Train stage 1 from a seed; returns the model in float32 on `best_device()`."""
+    """Train stage 1 from a seed and, if given, initial weights; returns the model in float32 on `best_device()`."""
     s: Unet = sampler.settings
     torch.manual_seed(seed)
     model = build_unet(s.channels, s.strides)
+    if initial:
+        start_from(model, initial, "unet")
     mining_steps = {round(share * s.steps) for share in s.hard_negatives_at} if s.hard_negative_fraction else set()
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
@@ -58,12 +65,18 @@ def train_unet(
 
 
 def train_cnn(
-    sampler: CnnSampler, seed: int, step_done: Step | None = None, checkpoint: Checkpoint | None = None
+    sampler: CnnSampler,
+    seed: int,
+    step_done: Step | None = None,
+    checkpoint: Checkpoint | None = None,
+    initial: Initial | None = None,
 ) -> PatchClassifier:
-    """Train stage 2 from a seed; returns the model in float32 on `best_device()`."""
+    """Train stage 2 from a seed and, if given, initial weights; returns the model in float32 on `best_device()`."""
     s: Cnn = sampler.settings
     torch.manual_seed(seed)
     model = PatchClassifier(s.channels, s.dropout, sampler.channels)
+    if initial:
+        start_from(model, initial, "cnn")
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
         patches, kinds = batch

@@ -100,7 +100,8 @@ def _tissue(traits: Traits, template: Template, config: PhantomConfig) -> _Tissu
     extra = {n: te / nucleus_t2star_ms(n, traits.iron_ppm[n], field_t) - te / t2star_ms("grey", field_t) for n in IRON_PPM}
     decay = np.array([0.0, *(extra[n[0]] for n in NUCLEI)], np.float32)
     ppm = np.array([0.0, *(traits.iron_ppm[n[0]] for n in NUCLEI)], np.float32)
-    return _Tissue(own, decay, ppm, 0.0 if template.own_sulci else traits.sulcal_widening, lesion_maps(template, traits.white_matter_lesions))
+    widening = 0.0 if template.own_sulci else traits.sulcal_widening
+    return _Tissue(own, decay, ppm, widening, lesion_maps(template, traits.white_matter_lesions))
 
 
 def _slabs(grid: Grid) -> Iterator[tuple[slice, Grid]]:

@@ -1,8 +1,8 @@
 """A subject's own gyri and sulci: the template's blurred cortex made sharp, moved, and given further sulci and cerebellar folia.
 
-The MNI152 maps are averages of many brains: grey matter and fluid share the voxels of each sulcus. What is left of a sulcus there is
-a dip of the tissue's share and a sheet half way between two banks of white matter; both are found once per process, and drawn anew
-for each subject.
+The MNI152 maps are averages of many brains: grey matter and fluid share the voxels of each sulcus. What remains of a sulcus is a
+dip in the share of tissue, and the sheet half way between two banks of white matter. Both are found once per process; each subject
+gets them displaced and opened at random.
 """
 
 from __future__ import annotations
@@ -88,8 +88,7 @@ def fold(seed: np.random.SeedSequence, traits: Traits) -> Template:
 
 
 def _further_sulci(rng: np.random.Generator, folds: _Folds, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sulci that the average brain lacks: their fluid, 0..1, and the distance in mm beyond the grey matter along them, both
-    (I, J, K).
+    """Sulci that the average brain lacks: their fluid, 0..1, and depth in mm within the grey matter along them, both (I, J, K).
 
     They lie where a random field of the brain's surface is zero: an even maze, as gyri are.
     """

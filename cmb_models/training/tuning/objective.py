@@ -17,6 +17,7 @@ from cmb_models.evaluation.matching import ScoredScan, voxel_sides_mm
 from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.identity import content
+from cmb_models.training.initial import initial_source
 from cmb_models.training.tuning.study import (
     DATABASE,
     Outcome,
@@ -71,7 +72,7 @@ def search_unet(params: Params, prepared_dir: Path, split: SubjectSplit) -> dict
         scored = [None if r is None else [scored_scan(examples[m.key], m, m.stage1_score) for m in r] for r in mined]
         return [None if s is None else _outcome(s, params, settings, most) for s in scored]
 
-    data = content(list(examples.values()))
+    data = (content(list(examples.values())), initial_source(prepared_dir))
     return _search("unet", settings, params.unet, (config, params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 
@@ -94,7 +95,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
         results = workers.map(try_cnn_job, jobs, settings.steps * len(jobs), _title("stage 2", asked, settings, fold))
         return [None if r is None else _outcome(join(examples, mined, r, joint), params, settings) for r in results]
 
-    data = content([(e, out_of_fold(e, mined, unseen)) for e in examples.values()])
+    data = (content([(e, out_of_fold(e, mined, unseen)) for e in examples.values()]), initial_source(prepared_dir))
     return _search("cnn", settings, params.cnn, (params.evaluate.tolerance_mm, split, data), folds, evaluate)
 
 

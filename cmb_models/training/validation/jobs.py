@@ -24,6 +24,7 @@ from cmb_models.training.checkpoint import Checkpoint, open_checkpoint
 from cmb_models.training.data.examples import Example, load_examples
 from cmb_models.training.data.samplers import CnnSampler, UnetSampler, label_candidates
 from cmb_models.training.identity import content
+from cmb_models.training.initial import RANDOM, Initial, load_initial
 from cmb_models.training.loop import Diverged, best_device, train_cnn, train_unet
 from cmb_models.training.validation.workers import count_step
 
@@ -94,8 +95,9 @@ def job_seed(seed: int, *position: int) -> int:
 def run_unet_job(job: UnetJob) -> list[OutOfFoldCandidates]:
     """Candidates of the held-out scans from a stage 1 that saw the training subjects alone."""
     training, held_out = _divide(job)
-    checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training)
-    model = train_unet(UnetSampler(training, job.unet), job.seed, count_step, checkpoint)
+    initial = load_initial(job.prepared_dir, "unet")
+    checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training, initial)
+    model = train_unet(UnetSampler(training, job.unet), job.seed, count_step, checkpoint, initial)
     return [candidates_in(e, model, job.config, job.training) for e in held_out]
 
 
@@ -119,8 +121,9 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans' candidates, by scan."""
     mined = load_candidates(job.candidates_dir)
     training, held_out = _divide(job)
-    checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined)
-    model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint)
+    initial = load_initial(job.prepared_dir, "cnn")
+    checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined, initial)
+    model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint, initial)
     network = as_callable(Score(model), best_device())
     scores = {}
     for example in held_out:
@@ -168,20 +171,30 @@ def out_of_fold(
     return mined[example.key]
 
 
-def unet_checkpoint(folder: Path | None, unet: Unet, seed: int, examples: list[Example]) -> Checkpoint | None:
+def unet_checkpoint(
+    folder: Path | None, unet: Unet, seed: int, examples: list[Example], initial: Initial | None = None
+) -> Checkpoint | None:
     """Where such a training of stage 1 leaves its state; None without a folder."""
-    return open_checkpoint(folder, "unet", unet, seed, content(examples)) if folder else None
+    return open_checkpoint(folder, "unet", unet, seed, content(examples), _start(initial)) if folder else None
 
 
 def cnn_checkpoint(
-    folder: Path | None, cnn: Cnn, seed: int, examples: list[Example], mined: dict[str, OutOfFoldCandidates]
+    folder: Path | None,
+    cnn: Cnn,
+    seed: int,
+    examples: list[Example],
+    mined: dict[str, OutOfFoldCandidates],
+    initial: Initial | None = None,
 ) -> Checkpoint | None:
     """Where such a training of stage 2 leaves its state; None without a folder."""
     if folder is None:
         return None
-    return open_checkpoint(
-        folder, "cnn", cnn, seed, content(examples), [content(out_of_fold(e, mined).index_vox) for e in examples]
-    )
+    found = [content(out_of_fold(e, mined).index_vox) for e in examples]
+    return open_checkpoint(folder, "cnn", cnn, seed, content(examples), found, _start(initial))
+
+
+def _start(initial: Initial | None) -> str:
+    return initial.sha256 if initial else RANDOM
 
 
 def fold_of(split: SubjectSplit) -> list[frozenset[str]]:

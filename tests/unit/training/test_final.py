@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from cmb_models.networks.cnn import PatchClassifier
+from cmb_models.networks.unet import build_unet
 from cmb_models.training.data.examples import load_training, save_example
 from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import FinalJob, run_final_job, train_both
+from cmb_models.training.initial import INITIAL, Initial, write_initial, write_state
 from cmb_models.training.loop import train_cnn, train_unet
-from cmb_models.training.validation.jobs import OutOfFoldCandidates, cnn_sampler, job_seed, load_candidates, save_candidates
+from cmb_models.training.validation.jobs import (
+    OutOfFoldCandidates,
+    cnn_sampler,
+    job_seed,
+    load_candidates,
+    save_candidates,
+    unet_checkpoint,
+)
 from tests.support.examples import CNN, UNET, example
 from tests.support.refused import refused
 from tests.support.trainings import assert_equal
@@ -48,6 +58,27 @@ def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch
         torch.set_num_threads(threads)
     for model, alone in zip(models, (unet, cnn), strict=True):
         assert_equal(model.state_dict(), alone.state_dict())
+
+
+def test_both_networks_start_from_the_initial_weights(site):
+    torch.manual_seed(9)
+    source = {"unet": build_unet(UNET.channels, UNET.strides), "cnn": PatchClassifier(CNN.channels, CNN.dropout)}
+    for name, network in source.items():
+        write_state(site / f"weights/{name}.npz", network.state_dict())
+    write_initial(site / "prepared" / INITIAL, {"name": "7"}, site / "weights")
+    slow = {"learning_rate": 1e-9, "weight_decay": 0.0}
+    unet, cnn = SHORT_UNET.model_copy(update=slow), SHORT_CNN.model_copy(update=slow)
+    models = train_both(unet, cnn, site / "prepared", site / "candidates", SPLIT, SEED)
+    for model, start in zip(models, source.values(), strict=True):
+        for one, other in zip(model.parameters(), start.parameters(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_is_of_one_start_alone(site):
+    examples = load_training(site / "prepared", SPLIT)
+    fresh = unet_checkpoint(site / "studies", SHORT_UNET, SEED, examples)
+    started = unet_checkpoint(site / "studies", SHORT_UNET, SEED, examples, Initial({}, "ab" * 32, "7"))
+    assert fresh.path != started.path
 
 
 def test_candidates_of_a_network_that_knew_the_scan_are_refused_in_the_worker_too(site):

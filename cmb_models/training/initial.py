@@ -1,0 +1,103 @@
+"""The weights that every training of a workspace starts from: random ones, or those of a release (train.init_from).
+
+Stage initialise fetches them; the preprocess stage puts them beside the prepared scans, on which every stage that trains depends.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cmb_models.errors import InputError
+from cmb_models.files import atomic_write, read_json, sha256_of, write_json
+
+INITIAL = "initial"  # folder beside the prepared scans
+SOURCE = "source.json"
+RANDOM = "random"
+NETWORKS = ("unet", "cnn")
+
+
+@dataclass(frozen=True)
+class Initial:
+    """One network's weights to start from, and the SHA-256 of their file."""
+
+    weights: dict[str, np.ndarray]
+    sha256: str
+    name: str
+
+
+def write_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Weights as .npz, by name: readable without torch, and nothing in it is code."""
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in state.items()}
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def write_initial(folder: Path, source: Mapping[str, Any], weights_dir: Path | None) -> None:
+    """Write the weights to start from, and where they come from.
+
+    Args:
+        folder: Folder to write to, models/initial.
+        source: What lineage.json is to say about them; its "name" is train.init_from.
+        weights_dir: Folder with unet.npz and cnn.npz of a release; None for random weights.
+
+    Raises:
+        InputError: For a release that carries no weights.
+    """
+    for name in NETWORKS if weights_dir else ():
+        file = Path(weights_dir or "") / f"{name}.npz"
+        if not file.is_file():
+            raise InputError(
+                "bundle-incomplete",
+                f"train.init_from {source['name']}",
+                f"a release with the weights weights/{name}.npz",
+                "none, as in releases of earlier versions",
+                "retrain that release with this version, or set train.init_from: random",
+            )
+        with atomic_write(Path(folder) / file.name) as temporary:
+            temporary.write_bytes(file.read_bytes())
+    write_json(Path(folder) / SOURCE, dict(source))
+
+
+def initial_source(prepared_dir: Path) -> dict[str, Any]:
+    """What `write_initial` was given as source; random weights for scans prepared by earlier versions."""
+    file = Path(prepared_dir) / INITIAL / SOURCE
+    return read_json(file) if file.is_file() else {"name": RANDOM}
+
+
+def load_initial(prepared_dir: Path, network: str) -> Initial | None:
+    """The weights that "unet" or "cnn" starts from; None for random ones. Raises InputError for a damaged file."""
+    source, file = initial_source(prepared_dir)["name"], Path(prepared_dir) / INITIAL / f"{network}.npz"
+    if source == RANDOM:
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Initial(dict(arrays), sha256_of(file), str(source))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            "prepared-outdated", file, "weights to start from", f"{error}", "remove data/prepared and run `dvc repro`"
+        ) from error
+
+
+def start_from(model: nn.Module, initial: Initial, network: str) -> None:
+    """Load weights into a network. Raises InputError unless they fit it name by name and shape by shape."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: array.shape for name, array in initial.weights.items()}
+    if own != theirs:
+        other = sorted(set(own.items()) ^ set(theirs.items()))[0]
+        raise InputError(
+            "params-invalid",
+            f"train.init_from {initial.name}",
+            f"a release whose {network} has the architecture that params.yaml describes",
+            f"{other[0]} of another shape, or missing",
+            f"set {network}.channels and {'unet.strides' if network == 'unet' else 'preprocess.phase'} to the release's own, "
+            "or train.init_from: random",
+        )
+    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in initial.weights.items()})

@@ -1,0 +1,21 @@
+"""Stage initialise: the weights that every training starts from, random ones or those of a release."""
+
+from __future__ import annotations
+
+from cmb_models.config.params import load_params
+from cmb_models.files import atomic_directory, read_json
+from cmb_models.registry.provenance.initial import starting_point
+from cmb_models.training.initial import write_initial
+from cmb_models.workspace.paths import INDEX, INITIAL, PARAMS
+from cmb_models.workspace.stage import run
+
+
+def main() -> None:
+    params = load_params(PARAMS)
+    source, weights = starting_point(params.train.init_from, read_json(INDEX)["scans"])
+    with atomic_directory(INITIAL) as folder:
+        write_initial(folder, source, weights)
+
+
+if __name__ == "__main__":
+    run(main)
