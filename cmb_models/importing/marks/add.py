@@ -21,7 +21,7 @@ from cmb_models.importing.marks.forms.detect import KNOWN, read_file
 from cmb_models.importing.marks.forms.masks import MASK
 from cmb_models.importing.marks.merge import Before, Change, added, agreed, by_rater
 from cmb_models.importing.marks.reading import FRAMES, Options, Reading, listed
-from cmb_models.importing.marks.scans import Placed, placed, rater_in, scan_of
+from cmb_models.importing.marks.scans import Placed, placed, rater_in, scan_of, stray_number
 from cmb_models.io.annotations import Annotation, EmptyReading, Readings, read_readings, update_annotations, write_annotations
 from cmb_models.io.nifti import read_volume, scan_name
 
@@ -168,7 +168,8 @@ def _placed(
     by_key = {s.key: s for s in scans}
     for reading, rater in readings:
         with _collected(faults):
-            of_scan[scan_of(reading, scans, patients).key].append((reading, rater))
+            scan = scan_of(reading, scans, patients)
+            of_scan[scan.key].append((_noted(reading, stray_number(reading, scan, patients)), rater))
     found = []
     outside: list[InputError] = []
     dark: dict[str, list[Mapping[str, np.ndarray]]] = defaultdict(list)
@@ -184,6 +185,12 @@ def _placed(
     wrong = [error for frame, marks in dark.items() if (error := _frame_fault(frame, marks, readings))]
     faults += wrong + [e for e in outside if not wrong or e.code != "annotation-outside"]
     return found
+
+
+def _noted(reading: Reading, number: str) -> Reading:
+    """With a note of a number in its file's name that may have meant a session."""
+    note = f"{number!r} in its name is read as no session" if number else ""
+    return replace(reading, note="; ".join(filter(None, [reading.note, note])))
 
 
 def _frame_fault(

@@ -20,6 +20,8 @@ FRAMES = {RAS: WRITTEN, LPS: "LPS", VOXEL0: ZERO_BASED, VOXEL1: ONE_BASED}  # na
 IGNORE = "ignore"  # what --label may say of marks that are not to be imported
 ANY = "*"  # what --label may call all that it does not name
 SYNONYMS = {"microbleed": "cmb", "cerebral microbleed": "cmb", "mb": "cmb", "definite": "cmb"}
+# Kinds of mimics that training distinguishes (networks.cnn): words that mean nothing else.
+SYNONYMS |= {kind: f"{MIMIC_PREFIX}{kind}" for kind in ("calcification", "iron", "vein", "air_bone", "cavernoma", "flow_void")}
 LARGEST_MM = 10.0  # a CMB by definition (Greenberg et al. 2009)
 SHOWN = 5  # names in a message
 KIND = re.compile(r"[a-z0-9_]{1,20}")  # of a mimic, in a file, which may hold any words
@@ -129,7 +131,19 @@ class Options:
         plain = text.lower()
         if plain.startswith(MIMIC_PREFIX):
             return plain if KIND.fullmatch(plain.removeprefix(MIMIC_PREFIX)) else None
-        return plain if is_label(plain) or plain == NONE else SYNONYMS.get(plain)
+        for word in (plain, plain.removesuffix("s"), re.sub("[ -]", "_", plain.removesuffix("s"))):
+            if is_label(word) or word == NONE:
+                return word
+            if word in SYNONYMS:
+                return SYNONYMS[word]
+        return None
+
+    def label_in_name(self, file: Path) -> str:
+        """The label that a word of a file's name means; "" if none does, or several do."""
+        words = (w for w in re.findall(r"[^\W_]+", file.name) if not w.isdecimal())
+        found = {label for w in words if (label := self.named_label(w)) and label != NONE}
+        found -= {"cmb"} if "possible" in found else set()
+        return found.pop() if len(found) == 1 else ""
 
     def frame_of(self, file: Path, stated: str, what: str, usual: str = "") -> str:
         """The frame of a file's positions. stated: that of the file itself, "" if it has none. usual: of its form.

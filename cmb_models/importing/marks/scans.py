@@ -23,6 +23,7 @@ DECIMALS = 4  # of mm, as annotations.csv has them
 SESSION = re.compile(r"(?<![A-Za-z0-9])ses-([A-Za-z0-9-]+)", re.IGNORECASE)
 PART = re.compile(r"[A-Za-z]+-[A-Za-z0-9]+")  # of a BIDS name, such as run-1
 WORDS = LABEL_WORDS | set(LAST_WORDS).union(*ROLES.values())  # what may follow a subject: which image it is
+STRAY = re.compile(r"([_ ]\d+| ?\(\d+\))$")
 NOBODY: Mapping[str, Patient] = MappingProxyType({})
 
 
@@ -71,6 +72,18 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
         expected = f"a session of {subject} ({listed(name or 'its only one, without a name' for name in sessions)})"
         raise InputError("marks-unmatched", case, expected, named or "none", "name it in a column, the file's name or --session")
     return found[0]
+
+
+def stray_number(reading: Reading, scan: ScanFile, patients: Mapping[str, Patient] = NOBODY) -> str:
+    """The number behind the subject in a file's name, as of a second file or a copy: _2 of sub-001_2.fcsv; "" if there is none.
+
+    It may mean a session, but of a subject with several of them `scan_of` refuses the file.
+    """
+    stem = _stem(reading.file.name)
+    if scan.session or reading.subject or not (match := STRAY.search(stem)):
+        return ""
+    named, _ = _subject([stem[: match.start()]], False, patients, [scan.subject])
+    return match[0].strip() if named else ""
 
 
 def _folders(reading: Reading) -> list[str]:

@@ -70,7 +70,7 @@ def _labels(file: Path, values: Sequence[float], options: Options) -> dict[float
         listed = ", ".join(f"{v:.0f}" for v in values[:SHOWN]) + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
         remedy = "pass --label VALUE=cmb, possible, mimic:<kind> or ignore for each"
         raise InputError("marks-option", file, "a meaning for each of its values", f"values {listed}", remedy)
-    others = options.labels.get(ANY, "") if options.labels else "cmb"
+    others = options.labels.get(ANY, "") if options.labels else options.label_in_name(file) or "cmb"
     found = {v: options.labels.get(f"{v:.0f}", others) for v in values}
     if unknown := [f"{v:.0f}" for v, label in found.items() if label in ("", NONE)]:
         got = f"none for {', '.join(unknown[:SHOWN])}"

@@ -111,9 +111,9 @@ def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: st
         return value
 
     if any(c.lower() == SLICERS for c in table.columns):
-        label = label_of_point(text("label"), text("description"), "", options)
+        label = label_of_point(text("label"), text("description"), options.label_in_name(file), options)
     else:
-        label = options.label_of(text("label")) if text("label") else "cmb"
+        label = options.label_of(text("label")) if text("label") else options.label_in_name(file) or "cmb"
     if label is None:
         raise ValueError(f"the label {text('label')!r}; say what it means with --label '{text('label')}=cmb'")
     if label == NONE and any(text(c) for c in ("x", "y", "z", "diameter_mm")):

@@ -95,12 +95,13 @@ def _points(file: Path, markup: Mapping[str, Any], options: Options) -> list[Poi
     frame = options.frame_of(file, "" if system is None else SYSTEMS[str(system)], "its points", usual=LPS)
     measured = [m["value"] for m in markup.get("measurements", ()) if re.match("diameter|size", m["name"], re.I) and "value" in m]
     measured_mm = float(measured[0]) if measured else None
+    of_list = _list_name(_one_line(markup.get("name")), file, options)
     points = []
     for point in markup["controlPoints"]:
         if point.get("positionStatus", "defined") != "defined":  # a place that was kept for a point
             continue
         label, description = (_one_line(point.get(key)) for key in ("label", "description"))
-        points.append(Point(position_of(point["position"]), frame, label, description, _one_line(markup.get("name")), measured_mm))
+        points.append(Point(position_of(point["position"]), frame, label, description, of_list, measured_mm))
     return points
 
 
@@ -134,8 +135,13 @@ def label_of_point(name: str, description: str, of_list: str, options: Options) 
     found = found or _named(plain, options)
     is_unnamed = UNNAMED.fullmatch(plain) is not None
     if not found and is_unnamed:
-        found = _named(of_list, options)
+        found = IGNORE if of_list == IGNORE else _named(of_list, options)
     return found or options.labels.get(ANY) or ("cmb" if is_unnamed else None)
+
+
+def _list_name(name: str, file: Path, options: Options) -> str:
+    """The name of a list; the label that its file's name says where it has none of its own."""
+    return options.label_in_name(file) if UNNAMED.fullmatch(name) else name
 
 
 def _named(name: str, options: Options) -> str | None:
@@ -163,7 +169,16 @@ def _note(points: Sequence[Point], options: Options, ignored: int) -> str:
         if not (not rest or is_region(rest) or options.named_label(rest) or text in options.labels or diameter_in(rest) is not None)
     ]
     parts = [f"descriptions not kept, which are no regions: {listed(lost)}"] if lost else []
+    if lists := dict.fromkeys(repr(p.of_list[:SHOWN]) for p in points if _says_nothing(p, options)):
+        parts.append(f"points without names, taken as cmb, in a list named {listed(lists)}: --label says what such a name means")
     return "; ".join(parts + ([ignored_note(ignored)] if ignored else []))
+
+
+def _says_nothing(point: Point, options: Options) -> bool:
+    """Whether a point is a microbleed only for lack of a name, and its list's is of something unknown."""
+    of_list = "" if _named(point.of_list, options) or ANY in options.labels else point.of_list
+    unknown = label_of_point(point.label, point.description, "possible", options) == "possible"
+    return bool(of_list) and unknown and label_of_point(point.label, point.description, of_list, options) == "cmb"
 
 
 def diameter_in(text: str) -> float | None:
@@ -197,7 +212,7 @@ def read_fcsv(file: Path, options: Options) -> Reading:
         for cells in csv.reader((line for line in lines if line.strip() and not line.startswith("#")), strict=True):
             row = dict(zip(columns, cells, strict=False))
             label, description = (_one_line(row.get(key)) for key in ("label", "desc"))
-            points.append(Point(position_of(row[c] for c in "xyz"), frame, label, description))
+            points.append(Point(position_of(row[c] for c in "xyz"), frame, label, description, options.label_in_name(file)))
         marks = _marks(file, points, options)
     except InputError:
         raise

@@ -2,183 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from cmb_models.importing.marks.forms.detect import FORMS, form_of, read_file
-from cmb_models.importing.marks.forms.slicer import diameter_in
 from cmb_models.importing.marks.reading import Options
-from cmb_models.importing.marks.scans import position_mm
+from cmb_models.networks.cnn import KINDS
 from tests.support.bundles import AFFINE, BLOBS_MM
 from tests.support.refused import refused
 from tests.unit.importing.marks import written
 from tests.unit.importing.marks.conftest import LAS
+from tests.unit.importing.marks.readings import only, places
 
 FOUR = Options(diameter_mm=4.0)
-
-
-def places(readings, affine=AFFINE):
-    """RAS mm of all marks in a scan of this affine, sorted."""
-    return sorted(tuple(round(c, 3) for c in position_mm(m, affine)) for r in readings for m in r.marks)
-
-
-def only(readings):
-    (reading,) = readings
-    return reading
-
-
-@pytest.mark.parametrize("frame", ["LPS", "RAS"])
-def test_markups(tmp_path, frame):
-    readings = read_file(written.markups(tmp_path / "sub-001.mrk.json", frame=frame), Options())
-    assert places(readings) == sorted(BLOBS_MM)
-    assert {(m.diameter_mm, m.label, m.region) for m in only(readings).marks} == {(4.0, "cmb", "")}
-
-
-@pytest.mark.parametrize("system", ["LPS", "RAS", "0", "1"])
-def test_fcsv(tmp_path, system):
-    assert places(read_file(written.fcsv(tmp_path / "sub-001.fcsv", system=system), Options())) == sorted(BLOBS_MM)
-
-
-def test_fcsv_without_a_coordinate_system_needs_the_option(tmp_path):
-    file = written.fcsv(tmp_path / "a.fcsv")
-    file.write_text("\n".join(line for line in file.read_text().splitlines() if "Coordinate" not in line))
-    with refused("marks-option", got="none"):
-        read_file(file, Options())
-    assert places(read_file(file, Options(frame="lps"))) == sorted(BLOBS_MM)
-
-
-@pytest.mark.parametrize(("system", "options"), [("RAS", ("lps", "voxel0")), ("LPS", ("ras", "voxel1"))])
-def test_the_frame_that_a_file_states_is_contradicted_by_no_option(tmp_path, system, options):
-    first, second = written.in_frame([(1, 2, 3)], system)[0][:2]
-    table = written.text(tmp_path / "a.csv", "r,a,s" if system == "RAS" else "l,p,s", f"{first},{second},3")
-    for file in (
-        written.markups(tmp_path / "a.mrk.json", [(1, 2, 3)], system),
-        written.fcsv(tmp_path / "a.fcsv", [(1, 2, 3)], system),
-        table,
-    ):
-        for frame in options:
-            with refused("options-conflict", got=f"--frame {frame}"):
-                read_file(file, Options(frame=frame, diameter_mm=3))
-        assert places(read_file(file, Options(frame=system.lower(), diameter_mm=3))) == [(1, 2, 3)]
-
-
-def test_the_option_says_the_frame_of_a_file_that_does_not(tmp_path):
-    file = written.markups(tmp_path / "a.mrk.json", [(1, 2, 3)], "RAS")
-    file.write_text(file.read_text().replace('"coordinateSystem": "RAS", ', ""))
-    assert places(read_file(file, Options(frame="ras"))) == [(1, 2, 3)]
-    assert places(read_file(file, Options())) == [(-1, -2, 3)]  # LPS, as the schema of markups says
-
-
-def test_other_markups_are_named_and_alone_refused(tmp_path):
-    file = written.markups(tmp_path / "a.mrk.json")
-    content = json.loads(file.read_text())
-    line = {"type": "Line", "name": "L1", "controlPoints": []}
-    file.write_text(json.dumps({"markups": [line, *content["markups"]]}))
-    reading = only(read_file(file, Options()))
-    assert len(reading.marks) == 3 and reading.note == "skipped: Line L1"
-    file.write_text(json.dumps({"markups": [line]}))
-    with refused("marks-form", got="Line L1"):
-        read_file(file, Options())
-
-
-def test_points_without_a_place_are_left_out(tmp_path):
-    file = written.markups(tmp_path / "a.mrk.json")
-    content = json.loads(file.read_text())
-    content["markups"][0]["controlPoints"][0] |= {"positionStatus": "undefined", "position": [0, 0, 0]}
-    file.write_text(json.dumps(content))
-    assert len(only(read_file(file, Options())).marks) == 2
-
-
-def test_labels_and_regions_of_points(tmp_path):
-    file = written.markups(tmp_path / "a.mrk.json")
-    content = json.loads(file.read_text())
-    descriptions = ("mimic:vein", "left thalamus", "?")
-    for point, description in zip(content["markups"][0]["controlPoints"], descriptions, strict=True):
-        point["description"] = description
-    file.write_text(json.dumps(content))
-    marks = only(read_file(file, Options(diameter_mm=3, labels={"?": "possible"}))).marks
-    assert [(m.label, m.region) for m in marks] == [("mimic:vein", ""), ("cmb", "left thalamus"), ("possible", "")]
-    marks = only(read_file(file, Options(diameter_mm=3, labels={"?": "ignore"}))).marks
-    assert len(marks) == 2
-
-
-def named(file, *names: str, description: str = "", of_list: str = "F"):
-    """A point list with points of these names."""
-    written.markups(file, [(1, 2, 3)] * len(names), description=description, name=of_list)
-    content = json.loads(file.read_text())
-    for point, name in zip(content["markups"][0]["controlPoints"], names, strict=True):
-        point["label"] = name
-    file.write_text(json.dumps(content))
-    return file
-
-
-@pytest.mark.parametrize(
-    ("name", "of_list", "expected"),
-    [
-        ("possible-1", "possible", "possible"),
-        ("mimic:vein-1", "F", "mimic:vein"),
-        ("mimic:vein_2-11", "F", "mimic:vein"),
-        ("CMB_1", "CMB", "cmb"),
-        ("Microbleed 3 mm", "F", "cmb"),
-        ("F-1", "possible", "possible"),
-        ("F-1", "mimic:vein_1", "mimic:vein"),
-        *((name, "sub-001", "cmb") for name in ("", "F", "F-1", "F_1-2", "MarkupsFiducial_1", "P-1", "1", "3 mm")),
-    ],
-)
-def test_the_label_of_a_point_is_its_name_or_its_lists(tmp_path, name, of_list, expected):
-    assert only(read_file(named(tmp_path / "a.mrk.json", name, of_list=of_list), FOUR)).marks[0].label == expected
-
-
-def test_labels_of_points_that_are_not_known_are_listed(tmp_path):
-    """Also where the list is named as microbleeds."""
-    file = named(tmp_path / "a.mrk.json", "vein", "calcification-2", "cmb-3", of_list="cmb")
-    with refused("marks-option", got="'vein', 'calcification-2'"):
-        read_file(file, FOUR)
-    points = written.fcsv(tmp_path / "a.fcsv")
-    points.write_text(points.read_text().replace("F-0", "vein-1"))
-    with refused("marks-option", got="'vein-1'"):
-        read_file(points, FOUR)
-    known = Options(diameter_mm=4, labels={"vein": "mimic:vein", "*": "ignore"})
-    assert [m.label for m in only(read_file(file, known)).marks] == ["mimic:vein", "cmb"]
-
-
-@pytest.mark.parametrize(
-    ("name", "description", "expected_mm"), [("3", "", 4), ("3", "2.5", 2.5), ("F-1 3 mm", "", 3), ("3", "d 5", 5)]
-)
-def test_the_number_of_a_point_is_no_diameter(tmp_path, name, description, expected_mm):
-    assert only(read_file(named(tmp_path / "a.mrk.json", name, description=description), FOUR)).marks[0].diameter_mm == expected_mm
-
-
-def test_a_number_in_place_of_a_name_hides_no_measurement(tmp_path):
-    file = named(tmp_path / "a.mrk.json", "3")
-    content = json.loads(file.read_text())
-    content["markups"][0]["measurements"] = [{"name": "diameter", "value": 2.5}]
-    file.write_text(json.dumps(content))
-    assert only(read_file(file, Options())).marks[0].diameter_mm == 2.5
-
-
-def test_a_measurement_of_the_list_is_the_diameter(tmp_path):
-    measurements = [{"name": "diameter", "value": 2.5, "units": "mm"}]
-    file = written.markups(tmp_path / "a.mrk.json", description="", measurements=measurements)
-    assert {m.diameter_mm for m in only(read_file(file, Options())).marks} == {2.5}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected_mm"),
-    [("3.5", 3.5), ("3,5 mm", 3.5), ("d = 4", 4), ("CMB, diameter: 2.5mm", 2.5), ("about 3 mm", 3), ("F-1", None), ("2nd", None)],
-)
-def test_diameters_in_words(text, expected_mm):
-    assert diameter_in(text) == expected_mm
-
-
-@pytest.mark.parametrize("make", [written.markups, written.fcsv])
-def test_a_missing_diameter_names_the_option(tmp_path, make):
-    file = make(tmp_path / ("a.fcsv" if make is written.fcsv else "a.mrk.json"), description="")
-    with refused("marks-option") as caught:
-        read_file(file, Options())
-    assert caught.value.remedy == "pass --diameter-mm"
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
@@ -208,6 +44,29 @@ def test_values_need_a_meaning(tmp_path):
     assert [m.label for m in instances.marks] == ["cmb"] * 3
     reading = only(read_file(file, Options(labels={"1": "cmb", "2": "mimic:calcification", "*": "ignore"})))
     assert [m.label for m in reading.marks] == ["cmb", "mimic:calcification"] and reading.note == "skipped: value 5"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("vein", "mimic:vein"), ("veins_mask", "mimic:vein"), ("CMB_possible", "possible"), ("vein_iron", "cmb"), ("seg", "cmb")],
+)
+def test_a_files_name_says_what_it_marks(tmp_path, name, expected):
+    """Where nothing in the file does."""
+    mask = written.mask(tmp_path / f"sub-001_{name}.nii.gz", written.labels())
+    table = written.text(tmp_path / f"{name}.csv", "x_mm,y_mm,z_mm", "1,2,3")
+    slicers = written.text(tmp_path / f"{name}-2.csv", "label,r,a,s,defined", "F-1,1,2,3,1")
+    for file in (mask, table, slicers, written.fcsv(tmp_path / f"sub-001-{name}.fcsv"), written.markups(tmp_path / f"{name}.json")):
+        assert {m.label for m in only(read_file(file, FOUR)).marks} == {expected}
+    labels = {"1": "cmb", "F": "cmb"}
+    assert {m.label for m in only(read_file(mask, Options(labels=labels))).marks} == {"cmb"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_mimics_are_labels_without_their_prefix(tmp_path, kind):
+    """All that training distinguishes, and no other word."""
+    for text in (kind, f"{kind.upper()}s", kind.replace("_", " ")):
+        table = written.text(tmp_path / "a.csv", "x_mm,y_mm,z_mm,label", f"1,2,3,{text}")
+        assert only(read_file(table, FOUR)).marks[0].label == f"mimic:{kind}"
 
 
 def test_components_above_10_mm_are_no_microbleeds(tmp_path):
@@ -453,26 +312,3 @@ def test_damaged_files_are_refused_or_read(tmp_path):
                 except InputError:
                     refusals += 1
     assert refusals > 150
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[]",
-        "{}",
-        "3",
-        '{"markups": 3}',
-        '{"markups": [3]}',
-        '{"markups": [{"type": "Fiducial"}]}',
-        '{"markups": [{"type": "Fiducial", "controlPoints": [{"position": [1, 2]}]}]}',
-        '{"markups": [{"type": "Fiducial", "controlPoints": [{"position": [1, 2, NaN]}]}]}',
-        '{"markups": [{"type": "Fiducial", "controlPoints": [{"position": "123"}, 3]}]}',
-        '{"markups": [{"type": "Fiducial", "coordinateSystem": "MNI", "controlPoints": []}]}',
-        '{"markups": [{"type": "Fiducial", "coordinateUnits": "m", "controlPoints": []}]}',
-        '{"markups": [{"type": "Fiducial", "measurements": 3, "controlPoints": []}]}',
-        "[" * 100_000,
-    ],
-)
-def test_json_of_another_shape(tmp_path, content):
-    with refused("marks-form"):
-        read_file(written.text(tmp_path / "a.mrk.json", content), FOUR)

@@ -36,6 +36,21 @@ def test_no_scan_is_empty_whose_file_was_not_read(site, readings):
     assert len(read_readings(site / "annotations.csv").empty) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [("sub-001", ""), ("sub-001_2", "; '_2' in its name is read as no session"), ("sub-001 (1)", "; '(1)' in its")],
+)
+def test_a_number_in_a_files_name_is_noted(site, tmp_path, name, note):
+    """3D Slicer numbers a second list of one name, a browser a second download; a session it is only by its prefix."""
+    (line,) = import_marks([written.markups(tmp_path / f"{name}.mrk.json")], site, AB).lines
+    assert line.becomes.startswith(f"3 cmb{note}") and bool(note) == ("session" in line.becomes)
+
+
+def test_a_number_of_a_subject_with_sessions_is_refused(site, tmp_path):
+    with refused("marks-unmatched", got="none"):
+        import_marks([written.markups(tmp_path / "sub-003_2.mrk.json")], site, AB)
+
+
 @pytest.mark.parametrize("others_empty", [True, False])
 def test_a_folder_that_cannot_be_read_is_a_fault(site, readings, monkeypatch, others_empty):
     """Which root, as whom tests may run, can do whatever the permissions are."""
