@@ -21,7 +21,7 @@ from cmb_models.io.annotations import Readings, read_readings, write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import MAGNITUDE, PHASE
-from cmb_models.io.sidecar import sidecar_of
+from cmb_models.io.sidecar import sidecar_of, sidecars_of
 from cmb_models.volume import Volume
 
 THERE = "already imported"
@@ -130,7 +130,9 @@ def _images_of(sources: Sequence[Path], dataset: Path, options: Options) -> tupl
     if stacks and options.keep_subjects:
         got, remedy = "DICOM images", "leave it out, or pass --from nifti"
         raise InputError("options-conflict", "--keep-subjects", "image files alone", got, remedy)
-    stems = {sidecar_of(file) for file, _ in named} | {file.with_suffix(s) for file, _ in named for s in (".raw", ".zraw")}
+    stems = {sidecar for file, _ in named for sidecar in sidecars_of(file)} | {
+        file.with_suffix(s) for file, _ in named for s in (".raw", ".zraw")
+    }
     others = [file for file in others if file not in stems]
     files = image_files(named, options.keep_subjects, options.nan_as_air, options.by_folder)
     return [*stacks, *files], others

@@ -1,10 +1,11 @@
-"""The `.json` that dcm2niix and BIDS put next to a NIfTI file."""
+"""The `.json` that dcm2niix and BIDS put next to a NIfTI file, and those of folders above that BIDS lets it inherit."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ZEROED = "NanVoxelsSetToZero"  # key of ours: so many voxels of air were NaN in the file that was imported
 LARGEST = 2**22  # bytes: a sidecar with the times of many slices has some hundred kilobytes
+MOST_ENTITIES = 8  # of a BIDS name; each subset of them is a file that may be there
 LONGEST_ECHO_S = 1.0  # a larger EchoTime can only be in milliseconds
 
 
@@ -23,11 +25,40 @@ def sidecar_of(nifti: Path) -> Path:
     return Path(nifti).with_name(f"{scan_name(nifti)}.json")
 
 
+def sidecars_of(nifti: Path) -> list[Path]:
+    """The sidecars that apply to a NIfTI file, the nearest last: of one key the last value counts.
+
+    Those of BIDS' inheritance principle: in the folder of a file or above it in the dataset, with its suffix, and no entity that
+    it lacks, such as `swi.json` and `sub-01_swi.json` for `sub-01/swi/sub-01_acq-hr_swi.nii.gz`.
+    https://bids-specification.readthedocs.io/en/stable/common-principles.html#the-inheritance-principle
+    """
+    own = sidecar_of(nifti)
+    return [file for file in dict.fromkeys([*_inherited(own), own]) if file.is_file()]
+
+
+def _inherited(own: Path) -> Iterator[Path]:
+    """Where sidecars may be that a file inherits, whose own one is given; nowhere if its name is not one of BIDS."""
+    *entities, suffix = own.stem.split("_")
+    if not own.name.startswith("sub-") or len(entities) > MOST_ENTITIES or not all("-" in e for e in entities):
+        return
+    above = own.absolute().parents
+    depth = next((n for n, folder in enumerate(above) if folder.name == entities[0]), None)
+    folders = [own.parent] if depth is None else [*reversed(above[1 : depth + 2]), own.parent]
+    for folder in folders:
+        for size in range(len(entities) + 1):
+            for some in combinations(entities, size):
+                yield folder / f"{'_'.join([*some, suffix])}.json"
+
+
 def read_sidecar(nifti: Path) -> dict[str, Any]:
-    """The values of a NIfTI file's sidecar; empty if there is none. One that cannot be parsed is ignored with a log warning."""
-    file = sidecar_of(nifti)
-    if not file.is_file():
-        return {}
+    """The values of a NIfTI file's sidecars; empty if there is none. One that cannot be parsed is ignored with a log warning."""
+    values: dict[str, Any] = {}
+    for file in sidecars_of(nifti):
+        values |= _read(file)
+    return values
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")

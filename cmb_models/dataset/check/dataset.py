@@ -23,7 +23,7 @@ from cmb_models.io.annotations import NONE
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
-from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, sidecar_of, stated_role
+from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, sidecars_of, stated_role
 from cmb_models.volume import Volume
 
 SHOWN = 5  # names in a message
@@ -202,15 +202,19 @@ def _entry(scan: ScanFile, volume: Volume, ras: Volume, sidecar: Mapping[str, An
 def _require_swi(scan: ScanFile, role: str, reason: str) -> None:
     """Raise InputError if a scan is phase, a projection or another contrast by its sidecar's role, for this reason."""
     if role in (PHASE, SKIPPED):
-        got = f"{reason or 'phase'} by {sidecar_of(scan.path).name}"
+        got = f"{reason or 'phase'} by {_sidecars(scan)}"
         raise InputError("scan-derived", scan.path, "an SWI", got, "replace it by the SWI series, or correct the sidecar")
+
+
+def _sidecars(scan: ScanFile) -> str:
+    return " and ".join(file.name for file in sidecars_of(scan.path))
 
 
 def _warnings_of_scan(scan: ScanFile, ras: Volume, role: str) -> list[InputError]:
     """A magnitude or gradient echo in place of an SWI, and a part of a head."""
     found = []
     if role in (MAGNITUDE, GRE):
-        got = f"a magnitude image by {sidecar_of(scan.path).name}"
+        got = f"a magnitude image by {_sidecars(scan)}"
         found.append(InputError("scan-derived", scan.path, "an SWI", got, "use the SWI series if there is one"))
     if (height := height_mm(ras)) < LEAST_HEIGHT_MM:
         expected, remedy = f"a scan of at least {LEAST_HEIGHT_MM:g} mm from bottom to top", "check that this is the whole series"
