@@ -33,6 +33,8 @@ NOBODY = Who("")
 BINARY = 3  # values of any mask, such as one of the brain
 SAMPLE = 100_000  # voxels that are examined first
 INTEGER = 1e-3  # by which stored labels may differ from whole numbers
+ECHO = re.compile(r"(?P<rest>.+)_e(?P<echo>\d{1,2})(?P<phase>_ph)?")  # as dcm2niix names the echoes of a series
+BIDS_ECHO = re.compile(r"(^|_)echo-[^_]+")
 DATE = re.compile(r"ses-\d{6,}[a-z]?", re.IGNORECASE)
 SAME_GRID_MM = 0.1
 
@@ -54,7 +56,8 @@ class ImageFile:
         shape: (I, J, K); () if unknown.
         affine: (4, 4), voxel index to RAS mm.
         nan_as_air: Whether NaN voxels that touch the border are set to 0.
-        series: Nothing: files are no series.
+        number: Which of several volumes of the file; None if it has one.
+        series: What the echoes of one series have in common; '' if the name says of no echo.
         sidecar: The values of its sidecar.
     """
 
@@ -70,6 +73,7 @@ class ImageFile:
     shape: tuple[int, ...] = ()
     affine: np.ndarray | None = None
     nan_as_air: bool = False
+    number: int | None = None
     series: str = ""
     sidecar: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -86,7 +90,7 @@ class ImageFile:
         """SHA-256 of the file, and of the voxels' file where the header is one of its own."""
         files = [self.file, *(f for ending in (".raw", ".zraw", ".raw.gz") if (f := self.file.with_suffix(ending)).is_file())]
         is_pair = self.file.suffix.lower() in (".mhd", ".nhdr")
-        sums = [sha256_of(f) for f in (files if is_pair else files[:1])]
+        sums = [sha256_of(f) for f in (files if is_pair else files[:1])] + ([str(self.number)] if self.number else [])
         return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
     def same_grid(self, other: ImageFile) -> bool:
@@ -96,7 +100,7 @@ class ImageFile:
         return corners_apart_mm(self.affine, other.affine, self.shape) <= SAME_GRID_MM
 
     def read(self) -> tuple[Volume, dict[str, Any]]:
-        volume, values = read_any(self.file), kept(self.sidecar)
+        volume, values = read_any(self.file, self.number), kept(self.sidecar)
         volume, zeroed = finite(volume, self.file, self.nan_as_air)
         if self.role != PHASE and is_mask(volume.data):
             remedy = "import it with `cmb import marks`"
@@ -109,13 +113,17 @@ def is_image(file: Path) -> bool:
     return file.name.lower().endswith(SUFFIXES)
 
 
-def read_any(file: Path) -> Volume:
-    """Read a file of any of the formats."""
-    return formats.read_image(file) if file.suffix.lower() in formats.SUFFIXES else nifti.read_volume(file)
+def read_any(file: Path, number: int | None = None) -> Volume:
+    """Read a file of any of the formats. number: which of several volumes, as of `nifti.read_volume`."""
+    return formats.read_image(file) if file.suffix.lower() in formats.SUFFIXES else nifti.read_volume(file, number=number)
 
 
 def image_files(
-    files: Iterable[tuple[Path, Path]], keep_subjects: bool = False, nan_as_air: bool = False, by_folder: bool = False
+    files: Iterable[tuple[Path, Path]],
+    keep_subjects: bool = False,
+    nan_as_air: bool = False,
+    by_folder: bool = False,
+    number: int | None = None,
 ) -> list[ImageFile]:
     """All files as images, in their order; each once.
 
@@ -124,6 +132,7 @@ def image_files(
         keep_subjects: Whether the labels of subjects and sessions are kept, for a set that has pseudonyms already.
         nan_as_air: Whether NaN voxels that touch the border are set to 0.
         by_folder: Whether folders name the patients, where no BIDS label does.
+        number: Which volume to take of files with several, from 1; None to refuse them.
 
     Raises:
         InputError: If a MetaImage or NRRD file is to be read and SimpleITK is not installed.
@@ -132,12 +141,12 @@ def image_files(
     found, names = [], []
     for file, source in sorted(unique.values(), key=lambda pair: pair[0]):
         folders, root = relative_parts(file, source)
-        name = read_name(_stem(file), folders, root, by_folder)
+        name = _name(file, folders, root, by_folder)
         shown = Path(*folders, file.name).as_posix()
         image = ImageFile(file, shown, name.role, name.reason, nan_as_air=nan_as_air)
         if name.role != SKIPPED:
             image = replace(image, sidecar=read_sidecar(file))
-            image = _identified(_opened(image), name, keep_subjects)
+            image = _identified(_opened(image, number), name, keep_subjects)
         found.append(image)
         names.append(name)
     return _decided(found, names)
@@ -146,6 +155,15 @@ def image_files(
 def _stem(file: Path) -> str:
     ending = next(s for s in SUFFIXES if file.name.lower().endswith(s))
     return file.name[: -len(ending)]
+
+
+def _name(file: Path, folders: Sequence[str], root: str, by_folder: bool) -> Name:
+    """What a file's name says, with the echo that dcm2niix appends to it: else two echoes would be two patients."""
+    match = ECHO.fullmatch(stem := _stem(file))
+    if not match or read_sidecar(file).get("EchoNumber") != int(match["echo"]):
+        return read_name(stem, folders, root, by_folder)
+    name = read_name(match["rest"] + (match["phase"] or ""), folders, root, by_folder)
+    return replace(name, acquisition=f"echo-{match['echo']}")
 
 
 def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
@@ -157,7 +175,8 @@ def _identified(image: ImageFile, name: Name, keep_subjects: bool) -> ImageFile:
         return replace(image, fault=image.fault or fault)
     who = Who(f"{OF_FILES}{name.subject}", label=f"sub-{name.subject}" if keep_subjects else "")
     session = name.session if keep_subjects else None
-    return replace(image, who=who, study=name.session, session_label=session, acquisition=name.acquisition)
+    series = BIDS_ECHO.sub("", name.acquisition) or "-" if BIDS_ECHO.search(name.acquisition) else ""
+    return replace(image, who=who, study=name.session, session_label=session, acquisition=name.acquisition, series=series)
 
 
 def _no_label(name: Name) -> str:
@@ -167,7 +186,7 @@ def _no_label(name: Name) -> str:
     return "its session is a date: leave out --keep-subjects" if DATE.fullmatch(name.session) else ""
 
 
-def _opened(image: ImageFile) -> ImageFile:
+def _opened(image: ImageFile, number: int | None) -> ImageFile:
     """With what the sidecar and the header say; as SKIPPED where they, or the voxels of an image without a telling name, say so."""
     described = ""
     try:
@@ -175,8 +194,10 @@ def _opened(image: ImageFile) -> ImageFile:
             formats.require_package()
             shape, affine = formats.grid_of(image.file)
         else:
-            shape, affine, described = nifti.read_header(image.file)
-        image = replace(image, shape=shape, affine=affine)
+            shape, affine, described = nifti.read_header(image.file, number)
+        if len(shape) > 3:
+            image = replace(image, number=number, name=f"{image.name}, volume {number} of {shape[3]}")
+        image = replace(image, shape=shape[:3], affine=affine)
     except InputError as error:
         if error.code == "package-missing":
             raise
@@ -193,14 +214,14 @@ def _opened(image: ImageFile) -> ImageFile:
         role, reason = role_of(SeriesFacts(description=described))
         if role == SKIPPED and reason != NOT_NAMED:
             return replace(image, role=SKIPPED, reason=f"{reason}, by its header")
-        if not image.fault and _is_mask_file(image.file):
+        if not image.fault and _is_mask_file(image.file, number):
             return replace(image, role=SKIPPED, reason=LABELS)
     return image
 
 
-def _is_mask_file(file: Path) -> bool:
+def _is_mask_file(file: Path, number: int | None) -> bool:
     try:
-        return is_mask(read_any(file).data)
+        return is_mask(read_any(file, number).data)
     except InputError:
         return False  # found again, and reported, when it is imported
 

@@ -37,7 +37,8 @@ class Options:
         keep_subjects: Whether image files keep their subjects' labels, as of a public set that has pseudonyms already.
         by_folder: Whether folders name the patients of image files, where no BIDS label does; else the files' names do.
         nan_as_air: Whether NaN voxels that are connected to the border are set to 0.
-        echo_ms: Echo time of the one to take of several echoes of one DICOM series.
+        echo_ms: Echo time of the one to take of several echoes of one series.
+        volume: Which volume, from 1, to take of NIfTI files with several, such as echoes; None to refuse them.
         gre_as_swi: Whether a T2*-weighted gradient echo becomes the scan of a session without SWI.
     """
 
@@ -46,6 +47,7 @@ class Options:
     by_folder: bool = False
     nan_as_air: bool = False
     echo_ms: float | None = None
+    volume: int | None = None
     gre_as_swi: bool = False
 
 
@@ -134,7 +136,7 @@ def _images_of(sources: Sequence[Path], dataset: Path, options: Options) -> tupl
         file.with_suffix(s) for file, _ in named for s in (".raw", ".zraw")
     }
     others = [file for file in others if file not in stems]
-    files = image_files(named, options.keep_subjects, options.nan_as_air, options.by_folder)
+    files = image_files(named, options.keep_subjects, options.nan_as_air, options.by_folder, options.volume)
     return [*stacks, *files], others
 
 

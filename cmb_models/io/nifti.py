@@ -45,13 +45,14 @@ def scan_name(path: Path) -> str:
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
-def read_volume(path: Path, needs_place: bool = True) -> Volume:
+def read_volume(path: Path, needs_place: bool = True, number: int | None = None) -> Volume:
     """Read a NIfTI file.
 
     Args:
         path: A .nii or .nii.gz file with one 3D volume; trailing axes of length 1 are dropped.
         needs_place: Whether a file with neither qform nor sform is refused. If not, it is logged, and the volume is not
             `in_scanner`.
+        number: Which of several volumes along one further axis, from 1; a file with one is read whatever it is.
 
     Returns:
         The voxels (I, J, K), float32, in the file's orientation, with its scaling applied. Values are not checked: they may be NaN
@@ -63,20 +64,24 @@ def read_volume(path: Path, needs_place: bool = True) -> Volume:
     """
     path = Path(path)
     with _reading(path) as stream:
-        volume = volume_of(_image_of(stream), path, needs_place)
-        _require_end(stream, path)
+        image = _image_of(stream)
+        volume = volume_of(image, path, needs_place, number)
+        _require_end(stream, path, image, number)
     return volume
 
 
-def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, str]:
-    """Shape, affine (4, 4) and description of a NIfTI file, without reading its voxels. Raises InputError as `read_volume`."""
+def read_header(path: Path, number: int | None = None) -> tuple[tuple[int, ...], np.ndarray, str]:
+    """Shape, affine (4, 4) and description of a NIfTI file, without reading its voxels. Arguments and errors as of `read_volume`.
+
+    The shape is (I, J, K), and further axes of a file of several volumes.
+    """
     path = Path(path)
     with _reading(path) as stream:
         image = _image_of(stream)
-        _check_voxels(path, image)
+        _check_voxels(path, image, number)
         require_scanner_space(image, path)
         described = bytes(cast(Any, image.header)["descrip"].tobytes()).split(b"\0")[0].decode("latin-1")
-        return image.shape[:3], np.array(image.affine), described
+        return image.shape[:3] + tuple(n for n in image.shape[3:] if n > 1), np.array(image.affine), described
 
 
 @contextlib.contextmanager
@@ -123,9 +128,12 @@ def _image_of(stream: io.IOBase) -> SpatialImage:
     return image
 
 
-def _require_end(stream: io.IOBase, path: Path) -> None:
-    """Read what follows the voxels: at its end the checksum of a gzip file is compared, and it may hold little else."""
-    rest = 0
+def _require_end(stream: io.IOBase, path: Path, image: SpatialImage, number: int | None) -> None:
+    """Read what follows the volume: at its end the checksum of a gzip file is compared, and it may hold little but further ones."""
+    size, volumes = math.prod(image.shape[:3]) * image.get_data_dtype().itemsize, math.prod(image.shape[3:])
+    taken = min(number or 1, volumes)
+    stream.seek(int(cast(Any, image.dataobj).offset) + taken * size)
+    rest = -(volumes - taken) * size
     while chunk := stream.read(2**20):
         rest += len(chunk)
         if rest > MOST_TRAILING:
@@ -133,27 +141,31 @@ def _require_end(stream: io.IOBase, path: Path) -> None:
             raise InputError(
                 "scan-file", path, "a whole NIfTI file", got, "compare it with the original, and copy or export it again"
             )
+    if rest < 0:
+        raise ValueError(f"{-rest} bytes are missing")
 
 
-def volume_of(image: SpatialImage, case: object, needs_place: bool = True) -> Volume:
+def volume_of(image: SpatialImage, case: object, needs_place: bool = True, number: int | None = None) -> Volume:
     """Convert a nibabel image to a Volume, as `read_volume` does for its file.
 
     Args:
         image: One 3D image; trailing axes of length 1 are dropped.
         case: Name in error messages.
         needs_place: As in `read_volume`.
+        number: As in `read_volume`.
 
     Raises:
         InputError: As `read_volume`.
     """
     with np.errstate(**UNWARNED):
-        return _volume_of(image, case, needs_place)
+        return _volume_of(image, case, needs_place, number)
 
 
-def _volume_of(image: SpatialImage, case: object, needs_place: bool) -> Volume:
+def _volume_of(image: SpatialImage, case: object, needs_place: bool, number: int | None) -> Volume:
     try:
-        _check_voxels(case, image)
-        data = np.asarray(image.dataobj, dtype=np.float32)
+        _check_voxels(case, image, number)
+        further = tuple(number - 1 if number and size > 1 else 0 for size in image.shape[3:])
+        data = np.asarray(image.dataobj[(..., *further)] if further else image.dataobj, dtype=np.float32)
     except InputError:
         raise
     except UNREADABLE as error:
@@ -249,13 +261,16 @@ def _check_file(path: Path) -> None:
         raise InputError("scan-file", path, "a whole NIfTI file", "an empty file", "copy or export it again")
 
 
-def _check_voxels(case: object, image: SpatialImage) -> None:
+def _check_voxels(case: object, image: SpatialImage, number: int | None = None) -> None:
     """Check the header, before the voxels of a long 4D series are read."""
     shape, kind = image.shape, image.get_data_dtype().kind
-    if len(shape) < 3 or 0 in shape or any(size != 1 for size in shape[3:]):
-        remedy = "pass one echo or time point at a time, as a file of its own"
-        raise InputError("scan-geometry", case, "one 3D volume", f"an array of shape {shape}", remedy)
-    if math.prod(shape) > MAX_VOXELS:
+    several = [size for size in shape[3:] if size != 1]
+    is_one = not several or (number is not None and len(several) == 1 and 1 <= number <= several[0])
+    if len(shape) < 3 or 0 in shape or not is_one:
+        expected = "one 3D volume" if number is None else f"a volume {number} along one further axis"
+        remedy = "pass one echo or time point at a time, as a file of its own, or its number with `cmb import --volume`"
+        raise InputError("scan-geometry", case, expected, f"an array of shape {shape}", remedy)
+    if math.prod(shape[:3]) > MAX_VOXELS:
         expected, got = f"at most {MAX_VOXELS / 1e6:.0f} million voxels", f"shape {shape} in its header"
         raise InputError("scan-too-large", case, expected, got, "crop it to the head, or export it again")
     if kind not in "iuf":

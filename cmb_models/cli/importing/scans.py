@@ -55,7 +55,10 @@ def import_scans(
     nan_as_air: Annotated[
         bool, typer.Option("--nan-as-air", help="Set NaN voxels to 0 that are connected to the image's border.")
     ] = False,
-    echo: Annotated[float | None, typer.Option(help="Echo time in ms to take of a DICOM series with several.")] = None,
+    echo: Annotated[float | None, typer.Option(help="Echo time in ms to take of a series with several.")] = None,
+    volume: Annotated[
+        int | None, typer.Option(min=1, help="Number of the volume to take of 4D NIfTI files, such as raw echoes in one file.")
+    ] = None,
     gre_as_swi: Annotated[
         bool, typer.Option("--gre-as-swi", help="Use T2*-weighted gradient echoes as scans where a session has no SWI.")
     ] = False,
@@ -72,7 +75,9 @@ def import_scans(
 
     file = key or default_key(into)
     has_codes = file.exists() or not dry_run  # else the codes shown now would be others at the import
-    options = Options(kind.value if kind else None, keep_subjects, subject_from is SubjectFrom.folder, nan_as_air, echo, gre_as_swi)
+    options = Options(
+        kind.value if kind else None, keep_subjects, subject_from is SubjectFrom.folder, nan_as_air, echo, volume, gre_as_swi
+    )
     imported = import_scans(sources, into, file, dry_run, options)
     steps = imported.steps
     numbers = {subject: f"new {n}" for n, subject in enumerate(dict.fromkeys(s.subject for s in steps if s.subject), 1)}

@@ -392,3 +392,8 @@ def test_real_files(tmp_path):
     }
     for reason in outcomes(run(DATA / "gre_crop", tmp_path)).values():
         assert "(51, 51, 41, 3); pass one echo or time point at a time" in reason
+    last = run(DATA / "gre_crop", tmp_path, Options(volume=3))
+    assert {s.image.name: s.target and s.target.name.partition("_")[2] for s in last.steps} == {
+        "mag.nii.gz, volume 3 of 3": "part-mag_swi.nii.gz",
+        "phase.nii.gz, volume 3 of 3": "part-phase_swi.nii.gz",
+    }
