@@ -52,7 +52,7 @@ class Patient:
         identity: As in the source.
         born: Birth date there.
         sessions: Label of each study by what the source calls it.
-        name: Keyed hash of the name there, to tell two patients of one ID apart; "" if unknown.
+        name: Keyed hash of the name there, to tell two patients of one ID apart; "" if unknown. Several of one who was renamed.
     """
 
     identity: str
@@ -70,8 +70,13 @@ class Key:
     patients: dict[str, Patient] = field(default_factory=dict)
     series: dict[str, str] = field(default_factory=dict)  # `Image.uid` by the path that it was imported to, as of `in_datasets`
 
-    def subject(self, who: Who, case: object) -> str:
-        """The subject of an image, such as "sub-k3w7qzt2". case: the image, in error messages.
+    def subject(self, who: Who, case: object, may_be_renamed: bool = False) -> str:
+        """The subject of an image, such as "sub-k3w7qzt2".
+
+        Args:
+            who: Whose it is.
+            case: The image, in error messages.
+            may_be_renamed: Whether patients of one ID and birth date are one, however they are named.
 
         Raises:
             InputError: If the image names no patient, or two patients would share a subject.
@@ -83,14 +88,18 @@ class Key:
         patient = self.patients.setdefault(code, Patient(who.identity, who.born))
         if one_spelling(patient.identity) != one_spelling(who.identity):
             raise InputError("import-identity", case, "one subject a patient", f"two as {code}", "import them with two key files")
-        patient.born = patient.born or who.born
-        if who.born and patient.born != who.born:
+        if who.born and patient.born and patient.born != who.born:
             raise several_patients(case, "birth dates")
-        name = self._digest(who.name).hex()[:NAME_LETTERS] if who.name else ""
-        patient.name = patient.name or name
-        if name and patient.name != name:
+        name, known = self._digest(who.name).hex()[:NAME_LETTERS] if who.name else "", patient.name.split()
+        if name and known and name not in known and not (may_be_renamed and who.born and patient.born):
             raise several_patients(case, "names")
+        patient.born = patient.born or who.born
+        patient.name = " ".join(dict.fromkeys([*known, *([name] if name else [])]))
         return code
+
+    def is_renamed(self, subject: str) -> bool:
+        """Whether a patient had several names."""
+        return subject in self.patients and " " in self.patients[subject].name
 
     def _code(self, identity: str) -> str:
         return f"sub-{base64.b32encode(self._digest(identity)).decode().lower()[:CODE_LETTERS]}"
@@ -138,6 +147,8 @@ def several_patients(case: object, differing: str) -> InputError:
     differing: what distinguishes them, such as "birth dates".
     """
     expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
+    if differing == "names":
+        remedy += ", or pass --renamed if all with one ID and birth date are one patient"
     return InputError("import-identity", case, expected, f"one ID with several {differing}", remedy)
 
 

@@ -14,6 +14,7 @@ from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI
 from cmb_models.volume import Volume
 
 ENDINGS = {SWI: "swi", PHASE: "part-phase_swi", MAGNITUDE: "part-mag_swi", GRE: "part-mag_swi"}
+RENAMED = "a patient with several names, the same by ID and birth date"
 NOT_SWI = "it is no SWI: a release that was trained on SWI will not fit it"
 SAME_ECHO_MS = 0.5
 
@@ -101,7 +102,9 @@ def failed(image: Image, subject: str, session: str, error: InputError) -> Step:
     return Step(image, subject, session, None, reason, is_fault=True, code=error.code)
 
 
-def plan(images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as_swi: bool = False) -> list[Step]:
+def plan(
+    images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as_swi: bool = False, may_be_renamed: bool = False
+) -> list[Step]:
     """One step per image, by subject, session and series. Subjects and sessions are entered into the key.
 
     Of each study one SWI is taken, with the phase and magnitude of its grid. A study without SWI but with a T2*-weighted gradient
@@ -112,20 +115,25 @@ def plan(images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as
         key: The key of the dataset.
         echo_ms: Which of several echoes of one series is taken.
         gre_as_swi: Whether a gradient echo becomes the scan where there is no SWI.
+        may_be_renamed: Whether patients of one ID and birth date are one, however they are named.
     """
     images = list(images)
     births: dict[str, set[str]] = defaultdict(set)
     names: dict[str, set[str]] = defaultdict(set)
+    undated: set[str] = set()  # identities of which a birth date is missing
     for image in images:
         births[image.who.identity] |= {image.who.born} - {""}
+        if not (may_be_renamed and image.who.born):
+            undated.add(image.who.identity)
         names[image.who.identity] |= {image.who.name} - {""}
     steps, by_study = [], defaultdict(list)
     for image in images:
         try:
             for differing, found in (("birth dates", births), ("names", names)):
-                if image.who.identity and len(found[image.who.identity]) > 1:
+                is_one = found is names and image.who.identity not in undated
+                if image.who.identity and len(found[image.who.identity]) > 1 and not is_one:
                     raise several_patients(image.name, differing)
-            by_study[key.subject(image.who, image.name), image.study].append(image)
+            by_study[key.subject(image.who, image.name, may_be_renamed), image.study].append(image)
         except InputError as error:
             is_used = image.role != SKIPPED
             step = failed(image, "", "", error)
@@ -135,7 +143,12 @@ def plan(images: Iterable[Image], key: Key, echo_ms: float | None = None, gre_as
         useful = any(image.role != SKIPPED for image in own)
         session = key.session(subject, study, own[0].session_label) if useful else ""
         steps += _of_study(own, subject, session, echo_ms, gre_as_swi)
-    return steps
+    return [_noted(step) if key.is_renamed(step.subject) else step for step in steps]
+
+
+def _noted(step: Step) -> Step:
+    """With a note of a patient who was renamed, if the image is used."""
+    return replace(step, reason="; ".join(filter(None, [step.reason, RENAMED]))) if step.target else step
 
 
 def _of_study(images: Sequence[Image], subject: str, session: str, echo_ms: float | None, gre_as_swi: bool) -> list[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ class Options:
         echo_ms: Echo time of the one to take of several echoes of one series.
         volume: Which volume, from 1, to take of NIfTI files with several, such as echoes; None to refuse them.
         gre_as_swi: Whether a T2*-weighted gradient echo becomes the scan of a session without SWI.
+        may_be_renamed: Whether patients of one ID and birth date are one, however they are named.
     """
 
     kind: Kind | None = None
@@ -49,6 +51,7 @@ class Options:
     echo_ms: float | None = None
     volume: int | None = None
     gre_as_swi: bool = False
+    may_be_renamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,17 @@ def import_scans(
         got = f"{len(others)} other files" if others else "no file"
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
+    planned = partial(plan, echo_ms=options.echo_ms, gre_as_swi=options.gre_as_swi, may_be_renamed=options.may_be_renamed)
     key = open_key(key_file, dataset)
     if not options.keep_subjects:
         require_own_key(key, dataset)
     if dry_run:
-        return Imported([_checked(step) for step in plan(images, key, options.echo_ms, options.gre_as_swi)], others)
+        return Imported([_checked(step) for step in planned(images, key)], others)
     dataset.mkdir(parents=True, exist_ok=True)
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with exclusive(dataset), exclusive(key_file.parent):
         key = open_key(key_file, dataset)  # again: another import may have written it
-        steps = plan(images, key, options.echo_ms, options.gre_as_swi)
+        steps = planned(images, key)
         key.save()  # first: a killed import has its codes again
         done: dict[int, Step] = {}
         # Phase and magnitude last: they are nothing without their SWI.

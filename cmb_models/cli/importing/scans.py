@@ -62,6 +62,9 @@ def import_scans(
     gre_as_swi: Annotated[
         bool, typer.Option("--gre-as-swi", help="Use T2*-weighted gradient echoes as scans where a session has no SWI.")
     ] = False,
+    renamed: Annotated[
+        bool, typer.Option("--renamed", help="Take patients of one ID and birth date as one, also where their names differ.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
 ) -> None:
     """Import SWI scans with their phase and magnitude, under subject codes. Exit code 1: some, or all, could not be used.
@@ -76,7 +79,14 @@ def import_scans(
     file = key or default_key(into)
     has_codes = file.exists() or not dry_run  # else the codes shown now would be others at the import
     options = Options(
-        kind.value if kind else None, keep_subjects, subject_from is SubjectFrom.folder, nan_as_air, echo, volume, gre_as_swi
+        kind.value if kind else None,
+        keep_subjects,
+        subject_from is SubjectFrom.folder,
+        nan_as_air,
+        echo,
+        volume,
+        gre_as_swi,
+        renamed,
     )
     imported = import_scans(sources, into, file, dry_run, options)
     steps = imported.steps

@@ -15,7 +15,8 @@ from cmb_models.dataset.layout import find_scans
 from cmb_models.importing.dicom_series import Header, read_headers, stacks_of
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import default_key
-from cmb_models.importing.scans import THERE, import_scans, summary
+from cmb_models.importing.plan import RENAMED
+from cmb_models.importing.scans import THERE, Options, import_scans, summary
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.series_role import GRE, MAGNITUDE, PHASE, SKIPPED, SWI, role_of
 from tests.support.command_line import cmb
@@ -291,3 +292,21 @@ def test_one_id_with_several_names(second, is_one, tmp_path):
     assert [s.is_fault for s in (*together, *first, *then)] == [not is_one, not is_one, False, not is_one]
     assert is_one or all("several names" in s.reason and s.code == "import-identity" for s in (*together, *then))
     assert "ller" not in (tmp_path / "b.json").read_text().lower()
+
+
+@pytest.mark.parametrize("born", ["19520304", ""])
+def test_a_patient_who_married_is_one_by_an_option(born, tmp_path):
+    """In one import, and in two; with a note."""
+    for n, name in enumerate(("Mueller^Petra", "Meier^Petra")):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), np.random.default_rng(n), ["swi"])
+        for file in files_of([tmp_path / f"export/{n}"]):
+            changed(file, lambda image, name=name: (setattr(image, "PatientName", name), setattr(image, "PatientBirthDate", born)))
+    renamed = Options(may_be_renamed=True)
+    together = import_scans([tmp_path / "export"], tmp_path / "a/data", tmp_path / "a.json", options=renamed).steps
+    for n in (0, 1):
+        then = import_scans([tmp_path / f"export/{n}"], tmp_path / "b/data", tmp_path / "b.json", options=renamed).steps
+    for steps in (together, then):
+        assert {(s.target is not None, s.code, RENAMED in s.reason) for s in steps} == {
+            (True, "", True) if born else (False, "import-identity", False)
+        }
+    assert not born or sorted(s.session for s in together) == ["", "ses-02"]

@@ -42,3 +42,33 @@ def test_codes_of_earlier_keys_stay(tmp_path):
     earlier = f"sub-{base64.b32encode(digest).decode().lower()[:8]}"
     key.patients = {"sub-Pat01": Patient("file Pat01"), earlier: Patient("file Pat01")}
     assert {key.subject(Who(f"file {name}"), "scan") for name in ("Pat01", "pat01", "PAT01")} == {earlier}
+
+
+MARRIED = Who("4711", "19520304", name="meierpetra")
+
+
+@pytest.mark.parametrize(
+    ("before", "may_be_renamed", "is_one"),
+    [
+        (Who("4711", "19520304", name="muellerpetra"), True, True),
+        (Who("4711", "19520304", name="muellerpetra"), False, False),
+        (Who("4711", "", name="muellerpetra"), True, False),
+        (Who("4711", "19520305", name="muellerpetra"), True, False),
+        (Who("4711", "19520304"), False, True),
+    ],
+)
+def test_a_patient_who_was_renamed(before, may_be_renamed, is_one, tmp_path):
+    key = Key(tmp_path / "key.json", "00")
+    code = key.subject(before, "scan")
+    if not is_one:
+        with refused("import-identity") as caught:
+            key.subject(MARRIED, "scan", may_be_renamed)
+        assert ("--renamed" in caught.value.remedy) == ("names" in caught.value.got)
+        assert key.patients[code].born == before.born  # nothing of a refused image is kept
+        return
+    assert key.subject(MARRIED, "scan", may_be_renamed) == code
+    assert key.is_renamed(code) == bool(before.name)
+    for who in (before, MARRIED):  # from now on both names are known
+        assert key.subject(who, "scan") == code
+    with refused("import-identity"):
+        key.subject(Who("4711", "19520304", name="another"), "scan")
