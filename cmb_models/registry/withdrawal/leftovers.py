@@ -84,11 +84,15 @@ def _linked(workspace: Path, plan: Plan) -> Iterator[str]:
     links = [file for file in plan.files if file.real]
     removed = tuple(f"{link.path}/" for link in links)
     files = [*links, *(file for file in plan.behind if not file.path.startswith(removed))]
-    if not files:
+    if not files and not plan.linked:
         return
     raw = (workspace / RAW).resolve()
     cache = cache_dir(workspace) if (workspace / ".dvc").is_dir() else raw
-    for file in files:
-        real = Path(file.real)
-        if real.exists() and not real.is_relative_to(raw) and not real.is_relative_to(cache):
-            yield f"delete {real}, which {file.path} linked to"
+
+    def is_left(real: Path) -> bool:
+        return real.exists() and not real.is_relative_to(raw) and not real.is_relative_to(cache)
+
+    yield from (f"delete {file.real}, which {file.path} linked to" for file in files if is_left(Path(file.real)))
+    for table, real in plan.linked.items():
+        if is_left(Path(real)):
+            yield f"remove the patient's rows from {real}, which {table} linked to"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmb_models.dataset.layout import ANNOTATIONS, require_checked_out, subject_and_session
@@ -59,7 +59,7 @@ class RemovedFile:
 
     Attributes:
         path: In the workspace.
-        sha256: "" of an empty file and of a link to a folder or to nothing.
+        sha256: "" of an empty file, an image whose voxels are all alike, and a link to a folder or to nothing: they say nobody's.
         content_sha256: Of a readable scan whose voxels are not all alike, else "".
         real: What a link names, which is not removed; "" of other files.
     """
@@ -82,6 +82,7 @@ class Plan:
         others: Subjects that had a copy and have further scans, which stay.
         behind: The patient's files behind linked folders, which stay where they are.
         alike: Images of the same bytes as a removed one, whose content does not identify a patient; they stay.
+        linked: What a table with rows is a link to, by its path: it is replaced by a file without the rows.
     """
 
     subject: str
@@ -91,6 +92,7 @@ class Plan:
     others: tuple[str, ...] = ()
     behind: tuple[RemovedFile, ...] = ()
     alike: tuple[str, ...] = ()
+    linked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -143,7 +145,9 @@ def make_plan(workspace: Path, subject: str, datasets: Sequence[str] = ()) -> Pl
     removed = {file.sha256 for file in (*files, *behind)} - {""}
     kept = images.keys() - {workspace / file.path for file in (*files, *behind)}
     alike = sorted(str(f.relative_to(workspace)) for f in kept if images[f].sha256 in removed and not images[f].is_constant)
-    return Plan(subject, ordered, files, _rows(workspace, folders, ordered), tuple(sorted(others)), behind, tuple(alike))
+    rows = _rows(workspace, folders, ordered)
+    linked = {table: str((workspace / table).resolve()) for table in rows if (workspace / table).is_symlink()}
+    return Plan(subject, ordered, files, rows, tuple(sorted(others)), behind, tuple(alike), linked)
 
 
 def _datasets(workspace: Path) -> dict[str, Path]:
@@ -204,7 +208,8 @@ def _files(
         is_held = bool(parts) and any(t.dataset == dataset and t.holds(Path(*parts)) for t in targets)
         is_copy = image is not None and image.content_sha256 in own
         if is_held or is_copy:
-            sha256, content = image.sha256 if image else file_sha256(file), image.content_sha256 if image and is_copy else ""
+            sha256 = file_sha256(file) if image is None else "" if image.is_constant else image.sha256
+            content = image.content_sha256 if image and is_copy else ""
             real = str(file.resolve()) if is_behind or file.is_symlink() else ""
             found[is_behind].append(RemovedFile(file.relative_to(workspace).as_posix(), sha256, content, real))
     return tuple(found[False]), tuple(found[True])

@@ -31,6 +31,7 @@ def remaining(workspace: Path, found: Withdrawal, key_file: Path | None = None) 
     steps = [*leftovers(workspace, found.plan), *_page(workspace), *_key(workspace, found.plan, key_file)]
     is_trained = (workspace / DVC_LOCK).is_file()
     has_dvc = is_trained or any((workspace / f"{RAW}/{name}.dvc").is_file() for name in found.plan.datasets)
+    steps += _commit(workspace, found.plan, is_trained)
     if has_dvc:
         steps += _training(found, is_trained)
     steps += _releases(found)  # which a training without the patient comes before
@@ -63,12 +64,20 @@ def _releases(found: Withdrawal) -> Iterator[str]:
         yield f"release {number}, trained on the patient, is {' and '.join(aliases)}: replace it by one trained without"
 
 
+def _commit(workspace: Path, plan: Plan, is_trained: bool) -> Iterator[str]:
+    """What changed. Of folders only what git has of them: scans outside DVC stay outside git."""
+    files = [f"{RAW.as_posix()}/{name}.dvc" for name in plan.datasets]
+    files = [file for file in files if (workspace / file).is_file()] + [str(WITHDRAWAL_LOG)] + [str(DVC_LOCK)] * is_trained
+    changed = {"/".join(Path(path).parts[:3]) for path in (*(file.path for file in plan.files), *plan.rows)}
+    folders = sorted(path for path in changed if git_lines(workspace, "--literal-pathspecs", "ls-files", "--", path))
+    of_folders = f" && git add -u {shlex.join(folders)}" if folders else ""
+    yield f"commit: `git add {shlex.join(files)}{of_folders} && git commit -m 'Withdraw a subject'`"
+
+
 def _training(found: Withdrawal, is_trained: bool) -> Iterator[str]:
-    lock = [str(DVC_LOCK)] if is_trained else []
-    yield f"commit: `git add {' '.join([RAW.as_posix(), str(WITHDRAWAL_LOG), *lock])} && git commit -m 'Withdraw a subject'`"
     if found.split_fault:
         yield f"index and split could not be recomputed, so nothing can be retrained: {found.split_fault}"
-    if lock:
+    if is_trained:
         yield f"retrain: `dvc repro`, and commit; until then {PREPARED} and {CANDIDATES} hold the patient's scans"
 
 

@@ -147,7 +147,12 @@ def _unfinished(workspace: Path, subject: str, datasets: Sequence[str]) -> Withd
     """The interrupted withdrawal of this subject. Raises InputError for one of another."""
     if not (workspace / JOURNAL).is_file():
         return None
-    found = _from_dict(read_json(workspace / JOURNAL))
+    try:
+        found = _from_dict(read_json(workspace / JOURNAL))
+    except (ValueError, KeyError, TypeError) as error:
+        got = f"one of another version, or damaged ({type(error).__name__}: {error})"
+        remedy = "complete it with the version that began it; without this file, only what is still there is withdrawn and logged"
+        raise InputError("withdrawal-unfinished", JOURNAL, "the plan of an interrupted withdrawal", got, remedy) from error
     own = [t.dataset for t in found.plan.targets if t.subject == found.plan.subject and t.session is None]
     if found.plan.subject != subject or not {*datasets} <= {*own}:
         options = " ".join(f"--dataset {name}" for name in own)
@@ -160,8 +165,9 @@ def _from_dict(saved: dict[str, Any]) -> Withdrawal:
     plan = saved["plan"]
     targets, files = tuple(Target(**t) for t in plan["targets"]), tuple(RemovedFile(**f) for f in plan["files"])
     uses, named = (tuple(_sighting(s) for s in saved[name]) for name in ("uses", "named"))
-    behind = tuple(RemovedFile(**f) for f in plan["behind"])
-    whole = Plan(plan["subject"], targets, files, plan["rows"], tuple(plan["others"]), behind, tuple(plan["alike"]))
+    behind = tuple(RemovedFile(**f) for f in plan.get("behind", ()))  # as others, alike and linked not of the first version
+    others, alike, linked = tuple(plan.get("others", ())), tuple(plan.get("alike", ())), plan.get("linked", {})
+    whole = Plan(plan["subject"], targets, files, plan["rows"], others, behind, alike, linked)
     return Withdrawal(whole, uses, named, tuple(saved["unread"]), saved["began"], saved["id"])
 
 
