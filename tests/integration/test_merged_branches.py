@@ -55,6 +55,17 @@ def keep_both_sides(site: Path) -> None:
         (site / file).write_text("".join(f"{line}\n" for line in lines if line.startswith("{")))
 
 
+def test_history_shows_both_branches(site, branches):
+    """The entries of the other one before that which merges them, and the heads of both in it."""
+    cmb("release", "merge")
+    shown = cmb("release", "history", env={"COLUMNS": "250"}).output
+    own, other = (head[:8] for head in branches)
+    rows = [line for line in shown.splitlines() if "20" in line]
+    assert [row.count("other branch)") for row in rows] == [0, 1, 1, 0]
+    assert "release 1" in rows[0] and "release 3" in rows[1] and f"joins {own} and {other} of the other branch" in rows[3]
+    assert own in rows[0] and other in rows[2]
+
+
 def commit(site: Path) -> None:
     git(site, "add", "-A")
     git(site, "commit", "-qm", "Merge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,17 @@ import typer
 
 from cmb_models.cli.terminal import AsJson, console, print_json, table
 
+SHORT = 8  # characters of a hash
+
 
 def history(
     at: Annotated[str, typer.Option(help="The roles on a day (2026-01-31, UTC) or at a time (2026-01-31T12:00:00Z).")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what was promoted and rolled back, when, by whom and why; with --at, the roles on a day."""
+    """Show what was promoted and rolled back, when, by whom and why; with --at, the roles on a day.
+
+    Entries of a merged git branch come before the one that merged them, which names the last entry of both.
+    """
     from cmb_models.hash_chain import read_entries
     from cmb_models.workspace.paths import AUDIT_LOG
     from cmb_models.workspace.versioning import find_workspace
@@ -25,8 +31,10 @@ def history(
     elif as_json:
         print_json(entries)
     else:
-        rows = [(_time(e), _action(e), _moves(e), e["user"], e["reason"]) for e in entries]
-        console().print(table("time (UTC)", "action", "moved", "user", "reason", rows=rows) if rows else "nothing promoted yet")
+        rows = list(_rows(entries))
+        console().print(
+            table("time (UTC)", "action", "moved", "user", "reason", "entry", rows=rows) if rows else "nothing promoted yet"
+        )
 
 
 def verify(as_json: AsJson = False) -> None:
@@ -65,6 +73,18 @@ def merge(as_json: AsJson = False) -> None:
         print_json({"done": [*merged, *repairs]})
     elif repairs:
         console().print("\n".join(repairs))
+
+
+def _rows(entries, branch: str = "") -> Iterator[tuple[str, ...]]:
+    """A row for each entry, of merged branches too. branch: what to add to the action of those."""
+    for entry in entries:
+        moves = _moves(entry)
+        if "merged" in entry:
+            yield from _rows(entry["merged"], " (other branch)")
+            moves = (
+                f"joins {entry['previous_sha256'][:SHORT] or 'no entry'} and {entry['merged_sha256'][:SHORT]} of the other branch"
+            )
+        yield _time(entry), _action(entry) + branch, moves, entry["user"], entry["reason"], entry["sha256"][:SHORT]
 
 
 def _moves(entry) -> str:
