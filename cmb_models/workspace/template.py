@@ -201,6 +201,8 @@ def _merged_files(folder: Path, files: Mapping[Path, str]) -> dict[Path, str]:
                 conflicts.append(f"{name} (deleted)")
         elif name == PARAMS:
             merged[name] = _merge_params(site, base, new)
+        elif name in (GIT_IGNORE, DVC_IGNORE):  # lines of both sides: a pattern twice does no harm
+            merged[name] = _merge(site, base, new, "--union")[0]
         else:
             merged[name], clashes = _merge(site, base, new)
             conflicts += [str(name)] if clashes else []

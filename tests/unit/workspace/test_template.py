@@ -139,6 +139,19 @@ def test_an_upgrade_keeps_the_sites_values_and_takes_the_templates(site, newer):
     assert upgrade(site).differences == {}
 
 
+@pytest.mark.parametrize("of_site", ["", "/evidence/\n/mine/\n"])
+def test_an_upgrade_adds_the_patterns_that_git_ignores_by_now(site, of_site):
+    """Also where the site added its own at the same place."""
+    new = (site / ".gitignore").read_text()
+    old = new.replace("/evidence/\n", "").replace("/check.html\n", "")
+    (site / ".cmb/template/.gitignore").write_text(old)
+    (site / ".gitignore").write_text(old.replace("/shadow*.jsonl\n", f"{of_site}/shadow*.jsonl\n"))
+    upgrade(site)
+    lines = (site / ".gitignore").read_text().splitlines()
+    assert set(lines) == {*new.splitlines(), *of_site.splitlines()}
+    assert lines.index("/data/?*") < lines.index("!/data/raw/") < lines.index("/data/raw/?*") < lines.index("!/data/raw/*.dvc")
+
+
 def test_an_upgrade_that_clashes_in_code_changes_nothing(site, newer):
     edit(site / "pipelines/split.py", "def main() -> None:", "def main() -> None:  # ours")
     newer("pipelines/split.py", "def main() -> None:", "def main() -> None:  # theirs")
