@@ -199,7 +199,7 @@ def main() -> None:
         for case in CUDA_CASES if CUDA else CASES:
             row = speed(folder, case, args.steps)
             report["speed"].append(row)
-            shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
+            shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in row["shares"].items())
             facts = f"{case.processes:9} {case.threads:7} {case.precision:>9}"
             print(f"{facts} {case.ahead:5} {row['steps_per_s']:8.1f}   {shares}", flush=True)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # each with a peak of its own

@@ -51,6 +51,10 @@ def load(
     """
     from cmb_models.release.bundle import NO_KEYS, BundleDetector
 
+    if not isinstance(bundle, str | os.PathLike):
+        raise _no_argument("bundle", "the path of a bundle's folder", bundle)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise _no_argument("threads", "a whole number of threads, 0 for all cores", threads)
     if trusted_keys is not None and not trusted_keys:
         remedy = "pass a key, or None to skip the check"
         raise InputError("key-missing", bundle, "a trusted key to check its signature with", "none", remedy)
@@ -70,14 +74,20 @@ def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, sha
         A detector that may be used from several threads, until it is closed or leaves its `with` block.
 
     Raises:
-        InputError: If gRPC is not installed or a certificate file is not usable.
+        InputError: If the address is no text, gRPC is not installed or a certificate file is not usable.
     """
+    if not isinstance(address, str) or not address.strip():
+        raise _no_argument("address", "HOST:PORT of a server", address)
     try:
         from cmb_models.client.grpc import Client
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[client]'"
         raise InputError("package-missing", address, "the gRPC client's packages", f"no {error.name}", remedy) from error
     return Client(address, timeout_s=timeout_s, tls=tls, shared_memory=shared_memory)
+
+
+def _no_argument(name: str, expected: str, got: object) -> InputError:
+    return InputError("setting-invalid", name, expected, repr(got), "correct the argument")
 
 
 def evaluate(

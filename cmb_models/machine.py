@@ -15,6 +15,7 @@ from pathlib import Path
 from cmb_models.errors import InputError
 
 VARIABLE = "CMB_CORES"
+LOG_LEVELS = ("debug", "info", "warning", "error")  # of $CMB_LOG
 ROOT = Path("/")
 # cgroup v1 reports no limit as the largest number of whole pages that fits in 63 bits.
 UNLIMITED_BYTES = 2**62

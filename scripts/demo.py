@@ -135,11 +135,17 @@ def show_results(started: float) -> None:
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, m in (("out of fold", out_of_fold), ("locked scans", locked)):
         low, high = m["intervals_95"]["sensitivity"]
-        numbers = [str(m["n_scans"]), str(m["n_lesions"]), str(m["hits"]), f"{m['sensitivity']:.1%}", f"{low:.0%}–{high:.0%}"]
-        table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{m['precision']:.0%}")
+        numbers = [
+            str(m["n_scans"]),
+            str(m["n_lesions"]),
+            str(m["hits"]),
+            f"{100 * m['sensitivity']:.1f} %",
+            f"{100 * low:.0f}–{100 * high:.0f} %",
+        ]
+        table.add_row(name, *numbers, f"{m['fp_per_scan']:.2f}", f"{100 * m['precision']:.0f} %")
     console.print(table)
     fitted = out_of_fold["cross_fitted"]
-    figures = f"{fitted['sensitivity']:.1%} at {fitted['fp_per_scan']:.2f} FP/scan"
+    figures = f"{100 * fitted['sensitivity']:.1f} % at {fitted['fp_per_scan']:.2f} FP/scan"
     console.print(f"out of fold with each fold's threshold chosen on the others: {figures}")
     with (WORKSPACE / "results/detections.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

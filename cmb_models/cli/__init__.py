@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from cmb_models import __version__
 from cmb_models.errors import InputError
+from cmb_models.machine import LOG_LEVELS
 
-LEVELS = ("debug", "info", "warning", "error")
 app = typer.Typer(
     help="Cerebral microbleed detector that a site trains on its own scans. Research software, not a medical device.",
     no_args_is_help=True,
@@ -31,8 +31,8 @@ def _print_version(value: bool) -> None:
 
 
 def _set_level(level: str) -> str:
-    if level.lower() not in LEVELS:
-        raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}, got {level}")
+    if level.lower() not in LOG_LEVELS:
+        raise typer.BadParameter(f"expected one of {', '.join(LOG_LEVELS)}, got {level}")
     return level.lower()
 
 

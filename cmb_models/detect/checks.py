@@ -51,7 +51,7 @@ def check_voxels(data: Array, case: str, arrays: Arrays = NUMPY) -> None:
         raise InputError("scan-constant", case, "an SWI scan", f"a constant volume (every voxel is {low:g})", "check the export")
     negative = int((data < 0).sum()) / math.prod(data.shape)
     if negative > MAX_NEGATIVE_FRACTION:
-        got = f"{negative:.0%} negative voxels (a phase or field image?)"
+        got = f"{100 * negative:.0f} % negative voxels (a phase or field image?)"
         raise InputError("scan-intensity", case, "SWI intensities of 0 and above", got, "pass the SWI series, not phase")
     _check_structure(data, case, arrays)
     _check_contrast(data, case, arrays)
@@ -153,7 +153,7 @@ def _check_slices(data: Array, case: str) -> None:
         equal.append(int((along[1:] == along[:-1]).sum()) / pairs if pairs else 0.0)
     *others, most = sorted(equal)
     if most > REPEATED and max(others) < MOST_OTHERWISE:
-        got = f"{most:.0%} of its voxels equal to those of the next slice (a minimum intensity projection?)"
+        got = f"{100 * most:.0f} % of its voxels equal to those of the next slice (a minimum intensity projection?)"
         raise InputError("scan-derived", case, "slices of their own", got, "pass the SWI series, not one derived from it")
 
 

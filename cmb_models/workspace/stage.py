@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.machine import limit_threads, require_linux
+from cmb_models.machine import LOG_LEVELS, limit_threads, require_linux
 from cmb_models.workspace.code_lock import require_locked
 from cmb_models.workspace.paths import SCRIPTS
 
@@ -19,8 +19,8 @@ def run(main: Callable[[], None]) -> None:
 
     Refuses to run code that code.lock does not describe: DVC would attribute the outputs to other code.
     """
-    logging.basicConfig(level=os.environ.get("CMB_LOG", "warning").upper(), format="%(asctime)s %(name)s: %(message)s")
     try:
+        logging.basicConfig(level=_log_level(), format="%(asctime)s %(name)s: %(message)s")
         require_linux("training")
         script = Path(main.__code__.co_filename)
         if script.parent.name == SCRIPTS.name:
@@ -33,3 +33,11 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; `dvc repro` resumes", file=sys.stderr)  # noqa: T201 - as above
         sys.exit(130)
+
+
+def _log_level() -> str:
+    level = os.environ.get("CMB_LOG", "warning")
+    if level.lower() not in LOG_LEVELS:
+        expected = f"one of {', '.join(LOG_LEVELS)}"
+        raise InputError("setting-invalid", "$CMB_LOG", expected, repr(level), "correct it, or unset it for warning")
+    return level.upper()

@@ -100,7 +100,7 @@ def soak() -> str:
         "malformed requests": sum(figures["malformed"].values()),
         "release switches": figures["switches"],
         "lost or wrong answers": figures["n_faults"],
-        "memory growth": f"{figures['memory_growth']:.0%}".replace("-", "−"),
+        "memory growth": f"{100 * figures['memory_growth']:.0f} %".replace("-", "−"),
     }
     return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(map(str, cells.values()))} |"
 

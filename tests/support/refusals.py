@@ -44,7 +44,7 @@ REFUSALS = {  # name: (voxels, affine, code, words)
     "integer noise": (_noise("small integers"), AFFINE, "scan-no-head", "a head in the picture, got noise"),
     "one bright voxel": (np.where(HEAD.max() > HEAD, 0, HEAD), AFFINE, "scan-no-head", "a head in the picture"),
     "mask": (HEAD > 300, AFFINE, "scan-no-head", "tissue contrast, got a head of one single intensity"),
-    "negative": (-HEAD, AFFINE, "scan-intensity", "SWI intensities of 0 and above, got 100% negative"),
+    "negative": (-HEAD, AFFINE, "scan-intensity", "SWI intensities of 0 and above, got 100 % negative"),
     "field map": (HEAD - 100, AFFINE, "scan-intensity", "SWI intensities of 0 and above"),
     "inverted": (HEAD.max() - HEAD, AFFINE, "scan-contrast", "inverted contrast"),
     "affine with NaN": (HEAD, _affine(a00=np.nan), "scan-geometry", "a finite (4, 4) affine"),

@@ -267,3 +267,21 @@ def test_the_notebook_runs():
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert len(cells) == 10
         assert all("image/jpeg" in cell.outputs[-1].data for cell in cells)
+
+
+@pytest.mark.parametrize("bundle", [5, None, b"bundle", ["bundle"]])
+def test_what_is_no_bundle(bundle):
+    with refused("setting-invalid", case="bundle"):
+        cmb_models.load(bundle)
+
+
+@pytest.mark.parametrize("threads", [-1, "2", 1.5, True, None])
+def test_what_is_no_number_of_threads(bundle, threads):
+    with refused("setting-invalid", case="threads"):
+        cmb_models.load(bundle, threads=threads)
+
+
+@pytest.mark.parametrize("address", [5, None, b"127.0.0.1:8001", "", " "])
+def test_what_is_no_address(address):
+    with refused("setting-invalid", case="address"):
+        cmb_models.connect(address)

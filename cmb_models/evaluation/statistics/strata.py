@@ -37,7 +37,7 @@ def slice_class(slice_mm: float | None) -> str:
 
 def voxel_class(voxel_mm: Sequence[float] | None) -> str:
     """The voxel's sides in mm, ascending, to 0.01: scans of one protocol share them."""
-    return NOT_GIVEN if voxel_mm is None else " x ".join(f"{side:.2f}" for side in voxel_mm) + " mm"
+    return NOT_GIVEN if voxel_mm is None else " × ".join(f"{side:.2f}" for side in voxel_mm) + " mm"
 
 
 def class_names(bounds: Sequence[float], first: str, between: str, last: str) -> list[str]:

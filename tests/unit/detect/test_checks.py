@@ -46,7 +46,7 @@ REFUSED = {
     "NaN": (changed(with_voxel(np.nan)), "scan-not-finite", "^1 "),
     "infinite": (changed(with_voxel(-np.inf)), "scan-not-finite", "^1 "),
     "constant": (changed(lambda d: np.full_like(d, 7)), "scan-constant", "7"),
-    "phase": (changed(lambda d: d - d.mean()), "scan-intensity", "62%"),
+    "phase": (changed(lambda d: d - d.mean()), "scan-intensity", "62 %"),
     "inverted": (changed(lambda d: d.max() - d), "scan-contrast", ""),
     "phase from 0 up": (stored_phase(), "scan-intensity", "a phase image"),
     "minimum over 2 slices": (changed(lambda d: sliding_minimum(d, 2, 2)), "scan-derived", "minimum intensity projection"),

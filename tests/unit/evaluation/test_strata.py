@@ -48,7 +48,7 @@ def test_by_scan():
     rows = [(r["name"], r["n_scans"], r["n_lesions"], r["hits"], r["false_positives"], r["fp_per_scan"]) for r in told("dataset")]
     assert rows == [("a", 1, 2, 1, 1, 1.0), ("b", 2, 1, 1, 2, 1.0)]
     assert [r["name"] for r in told("slice_thickness")] == ["above 2 to 3 mm", "above 3 mm"]
-    assert [r["name"] for r in told("voxel_size")] == ["0.50 x 0.50 x 4.00 mm", "0.80 x 0.80 x 3.00 mm"]
+    assert [r["name"] for r in told("voxel_size")] == ["0.50 × 0.50 × 4.00 mm", "0.80 × 0.80 × 3.00 mm"]
 
 
 def test_scans_without_lesions_have_no_sensitivity():

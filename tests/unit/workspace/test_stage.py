@@ -47,6 +47,15 @@ def test_an_impossible_setting_ends_the_stage_in_one_line(name, value):
     )
 
 
+def test_an_unknown_log_level_ends_the_stage_in_one_line():
+    done = run(COUNT, CMB_LOG="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == (
+        "error: $CMB_LOG: expected one of debug, info, warning, error, got 'loud'; correct it, or unset it for warning"
+    )
+    assert run(COUNT, CMB_LOG="Info").returncode == 0
+
+
 def test_a_stage_that_is_stopped_by_ctrl_c_shows_no_traceback():
     code = "import os, signal\nfrom cmb_models.workspace import stage\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     done = run(code + "stage.run(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())")
