@@ -2,7 +2,7 @@
 
 A step is anything by which a killed process could leave something else in the workspace: a file opened for writing, renamed or
 removed, a folder made or removed, and the begin and the commit of each transaction in an SQLite file. (Syncing and rights change
-nothing that a killed process leaves; what SQLite was told within a transaction, it forgets.) Nothing of the library is replaced.
+nothing that a killed process leaves; what SQLite wrote within a transaction, it forgets.) Nothing of the library is replaced.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_and_die(action: str, folder: Path, step: int) -> bool:
 
 def require_mended(action: str, folder: Path, step: int) -> None:
     """Look, in a process of its own, at what a killed action left: AssertionError naming the step."""
-    assert _run(_mended, action, str(folder)) == 0, f"{action}, killed at step {step}, left what is told above"
+    assert _run(_mended, action, str(folder)) == 0, f"{action}, killed at step {step}, left what is reported above"
 
 
 def _run(target: Callable, *arguments) -> int:

@@ -100,7 +100,7 @@ def set_source(folder: Path, metrics: dict) -> None:
 
 
 def evaluated(metrics: dict) -> list[ScoredScan]:
-    """Locked scans whose candidates have the sensitivity and the false positives per scan that `metrics` tells."""
+    """Locked scans whose candidates have the sensitivity and the false positives per scan of `metrics`."""
     n_scans, n_lesions = metrics["n_scans"], metrics["n_lesions"]
     hits, false = round(metrics["sensitivity"] * n_lesions), round(metrics["fp_per_scan"] * n_scans)
     scans = []

@@ -43,8 +43,8 @@ def cmb(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        report = capsys.readouterr()
+        return ended.value.code or 0, report.out, report.err
 
     return run
 
@@ -115,9 +115,9 @@ def test_scans_without_their_phase_are_refused_and_the_others_go_on(work, cmb, p
         "detect", "clean.nii", "thick.nii.gz", "spots.nii.gz", "--out", "r", "--bundle", phase_bundle, "--no-figures"
     )
     first, second = err.splitlines()
-    told = "expected its phase image clean_part-phase.nii, got no such file; add the scan's phase series as that file"
+    report = "expected its phase image clean_part-phase.nii, got no such file; add the scan's phase series as that file"
     assert (
-        code == 1 and first == f"error: clean.nii: {told}" and second.startswith("error: thick.nii.gz: expected its phase image ")
+        code == 1 and first == f"error: clean.nii: {report}" and second.startswith("error: thick.nii.gz: expected its phase image ")
     )
     assert [s["scan"] for s in read_json(work / "r/detections.json")["scans"]] == ["spots"]
 
@@ -256,9 +256,9 @@ CANNOT_START = {
 @pytest.mark.parametrize("case", CANNOT_START)
 def test_calls_that_cannot_start(work, cmb, bundle, case):
     (work / "file").touch()
-    words, told = CANNOT_START[case]
+    words, report = CANNOT_START[case]
     code, out, err = cmb("detect", *(bundle if w == "BUNDLE" else w for w in words))
-    assert code == 2 and out == "" and "Traceback" not in err and told in err
+    assert code == 2 and out == "" and "Traceback" not in err and report in err
 
 
 def test_a_folder_that_may_not_be_written(work, cmb, bundle, monkeypatch):

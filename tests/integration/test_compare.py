@@ -114,19 +114,19 @@ def cmb(site, monkeypatch):
 
 def test_figures_differences_and_the_gates_verdict(cmb):
     """All nine found against six, nothing false against one in three scans: in every resample a third less."""
-    told = json.loads(cmb("reference", "2", "--json").output)
-    assert told["same_scans"] and told["first"]["n_lesions"] == 9
-    sensitivity, false = (told["figures"][n] for n in ("sensitivity", "fp_per_scan"))
+    report = json.loads(cmb("reference", "2", "--json").output)
+    assert report["same_scans"] and report["first"]["n_lesions"] == 9
+    sensitivity, false = (report["figures"][n] for n in ("sensitivity", "fp_per_scan"))
     assert (sensitivity["first"], sensitivity["second"]) == (1.0, pytest.approx(2 / 3))
     assert sensitivity["interval"] == pytest.approx([-1 / 3, -1 / 3])
     assert false["difference"] == pytest.approx(1 / 3) and false["interval"] == [0.0, 1.0]
-    checks = {c["name"].partition(",")[0]: c["passed"] for c in told["gate"]["checks"]}
+    checks = {c["name"].partition(",")[0]: c["passed"] for c in report["gate"]["checks"]}
     assert (
         checks["difference in sensitivity to production"] is False
         and checks["difference in false positives per scan to production"] is True
     )
-    assert told["gate"]["passed"] is False
-    kinds = [(d["scan"], d["kind"], d["by"]) for d in told["disagreements"]]
+    assert report["gate"]["passed"] is False
+    kinds = [(d["scan"], d["kind"], d["by"]) for d in report["disagreements"]]
     assert kinds == [
         *(("locked_sub-0", *k) for k in (("hit", 1), ("false_positive", 2))),
         *((f"locked_sub-{n}", "hit", 1) for n in (1, 2)),
@@ -171,9 +171,9 @@ def test_other_locked_scans_are_not_compared(cmb, tmp_path):
     result = cmb("3", "2", "--html", str(tmp_path / "page.html"))
     text = " ".join(result.output.split())
     assert "not evaluated on the same held-out scans" in text and "0 held-out scans in common, at least 2 needed" in text
-    told = json.loads(cmb("3", "2", "--json").output)
-    assert told["figures"]["sensitivity"]["difference"] is None and told["figures"]["sensitivity"]["first"] == 1.0
-    assert not told["gate"]["passed"] and told["disagreements"] == []
+    report = json.loads(cmb("3", "2", "--json").output)
+    assert report["figures"]["sensitivity"]["difference"] is None and report["figures"]["sensitivity"]["first"] == 1.0
+    assert not report["gate"]["passed"] and report["disagreements"] == []
     assert "Disagreements" not in (tmp_path / "page.html").read_text()
 
 
@@ -181,8 +181,8 @@ def test_run_anew_a_release_can_be_compared_all_the_same(cmb):
     """Release 3's rows name other scans, 4 has none; both run on those of 2 answer as release 1 did, being the same networks."""
     as_1 = json.loads(cmb("1", "2", "--json").output)["figures"]
     for ref in ("3", "4"):
-        told = json.loads(cmb(ref, "2", "--rerun-baseline", "--json").stdout)
-        assert told["same_scans"] and told["figures"] == as_1
+        report = json.loads(cmb(ref, "2", "--rerun-baseline", "--json").stdout)
+        assert report["same_scans"] and report["figures"] == as_1
 
 
 def test_a_run_anew_is_counted_as_a_look_at_the_locked_scans(cmb, site):

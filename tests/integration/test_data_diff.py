@@ -85,7 +85,7 @@ def test_nothing_changed(workspace):
 
 
 def change_everything() -> None:
-    """sub-1 saved again, its phase gone; sub-2 other voxels; sub-3 renamed to sub-9, its mark moved; sub-4 read anew; sub-5 new."""
+    """sub-1 saved again, its phase gone; sub-2 other voxels; sub-3 renamed to sub-9, its mark moved; sub-4 reread; sub-5 new."""
     swi("sub-1").write_bytes(gzip.compress(gzip.decompress(swi("sub-1").read_bytes()), 1))
     swi("sub-1").with_name("sub-1_part-phase_swi.nii.gz").unlink()
     write_scan(swi("sub-2"), 22)

@@ -34,7 +34,7 @@ def run(*arguments: str):
     return cmb("server", "deploy", *arguments)
 
 
-def told(servers, *more: str, command: str = "deploy"):
+def run_command(servers, *more: str, command: str = "deploy"):
     named = [word for url, folder in servers.items() for word in ("--server", f"{url}={folder}")]
     return cmb("server", command, *named, *more)
 
@@ -48,29 +48,29 @@ def test_servers_follow_the_aliases(site, servers):
     """Promotion, challenger, withdrawal and rollback, each followed by one command; then everything is as the registry says."""
     promote("1", "first", site)
     challenge("3", "to look at", site)
-    assert told(servers, command="status").exit_code == 1
-    assert told(servers).exit_code == 0
+    assert run_command(servers, command="status").exit_code == 1
+    assert run_command(servers).exit_code == 0
     assert [runs(url) for url in servers] == [{DETECTOR: 1, CHALLENGER: 3}] * 2
 
     promote("2", "better", site)
     withdraw_challenger("seen enough", site)
-    differing = told(servers, command="status")
+    differing = run_command(servers, command="status")
     assert differing.exit_code == 1 and "production is 1 " in differing.output and "expected none" in differing.output
-    done = told(servers)
+    done = run_command(servers)
     assert done.exit_code == 0 and done.output.count("switched to release 2") == 2, done.output
     assert done.output.count("challenger 3 unloaded") == done.output.count("release 3 removed") == 2
     assert [runs(url) for url in servers] == [{DETECTOR: 2, PREVIOUS: 1}] * 2
-    again = told(servers)
+    again = run_command(servers)
     assert again.exit_code == 0 and again.output.count("nothing to do") == 2
 
-    status = told(servers, "--json", command="status")
+    status = run_command(servers, "--json", command="status")
     assert status.exit_code == 0
     found = json.loads(status.output)
     assert found["agree"] and found["differences"] == [] and [s["url"] for s in found["servers"]] == [*servers]
     assert all(s["aliases"] == found["registry"] and s["loaded"] == [1, 2] for s in found["servers"])
 
     rollback("too many false alarms", site)
-    assert told(servers).exit_code == 0
+    assert run_command(servers).exit_code == 0
     for url in servers:
         with Client(url) as client:
             assert client.detect(head()).release == 1
@@ -79,12 +79,12 @@ def test_servers_follow_the_aliases(site, servers):
 
 def test_status_names_what_cannot_be_reached_and_what_moved_in_mlflow(site, servers):
     promote("1", "first", site)
-    assert told(servers).exit_code == 0
+    assert run_command(servers).exit_code == 0
     url, folder = next(iter(servers.items()))
     lost = cmb("server", "status", "--server", f"{url}={folder}", "--server", "127.0.0.1:9")
     assert lost.exit_code == 1 and "127.0.0.1:9: expected a server that answers, got no connection" in lost.output
     set_alias(site, "challenger", 2)
-    moved = told(servers, command="status")
+    moved = run_command(servers, command="status")
     assert moved.exit_code == 1 and "registry: " in moved.output
 
 
@@ -95,7 +95,7 @@ def test_lost_files_of_the_previous_release_do_not_keep_production_from_being_se
         shutil.rmtree(folder) if folder.is_dir() else None
     shutil.rmtree(site / "mlartifacts")
     shutil.rmtree(site / "serving-state" / "releases", ignore_errors=True)
-    failed = told(servers)
+    failed = run_command(servers)
     assert isinstance(failed.exception, InputError) and failed.exception.case == "previous"
     assert failed.output.count("release 2") == 2
     assert all(runs(url)[DETECTOR] == 2 for url in servers)

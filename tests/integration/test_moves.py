@@ -210,7 +210,7 @@ def test_changed_kept_files_and_reports_are_named(site):
     file.write_bytes(content)
     result = cmb("release", "verify")
     assert result.exit_code == 1 and "got unet.onnx was changed" in result.output.replace("\n", " ")
-    assert fetch_release("production", site).bundle_dir.parent == site / "serving-state/releases"  # survived: fetched anew
+    assert fetch_release("production", site).bundle_dir.parent == site / "serving-state/releases"  # survived: fetched again
     shutil.rmtree(site / "mlartifacts", ignore_errors=True)
     shutil.rmtree(site / "serving-state")
     with refused("artifact-missing"):

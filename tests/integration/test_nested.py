@@ -107,7 +107,7 @@ def run(folder):
     return nested.nested_cross_validate(tiny_params(), folder / "prepared", SPLIT, folder / "nested", folder / "checkpoints")
 
 
-def told(fold: OuterFold):
+def figures_of(fold: OuterFold):
     """All that was found inside, and the decision that follows."""
     chosen = {stage: [(t["params"], t["value"]) for t in tuned["trials"]] for stage, tuned in fold.chosen.items()}
     return chosen, [(s.key, s.scores.tolist()) for s in fold.inner], decide_inside(fold, tiny_params()).decision
@@ -118,9 +118,9 @@ def told(fold: OuterFold):
 def test_what_is_found_inside_does_not_depend_on_the_outer_fold(workspace):
     """Other pictures and other lesions in fold 3: everything inside it stays the same to the last bit, its scores do not."""
     first, second = run(workspace("one")), run(workspace("two", other="s_c"))
-    assert told(first[2]) == told(second[2])
+    assert figures_of(first[2]) == figures_of(second[2])
     assert first[2].outer[0].scores.tolist() != second[2].outer[0].scores.tolist()
-    assert told(first[0]) != told(second[0])  # inside the other folds it is a training subject, and counts
+    assert figures_of(first[0]) != figures_of(second[0])  # inside the other folds it is a training subject, and counts
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_a_killed_run_keeps_its_trials_and_trainings(workspace, monkeypatch):
     # Left to tune: stage 2 of outer folds 2 and 3, stage 1 of fold 3; two inner folds each.
     assert len(tuned) == 3 * 2 * TRIALS
     straight = run(workspace("whole"))
-    assert [told(f) for f in folds] == [told(f) for f in straight]
+    assert [figures_of(f) for f in folds] == [figures_of(f) for f in straight]
     assert figures(folds) == figures(straight)  # same seed, same numbers, in another run and another workspace
 
 

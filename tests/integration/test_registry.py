@@ -72,9 +72,9 @@ def test_register_twice_gives_one_release_whose_tags_match_the_files(site):
     assert cmb("release", "register").output.strip() == "release 1 is already registered"
     with open_registry(site) as registry:
         (release,) = registry.releases()
-        told = registry.client.get_model_version("cmb-detector", "1").description
-    assert told.startswith("Held-out test set: 95 % of 20 microbleeds in 5 scans detected, 0.50 false positives per scan.\n\n")
-    assert "model card" in told
+        report = registry.client.get_model_version("cmb-detector", "1").description
+    assert report.startswith("Held-out test set: 95 % of 20 microbleeds in 5 scans detected, 0.50 false positives per scan.\n\n")
+    assert "model card" in report
     data = yaml.safe_load((site / "data/raw/phantom.dvc").read_text())["outs"][0]["md5"]
     canonical = json.dumps({"data/raw/phantom": data}, separators=(",", ":"))
     expected = {

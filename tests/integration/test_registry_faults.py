@@ -35,7 +35,7 @@ def _promote(folder, number, ready, go, said) -> None:
 
 
 def at_once(folder, numbers) -> dict[str, str]:
-    """Promote each of the releases in a process of its own, all begun together; what each was told, "" for done."""
+    """Promote each of the releases in a process of its own, all begun together; the fault of each, "" for none."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlflow", "tests.integration.test_registry_faults"])
     ready, go, said = context.Semaphore(0), context.Event(), context.Queue()
@@ -45,17 +45,17 @@ def at_once(folder, numbers) -> dict[str, str]:
     for _ in processes:
         ready.acquire()
     go.set()
-    told = dict(said.get(timeout=120) for _ in processes)
+    shown = dict(said.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    return told
+    return shown
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(site):
-    told = at_once(site, ["1", "2"])
-    winners = [number for number, fault in told.items() if not fault]
-    assert len(winners) == 1, told
-    (loser,) = (fault for fault in told.values() if fault)
+    shown = at_once(site, ["1", "2"])
+    winners = [number for number, fault in shown.items() if not fault]
+    assert len(winners) == 1, shown
+    (loser,) = (fault for fault in shown.values() if fault)
     assert f"got production {winners[0]}, by promote of Site Engineer" in loser and "run the command again" in loser
     (entry,) = read_entries(site / "audit.jsonl")
     assert str(entry["release"]) == winners[0]

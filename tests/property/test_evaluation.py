@@ -64,10 +64,10 @@ def test_out_of_fold_figures_come_back_from_the_rows_alone(scans):
 
 @given(scored_scans(), scores)
 def test_hits_are_the_lesions_without_a_reason(scans, threshold):
-    told = [r for r in lesion_rows(scans, threshold, TOLERANCE, Fusion()) if r["label"] == "cmb"]
+    report = [r for r in lesion_rows(scans, threshold, TOLERANCE, Fusion()) if r["label"] == "cmb"]
     metrics, _ = locked_metrics(scans, threshold, PARAMS, np.random.default_rng(0))
-    assert sum(r["hit"] for r in told) == metrics["hits"] and len(told) == metrics["n_lesions"]
-    assert all(bool(r["rejected"]) != bool(r["hit"]) for r in told)
+    assert sum(r["hit"] for r in report) == metrics["hits"] and len(report) == metrics["n_lesions"]
+    assert all(bool(r["rejected"]) != bool(r["hit"]) for r in report)
 
 
 @given(scored_scans())

@@ -46,10 +46,10 @@ def _child(wanted: DesiredState, target: Target, last: int) -> None:
 
 def _counted(call: Callable, name: str, step: Callable[[str], None]) -> Callable:
     def counted(admin: Admin, model) -> None:
-        told = f"{name} {model['name'] if isinstance(model, dict) else model}"
-        step(f"before {told}")
+        report = f"{name} {model['name'] if isinstance(model, dict) else model}"
+        step(f"before {report}")
         call(admin, model)
-        step(f"after {told}")
+        step(f"after {report}")
 
     return counted
 

@@ -68,7 +68,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """Two bundles that can be told apart by their thresholds."""
+    """Two bundles that differ by their thresholds."""
     folder = tmp_path_factory.mktemp("bundles")
     return make_bundle(folder / "one", threshold=0.9), make_bundle(folder / "two", threshold=0.8)
 
@@ -274,9 +274,9 @@ def test_server_with_an_admin_key_loads_for_its_holders_alone(bundles, tmp_path,
 
 
 def test_server_that_fails_does_not_keep_others_from_being_served(site, bundles):
-    release, told = site.next(), []
+    release, report = site.next(), []
     wanted = desired_bundle(bundles[1], release, {})
     with refused("server-refused-release", case="127.0.0.1:9"):
-        reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], on_deployed=told.append)
-    assert [d.release for d in told] == [release]
+        reconcile(wanted, [Target("127.0.0.1:9", site.repository), Target(site.url, site.repository)], on_deployed=report.append)
+    assert [d.release for d in report] == [release]
     assert np.isclose(site.client.detect(head()).threshold, 0.8)

@@ -56,7 +56,7 @@ def wanted(bundles, round_: int) -> DesiredState:
 
 
 class Sender(threading.Thread):
-    """Sends one scan after the other until it is told to stop."""
+    """Sends one scan after the other until it is to stop."""
 
     def __init__(self, url: str) -> None:
         super().__init__()

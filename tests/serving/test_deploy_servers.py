@@ -36,10 +36,10 @@ def test_servers_of_one_repository(tmp_path):
             ] * 2
             reconcile(second, both[:1])
             assert on_disk(repository) == {"1", "2", "3"}
-        told = []
+        report = []
         with refused("server-refused-release", case=other.grpc_url):
-            reconcile(first, both[::-1], on_deployed=told.append)  # the one that has ended comes first
-        assert [d.server_url for d in told] == [one.grpc_url]
+            reconcile(first, both[::-1], on_deployed=report.append)  # the one that has ended comes first
+        assert [d.server_url for d in report] == [one.grpc_url]
         assert on_disk(repository) == {"1", "2", "3"}, "files go only when every server has been asked"
         with running_server(repository, log=tmp_path / "other.log") as empty:
             with Admin(empty.grpc_url) as admin:

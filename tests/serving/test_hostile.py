@@ -1,4 +1,4 @@
-"""A server among clients that err, leave, stall and lie: each is told why, and the next scan is answered right."""
+"""A server among clients that err, leave, stall and lie: each gets the reason, and the next scan its right answer."""
 
 from __future__ import annotations
 
@@ -176,17 +176,17 @@ def test_fuzzed_requests_are_refused_in_words_and_leave_nothing_behind(server):
 def test_cancelled_requests(server):
     with contextlib.closing(connect(server.grpc_url)) as client:
         for n in range(20):
-            told = threading.Event()
-            call = client.async_infer(DETECTOR, inputs(head().data, AFFINE), callback=lambda result, error, told=told: told.set())
+            done = threading.Event()
+            call = client.async_infer(DETECTOR, inputs(head().data, AFFINE), callback=lambda result, error, done=done: done.set())
             time.sleep(0.01 * n)
             call.cancel()
-            assert told.wait(pace.seconds(30))
+            assert done.wait(pace.seconds(30))
 
 
 def test_scans_of_clients_that_gave_up_are_not_computed(server):
     """Twelve of them wait when they are cancelled; the network does not run for them before the next caller's scan.
 
-    Triton tells a step of an ensemble only what was cancelled before the step was queued, so that the first step runs.
+    A step of an ensemble learns from Triton only what was cancelled before the step was queued, so that the first step runs.
     """
     scan = head(shape=(192, 192, 64))
     with contextlib.closing(connect(server.grpc_url)) as client, Client(server.grpc_url, timeout_s=pace.seconds(30)) as caller:
@@ -198,15 +198,15 @@ def test_scans_of_clients_that_gave_up_are_not_computed(server):
         start = computed_ns()
         caller.detect(scan)
         one = computed_ns() - start
-        told = [threading.Event() for _ in range(12)]
+        done = [threading.Event() for _ in range(12)]
         calls = [
             client.async_infer(DETECTOR, inputs(scan.data, AFFINE), callback=lambda result, error, event=event: event.set())
-            for event in told
+            for event in done
         ]
         time.sleep(0.1)
         for call in calls:
             call.cancel()
-        assert all(event.wait(pace.seconds(30)) for event in told)
+        assert all(event.wait(pace.seconds(30)) for event in done)
         start = computed_ns()
         caller.detect(head())
         assert computed_ns() - start < 4 * one
@@ -263,13 +263,13 @@ def test_reader_that_stops_reading_keeps_nobody_waiting(server):
         tensor = InferInput(UNET_INPUT, image.shape, "FP32")
         tensor.set_data_from_numpy(image)
         faults = []
-        told = threading.Event()
-        stuck.async_infer(UNET, [tensor], lambda result, error: (faults.append(error), told.set()), client_timeout=pace.seconds(8))
+        done = threading.Event()
+        stuck.async_infer(UNET, [tensor], lambda result, error: (faults.append(error), done.set()), client_timeout=pace.seconds(8))
         time.sleep(pace.seconds(3))
-        assert not told.is_set()
+        assert not done.is_set()
         with Client(server.grpc_url, timeout_s=pace.seconds(30)) as client:
             assert client.detect(head()).release == 1
-        assert told.wait(pace.seconds(20))
+        assert done.wait(pace.seconds(20))
     assert "DEADLINE_EXCEEDED" in faults[0].status()
 
 

@@ -39,8 +39,8 @@ def wanted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(wanted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("immutable") / "repository"
-    told = write_immutable(folder, wanted)
-    assert list(told) == ["production", "previous", "challenger"] and told["production"].startswith("release 5 ")
+    report = write_immutable(folder, wanted)
+    assert list(report) == ["production", "previous", "challenger"] and report["production"].startswith("release 5 ")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What the server tells of requests: a line each in its log, counts for Prometheus, and nothing of whose scan it was."""
+"""What the server records of requests: a line each in its log, counts for Prometheus, and nothing of whose scan it was."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Site:
         return list(read_lines(self.log)) if self.log.exists() else []
 
     def detect(self, scan: Volume, model: str = DETECTOR) -> list[dict]:
-        """Send a scan; the lines that are told of it."""
+        """Send a scan; the lines that are logged of it."""
         before = len(self.lines())
         with Client(self.server.grpc_url, model=model) as client, contextlib.suppress(InputError):
             client.detect(scan, case=NAME)
@@ -61,7 +61,7 @@ class Site:
 
     def metrics(self) -> Counter:
         """All numbers of ours by name and labels as Prometheus shows them."""
-        time.sleep(1.2)  # Triton renders them anew once in 1 s at most, and counts are sent beside the answers
+        time.sleep(1.2)  # Triton renders them once in 1 s at most, and counts are sent beside the answers
         with urllib.request.urlopen(f"http://{self.server.metrics_url}/metrics") as page:
             rows = re.findall(r"^(cmb_[^{ ]+(?:\{[^}]*\})?) (.+)$", page.read().decode(), re.MULTILINE)
         return Counter({name: float(value) for name, value in rows})
@@ -147,8 +147,8 @@ def test_prometheus_counts_what_was_sent(site):
     ends = {le: more[f'cmb_detections_bucket{{release="1",role="production",le="{le}"}}'] for le in ("0", "2", "4", "99", "+Inf")}
     assert ends == {"0": 0, "2": 0, "4": 3, "99": 3, "+Inf": 3}
     for step in ("prepare", "unet", "candidates", "cnn", "decide"):
-        told = [line["seconds"][step] for line in lines if line["outcome"] == "ok"]
-        assert more[f'cmb_step_seconds_sum{{release="1",role="production",step="{step}"}}'] == pytest.approx(sum(told), abs=1e-5)
+        report = [line["seconds"][step] for line in lines if line["outcome"] == "ok"]
+        assert more[f'cmb_step_seconds_sum{{release="1",role="production",step="{step}"}}'] == pytest.approx(sum(report), abs=1e-5)
     assert of("cmb_request_seconds_sum", role="challenger") == pytest.approx(shadow[0]["total_s"], abs=1e-5)
     assert not any("probe" in name for name in more)
 
@@ -208,8 +208,8 @@ def test_an_unwritable_log_costs_no_answer_and_is_told_once(site):
     try:
         with Client(site.server.grpc_url) as client:
             assert [len(client.detect(SCAN).detections) > 0 for _ in range(3)] == [True] * 3
-        told = [row for row in site.server.log.read_text()[written:].splitlines() if "request log" in row]
-        assert len(told) == 1 and "requests.jsonl cannot be written" in told[0]
+        report = [row for row in site.server.log.read_text()[written:].splitlines() if "request log" in row]
+        assert len(report) == 1 and "requests.jsonl cannot be written" in report[0]
         assert sum(n for name, n in (site.metrics() - lost).items() if name.startswith("cmb_request_log_lost_total")) == 3
     finally:
         site.log.rmdir()

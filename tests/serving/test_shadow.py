@@ -1,4 +1,4 @@
-"""`cmb detect --shadow` and its report at a live server; the server is told to keep no request log."""
+"""`cmb detect --shadow` and its report at a live server; the server keeps no request log."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def cmb(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out + told.err
+        result = capsys.readouterr()
+        return ended.value.code or 0, result.out + result.err
 
     return run
 
@@ -76,8 +76,8 @@ def cmb(monkeypatch, capsys):
 def test_detect_then_report(url, work, folder, cmb):
     plain = ("detect", "scan-0.nii.gz", "scan-1.nii.gz", "--server", url, "--no-figures")
     assert cmb(*plain, "--out", "plain")[0] == 0
-    code, told = cmb(*plain, "--out", "mirrored", "--shadow", "shadow.jsonl")
-    assert code == 0 and "challenger: 2 of 2 scans compared" in told
+    code, result = cmb(*plain, "--out", "mirrored", "--shadow", "shadow.jsonl")
+    assert code == 0 and "challenger: 2 of 2 scans compared" in result
     for name in ("detections.csv", "detections.json"):
         assert (work / "plain" / name).read_bytes() == (work / "mirrored" / name).read_bytes()
     first, second = read_lines(work / "shadow.jsonl")
@@ -89,25 +89,25 @@ def test_detect_then_report(url, work, folder, cmb):
     assert [first[side]["release"] for side in ("production", "challenger")] == [2, 1]
     assert [len(first[k]) for k in ("both", "only_production", "only_challenger")] == [3, 0, counts[CHALLENGER] - 3]
     assert all(a == b for place in first["both"] for a, b in [place["scores"]])  # the same networks
-    code, told = cmb("server", "shadow-report", "shadow.jsonl", "--html", "page.html")
-    assert code == 0 and "release 1 shadowing release 2: 2 scans" in told and "page written to page.html" in told
-    code, told = cmb("server", "shadow-report", "shadow.jsonl", "--json")
-    assert json.loads(told)["pairs"][0]["both"] == 6
+    code, result = cmb("server", "shadow-report", "shadow.jsonl", "--html", "page.html")
+    assert code == 0 and "release 1 shadowing release 2: 2 scans" in result and "page written to page.html" in result
+    code, result = cmb("server", "shadow-report", "shadow.jsonl", "--json")
+    assert json.loads(result)["pairs"][0]["both"] == 6
     assert not list(folder.rglob("requests.jsonl*"))
 
 
 def test_answers_stand_without_a_challenger(url, work, folder, cmb):
     set_challenger(url, None)
     try:
-        code, told = cmb("detect", "scan-0.nii.gz", "--server", url, "--no-figures", "--out", "o", "--shadow", "s.jsonl")
+        code, result = cmb("detect", "scan-0.nii.gz", "--server", url, "--no-figures", "--out", "o", "--shadow", "s.jsonl")
     finally:
         set_challenger(url, folder / "bundle-0.9")
-    assert code == 0 and "a server with a release deployed" in told and "challenger: 0 of 1 scan compared" in told
+    assert code == 0 and "a server with a release deployed" in result and "challenger: 0 of 1 scan compared" in result
     assert [e["outcome"] for e in read_lines(work / "s.jsonl")] == ["failed"]
     assert "no scans have been compared" in cmb("server", "shadow-report", "s.jsonl")[1]
 
 
 def test_what_cannot_be_is_refused_in_words(work, cmb):
     assert "--shadow" in cmb("detect", "scan-0.nii.gz", "--bundle", "b", "--out", "o", "--shadow", "s.jsonl")[1]
-    code, told = cmb("server", "shadow-report", "none.jsonl")
-    assert code == 2 and "none.jsonl: expected a log of `cmb detect --shadow`" in told
+    code, result = cmb("server", "shadow-report", "none.jsonl")
+    assert code == 2 and "none.jsonl: expected a log of `cmb detect --shadow`" in result

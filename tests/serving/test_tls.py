@@ -1,4 +1,4 @@
-"""Connections with TLS: what is right answers, what is wrong is told in one sentence, by a real server."""
+"""Connections with TLS: valid ones are answered, faults are reported in one sentence, by a real server."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Kept:
                 assert time.monotonic() < deadline, f"still failing: {error}; said: {self.lines}"  # noqa: PT017 - the next try decides
                 time.sleep(0.2)
 
-    def told(self, words: str) -> None:
+    def logged(self, words: str) -> None:
         deadline = pace.seconds(BACK_S) + time.monotonic()
         while not any(words in line for line in self.lines):
             assert time.monotonic() < deadline, f"{words!r} was never said: {self.lines}"
@@ -89,7 +89,7 @@ def kept(tmp_path_factory) -> Iterator[Kept]:
         reader.start()
         found = Kept(folder / "serving-state", verify_manifest(bundle), lines)
         try:
-            found.told("serving; ")
+            found.logged("serving; ")
             yield found
         finally:
             process.send_signal(signal.SIGINT)
@@ -119,9 +119,9 @@ def stubs_of(pid: int, step: str) -> list[int]:
 
 
 def killed_within_a_request(kept: Kept, kill: Callable[[], None], held: int) -> str:
-    """Send a scan while the step `held` (a process id) is stopped, then kill; what the client was told, "" for a right answer.
+    """Send a scan while the step `held` (a process id) is stopped, then kill; the client's error, "" for a right answer.
 
-    A right answer is as good as a clean status: a step started anew at once may still take the request.
+    A right answer is as good as a clean status: a step that is started again at once may still take the request.
     """
     got: list[str] = []
 
@@ -148,9 +148,9 @@ def test_killed_step_gives_a_clean_status_and_is_started_anew(kept, step):
     """Triton itself never starts it again and goes on calling the model ready."""
     kept.until_right()
     server, stub = kept.pid, stub_of(kept.pid, step)
-    told = killed_within_a_request(kept, lambda: os.kill(stub, signal.SIGKILL), stub)
-    assert told == "" or "is not healthy" in told
-    kept.told(f"{step} of release 1; restarted")
+    report = killed_within_a_request(kept, lambda: os.kill(stub, signal.SIGKILL), stub)
+    assert report == "" or "is not healthy" in report
+    kept.logged(f"{step} of release 1; restarted")
     kept.until_right()
     assert kept.pid == server and stub_of(server, step) != stub
 
@@ -158,12 +158,12 @@ def test_killed_step_gives_a_clean_status_and_is_started_anew(kept, step):
 def test_killed_server_gives_a_clean_status_and_serves_again(kept):
     kept.until_right()
     server, url = kept.pid, kept.url
-    told = killed_within_a_request(kept, lambda: os.kill(server, signal.SIGKILL), stub_of(server, PREPARE))
-    assert "expected a server that answers, got no connection" in told
+    report = killed_within_a_request(kept, lambda: os.kill(server, signal.SIGKILL), stub_of(server, PREPARE))
+    assert "expected a server that answers, got no connection" in report
     kept.until_right()
     assert kept.url == url and kept.pid != server
     assert living_steps(kept.pid) == {(step, 1) for step in STEPS}
-    kept.told("was restarted")
+    kept.logged("was restarted")
 
 
 def test_steps_without_a_process_are_dead():

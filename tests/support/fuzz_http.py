@@ -38,7 +38,7 @@ VALUES = (None, True, -1, 0, 2**63, 1e308, "", "☃", [], {}, [[[]]], {"a": {"b"
 
 
 def send_http(url: str, rng: np.random.Generator) -> str:
-    """One HTTP request of garbage; "http CODE", with path and words for a fault that is not told, or "closed"."""
+    """One HTTP request of garbage; "http CODE", with path and words for a fault that is not reported, or "closed"."""
     path, body, headers = PATHS[int(rng.integers(len(PATHS)))], _body(rng), {}
     if rng.random() < 0.3:
         lengths = ("-1", "0", "1", "99999999999", "x", str(len(body) // 2), str(2**64))
@@ -56,8 +56,8 @@ def send_http(url: str, rng: np.random.Generator) -> str:
         except (OSError, http.client.HTTPException):
             return "closed"
     # Triton gives JSON it cannot read a 500 where a 400 would be right, but says what is wrong with it.
-    told = response.status < 500 or (len(words) > 10 and "Traceback" not in words)
-    return f"http {response.status}" if told else f"HTTP {response.status}: {path[:60]}: {words[:200]}"
+    report = response.status < 500 or (len(words) > 10 and "Traceback" not in words)
+    return f"http {response.status}" if report else f"HTTP {response.status}: {path[:60]}: {words[:200]}"
 
 
 def _body(rng: np.random.Generator) -> bytes:

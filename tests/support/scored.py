@@ -40,8 +40,8 @@ def write_evidence(folder: Path, scans: Sequence[ScoredScan], threshold: float =
     folder = Path(folder)
     write_rows(folder / "evaluation", scans, threshold, TOLERANCE_MM, Fusion())
     old = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
-    told = {"parity": {"unet": 1e-6, "cnn": 1e-6}, "metrics": {"evaluate": metrics_at(scans, threshold, TOLERANCE_MM)}}
-    write_json(folder / "metadata.json", old | told | metadata)
+    report = {"parity": {"unet": 1e-6, "cnn": 1e-6}, "metrics": {"evaluate": metrics_at(scans, threshold, TOLERANCE_MM)}}
+    write_json(folder / "metadata.json", old | report | metadata)
     lineage = {"locked_scans": hashes(scans)} | ({"gate": gate} if gate else {})
     write_json(folder / "lineage.json", lineage)
     write_manifest(folder)

@@ -9,7 +9,7 @@ from cmb_models.training.synthesis import insertion
 
 @pytest.fixture
 def dark_lesion_bank(monkeypatch):
-    """Plants nearly as dark as simulated, and sharp, so that a threshold tells them from noise."""
+    """Plants nearly as dark as simulated, and sharp, so that a threshold separates them from noise."""
     monkeypatch.setattr(insertion, "FAINTEST", 0.75)
     monkeypatch.setattr(insertion, "SOFTEST_MM", 0.0)
 

@@ -184,15 +184,15 @@ def test_every_scan_without_its_phase_is_told_at_once(tmp_path):
         write_volume(phase_beside(swi_of(tmp_path, subject)), phase)
     with pytest.raises(InputError) as error:
         index_datasets(tmp_path, ON)
-    told = str(error.value).splitlines()
-    assert "4 faults" in told[0]
+    report = str(error.value).splitlines()
+    assert "4 faults" in report[0]
     faults = {
         "sub-2": "on the grid of its SWI, got one of shape (80, 80, 31) for (80, 80, 32)",
         "sub-3": "on the grid of its SWI, got one that lies up to 15.8 mm off it",
         "sub-4": "sub-4_part-phase_swi.nii.gz, got no such file; add the scan's phase series as that file",
         "sub-5": f"got the same phase image as {swi_of(tmp_path, 'sub-1')}",
     }
-    for line, (subject, words) in zip(told[1:5], faults.items(), strict=True):
+    for line, (subject, words) in zip(report[1:5], faults.items(), strict=True):
         assert line.startswith(f"  - {swi_of(tmp_path, subject)}: expected ") and words in line
 
 

@@ -99,7 +99,7 @@ def test_a_locked_subject_in_training(folder, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_locked_scan_in_training_under_another_name(folder, stage):
-    """The name is a training subject's, the file is a locked one: only its content tells."""
+    """The name is a training subject's, the file is a locked one: only its content shows it."""
     save_example(folder / "prepared", of("s_a", key="s_a_ses-02", sha256="locked file"))
     with refused("leakage", got="s_a_ses-02, the same file as a locked one"):
         every_training(folder, SPLIT)[stage]()
@@ -203,15 +203,15 @@ def test_a_threshold_from_somewhere_else(out_of_fold):
     out_of_fold(own)
     write_json(calibrate.ROWS / "metrics.json", {"threshold": 0.75, "stage2_weight": 0.1})
     calibrate.main()
-    told = read_json(calibrate.CALIBRATION)
-    assert told == {"decision": decide_on(own, load_params(Path("params.yaml"))).model_dump(), "subjects": ["s_a", "s_b"]}
-    metrics, uncut = read_json(calibrate.REPORTS / "calibrate/metrics.json"), Decision(**{**told["decision"], "threshold": 0.0})
+    report = read_json(calibrate.CALIBRATION)
+    assert report == {"decision": decide_on(own, load_params(Path("params.yaml"))).model_dump(), "subjects": ["s_a", "s_b"]}
+    metrics, uncut = read_json(calibrate.REPORTS / "calibrate/metrics.json"), Decision(**{**report["decision"], "threshold": 0.0})
     scores, hits = np.array([*[0.8, 0.3] * 5, 0.7, 0.2, 0.4, 0.3]), np.array([*[1, 0] * 5, 1, 0, 0, 0])
     assert metrics["ece_before"] == pytest.approx(adaptive_ece(scores, hits))
     assert metrics["ece_after"] == pytest.approx(adaptive_ece(calibrated(scores, uncut), hits))
     assert metrics["ece_after"] < metrics["ece_before"]
     assert all(low < metrics[n] < high or low == high for n, (low, high) in metrics["intervals_95"].items())
-    assert told["decision"]["threshold"] == pytest.approx(float(calibrated(np.float64(0.55), uncut)))  # halfway from .7 to .4
+    assert report["decision"]["threshold"] == pytest.approx(float(calibrated(np.float64(0.55), uncut)))  # halfway from .7 to .4
 
 
 LINEAGE = {"training_scans": {"s_a": "file a", "s_b": "file b"}, "calibrated_on": ["s_a", "s_b"]}

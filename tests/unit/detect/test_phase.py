@@ -50,7 +50,7 @@ def test_what_comes_out_is_the_simulated_phase(scan, radians, normalised):
     prepared = prepare(scan.swi, ON, "scan", scan.phase)
     assert prepared.phase.shape == prepared.image.shape and prepared.phase.dtype == np.float32
     assert np.abs(prepared.phase).max() <= np.float32(np.pi)
-    # Tissue has a mean phase of a few hundredths; the range is told by noise to a thousandth.
+    # Tissue has a mean phase of a few hundredths; noise shows the range to a thousandth.
     assert np.abs(wrap(normalised - radians)).max() < 0.1
 
 

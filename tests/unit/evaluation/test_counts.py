@@ -60,9 +60,9 @@ def test_kappa_is_undefined_when_chance_alone_agrees():
 
 
 def test_agreement_tells_none_for_what_is_undefined():
-    told = agreement(np.array([1]), np.array([1]), np.ones((9, 1), dtype=int))
-    assert (told["icc"], told["bias"], told["lower_limit"], told["weighted_kappa"]) == (None, 0.0, None, None)
-    assert told["intervals_95"]["icc"] is None and told["intervals_95"]["bias"] == [0.0, 0.0]
+    report = agreement(np.array([1]), np.array([1]), np.ones((9, 1), dtype=int))
+    assert (report["icc"], report["bias"], report["lower_limit"], report["weighted_kappa"]) == (None, 0.0, None, None)
+    assert report["intervals_95"]["icc"] is None and report["intervals_95"]["bias"] == [0.0, 0.0]
     assert agreement(np.zeros(0), np.zeros(0), np.zeros((3, 0), dtype=int))["bias"] is None
 
 
@@ -70,7 +70,7 @@ def test_intervals_hold_the_estimate():
     rng = np.random.default_rng(1)
     marked = rng.poisson(4, 40)
     found = np.maximum(0, marked + rng.integers(-1, 2, 40))
-    told = agreement(found, marked, subject_draws([str(n) for n in range(40)], 200, rng))
+    report = agreement(found, marked, subject_draws([str(n) for n in range(40)], 200, rng))
     for name in ("icc", "bias", "lower_limit", "upper_limit", "weighted_kappa"):
-        low, high = told["intervals_95"][name]
-        assert low < told[name] < high
+        low, high = report["intervals_95"][name]
+        assert low < report[name] < high

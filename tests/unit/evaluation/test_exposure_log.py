@@ -69,7 +69,7 @@ def test_a_set_is_no_new_one_for_a_scan_more_or_less(tmp_path):
         look(file, bundle, ("s1", "s2", "s3"))
     less, more, other = (count_evaluation(file, "b3", s, "", METRICS) for s in (("s1", "s2"), ("s1", "s2", "s4"), ("s5",)))
     keys = ("evaluations", "bundles", "scans", "seen_before")
-    assert [[told[k] for k in keys] for told in (less, more, other)] == [[4, 3, 2, 2], [5, 3, 3, 2], [1, 1, 1, 0]]
+    assert [[result[k] for k in keys] for result in (less, more, other)] == [[4, 3, 2, 2], [5, 3, 3, 2], [1, 1, 1, 0]]
     assert (
         "2 of these 3 held-out scans had been evaluated before, by now up to 5 times, with 3 different bundles."
         in wording.exposure(more)

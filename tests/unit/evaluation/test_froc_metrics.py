@@ -65,7 +65,7 @@ def test_scans_count_alike_however_many_lesions_they_have():
     m = metrics_at([*scans, scan([], none), scan([], [(0, 0.1)])], 0.5, 3.0)
     assert (m["mean_scan_sensitivity"], m["scan_sensitivity"], m["scan_specificity"]) == (1.5 / 4, 3 / 4, 1 / 2)
     draws = np.ones((20, 1), dtype=int)
-    assert count_intervals(counts_of([one], 0.5, 3.0), draws)["scan_specificity"] == [0, 1]  # no scan to tell from
+    assert count_intervals(counts_of([one], 0.5, 3.0), draws)["scan_specificity"] == [0, 1]  # no scan to resample
     assert count_intervals(counts_of([one], 0.5, 3.0), draws)["scan_sensitivity"] == wilson(1, 1)
     assert metrics_at([one], 0.5, 3.0)["scan_specificity"] == 1.0
 

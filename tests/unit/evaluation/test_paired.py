@@ -112,8 +112,8 @@ def test_disagreements_by_hand():
     second = scored("a_sub-1", [0.2, 0.7, 0.8, 0.1], [0.7, 0.4])
     second = replace(second, centres_mm=second.centres_mm + np.array([1.0, 0, 0]))
     found = disagreements(pair_of([first], [second]), TOLERANCE_MM)
-    told = [(d.kind, d.by, d.world_mm[:2], d.first.score, d.second.score) for d in found]
-    assert told == [
+    report = [(d.kind, d.by, d.world_mm[:2], d.first.score, d.second.score) for d in found]
+    assert report == [
         ("hit", 1, (0.0, 0.0), 0.9, 0.2),
         ("hit", 2, (20.0, 0.0), 0.3, 0.7),
         ("false_positive", 1, (20.0, 50.0), 0.6, 0.4),

@@ -38,17 +38,17 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_every_missed_lesion_has_its_reason(name):
     lesions, found, expected = REASONS[name]
-    told = lesion_rows([staged(lesions, found)], 0.5, 3.0, Fusion())
-    assert [r["rejected"] for r in told] == expected
-    assert [r["hit"] for r in told] == [int(not reason) for reason in expected]
+    made = lesion_rows([staged(lesions, found)], 0.5, 3.0, Fusion())
+    assert [r["rejected"] for r in made] == expected
+    assert [r["hit"] for r in made] == [int(not reason) for reason in expected]
 
 
 @pytest.mark.parametrize(("weight", "reason"), [(0.5, rows.DOUBT_2), (1 / 3, rows.DOUBT_1), (0.0, rows.DOUBT_1)])
 @pytest.mark.parametrize("mean", ["geometric", "log_odds"])
 def test_the_stage_that_lowers_the_joint_score_more_is_named(mean, weight, reason):
     """.335 and .274 at a weight of a third: the first takes .73 off the logarithm, the second .43; .46 and .32 off the log odds."""
-    told = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, Fusion(stage2_weight=weight, joint_mean=mean))
-    assert [r["rejected"] for r in told] == [reason]
+    made = lesion_rows([staged([lesion(0)], [(0, 0.335, 0.274)])], 0.5, 3.0, Fusion(stage2_weight=weight, joint_mean=mean))
+    assert [r["rejected"] for r in made] == [reason]
 
 
 @pytest.mark.parametrize("mean", ["geometric", "log_odds"])
@@ -76,8 +76,8 @@ def test_lesions_carry_their_scores_place_and_scan():
 
 
 def test_a_possible_place_is_neither_hit_nor_missed():
-    told = lesion_rows([staged([lesion(0, "possible"), lesion(20), lesion(40, "mimic:vein")], [(0, 0.9, 0.9)])], 0.5, 3.0, Fusion())
-    assert [(r["label"], r["lesion"], r["hit"], r["rejected"]) for r in told] == [
+    made = lesion_rows([staged([lesion(0, "possible"), lesion(20), lesion(40, "mimic:vein")], [(0, 0.9, 0.9)])], 0.5, 3.0, Fusion())
+    assert [(r["label"], r["lesion"], r["hit"], r["rejected"]) for r in made] == [
         ("possible", -1, "", ""),
         ("cmb", 0, 0, rows.NO_CANDIDATE),
     ]
@@ -85,8 +85,8 @@ def test_a_possible_place_is_neither_hit_nor_missed():
 
 def test_every_candidate_has_a_row():
     found = [(0, 0.9, 0.9), (41, 0.3, 0.3), (80, 0.8, 0.8)]
-    told = detection_rows([staged([lesion(0), lesion(40, "mimic:vein"), lesion(80, "possible")], found)], 0.5, 3.0)
-    assert [(r["outcome"], r["at_threshold"], r["label"], r["lesion"]) for r in told] == [
+    made = detection_rows([staged([lesion(0), lesion(40, "mimic:vein"), lesion(80, "possible")], found)], 0.5, 3.0)
+    assert [(r["outcome"], r["at_threshold"], r["label"], r["lesion"]) for r in made] == [
         ("hit", "hit", "cmb", 0),
         ("false_positive", "", "mimic:vein", -1),
         ("ignored", "ignored", "possible", -1),
@@ -94,8 +94,8 @@ def test_every_candidate_has_a_row():
 
 
 def test_a_scan_without_anything_has_its_row():
-    told = scan_rows([scan([], [])], 0.5, 3.0)[0]
-    assert (told["n_cmbs"], told["n_candidates"], told["hits"], told["false_positives"], told["fold"]) == (0, 0, 0, 0, "")
+    made = scan_rows([scan([], [])], 0.5, 3.0)[0]
+    assert (made["n_cmbs"], made["n_candidates"], made["hits"], made["false_positives"], made["fold"]) == (0, 0, 0, 0, "")
 
 
 def test_round_trip(tmp_path):

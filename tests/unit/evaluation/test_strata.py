@@ -31,24 +31,24 @@ FREE = scored("b_sub-2", [], [(0, 0.9), (20, 0.9)], (0.5, 0.5, 4.0))
 DRAWS = np.ones((10, 3), dtype=int)
 
 
-def told(key):
+def shown(key):
     return strata([A, B, FREE], 0.5, 3.0, DRAWS)[key]
 
 
 def test_by_lesion():
-    assert [(r["name"], r["n_scans"], r["n_lesions"], r["hits"], r["sensitivity"]) for r in told("size")] == [
+    assert [(r["name"], r["n_scans"], r["n_lesions"], r["hits"], r["sensitivity"]) for r in shown("size")] == [
         ("2 to below 3 mm", 2, 2, 2, 1.0),
         ("5 to below 10 mm", 1, 1, 0, 0.0),
     ]
-    assert [(r["name"], r["hits"]) for r in told("region")] == [("cortex", 1), ("thalamus", 0), ("not given", 1)]
-    assert told("size")[0]["interval_95"] == wilson(2, 2)
+    assert [(r["name"], r["hits"]) for r in shown("region")] == [("cortex", 1), ("thalamus", 0), ("not given", 1)]
+    assert shown("size")[0]["interval_95"] == wilson(2, 2)
 
 
 def test_by_scan():
-    rows = [(r["name"], r["n_scans"], r["n_lesions"], r["hits"], r["false_positives"], r["fp_per_scan"]) for r in told("dataset")]
+    rows = [(r["name"], r["n_scans"], r["n_lesions"], r["hits"], r["false_positives"], r["fp_per_scan"]) for r in shown("dataset")]
     assert rows == [("a", 1, 2, 1, 1, 1.0), ("b", 2, 1, 1, 2, 1.0)]
-    assert [r["name"] for r in told("slice_thickness")] == ["above 2 to 3 mm", "above 3 mm"]
-    assert [r["name"] for r in told("voxel_size")] == ["0.50 × 0.50 × 4.00 mm", "0.80 × 0.80 × 3.00 mm"]
+    assert [r["name"] for r in shown("slice_thickness")] == ["above 2 to 3 mm", "above 3 mm"]
+    assert [r["name"] for r in shown("voxel_size")] == ["0.50 × 0.50 × 4.00 mm", "0.80 × 0.80 × 3.00 mm"]
 
 
 def test_scans_without_lesions_have_no_sensitivity():

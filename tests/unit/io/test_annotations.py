@@ -1,4 +1,4 @@
-"""annotations.csv: read as written, and every fault of a file told at once."""
+"""annotations.csv: read as written, and every fault of a file reported at once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading NIfTI: what is right comes back as it was, what is wrong is told in one sentence with the file's name."""
+"""Reading NIfTI: valid files come back as they were, faults are reported in one sentence with the file's name."""
 
 import gzip
 import struct

@@ -91,8 +91,8 @@ def test_the_shipped_gate_lets_a_good_release_pass_and_holds_bad_ones(tmp_path):
 def test_too_few_to_judge_is_told_and_passes(tmp_path):
     folder = write_evidence(tmp_path, [*locked(3, hits=0, of=3, false=9), *locked(6, hits=2, of=2, site="b")])
     report = check_gate(folder, gate(min_site_sensitivity=0.9, max_site_fp_per_scan=1, max_fp_per_cmb_free_scan=1))
-    told = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.insufficient_data}
-    assert told == {
+    result = {c.name: (c.measured, c.passed, c.note) for c in report.checks if c.insufficient_data}
+    assert result == {
         "sensitivity of dataset a": (None, True, "9 microbleeds, at least 10 needed"),
         "false positives per scan of dataset a": (None, True, "3 scans, at least 5 needed"),
         "false positives per CMB-free scan": (None, True, "0 such scans, at least 5 needed"),
@@ -231,7 +231,7 @@ def test_a_release_is_not_compared_with_itself_or_without_rows(tmp_path):
     ("now", "said"),
     [
         ({}, ""),
-        ({"min_sensitivity": 0.9, "max_fp_per_scan": 1, "min_site_sensitivity": 0.1}, ""),  # stricter, or asked for anew
+        ({"min_sensitivity": 0.9, "max_fp_per_scan": 1, "min_site_sensitivity": 0.1}, ""),  # stricter, or asked for again
         ({"min_sensitivity": 0.5}, "min_sensitivity 0.8 to 0.5"),
         ({"max_fp_per_scan": None}, "max_fp_per_scan 2 to off"),
         ({"fp_margin": 0.6}, "fp_margin 0.5 to 0.6"),
@@ -258,9 +258,9 @@ def test_the_report_is_json_and_the_same_every_time(tmp_path):
     settings = SHIPPED.model_copy(update={"max_seconds": None})
     reports = [json.dumps(check_gate(*(sides[1], settings, sides[0])).as_dict(), allow_nan=False) for _ in range(2)]
     assert reports[0] == reports[1]
-    told = json.loads(reports[0])
-    assert told["settings"]["sensitivity_margin"] == SHIPPED.sensitivity_margin and told["against"]
-    assert {"name", "measured", "interval", "bound", "limit", "passed", "note"} <= set(told["checks"][0])
+    result = json.loads(reports[0])
+    assert result["settings"]["sensitivity_margin"] == SHIPPED.sensitivity_margin and result["against"]
+    assert {"name", "measured", "interval", "bound", "limit", "passed", "note"} <= set(result["checks"][0])
 
 
 def test_thirty_scans_take_about_a_second(tmp_path):

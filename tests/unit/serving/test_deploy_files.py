@@ -117,9 +117,9 @@ def test_what_the_pod_is_told_is_what_the_entry_point_reads(objects, tmp_path, m
     given = environment(server, objects)
     assert set(given) <= set(VARIABLES)
     assert take["command"][:3] == ["python3", "-m", "cmb_models.serving.deploy.checksums"]
-    told = environment(take, objects)
-    assert {"CMB_RELEASE", EXPECTED, "CMB_REPOSITORY"} <= set(told)
-    assert set(re.findall(r"\$\((\w+)\)", " ".join(take["command"]))) <= set(told)
+    report = environment(take, objects)
+    assert {"CMB_RELEASE", EXPECTED, "CMB_REPOSITORY"} <= set(report)
+    assert set(re.findall(r"\$\((\w+)\)", " ".join(take["command"]))) <= set(report)
     for name in ("tls.crt", "tls.key", "tritonserver"):
         (tmp_path / name).touch()
     paths = {"CMB_REPOSITORY": tmp_path, "CMB_TRITON": tmp_path / "tritonserver"}

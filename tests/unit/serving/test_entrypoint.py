@@ -38,7 +38,7 @@ def test_alone_it_is_immutable_on_loopback_and_what_is_guarded_is_shut(variables
         next(a for a in triton_arguments(read_settings(variables)) if a.startswith("--grpc-restricted")) for _ in range(2)
     )
     assert "model-repository,shared-memory,trace,logging:admin-key=" in first
-    assert first != second  # a key drawn anew, that nobody knows
+    assert first != second  # another key, that nobody knows
 
 
 def test_explicit_mode_with_tls_and_a_key_from_a_file(variables, tmp_path):

@@ -79,8 +79,8 @@ def test_every_step_gets_what_it_wants_and_the_ensemble_gives_the_contract(repos
 @pytest.mark.parametrize("name", [DETECTOR, CHALLENGER, PREVIOUS, PROBE])
 def test_each_ensemble_says_which_it_is(bundles, name):
     first = ensemble_config(name, 1, bundles[False])["ensemble_scheduling"]["step"][0]["input_map"]
-    told = {DETECTOR: set(), CHALLENGER: {ROLE_INPUTS[CHALLENGER].name}}.get(name, {PROBE_INPUT.name})
-    assert set(first) & ROLE_NAMES == told
+    report = {DETECTOR: set(), CHALLENGER: {ROLE_INPUTS[CHALLENGER].name}}.get(name, {PROBE_INPUT.name})
+    assert set(first) & ROLE_NAMES == report
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["SWI", "SWI and phase"])

@@ -49,9 +49,9 @@ def test_a_killed_training_goes_on_nearly_to_the_same_weights(train, sampler, tm
     whole = train(sampler(), 3).state_dict()
     with pytest.raises(Killed):
         train(sampler(), 3, kill, Checkpoint(tmp_path / "c.pt", every_s=0))
-    told = []
-    gone_on = train(sampler(), 3, told.append, Checkpoint(tmp_path / "c.pt", every_s=0)).state_dict()
-    assert told == list(range(sampler().settings.steps))
+    report = []
+    gone_on = train(sampler(), 3, report.append, Checkpoint(tmp_path / "c.pt", every_s=0)).state_dict()
+    assert report == list(range(sampler().settings.steps))
     apart = max((whole[n].float() - gone_on[n].float()).abs().max().item() for n in whole)
     print(f"largest difference of a weight: {apart:.2g}")
     assert apart < 0.01  # 0 on an H100; with other batches from half-way on .13 and more

@@ -79,7 +79,7 @@ def test_threads_draw_for_a_cuda_device_alone(monkeypatch):
 
 @pytest.fixture
 def mined(monkeypatch):
-    """What a U-Net in training is told to look alike: something else at every look."""
+    """What a U-Net in training is given as such: something else each time."""
     looks = []
 
     def look(model, examples, rng):

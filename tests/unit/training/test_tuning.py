@@ -169,12 +169,12 @@ def test_a_batch_of_which_one_trial_had_ended_is_run_again_whole(tmp_path, lost)
 
 
 def test_a_kill_while_a_batch_is_written_as_finished_loses_nothing(tmp_path, monkeypatch):
-    storage, tell, told = f"sqlite:///{tmp_path / 'killed.db'}", optuna.Study.tell, []
+    storage, tell, finished_trials = f"sqlite:///{tmp_path / 'killed.db'}", optuna.Study.tell, []
 
     def die(self, *arguments, **named):
-        if len(told) == 5:
+        if len(finished_trials) == 5:
             raise Killed
-        told.append(arguments)
+        finished_trials.append(arguments)
         return tell(self, *arguments, **named)
 
     monkeypatch.setattr(optuna.Study, "tell", die)
