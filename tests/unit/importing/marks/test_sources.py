@@ -46,6 +46,11 @@ def test_a_number_in_a_files_name_is_noted(site, tmp_path, name, note):
     assert line.becomes.startswith(f"3 cmb{note}") and bool(note) == ("session" in line.becomes)
 
 
+def test_a_number_behind_no_subject_is_not_noted(site, tmp_path):
+    written.markups(tmp_path / "read/sub-001/points_2.mrk.json")
+    assert import_marks([tmp_path / "read"], site, AB).lines[0].becomes == "3 cmb"
+
+
 def test_a_number_of_a_subject_with_sessions_is_refused(site, tmp_path):
     with refused("marks-unmatched", got="none"):
         import_marks([written.markups(tmp_path / "sub-003_2.mrk.json")], site, AB)
