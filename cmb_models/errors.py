@@ -189,7 +189,8 @@ class InputError(ValueError):
         self.code, self.case = code, printable(str(case))
         # What was got quotes files. Lists of faults have a line for each.
         self.expected, self.got, self.remedy = expected, "\n".join(map(printable, got.split("\n"))), remedy
-        super().__init__(f"{self.case}: expected {expected}, got {self.got}; {remedy}")
+        # The remedy follows a list on a line of its own.
+        super().__init__(f"{self.case}: expected {expected}, got {self.got}{'' if self.got.endswith(chr(10)) else '; '}{remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         # Worker processes return exceptions by pickle, which would otherwise call __init__ with the joined message alone.

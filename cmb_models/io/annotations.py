@@ -11,12 +11,11 @@ from pathlib import Path
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.io.tables import SEPARATORS, Table, encoding_of, header_of, read_table
+from cmb_models.io.tables import SEPARATORS, Table, encoding_of, faults_by_line, header_of, read_table
 
 MIMIC_PREFIX = "mimic:"
 NONE = "none"  # the label of a row without a place: the scan was read, and this rater marked nothing in it
 FARTHEST_MM = 2e4  # from the scanner's centre: no scan that passes detect.checks lies farther away
-SHOWN = 20  # invalid rows in a message
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def read_readings(path: Path) -> Readings:
         )
     rows: list[Annotation] = []
     empty: list[EmptyReading] = []
-    faults: list[str] = []
+    faults: list[tuple[int, str]] = []
     for row in table.rows:
         try:
             if row.fault:
@@ -142,10 +141,9 @@ def read_readings(path: Path) -> Readings:
             else:
                 rows.append(_annotation(row.values, table))
         except (TypeError, ValueError) as error:
-            faults.append(f"line {row.line}: {error}")
+            faults.append((row.line, str(error)))
     if faults:
-        got = "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more lines" if len(faults) > SHOWN else "")
-        raise InputError("annotations-invalid", path, "readable rows", got, "correct these lines")
+        raise InputError("annotations-invalid", path, "readable rows", faults_by_line(faults), "correct these lines")
     _require_consistent(path, rows, empty)
     return Readings(rows, empty)
 

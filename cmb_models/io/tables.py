@@ -6,8 +6,8 @@ import codecs
 import csv
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,27 @@ def header_of(lines: Iterator[str]) -> tuple[str, str, str]:
     if found := SEPARATOR_LINE.fullmatch(first.strip().strip('"')):
         first, named = next(lines, ""), first.strip()
     return first, found["separator"] if found else max(SEPARATORS, key=first.count), named
+
+
+def faults_by_line(faults: Iterable[tuple[int, str]]) -> str:
+    """Faults of rows for a message, those that are alike together: "lines 3, 5-8: no Patient; line 9: the label 'x'"."""
+    lines: dict[str, list[int]] = defaultdict(list)
+    for line, fault in faults:
+        lines[fault].append(line)
+    texts = [f"line{'s' if len(at) > 1 else ''} {_ranges(at)}: {fault}" for fault, at in lines.items()]
+    return "; ".join(texts[:SHOWN]) + (f"; and {len(texts) - SHOWN} more faults" if len(texts) > SHOWN else "")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers as "3, 5-8"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
 def require_columns_once(path: Path, columns: tuple[str, ...]) -> None:

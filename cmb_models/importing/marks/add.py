@@ -13,7 +13,7 @@ import numpy as np
 
 from cmb_models.dataset.check.frames import REMEDIES, darkness_by_frame, other_frame
 from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, joined
 from cmb_models.files import exclusive, files_below
 from cmb_models.importing.identity import Patient, open_key
 from cmb_models.importing.marks.consensus import Agreement, agreement
@@ -303,17 +303,20 @@ def _collected(faults: list[InputError]) -> Iterator[None]:
 
 
 def _raise_all(dataset: Path, faults: Sequence[InputError]) -> None:
-    """Raise what was collected as one error; faults that differ by their case alone are one fault."""
-    alike: dict[tuple[str, str, str, str], list[InputError]] = defaultdict(list)
+    """Raise what was collected as one error. Faults that differ by what was got in one file, or by the file alone, are one."""
+    of_file: dict[tuple[str, str, str, str], list[InputError]] = defaultdict(list)
     for error in faults:
-        alike[error.code, error.expected, error.got, error.remedy].append(error)
+        of_file[error.code, error.case, error.expected, error.remedy].append(error)
+    alike: dict[tuple[str, str, str, str], list[InputError]] = defaultdict(list)
+    for same in of_file.values():
+        error, got = same[0], listed(dict.fromkeys(e.got for e in same))
+        alike[error.code, error.expected, got, error.remedy].append(error)
     merged = [
-        InputError(error.code, listed([e.case for e in errors]), error.expected, error.got, error.remedy)
-        for errors in alike.values()
+        InputError(error.code, listed([e.case for e in errors]), error.expected, got, error.remedy)
+        for (_, _, got, _), errors in alike.items()
         for error in errors[:1]
     ]
     if len(merged) == 1:
         raise merged[0]
     if merged:
-        got = f"{len(merged)} faults:" + "".join(f"\n  - {e}" for e in merged) + "\n"
-        raise InputError("dataset-faults", dataset, "usable marks", got, "correct all of these")
+        raise joined(merged, dataset, "usable marks", "correct all of these")

@@ -26,6 +26,7 @@ LARGEST_MM = 10.0  # a CMB by definition (Greenberg et al. 2009)
 SHOWN = 5  # names in a message
 KIND = re.compile(r"[a-z0-9_]{1,20}")  # of a mimic, in a file, which may hold any words
 FIELDS = (*COLUMNS, "x", "y", "z")  # what --column may name
+LABELS = f"cmb, possible, {MIMIC_PREFIX}<kind>, {NONE} or {IGNORE}"
 ANY_FRAME = f"pass --frame {RAS}, {LPS}, {VOXEL0} or {VOXEL1}"
 
 
@@ -114,9 +115,8 @@ class Options:
             raise InputError("setting-invalid", "--frame", ", ".join(FRAMES), self.frame, "pass one of these")
         if self.diameter_mm is not None and not 0 < self.diameter_mm < 100:
             raise InputError("setting-invalid", "--diameter-mm", "above 0 and below 100", f"{self.diameter_mm:g}", "correct it")
-        allowed = f"cmb, possible, {MIMIC_PREFIX}<kind>, {NONE} or {IGNORE}"
         if wrong := [label for label in self.labels.values() if not is_label(label) and label not in (NONE, IGNORE)]:
-            raise InputError("setting-invalid", "--label", allowed, wrong[0], "pass one of these")
+            raise InputError("setting-invalid", "--label", LABELS, wrong[0], "pass one of these")
         if unknown := [name for name in self.columns if name not in FIELDS]:
             raise InputError("setting-invalid", "--column", f"one of {', '.join(FIELDS)}", unknown[0], "pass one of these")
 
@@ -158,16 +158,23 @@ class Options:
             raise InputError("marks-option", file, f"a frame for {what}", "none", ANY_FRAME)
         return frame
 
-    def diameter_of(self, file: Path, given_mm: float | None) -> float:
-        """The diameter of a mark. Raises InputError if neither the file nor the options have one."""
+    def diameter_of(self, file: Path, given_mm: float | None, remedy: str = "pass --diameter-mm") -> float:
+        """The diameter of a mark. Raises InputError with the remedy if neither the file nor the options have one."""
         if given_mm is None and self.diameter_mm is None:
-            raise InputError("marks-option", file, "a diameter for each mark", "none", "pass --diameter-mm")
+            raise InputError("marks-option", file, "a diameter for each mark", "none", remedy)
         return float(self.diameter_mm if given_mm is None else given_mm)  # type: ignore[arg-type]
 
 
 def is_label(text: str) -> bool:
     """Whether a text is a label of `io.annotations`, NONE not included."""
     return text in ("cmb", "possible") or (text.startswith(MIMIC_PREFIX) and text != MIMIC_PREFIX)
+
+
+def label_options(texts: Iterable[str]) -> str:
+    """The remedy for labels that are not known. No meaning is suggested: whoever copied a wrong one would import it."""
+    texts = list(dict.fromkeys(texts))
+    options = " ".join(f"--label '{text}=MEANING'" for text in texts[:SHOWN]) + (" and so on" if len(texts) > SHOWN else "")
+    return f"pass {options}, where MEANING is {LABELS}"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import SAME_PLACE_MM
 from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_from_index
 
+ID_LETTERS = 5  # of an ID that is looked for inside names: shorter ones may be anything
 DECIMALS = 4  # of mm, as annotations.csv has them
 SESSION = re.compile(r"(?<![A-Za-z0-9])ses-([A-Za-z0-9-]+)", re.IGNORECASE)
 PART = re.compile(r"[A-Za-z]+-[A-Za-z0-9]+")  # of a BIDS name, such as run-1
@@ -49,14 +50,17 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
         InputError: If there is none, or it may be several.
     """
     file, subjects = reading.file, sorted({s.subject for s in scans})
-    case = f"{file}, {reading.subject}{f' {reading.session}' if reading.session else ''}" if reading.subject else file
+    name = " ".join(filter(None, (reading.subject, reading.session)))
     texts = [reading.subject] if reading.subject else [file.name, *_folders(reading)]
     subject, former = _subject(texts, bool(reading.subject), patients, subjects)
     if not subject:
-        remedy = "correct the name, or import the scan first"
+        expected = f"a subject of the dataset ({listed(subjects)})" + (", or its patient's ID" if patients else "")
+        remedy = "correct the name, or import the scan first" + (
+            "" if patients else ", or pass the key file of its import with --key"
+        )
         if not reading.subject:
-            remedy = "name it in the file's name, with --subject or --column subject=NAME"
-        raise InputError("marks-unmatched", case, f"a subject of the dataset ({listed(subjects)})", "none", remedy)
+            remedy = "name it in the file's or its folder's name, with --subject or --column subject=NAME"
+        raise InputError("marks-unmatched", file, expected, name or "none", remedy)
     found = [s for s in scans if s.subject == subject]
     sessions = [s.session for s in found]
     places = dict.fromkeys([*texts, file.name, *_folders(reading)])
@@ -70,7 +74,8 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
         found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
     if len(found) != 1:
         expected = f"a session of {subject} ({listed(name or 'its only one, without a name' for name in sessions)})"
-        raise InputError("marks-unmatched", case, expected, named or "none", "name it in a column, the file's name or --session")
+        remedy = "name it in a column, the file's name or --session"
+        raise InputError("marks-unmatched", f"{file}, {name}" if name else file, expected, named or "none", remedy)
     return found[0]
 
 
@@ -110,7 +115,7 @@ def _subject(texts: Sequence[str], is_given: bool, patients: Mapping[str, Patien
         # A number as a file's name may be anything, so that a folder's name counts before it.
         if text == texts[0] and (is_given or not first.isdecimal()) and (found := _named(first, "sub-", subjects)):
             return found, False
-        if found := _former(text, patients, subjects):
+        if found := _former(text, patients, subjects) or ("" if is_given else _former_inside(text, patients, subjects)):
             return found, True
     return _named(first, "sub-", subjects), False
 
@@ -131,9 +136,25 @@ def _former(text: str, patients: Mapping[str, Patient], subjects: Collection[str
     stem = _stem(text)
     first = stem.split("_")[0]  # a number at a name's beginning may be anything
     for name in (text, stem, read_name(stem, (), "").subject, "" if first.isdecimal() else first):
-        if name and len(found := names.get(name, [])) == 1 and found[0] in subjects:
+        if name and len(found := _called(name, names)) == 1 and found[0] in subjects:
             return found[0]
     return ""
+
+
+def _called(name: str, names: Mapping[str, Sequence[str]]) -> list[str]:
+    """The subjects of a name. Spreadsheets make 123 of 00123, so that a number without zeros before it may be any of those."""
+    found = list(names.get(name, ()))
+    if not name.isdecimal() or (found and name.startswith("0")):
+        return found
+    same = (owners for other, owners in names.items() if other.isdecimal() and other.lstrip("0") == name.lstrip("0"))
+    return [subject for owners in same for subject in owners]
+
+
+def _former_inside(text: str, patients: Mapping[str, Patient], subjects: Collection[str]) -> str:
+    """The subject of the one patient whose ID stands in a text, such as a folder `Smith 0012345`; "" if none or several do."""
+    of_id = {p.identity: s for s, p in patients.items() if len(p.identity) >= ID_LETTERS and re.search("[0-9]", p.identity)}
+    ids = [i for i in of_id if not i.startswith(OF_FILES) and _inside(text, [i])]
+    return of_id[ids[0]] if len(ids) == 1 and of_id[ids[0]] in subjects else ""
 
 
 def rater_in(name: str, source: Path, patients: Mapping[str, Patient]) -> str:

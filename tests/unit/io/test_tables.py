@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmb_models.io.tables import read_table
+from cmb_models.io.tables import faults_by_line, read_table
 from tests.support.refused import refused
 
 
@@ -49,3 +49,10 @@ def test_nothing(tmp_path):
     assert read_table(tmp_path / "a.csv").columns == ()
     with refused("file-not-found"):
         read_table(tmp_path / "b.csv")
+
+
+def test_faults_that_are_alike_are_listed_once():
+    faults = [(2, "no x"), (3, "no y"), (4, "no x"), (5, "no x"), (6, "no x"), (9, "no x")]
+    assert faults_by_line(faults) == "lines 2, 4-6, 9: no x; line 3: no y"
+    assert faults_by_line((n, f"{n}") for n in range(25)).endswith("; line 19: 19; and 5 more faults")
+    assert faults_by_line((2 * n, "odd") for n in range(25)).endswith(", 38 and 5 more: odd")

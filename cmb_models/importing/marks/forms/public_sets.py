@@ -12,6 +12,7 @@ from cmb_models.importing.marks.forms.matlab import read_matrix
 from cmb_models.importing.marks.forms.sheets import excel_rows
 from cmb_models.importing.marks.reading import VOXEL1, Mark, Options, Reading, damaged, position_of
 from cmb_models.io.nifti import SUFFIXES, scan_name
+from cmb_models.io.tables import faults_by_line
 
 DOU, CSIRO = "dou", "csiro"
 CENTRES = "cen"
@@ -48,13 +49,14 @@ def read_csiro(file: Path, options: Options) -> list[Reading]:
         InputError: If the file is damaged, or the options do not say the diameter; all unreadable rows are listed.
     """
     found: dict[str, Reading] = {}
-    repeated, faults = [], []
+    repeated: list[str] = []
+    faults: list[tuple[int, str]] = []
     frame = options.frame_of(file, "", "its numbers", usual=VOXEL1)
     for line, cells in excel_rows(file):
         name = cells[0]
         if not name.lower().endswith(SUFFIXES):
             if line > 1 or not any(cells):  # the first row may be a header
-                faults.append(f"line {line}: {name[:40]!r}, which is no name of a scan")
+                faults.append((line, f"{name[:40]!r}, which is no name of a scan"))
             continue
         numbers = [text for text in cells[1:] if text]
         try:
@@ -62,7 +64,7 @@ def read_csiro(file: Path, options: Options) -> list[Reading]:
                 raise ValueError(f"{len(numbers)} numbers, which are no triples")
             positions = [position_of(numbers[n : n + 3]) for n in range(0, len(numbers), 3)]
         except ValueError as error:
-            faults.append(f"line {line}: {error}")
+            faults.append((line, str(error)))
             continue
         if name in found:
             repeated.append(str(line))
@@ -70,7 +72,7 @@ def read_csiro(file: Path, options: Options) -> list[Reading]:
         marks = tuple(Mark(p, frame, options.diameter_of(file, None), "cmb") for p in positions)
         found[name] = Reading(file, CSIRO, marks, subject=scan_name(Path(name)))
     if faults:
-        raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
+        raise InputError("annotations-invalid", file, "readable rows", faults_by_line(faults), "correct these lines")
     readings = list(found.values())
     if repeated and readings:
         readings[0] = Reading(

@@ -10,12 +10,25 @@ from typing import Any
 
 from cmb_models.errors import InputError
 from cmb_models.importing.marks.forms.slicer import diameter_in, label_of_point
-from cmb_models.importing.marks.reading import IGNORE, LPS, RAS, Mark, Options, Reading, damaged, ignored_note
+from cmb_models.importing.marks.reading import (
+    IGNORE,
+    LPS,
+    RAS,
+    Mark,
+    Options,
+    Reading,
+    damaged,
+    ignored_note,
+    label_options,
+    listed,
+)
 from cmb_models.io.annotations import NONE
-from cmb_models.io.tables import Row, Table, read_table, require_columns_once
+from cmb_models.io.tables import Row, Table, faults_by_line, read_table, require_columns_once
 
 TABLE = "table"
 EXCEL = (".xlsx", ".xlsm")
+NO_SIZE = "no diameter"  # the fault of a row
+NEEDED = 3  # columns of a table of marks at least: those of a place
 SLICERS = "defined"  # a column that only 3D Slicer's tables of points have
 MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
 ALIASES = {  # usual names of columns in lower case, by field; the first that is there counts
@@ -69,24 +82,25 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     frame = options.frame_of(file, named if states_frame else "", what, usual=named)
     found: dict[tuple[str, str, str], list[Mark]] = {}
     ignored: Counter[tuple[str, str, str]] = Counter()
-    faults = []
+    faults: list[tuple[int, str]] = []
+    unknown: list[str] = []
     for row in table.rows:
         try:
             if row.fault:
                 raise ValueError(row.fault)
             who = [" ".join(row.values.get(columns.get(c, ""), "").split()) for c in ("subject", "session", "rater")]
             if "subject" in columns and not who[0]:
-                raise ValueError(f"no {columns['subject']}")
-            mark = _mark(file, row, table, columns, frame, options)
+                faults.append((row.line, f"no {columns['subject']}, which each row needs"))
+            mark = _mark(row, table, columns, frame, options)
             key = (who[0], who[1], who[2])
             found.setdefault(key, []).extend([mark] if isinstance(mark, Mark) else [])
             ignored[key] += mark == IGNORE
+        except UnknownLabelError as error:
+            unknown.append(error.label)
+            faults += [(row.line, f"the label {error.label!r}"), *([(row.line, NO_SIZE)] if error.lacks_size else [])]
         except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):  # an option that all rows lack
-                raise
-            faults.append(f"line {row.line}: {error}")
-    if faults:
-        raise InputError("annotations-invalid", file, "readable rows", "; ".join(faults), "correct these lines")
+            faults.append((row.line, str(error)))
+    _raise(file, table, columns, options, faults, unknown)
     unused = [c for c in table.columns if c and c not in columns.values()]  # one of them might hold the labels
     note = f"columns not used: {', '.join(unused)}" if unused else ""
     readings = []
@@ -96,7 +110,34 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     return readings
 
 
-def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
+class UnknownLabelError(ValueError):
+    """A label whose meaning neither the file nor the options say. lacks_size: whether its mark has no diameter either."""
+
+    def __init__(self, label: str, lacks_size: bool) -> None:
+        super().__init__(label)
+        self.label, self.lacks_size = label, lacks_size
+
+
+def _raise(
+    file: Path, table: Table, columns: dict[str, str], options: Options, faults: list[tuple[int, str]], unknown: list[str]
+) -> None:
+    """Raise InputError with all faults of a table's rows, if there are any. unknown: labels among them."""
+    lacks_sizes = any(text == NO_SIZE for _, text in faults)
+    others = [c for c in table.columns if c and c not in columns.values()]
+    sizes = f"pass --diameter-mm, or --column diameter_mm=NAME{f' with one of {listed(others)}' if others else ''}"
+    if lacks_sizes and all(text == NO_SIZE for _, text in faults):
+        raise InputError("marks-option", file, "a diameter for each mark", faults_by_line(faults), sizes)
+    if faults:
+        is_line = any(not text.startswith((NO_SIZE, "the label ")) for _, text in faults)
+        remedies = [
+            label_options(unknown) if unknown else "",
+            sizes if lacks_sizes else "",
+            "correct these lines" if is_line else "",
+        ]
+        raise InputError("annotations-invalid", file, "readable rows", faults_by_line(faults), "; ".join(filter(None, remedies)))
+
+
+def _mark(row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
     """The mark of a row; NONE for a row of a scan where nothing was found, IGNORE for one to be left out."""
 
     def text(field: str) -> str:
@@ -114,15 +155,18 @@ def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: st
         label = label_of_point(text("label"), text("description"), options.label_in_name(file), options)
     else:
         label = options.label_of(text("label")) if text("label") else options.label_in_name(file) or "cmb"
+    diameter_mm = number("diameter_mm") if text("diameter_mm") else diameter_in(text("description"))
+    diameter_mm = options.diameter_mm if diameter_mm is None else diameter_mm
     if label is None:
-        raise ValueError(f"the label {text('label')!r}; say what it means with --label '{text('label')}=cmb'")
+        raise UnknownLabelError(text("label"), diameter_mm is None and any(map(text, "xyz")))
     if label == NONE and any(text(c) for c in ("x", "y", "z", "diameter_mm")):
         raise ValueError(f"the label {NONE}, which has no place, with one")
     if label in (NONE, IGNORE):
         return label
-    given_mm = number("diameter_mm") if text("diameter_mm") else diameter_in(text("description"))
-    diameter_mm = options.diameter_of(file, given_mm)
-    return Mark((number("x"), number("y"), number("z")), frame, diameter_mm, label, " ".join(text("region").split()))
+    place = (number("x"), number("y"), number("z"))
+    if diameter_mm is None:
+        raise ValueError(NO_SIZE)
+    return Mark(place, frame, diameter_mm, label, " ".join(text("region").split()))
 
 
 def _columns(file: Path, table: Table, options: Options) -> dict[str, str]:
@@ -176,7 +220,7 @@ def excel_rows(file: Path) -> list[tuple[int, list[str]]]:
     filled = [title for title, rows in sheets.items() if rows]
     if len(filled) > 1:
         got = f"{len(filled)}: {', '.join(filled)}"
-        raise InputError("marks-form", file, "one sheet with rows", got, "save each sheet as a file of its own")
+        raise InputError("marks-form", file, "one sheet with rows", got, "save the sheet with the marks as a file of its own")
     return sheets[filled[0]] if filled else []
 
 
@@ -193,7 +237,10 @@ def _text(value: object) -> str:
 
 
 def _excel_table(file: Path) -> Table:
+    """The table of a sheet. Rows above it with fewer cells than a place has columns are titles."""
     rows = excel_rows(file)
+    header = next((n for n, (_, cells) in enumerate(rows) if sum(map(bool, cells)) >= NEEDED), 0)
+    rows = rows[header:]
     columns = tuple(rows[0][1]) if rows else ()
     require_columns_once(file, columns)
     return Table(columns, tuple(Row(n, tuple(c), dict(zip(columns, c, strict=False))) for n, c in rows[1:]), separator="")

@@ -26,6 +26,7 @@ from cmb_models.importing.marks.reading import (
     Reading,
     damaged,
     ignored_note,
+    label_options,
     listed,
     position_of,
 )
@@ -33,6 +34,7 @@ from cmb_models.io.annotations import MIMIC_PREFIX, NONE
 
 MARKUPS, FCSV = "markups", "fcsv"
 SHOWN = 40  # characters of a text in a message
+DIAMETER_REMEDY = "write it into the description of each point, such as 3.5 mm, or pass --diameter-mm"
 POINTS = ("Fiducial", "PointList")
 # Before Slicer 4.11 the enumeration of vtkMRMLStorageNode was written.
 SYSTEMS = {"RAS": RAS, "LPS": LPS, "IJK": VOXEL0, "0": RAS, "1": LPS, "2": VOXEL0}
@@ -116,7 +118,7 @@ def _marks(file: Path, points: Sequence[Point], options: Options) -> list[Mark]:
     texts = [p.description if p.description.lower().startswith(MIMIC_PREFIX) else p.label for p in points]
     if unknown := dict.fromkeys(text for text, label in zip(texts, labels, strict=True) if label is None):
         got = ", ".join(repr(text[:SHOWN]) for text in unknown)
-        remedy = f"say what each means, as in --label '{COUNTER.sub('', next(iter(unknown)))[:40]}=cmb'"
+        remedy = label_options(COUNTER.sub("", text)[:SHOWN] for text in unknown)
         raise InputError("marks-option", file, "points whose labels are known", got, remedy)
     if NONE in labels:
         raise ValueError(f"a point with the label {NONE}")
@@ -156,7 +158,13 @@ def _mark(file: Path, point: Point, label: str, options: Options) -> Mark:
     if size_mm is None:
         size_mm = point.measured_mm
     described = MEASURE.sub(" ", point.description).strip()
-    return Mark(point.position, point.frame, options.diameter_of(file, size_mm), label, described if is_region(described) else "")
+    return Mark(
+        point.position,
+        point.frame,
+        options.diameter_of(file, size_mm, DIAMETER_REMEDY),
+        label,
+        described if is_region(described) else "",
+    )
 
 
 def _note(points: Sequence[Point], options: Options, ignored: int) -> str:

@@ -154,6 +154,7 @@ def test_all_faults_are_listed_and_nothing_is_written(site, tmp_path, points):
         import_marks([*points, far, stranger, other_grid, broken, tmp_path / "none.csv"][:-1], site, AB)
     for name in ("sub-003_ses-01.mrk.json", "sub-009.mrk.json", "sub-003_ses-02.nii.gz", "sub-001.fcsv"):
         assert name in caught.value.got
+    assert str(caught.value).endswith("\ncorrect all of these")
     assert state(site) == before
 
 
@@ -161,6 +162,12 @@ def test_faults_of_a_kind_are_one(site, tmp_path):
     files = [written.markups(tmp_path / f"sub-{n}.mrk.json", description="") for n in ("001", "002")]
     with refused("marks-option", case=r"sub-001.mrk.json, .*sub-002.mrk.json"):
         import_marks(files, site, AB)
+
+
+def test_strangers_in_a_table_are_one_fault(site, tmp_path):
+    file = written.text(tmp_path / "marks.csv", "subject,x_mm,y_mm,z_mm,size", *(f"{n},1,2,3,4" for n in range(4711, 4718)))
+    with refused("marks-unmatched", case="marks.csv$", got="^4711, 4712, 4713, 4714, 4715 and 2 more$"):
+        import_marks([file], site, AB)
 
 
 def test_marks_outside_are_explained_by_the_frame(site, tmp_path):

@@ -179,9 +179,38 @@ def test_columns_that_are_not_used_are_named(tmp_path):
 def test_faults_of_a_table_are_listed_together(tmp_path):
     lines = ("subject,x_mm,y_mm,z_mm,label", "sub-001,1,2,,cmb", ",1,2,3,cmb", "sub-001,1,2,3,bleed", "sub-001,1,2,inf,cmb")
     with refused(
-        "annotations-invalid", got=r"line 2: no z_mm.*; line 3: no subject; line 4: the label 'bleed'.*; line 5: z_mm inf"
+        "annotations-invalid", got=r"line 2: no z_mm.*; line 3: no subject.*; line 4: the label 'bleed'.*; line 5: z_mm inf"
     ):
         read_file(written.text(tmp_path / "a.csv", *lines, "sub-001,1,2,3,none"), FOUR)
+
+
+GERMAN = (  # as a radiologist keeps a list: a title, an ID at a patient's first mark alone
+    ["Mikroblutungen", None, None, None, None, None],
+    ["Patient", "R", "A", "S", "Durchmesser", "Befund"],
+    ["4711", 12, 8, -6, "4,5", "Mikroblutung"],
+    [None, 1, 2, 3, "3,0", "Verkalkung"],
+    [None, 1, 2, 9, "3,0", "Mikroblutung"],
+    ["4712", None, None, None, None, "keine"],
+)
+
+
+def test_a_list_with_other_words_is_refused_with_all_that_it_lacks_at_once(tmp_path):
+    file = written.workbook(tmp_path / "list.xlsx", GERMAN)
+    got = "lines 3, 5: the label 'Mikroblutung'; lines 3-5: no diameter; lines 4-5: no Patient.*; line 4: the label 'Verk.*; line 6"
+    with refused("annotations-invalid", got=got) as caught:
+        read_file(file, Options(columns={"label": "Befund"}))
+    remedy = caught.value.remedy
+    assert all(part in remedy for part in ("'keine=MEANING'", "mimic:<kind>, none", "diameter_mm=NAME with one of Durchmesser"))
+    assert "cmb'" not in remedy and remedy.endswith("correct these lines")
+
+
+def test_titles_above_the_columns_of_a_sheet_are_passed_over(tmp_path):
+    labels = {"Mikroblutung": "cmb", "Verkalkung": "mimic:calcification", "keine": "none"}
+    options = Options(columns={"label": "Befund", "diameter_mm": "Durchmesser"}, labels=labels)
+    filled = [row if row[0] else ["4711", *row[1:]] for row in GERMAN]
+    readings = read_file(written.workbook(tmp_path / "list.xlsx", filled), options)
+    assert [(r.subject, len(r.marks)) for r in readings] == [("4711", 3), ("4712", 0)]
+    assert readings[0].marks[0].diameter_mm == 4.5
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_found(given, expected):
 @pytest.mark.parametrize(
     ("given", "got"),
     [
-        (reading(subject="004"), "none"),
-        (reading(subject="sub-0011"), "none"),
-        (reading(subject="sub-001-b"), "none"),
+        (reading(subject="004"), "004"),
+        (reading(subject="sub-0011"), "sub-0011"),
+        (reading(subject="sub-001-b"), "sub-001-b"),
         (reading("points.fcsv"), "none"),
         (reading("001_points.fcsv"), "none"),  # a number at a file's beginning may be anything
         (reading(subject="003"), "none"),  # which session?
@@ -74,8 +74,8 @@ def test_found(given, expected):
         (reading("ses-03/sub-003.mrk.json"), "ses-03"),
         (reading("ses-02_marks.csv", subject="001"), "ses-02"),
         (reading(subject="sub-001_ses-02"), "ses-02"),
-        (reading(subject="001_2"), "none"),
-        (reading(subject="sub-001_2"), "none"),
+        (reading(subject="001_2"), "001_2"),
+        (reading(subject="sub-001_2"), "sub-001_2"),
     ],
 )
 def test_not_found(given, got):
@@ -118,10 +118,16 @@ PATIENTS = {
     "sub-bbbb": Patient("file 5"),
     "sub-cccc": Patient("5"),
     "sub-gone": Patient("file PAT08"),
+    "sub-dddd": Patient("100200"),
+    "sub-eeee": Patient("00100200"),
 }
 CODED = [
     ScanFile("site", subject, session, Path("scan.nii"), (), False)
-    for subject, session in (("sub-k3w7", ""), ("sub-k3w7", "ses-02"), *((s, "") for s in list(PATIENTS)[1:5]))
+    for subject, session in (
+        ("sub-k3w7", ""),
+        ("sub-k3w7", "ses-02"),
+        *((s, "") for s in PATIENTS if s not in ("sub-k3w7", "sub-gone")),
+    )
 ]
 
 
@@ -138,6 +144,10 @@ CODED = [
         (reading(subject="PAT07", session="ses-02"), ("sub-k3w7", "ses-02")),
         (reading(subject="sub-qzt2"), ("sub-qzt2", "")),
         (reading("PAT07_ses-3_points.fcsv"), ("sub-k3w7", "ses-02")),
+        (reading(subject="8154711"), ("sub-qzt2", "")),  # as Excel writes it
+        (reading("8154711.fcsv"), ("sub-qzt2", "")),
+        (reading("Smith 08154711/points.mrk.json"), ("sub-qzt2", "")),
+        (reading("Smith_08154711_AB.mrk.json"), ("sub-qzt2", "")),
     ],
     ids=str,
 )
@@ -154,6 +164,10 @@ def test_names_from_before_the_import(given, expected):
         reading(subject="PAT07"),  # which session?
         reading(subject="PAT07", session="4"),
         reading("5_points.fcsv"),
+        reading(subject="Smith 08154711"),  # a cell is a name as a whole
+        reading("X08154711/points.fcsv"),
+        reading("08154711 100200/points.fcsv"),  # two patients
+        reading(subject="100200"),  # 100200 or, without its zeros, 00100200
     ],
     ids=str,
 )
