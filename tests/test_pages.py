@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from cmb_models.dataset.check.overview import DataCheck
+from cmb_models.errors import InputError
+from cmb_models.report.dataset.page import render
 from tests.support.imports import ROOT
 from tests.support.site import build_site
 
@@ -97,6 +100,18 @@ def test_faults_are_noticed(tmp_path, browser):
         found = {fault.split(":")[0].split(" for ")[0].split(" http")[0] for fault in faults(context.new_page(), f"{url}/")}
     expected = {"404", "requests", "script error", "the page scrolls sideways", "overflows", "no alt text", "not shown"}
     assert found == expected
+
+
+@pytest.mark.parametrize(("width", "least"), [(1280, 150), (390, 300)], ids=WIDTHS)
+def test_a_finding_of_a_check_can_be_read(width, least, tmp_path, browser):
+    """On a phone the file's name once had a column of two letters."""
+    warning = InputError("scan-unread", "data/raw/site/sub-f4pbghci/swi/sub-f4pbghci_swi.nii.gz", "rows", "none", "add marks " * 9)
+    (tmp_path / "check.html").write_text(render(DataCheck([], [], [warning], []), []))
+    with browser.new_context(viewport={"width": width, "height": 844}) as context:
+        page = context.new_page()
+        page.goto((tmp_path / "check.html").as_uri())
+        assert page.evaluate("document.querySelector('td.name').getBoundingClientRect().width") > least
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_search_finds_a_page(address, browser):

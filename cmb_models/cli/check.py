@@ -119,7 +119,7 @@ def _lines(found: DataCheck) -> list[str]:
             f"{brains} brain-extracted), subjects {subjects}, microbleeds {cmbs}"
         )
     unused = by_reason(found.left_out)
-    lines += [f"not used: {len(images)} images, {reason}: {images[0]}" for reason, images in unused.items()]
+    lines += [f"not used ({reason}): {_counted(images)}" for reason, images in unused.items()]
     for worth in found.worth:
         interval = f"{100 * worth.low:.0f}-{100 * worth.high:.0f} % or wider" if worth.cmbs else "cannot be measured"
         lines.append(
@@ -127,6 +127,10 @@ def _lines(found: DataCheck) -> list[str]:
             f"95 % interval of a sensitivity of 80 %: {interval}"
         )
     return lines
+
+
+def _counted(images: list[Path]) -> str:
+    return f"{images[0]}" if len(images) == 1 else f"{len(images)} images, such as {images[0]}"
 
 
 def _as_dict(found: DataCheck) -> dict:

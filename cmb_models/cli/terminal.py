@@ -22,7 +22,7 @@ def table(*columns: str, rows):
 
     from cmb_models.errors import printable
 
-    result = Table()
+    result = Table(show_header=any(columns))
     for column in columns:
         result.add_column(column, overflow="fold")  # fold instead of truncating in a narrow terminal
     for row in rows:

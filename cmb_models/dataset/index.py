@@ -85,5 +85,5 @@ def left_out(raw_dir: Path) -> list[str]:
     for folder in dataset_folders(raw_dir):
         for reason, images in by_reason(images_left_out(folder)).items():
             first = images[0].relative_to(raw_dir).as_posix()
-            lines.append(f"{folder.name}: {len(images)} images not used, {reason}: {first}{' ...' if len(images) > 1 else ''}")
+            lines.append(f"{folder.name}: {len(images)} images not used ({reason}): {first}{' ...' if len(images) > 1 else ''}")
     return lines

@@ -160,7 +160,9 @@ def _reason(dataset: Path, file: Path) -> str:
     if folders := DERIVED & set(file.relative_to(dataset).parts):
         return f"in {min(folders)}/"
     if "_part-phase" in file.name:
-        return "a phase image, which is read with its SWI where a release uses phase"
+        return "phase, read with its SWI if the release uses phase"
+    if "_part-mag" in file.name:
+        return "magnitude"
     return "a part of a complex image" if "_part-" in file.name else f"not named {LAYOUT}"
 
 

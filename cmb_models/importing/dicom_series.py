@@ -163,6 +163,10 @@ class Stack:
         return f"series {self.first.text('SeriesNumber') or '?'} {described or '(no description)'}"
 
     @property
+    def place(self) -> Path:
+        return self.first.file.parent
+
+    @property
     def who(self) -> Who:
         number, name, born = (self.first.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
         return Who(number or (f"{name}|{born}" if name and born else ""), born, name=name_letters(name) if number else "")

@@ -78,6 +78,10 @@ class ImageFile:
     sidecar: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
+    def place(self) -> Path:
+        return self.file
+
+    @property
     def when(self) -> tuple[str, ...]:
         return (self.study,)
 

@@ -27,6 +27,10 @@ class Image(Protocol):
         """For messages."""
 
     @property
+    def place(self) -> Path:
+        """The file, or the folder of the first file of a series."""
+
+    @property
     def role(self) -> str:
         """SWI, PHASE, MAGNITUDE, GRE or SKIPPED."""
 

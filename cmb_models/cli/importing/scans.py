@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 SHOWN = 10  # other files in a message
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".iso")
 
 
 class Kind(StrEnum):
@@ -97,10 +98,17 @@ def import_scans(
         subject = step.subject if has_codes or keep_subjects else numbers.get(step.subject, "")
         rows.append((subject, step.session, step.image.name, became, step.reason))
     console().print(table("subject", "session", "image", "becomes", "reason", rows=rows))
-    if imported.others:
-        names = ", ".join(printable(file.name) for file in imported.others[:SHOWN])
-        more = f" and {len(imported.others) - SHOWN} more" if len(imported.others) > SHOWN else ""
-        typer.echo(f"Neither DICOM nor another format read here: {names}{more}")
+    for step in steps:
+        if step.is_fault:  # a code, or a number in a dry run, does not say where to look
+            typer.echo(f"not usable: {printable(f'{step.image.name}, in {step.image.place}')}")
+    archives = [file for file in imported.others if file.suffix.lower() in ARCHIVES]
+    for files, what in (
+        (archives, "archives, not opened; unpack those with scans and import again"),
+        ([file for file in imported.others if file not in archives], "neither DICOM nor another format read here"),
+    ):
+        if files:
+            more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+            typer.echo(f"{what}: {', '.join(printable(file.name) for file in files[:SHOWN])}{more}")
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
     if any(step.is_fault for step in steps) or not any(step.target for step in steps):
         raise typer.Exit(1)

@@ -95,7 +95,7 @@ def _mark(view: View, annotation: Annotation, dark: bool) -> MarkPicture:
     half = CROP_MM / 2
     image = _image(view, k, (x - half, x + half), (y - half, y + half), CROP_PIXEL_MM)
     return MarkPicture(
-        _uri(image), ", ".join(f"{value:.0f}" for value in annotation.centre_mm), annotation.diameter_mm, annotation.rater, dark
+        _uri(image), ", ".join(f"{round(value)}" for value in annotation.centre_mm), annotation.diameter_mm, annotation.rater, dark
     )
 
 

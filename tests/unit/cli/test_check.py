@@ -55,6 +55,28 @@ def test_the_page_shows_every_scan_and_every_microbleed(tmp_path):
     assert page.count("cannot be read") >= 1 and "scan-file" in page
 
 
+def test_no_place_on_the_page_has_a_negative_zero(tmp_path):
+    cmb(
+        "check",
+        str(dataset(tmp_path / "site", {"sub-1": head(seed=1)}, [("sub-1", (-0.3, 2, 3))])),
+        "--page",
+        str(tmp_path / "a.html"),
+    )
+    assert "(0, 2, 3)" in (tmp_path / "a.html").read_text()
+
+
+def test_images_that_are_not_used_are_counted_with_the_reason(tmp_path):
+    site = sound(tmp_path / "site")
+    for name in ("part-phase_swi", "part-mag_swi", "T1w", "T2w"):
+        (site / f"sub-1/swi/sub-1_{name}.nii.gz").write_bytes(b"")
+    lines = [line for line in cmb("check", str(site)).output.splitlines() if line.startswith("not used")]
+    assert (
+        lines[0]
+        == f"not used (not named sub-*/[ses-*/](swi|anat)/sub-*_swi.nii[.gz]): 2 images, such as {site}/sub-1/swi/sub-1_T1w.nii.gz"
+    )
+    assert lines[1] == f"not used (magnitude): {site}/sub-1/swi/sub-1_part-mag_swi.nii.gz" and "(phase, read with" in lines[2]
+
+
 def test_a_mark_that_is_not_dark_is_flagged_on_the_page(tmp_path):
     site = dataset(tmp_path / "site", {"sub-1": head(shape=(80, 80, 48))}, [("sub-1", BLOBS_MM[0]), ("sub-1", (25, 25, 3))])
     cmb("check", str(site), "--page", str(tmp_path / "check.html"))

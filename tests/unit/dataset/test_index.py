@@ -202,4 +202,4 @@ def test_images_that_are_not_used_are_counted_by_reason(tmp_path):
     for subject in ("sub-1", "sub-2"):
         (tmp_path / f"one/{subject}/swi/{subject}_T1w.nii.gz").touch()
     (line,) = left_out(tmp_path)
-    assert line.startswith("one: 2 images not used, not named sub-*") and line.endswith("one/sub-1/swi/sub-1_T1w.nii.gz ...")
+    assert line.startswith("one: 2 images not used (not named sub-*") and line.endswith("one/sub-1/swi/sub-1_T1w.nii.gz ...")

@@ -121,8 +121,8 @@ def test_every_other_image_is_left_out_for_a_reason(tmp_path):
     others = {
         "derivatives/masks/sub-01/sub-01_swi.nii.gz": "in derivatives/",
         "sub-01/anat/sub-01_T1w.nii.gz": "not named",
-        "sub-01/swi/sub-01_part-mag_swi.nii.gz": "a part of a complex image",
-        "sub-01/swi/sub-01_part-phase_swi.nii.gz": "a phase image",
+        "sub-01/swi/sub-01_part-mag_swi.nii.gz": "magnitude",
+        "sub-01/swi/sub-01_part-phase_swi.nii.gz": "phase",
         "sub-01/swi/sub-01_minIP.nii.gz": "not named",
     }
     place(tmp_path, "sub-01/swi/sub-01_swi.nii.gz", ".trash/sub-09_swi.nii.gz", *others)

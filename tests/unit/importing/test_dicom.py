@@ -213,10 +213,16 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     next(f for f in files_of([tmp_path / "export/1/0001"]) if f.name == "IM00004").unlink()
     arguments = ("import", str(tmp_path / "export"), "--into", str(tmp_path / "data"))
     planned = cmb(*arguments, "--dry-run")
+    place = f"not usable: series 1 SWI_Images, in {tmp_path / 'export/1/0001'}"
+    assert place in planned.output and "archives, not opened" not in planned.output
+    (tmp_path / "export/third.ZIP").write_bytes(b"PK")
+    (tmp_path / "export/DICOMDIR").write_bytes(b"")
     assert "new 1" in planned.output and "sub-" not in planned.output and "nothing written" in planned.output
     assert not (tmp_path / "data").exists() and not (tmp_path / "home").exists()
     done = cmb(*arguments)
     assert done.exit_code == 1  # one SWI is not whole
+    assert place in done.output
+    assert "import again: third.ZIP\nneither DICOM nor another format read here: DICOMDIR\n" in done.output
     assert "1 subject, 1 SWI scan; 2 skipped, 1 not usable" in done.output and "a projection" in done.output
     assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
 
