@@ -87,7 +87,7 @@ class Key:
         code = who.label or self._earlier_code(who.identity) or self._code(one_spelling(who.identity))
         patient = self.patients.setdefault(code, Patient(who.identity, who.born))
         if one_spelling(patient.identity) != one_spelling(who.identity):
-            raise InputError("import-identity", case, "one subject a patient", f"two as {code}", "import them with two key files")
+            raise InputError("import-identity", case, "one subject per patient", f"two as {code}", "import them with two key files")
         if who.born and patient.born and patient.born != who.born:
             raise several_patients(case, "birth dates")
         name, known = self._digest(who.name).hex()[:NAME_LETTERS] if who.name else "", patient.name.split()
@@ -146,7 +146,7 @@ def several_patients(case: object, differing: str) -> InputError:
 
     differing: what distinguishes them, such as "birth dates".
     """
-    expected, remedy = "one patient by each PatientID", "ask for an export with an ID for each patient"
+    expected, remedy = "one patient per PatientID", "ask for an export with an ID for each patient"
     if differing == "names":
         remedy += ", or pass --renamed if all with one ID and birth date are one patient"
     return InputError("import-identity", case, expected, f"one ID with several {differing}", remedy)

@@ -27,7 +27,7 @@ from cmb_models.io.sidecar import ZEROED, facts_of, read_sidecar, stated_role
 from cmb_models.volume import Volume, corners_apart_mm
 
 SUFFIXES = (*nifti.SUFFIXES, *formats.SUFFIXES)
-UNNAMED = "nothing says what it shows: taken as SWI"
+UNNAMED = "neither name nor sidecar says what it shows: used as SWI"
 MASK_VALUES, MASK_ZEROS = 64, 0.9  # label masks of lesions: so many values at most, and so large a share of zeros
 NOBODY = Who("")
 BINARY = 3  # values of any mask, such as one of the brain

@@ -24,7 +24,7 @@ def require_pulled(dataset: Path) -> None:
     """Raise InputError if DVC versions the dataset but its files are not here: another would be begun in its place."""
     record = dataset.with_name(f"{dataset.name}.dvc")
     if record.is_file() and not (dataset.is_dir() and any(dataset.iterdir())):
-        raise InputError("data-missing", dataset, f"the dataset of {record.name}", "none", "bring it with `dvc pull`")
+        raise InputError("data-missing", dataset, f"the dataset of {record.name}", "none", "fetch it with `dvc pull`")
 
 
 def require_own_key(key: Key, dataset: Path) -> None:

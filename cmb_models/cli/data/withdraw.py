@@ -44,7 +44,7 @@ def withdraw(
         # Withdrawn before, and now dropped from the key file.
         if error.code != "subject-unknown" or key is None or dry_run or not forget([subject], key, workspace / RAW):
             raise
-        typer.echo(f"{key} no longer says who {subject} is; {RAW} has no scans of it")
+        typer.echo(f"{key} no longer maps {subject} to a patient; {RAW} has no scans of it")
         return
     _print(found, dry_run)
     console().print("nothing was changed; afterwards there remains:" if dry_run else "what remains:", markup=False)

@@ -24,20 +24,20 @@ def import_marks(
     form: Annotated[
         str, typer.Option("--from", help="Form of the files: table, markups, fcsv, mask, dou or csiro.", show_default="by the file")
     ] = "",
-    rater: Annotated[str, typer.Option(help="Who marked them, where the files do not say.")] = "",
+    rater: Annotated[str, typer.Option(help="Who marked them, if the files do not name the rater.")] = "",
     subject: Annotated[str, typer.Option(help="Subject of a single file.", show_default="by the file")] = "",
     session: Annotated[str, typer.Option(help="Session of a single file.", show_default="by the file")] = "",
     frame: Annotated[
         str,
         typer.Option(
-            help="What coordinates are: ras or lps mm, voxel0 or voxel1 (indices from 0 or 1).", show_default="by the file"
+            help="Frame of the coordinates: ras or lps in mm, voxel0 or voxel1 (indices from 0 or 1).", show_default="by the file"
         ),
     ] = "",
     diameter_mm: Annotated[float | None, typer.Option("--diameter-mm", help="Diameter of marks without one.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="Meaning of a mask's value or a text, repeatable: 1=cmb, 2=mimic:calcification, '*=ignore' (all others)."
+            help="Meaning of a mask's value or of a label, repeatable: 1=cmb, 2=mimic:calcification, '*=ignore' (all others)."
         ),
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="A table's column, repeatable: subject=Patient, x_mm=R.")] = None,
@@ -51,7 +51,7 @@ def import_marks(
     key: Annotated[
         Path | None,
         typer.Option(
-            help="Key file of the import of the scans: files may name patients as they were called before.",
+            help="Key file of the import of the scans, so that files may name patients by their earlier IDs.",
             show_default="one in ~/.cmb-models/import-keys, if there is one",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def import_marks(
     """Add marks of microbleeds to the scans of a dataset. Everything is written, or nothing, with all faults listed.
 
     Each rater's own marks are kept in derivatives/readings. Importing a file again changes nothing.
-    A reading that differs from the one its rater has of a scan is refused, unless --replace is passed.
+    A reading that differs from its rater's earlier one of the scan is rejected, unless --replace is passed.
     """
     from cmb_models.cli.terminal import console, number, print_json, table
     from cmb_models.errors import InputError

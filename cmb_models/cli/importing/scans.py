@@ -42,7 +42,7 @@ def import_scans(
     kind: Annotated[
         Kind | None,
         typer.Option(
-            "--from", help="Take files of this kind alone (nifti: MetaImage and NRRD too).", show_default="by each file's name"
+            "--from", help="Import only files of this kind (nifti: MetaImage and NRRD too).", show_default="by each file's name"
         ),
     ] = None,
     keep_subjects: Annotated[
@@ -51,7 +51,7 @@ def import_scans(
     ] = False,
     subject_from: Annotated[
         SubjectFrom,
-        typer.Option(help="Whether names of image files or of their folders are the patients', where no sub- label is."),
+        typer.Option(help="Take the patient from the name of an image file or of its folder, if there is no sub- label."),
     ] = SubjectFrom.file,
     nan_as_air: Annotated[
         bool, typer.Option("--nan-as-air", help="Set NaN voxels to 0 that are connected to the image's border.")

@@ -27,7 +27,7 @@ from cmb_models.io.nifti import read_volume, scan_name
 
 READINGS = "derivatives/readings"  # in the dataset: what each rater marked, a file each
 OTHERS = "--others-empty"  # the form of readings that no file has
-UNREAD = "save it in a form that is known, or pass a folder or files without it"
+UNREAD = "save it in a known form, or pass a folder or files without it"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _files(sources: Sequence[Path], faults: list[InputError]) -> tuple[list[tupl
                 others.append(file)
     if not files and not faults:
         got = f"{len(others)} files of other forms" if others else "none"
-        remedy = f"pass files of a form that is known: {', '.join(KNOWN)}"
+        remedy = f"pass files of a known form: {', '.join(KNOWN)}"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "files of marks", got, remedy)
     return files, [Line(str(file), "-", "", "", "", 0, "skipped: not of a known form") for file in others]
 

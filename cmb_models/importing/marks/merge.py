@@ -158,7 +158,7 @@ def require_apart(case: str, scan: ScanFile, marks: Sequence[Annotation]) -> Non
             if is_one and math.dist(one.centre_mm, other.centre_mm) <= ONE_LESION_MM:
                 got = f"{other.label} and {one.label} within {ONE_LESION_MM:g} mm at {one.centre_mm} in {scan.key}"
                 remedy = "remove one of them, from the file or from annotations.csv"
-                raise InputError("annotation-repeated", case, "one mark a lesion", got, remedy)
+                raise InputError("annotation-repeated", case, "one mark per lesion", got, remedy)
 
 
 def _contradiction(case: str, scan: ScanFile, rater: str) -> InputError:

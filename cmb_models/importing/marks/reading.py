@@ -171,7 +171,7 @@ def is_label(text: str) -> bool:
 
 
 def label_options(texts: Iterable[str]) -> str:
-    """The remedy for labels that are not known. No meaning is suggested: whoever copied a wrong one would import it."""
+    """The remedy for labels that are not known. No meaning is suggested, since a wrong one would be copied."""
     texts = list(dict.fromkeys(texts))
     options = " ".join(f"--label '{text}=MEANING'" for text in texts[:SHOWN]) + (" and so on" if len(texts) > SHOWN else "")
     return f"pass {options}, where MEANING is {LABELS}"

@@ -55,7 +55,7 @@ def _key(workspace: Path, plan: Plan, key_file: Path | None) -> Iterator[str]:
                 which = f"the key file {file} says who {subject} is, a name that another dataset has too"
                 yield f"{which}: delete it there if it is the patient"
             elif file != key_file:
-                yield f"the key file still says who {subject} is: `cmb data withdraw {subject} --key {shlex.quote(str(file))}`"
+                yield f"the key file still maps {subject}: `cmb data withdraw {subject} --key {shlex.quote(str(file))}`"
 
 
 def _releases(found: Withdrawal) -> Iterator[str]:

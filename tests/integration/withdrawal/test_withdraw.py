@@ -185,7 +185,7 @@ def test_a_key_file_is_cleaned_after_the_withdrawal_too(workspace, tmp_path):
     key.save()
     withdraw("sub-2")
     command = ("data", "withdraw", "sub-2", "--key", str(key.path))
-    assert "no longer says who sub-2 is" in cmb(*command).output and "P-2" not in key.path.read_text()
+    assert "no longer maps sub-2 to a patient" in cmb(*command).output and "P-2" not in key.path.read_text()
     with refused("subject-unknown"):
         raise cmb(*command).exception
     with refused("import-key"):

@@ -113,7 +113,7 @@ def test_public_sets(tmp_path):
     assert np.array_equal(read_volume(found.path).data, np.nan_to_num(masked))
     assert json.loads(found.path.with_name("sub-101_swi.json").read_text()) == {"NanVoxelsSetToZero": int(np.isnan(masked).sum())}
     unnamed = run(tmp_path / "dou", tmp_path / "c").steps
-    assert [s.reason for s in unnamed] == ["nothing says what it shows: taken as SWI"] * 2
+    assert [s.reason for s in unnamed] == ["neither name nor sidecar says what it shows: used as SWI"] * 2
     assert len({s.subject for s in run(tmp_path / "csiro", tmp_path / "d").steps if s.target}) == 2
 
 
