@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from cmb_models.importing.dicom import convert
-from cmb_models.importing.identity import Who, name_letters, plain
+from cmb_models.importing.identity import Who, id_of_one, name_letters, plain
 from cmb_models.importing.technical import kept
 from cmb_models.io.series_role import MAGNITUDE, PHASE, SKIPPED, SWI, SeriesFacts, role_of
 from cmb_models.volume import Volume
@@ -168,7 +168,8 @@ class Stack:
 
     @property
     def who(self) -> Who:
-        number, name, born = (self.first.text(tag) for tag in ("PatientID", "PatientName", "PatientBirthDate"))
+        number = id_of_one(self.first.text("PatientID"))
+        name, born = self.first.text("PatientName"), self.first.text("PatientBirthDate")
         return Who(number or (f"{name}|{born}" if name and born else ""), born, name=name_letters(name) if number else "")
 
     @property

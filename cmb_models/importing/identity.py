@@ -21,6 +21,8 @@ from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
+# What archives write for everybody when they remove IDs: the patients would become sessions of one subject.
+PLACEHOLDER = re.compile(r"anon(ym(ous|i[sz]ed)?)?|unknown|none|removed|redacted|de-?identified|0+|x+", re.IGNORECASE)
 OF_FILES = "file "  # before the names of image files: patient 3 of a folder need not be the one with PatientID 3
 NAME_LETTERS = 16  # of the hash of a name
 TRANSLITERATED = re.compile("([aou])e")
@@ -83,7 +85,7 @@ class Key:
         """
         if not who.identity:
             expected, remedy = "a PatientID, or a name and a birth date", "ask for an export with pseudonymous patient IDs"
-            raise InputError("import-identity", case, expected, "none", remedy)
+            raise InputError("import-identity", case, expected, "none, or one for everybody such as ANONYMOUS", remedy)
         code = who.label or self._earlier_code(who.identity) or self._code(one_spelling(who.identity))
         patient = self.patients.setdefault(code, Patient(who.identity, who.born))
         if one_spelling(patient.identity) != one_spelling(who.identity):
@@ -142,7 +144,7 @@ class Key:
 
 
 def several_patients(case: object, differing: str) -> InputError:
-    """The error where one ID stands for several patients: an archive that calls everybody ANONYMOUS.
+    """The error where one ID stands for several patients: an archive that calls everybody P1.
 
     differing: what distinguishes them, such as "birth dates".
     """
@@ -150,6 +152,11 @@ def several_patients(case: object, differing: str) -> InputError:
     if differing == "names":
         remedy += ", or pass --renamed if all with one ID and birth date are one patient"
     return InputError("import-identity", case, expected, f"one ID with several {differing}", remedy)
+
+
+def id_of_one(identity: str) -> str:
+    """A PatientID; "" if it is a placeholder for everybody's."""
+    return "" if PLACEHOLDER.fullmatch(identity) else identity
 
 
 def plain(text: str) -> str:

@@ -285,12 +285,12 @@ def test_one_patient_is_one_subject(tmp_path):
 
 @pytest.mark.parametrize(("second", "is_one"), [("Meier^Jörg", False), ("MUELLER Jorg", True), ("", True)])
 def test_one_id_with_several_names(second, is_one, tmp_path):
-    """An archive that calls everybody ANON and keeps the names but no birth dates. In one import, and in two."""
+    """One ID of several patients, with the names but no birth dates. In one import, and in two."""
     for n, name in enumerate(("Müller^Jörg", second)):
         write_study(tmp_path / f"export/{n}", "SIEMENS", "one", scan(n), np.random.default_rng(n), ["swi"])
         for file in files_of([tmp_path / f"export/{n}"]):
             changed(file, lambda image: setattr(image, "SpecificCharacterSet", "ISO_IR 192"))
-            changed(file, lambda image: (setattr(image, "PatientID", "ANON"), setattr(image, "PatientBirthDate", "")))
+            changed(file, lambda image: (setattr(image, "PatientID", "P1"), setattr(image, "PatientBirthDate", "")))
             changed(file, lambda image, name=name: setattr(image, "PatientName", name))
     together = imported_steps([tmp_path / "export"], tmp_path / "a/data", tmp_path / "a.json")
     first = imported_steps([tmp_path / "export/0"], tmp_path / "b/data", tmp_path / "b.json")

@@ -266,6 +266,22 @@ def test_an_image_without_a_patient_does_not_stop_the_others(tmp_path):
     assert sorted((s.code, s.is_fault, s.target is None) for s in steps) == [("", False, False), ("import-identity", True, True)]
 
 
+@pytest.mark.parametrize("number", ["ANON", "anonymized", "Unknown", "0000", "de-identified"])
+def test_a_placeholder_is_no_patients_id(tmp_path, number):
+    """Or all patients of an anonymised export would become sessions of one subject."""
+    for n in range(2):
+        files = study(tmp_path / f"in/{n}", f"p{n}", n)
+        for tag, value in (("PatientID", number), ("PatientName", ""), ("PatientBirthDate", "")):
+            each(files, lambda image, tag=tag, value=value: setattr(image, tag, value))
+    assert [(s.code, s.target) for s in run(tmp_path)] == [("import-identity", None)] * 2
+
+
+@pytest.mark.parametrize("number", ["ANON-001", "X0012", "anon7"])
+def test_a_pseudonym_is_a_patients_id(tmp_path, number):
+    each(study(tmp_path / "in/a"), lambda image: setattr(image, "PatientID", number))
+    assert [s.is_fault for s in run(tmp_path)] == [False]
+
+
 def test_damaged_headers(tmp_path, recwarn):
     """A value that pydicom cannot convert, and one of which its warning would print the patient's name."""
     files = study(tmp_path / "in/a")
