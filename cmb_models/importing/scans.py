@@ -103,7 +103,7 @@ def import_scans(
     if not options.keep_subjects:
         require_own_key(key, dataset)
     if dry_run:
-        return Imported([_checked(step) for step in planned(images, key)], others)
+        return Imported([_checked(step, dataset, key) for step in planned(images, key)], others)
     dataset.mkdir(parents=True, exist_ok=True)
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with exclusive(dataset), exclusive(key_file.parent):
@@ -155,8 +155,12 @@ def _dicom(files: Sequence[Path]) -> tuple[list[Image], list[Path]]:
     return [*stacks_of(headers)], others
 
 
-def _checked(step: Step) -> Step:
+def _checked(step: Step, dataset: Path, key: Key) -> Step:
     """The step of a dry run: image files are read, which takes no longer than to plan."""
+    if step.target and (dataset / step.target).exists():
+        recorded = key.series.get((dataset.resolve().name / step.target).as_posix())
+        if recorded == step.image.uid:
+            return replace(step, reason=THERE)
     if step.target is None or not isinstance(step.image, ImageFile):
         return step
     try:

@@ -227,6 +227,14 @@ def test_the_command_shows_what_becomes_of_each_series(tmp_path, monkeypatch):
     assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home").rglob("*.json")] == [0o600]
 
 
+def test_a_dry_run_shows_what_is_imported_already(tmp_path):
+    for n in range(2):
+        write_study(tmp_path / f"export/{n}", "SIEMENS", f"p{n}", scan(n), np.random.default_rng(n), ["swi"])
+    imported_steps([tmp_path / "export/0"], tmp_path / "data", tmp_path / "key.json")
+    steps = imported_steps([tmp_path / "export"], tmp_path / "data", tmp_path / "key.json", dry_run=True)
+    assert sorted(s.reason for s in steps) == ["", "already imported"]
+
+
 def test_a_header_says_what_its_series_is():
     values = pydicom.Dataset()
     values.Modality, values.ScanningSequence, values.EchoTime = "MR", ["GR", "SP"], 20.0
