@@ -47,7 +47,7 @@ def main(
             "texture": texture_figures(own_slices),
             "real_vs_phantom_auc": real_vs_phantom_auc(real, own),
         }
-        print(kind, result[kind]["real_vs_phantom_auc"])  # noqa: T201
+        print(kind, result[kind]["real_vs_phantom_auc"])
     write_json(out, result)
 
 

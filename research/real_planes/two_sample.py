@@ -27,7 +27,7 @@ def real_vs_phantom_auc(real: Sequence[tuple[str, np.ndarray]], simulated: Seque
     for k in range(FOLDS):
         score[number == k] = _train(pixels[number != k], label[number != k], pixels[number == k], seed + k)
     auc = _auc(label, score)
-    who, kinds = np.array(names), {n: y for n, y in zip(names, label, strict=True)}
+    who, kinds = np.array(names), dict(zip(names, label, strict=True))
     drawn = []
     for _ in range(500):
         chosen = [rng.choice([n for n, y in kinds.items() if y == kind], sum(y == kind for y in kinds.values())) for kind in (1, 0)]

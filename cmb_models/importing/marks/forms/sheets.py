@@ -91,7 +91,7 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
             who = [" ".join(row.values.get(columns.get(c, ""), "").split()) for c in ("subject", "session", "rater")]
             if "subject" in columns and not who[0]:
                 faults.append((row.line, f"no {columns['subject']}, which each row needs"))
-            mark = _mark(row, table, columns, frame, options)
+            mark = _mark(file, row, table, columns, frame, options)
             key = (who[0], who[1], who[2])
             found.setdefault(key, []).extend([mark] if isinstance(mark, Mark) else [])
             ignored[key] += mark == IGNORE
@@ -137,7 +137,7 @@ def _raise(
         raise InputError("annotations-invalid", file, "readable rows", faults_by_line(faults), "; ".join(filter(None, remedies)))
 
 
-def _mark(row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
+def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
     """The mark of a row; NONE for a row of a scan where nothing was found, IGNORE for one to be left out."""
 
     def text(field: str) -> str:
