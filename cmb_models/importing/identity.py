@@ -199,8 +199,8 @@ def open_key(file: Path, dataset: Path) -> Key:
     Raises:
         InputError: If it lies in the dataset, or can be read by others, or is damaged.
     """
-    file = Path(file)
-    if file.resolve().is_relative_to(Path(dataset).resolve()):
+    file = Path(file).resolve()  # a link stays: what it names is written
+    if file.is_relative_to(Path(dataset).resolve()):
         raise InputError("import-key", file, "a key file outside the dataset", f"one in {dataset}", "pass another with --key")
     if not file.exists():
         return Key(file, secrets.token_hex(32))

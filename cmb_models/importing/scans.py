@@ -87,7 +87,7 @@ def import_scans(
         InputError: If there is no image, a source is missing, the dataset was not pulled, or the key file is unusable.
     """
     options, dataset = options or Options(), Path(dataset)
-    key_file = Path(key_file or default_key(dataset))
+    key_file = Path(key_file or default_key(dataset)).resolve()  # a link stays: what it names is written
     require_places(dataset, key_file)
     require_pulled(dataset)
     require_private(key_file, dataset, map(Path, sources))

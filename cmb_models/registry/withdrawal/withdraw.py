@@ -113,7 +113,7 @@ def codes_of(workspace: Path, plan: Plan) -> list[str]:
 def forget(subjects: Sequence[str], key_file: Path, raw: Path) -> bool:
     """Drop a patient's subjects from a key file of imports; whether it had one of them."""
     _require_key(key_file, raw)
-    with exclusive(key_file.parent):
+    with exclusive(key_file.resolve().parent):
         key = open_key(key_file, raw)
         known = [key.drop(subject) for subject in subjects]
         if any(known):

@@ -169,3 +169,14 @@ def test_visits_and_spellings_of_one_patient(tmp_path):
     run(tmp_path / "in", tmp_path / "site", tmp_path / "key.json")
     found = find_scans(tmp_path / "site")
     assert len({s.subject for s in found}) == 2 and sorted(s.session for s in found) == ["", "", "ses-02", "ses-02"]
+
+
+def test_a_link_to_the_key_file_stays(tmp_path):
+    """The key file would be written in place of the link: here into a git repository."""
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    (tmp_path / "keys").mkdir()
+    link = tmp_path / "clone/key.json"
+    link.symlink_to(tmp_path / "keys/key.json")
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    run(tmp_path / "in", tmp_path / "site", link)
+    assert link.is_symlink() and [p.name for p in (tmp_path / "keys").iterdir()] == ["key.json"]
