@@ -35,7 +35,8 @@ SAMPLE = 100_000  # voxels that are examined first
 INTEGER = 1e-3  # by which stored labels may differ from whole numbers
 ECHO = re.compile(r"(?P<rest>.+)_e(?P<echo>\d{1,2})(?P<phase>_ph)?")  # as dcm2niix names the echoes of a series
 BIDS_ECHO = re.compile(r"(^|_)echo-[^_]+")
-DATE = re.compile(r"ses-\d{6,}[a-z]?", re.IGNORECASE)
+LABEL = re.compile(r"(ses-[a-z0-9]+)?", re.IGNORECASE)  # of BIDS; others may be dates with signs, or names
+DATE = re.compile(r"\d{6}")
 SAME_GRID_MM = 0.1
 
 
@@ -187,7 +188,9 @@ def _no_label(name: Name) -> str:
     """Why a name's subject or session cannot be kept; '' if they are labels of BIDS that say nothing else."""
     if not name.is_bids:
         return "not named by a sub- label of BIDS, which alone is kept: leave out --keep-subjects"
-    return "its session is a date: leave out --keep-subjects" if DATE.fullmatch(name.session) else ""
+    if not LABEL.fullmatch(name.session):
+        return "its session is no label of letters and digits: leave out --keep-subjects"
+    return "its session is a date: leave out --keep-subjects" if DATE.search(name.session) else ""
 
 
 def _opened(image: ImageFile, number: int | None) -> ImageFile:

@@ -86,6 +86,10 @@ NOT_KEPT = {
     "sub-Müller_swi": "not named by a sub- label",
     "P01_swi": "not named by a sub- label",
     "sub-01_ses-20240512_swi": "its session is a date",
+    "sub-01_ses-m20240512_swi": "its session is a date",
+    "sub-01_ses-2024-05-12_swi": "no label of letters and digits",
+    "sub-01/ses-12.05.2024/sub-01_swi": "no label of letters and digits",
+    "sub-01_ses-Hans Müller_swi": "no label of letters and digits",
     "sub-01_ses-02_swi": "",
 }
 
