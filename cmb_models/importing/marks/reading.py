@@ -70,6 +70,7 @@ class Reading:
         grid: Of a label mask, for comparison with the scan's; None for other forms.
         note: What was left out, in words.
         states_frame: Whether the file says which frame it is in, so that no option can.
+        names_sessions: Whether the file has a column of sessions, so that an empty one means the scan without a session.
         source: The folder in which the file was found, or the file itself; None: the latter.
     """
 
@@ -82,6 +83,7 @@ class Reading:
     grid: Grid | None = None
     note: str = ""
     states_frame: bool = False
+    names_sessions: bool = False
     source: Path | None = None
 
 

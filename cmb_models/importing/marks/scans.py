@@ -22,6 +22,8 @@ from cmb_models.volume import Volume, corners_apart_mm, index_from_world, world_
 ID_LETTERS = 5  # of an ID that is looked for inside names: shorter ones may be anything
 DECIMALS = 4  # of mm, as annotations.csv has them
 SESSION = re.compile(r"(?<![A-Za-z0-9])ses-([A-Za-z0-9-]+)", re.IGNORECASE)
+LABELLED = re.compile(r"sub-[a-z0-9]", re.IGNORECASE)
+FIRST = "ses-01"
 PART = re.compile(r"[A-Za-z]+-[A-Za-z0-9]+")  # of a BIDS name, such as run-1
 WORDS = LABEL_WORDS | set(LAST_WORDS).union(*ROLES.values())  # what may follow a subject: which image it is
 STRAY = re.compile(r"([_ ]\d+| ?\(\d+\))$")
@@ -58,7 +60,7 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
         remedy = "correct the name, or import the scan first" + (
             "" if patients else ", or pass the key file of its import with --key"
         )
-        if not reading.subject:
+        if not reading.subject and not any(map(LABELLED.match, texts)):
             remedy = "name it in the file's or its folder's name, with --subject or --column subject=NAME"
         raise InputError("marks-unmatched", file, expected, name or "none", remedy)
     found = [s for s in scans if s.subject == subject]
@@ -71,9 +73,15 @@ def scan_of(reading: Reading, scans: Sequence[ScanFile], patients: Mapping[str, 
         labels = {label for name in (named, f"ses-{named}") if (label := studies.get(name)) is not None} or {named}
         found = [s for s in found if not named or s.session in labels]
     elif named:
-        found = [s for s in found if s.session and s.session == _named(named, "ses-", sessions)]
+        label = _named(named, "ses-", sessions)
+        # `cmb import` numbers the sessions after the first one, which has no name, from ses-02.
+        is_first = not label and len(found) > 1 and bool(_named(named, "ses-", [FIRST]))
+        found = [s for s in found if s.session == label and (label or is_first)]
+    if not named and reading.names_sessions:
+        found = [s for s in found if not s.session] or found
     if len(found) != 1:
-        expected = f"a session of {subject} ({listed(name or 'its only one, without a name' for name in sessions)})"
+        unnamed = "its only one, without a name" if len(sessions) == 1 else f"{FIRST} for the one without a name"
+        expected = f"a session of {subject} ({listed(label or unnamed for label in sessions)})"
         remedy = "name it in a column, the file's name or --session"
         raise InputError("marks-unmatched", f"{file}, {name}" if name else file, expected, named or "none", remedy)
     return found[0]
@@ -109,7 +117,7 @@ def _subject(texts: Sequence[str], is_given: bool, patients: Mapping[str, Patien
         subjects: Those of the dataset.
     """
     first = _stem(texts[0])
-    for text in texts:
+    for text in texts:  # from the file outwards
         if found := _given(text, subjects) if is_given else _inside(text, subjects):
             return found, False
         # A number as a file's name may be anything, so that a folder's name counts before it.
@@ -117,6 +125,8 @@ def _subject(texts: Sequence[str], is_given: bool, patients: Mapping[str, Patien
             return found, False
         if found := _former(text, patients, subjects) or ("" if is_given else _former_inside(text, patients, subjects)):
             return found, True
+        if LABELLED.match(text):  # a folder further out would say another
+            return "", False
     return _named(first, "sub-", subjects), False
 
 

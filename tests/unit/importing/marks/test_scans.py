@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,35 @@ def test_found(given, expected):
         (reading(subject="sub-001_ses-02"), "ses-02"),
         (reading(subject="001_2"), "001_2"),
         (reading(subject="sub-001_2"), "sub-001_2"),
+        (reading("sub-001/sub-004.mrk.json"), "none"),  # the name comes before the folders
+        (reading("sub-001/sub-01/points.mrk.json"), "none"),
     ],
 )
 def test_not_found(given, got):
     with refused("marks-unmatched", got=got):
         scan_of(given, SCANS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (replace(reading(subject="sub-x"), names_sessions=True), ""),  # as annotations.csv and the readers' own files name it
+        (replace(reading("ses-02.csv", subject="sub-x"), names_sessions=True), "ses-02"),
+        (reading(subject="sub-x", session="1"), ""),
+        (reading("sub-x_ses-01.mrk.json"), ""),
+        (reading("sub-x_ses-02.mrk.json"), "ses-02"),
+        (reading("sub-x.mrk.json"), None),
+        (reading(subject="sub-x"), None),
+    ],
+)
+def test_the_first_session_of_an_import_which_has_no_name(given, expected):
+    scans = [ScanFile("site", "sub-x", session, Path("scan.nii"), (), False) for session in ("", "ses-02")]
+    if expected is not None:
+        assert scan_of(given, scans).session == expected
+        return
+    with refused("marks-unmatched", got="none") as caught:
+        scan_of(given, scans)
+    assert "ses-01 for the one without a name" in caught.value.expected
 
 
 def test_the_longest_name_counts():
