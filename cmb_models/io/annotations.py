@@ -250,7 +250,7 @@ def _annotation(row: dict[str, str], table: Table) -> Annotation:
         value = text(column)
         if not value:
             raise ValueError(f"no {column}")
-        return table.number(value)
+        return table.number(value, column)
 
     return Annotation(
         subject=text("subject"),

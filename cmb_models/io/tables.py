@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,9 @@ from pathlib import Path
 from cmb_models.errors import InputError
 
 LARGEST = 2**24  # bytes: a thousand scans with twenty marks each have one tenth of that
-SHOWN = 20  # names in a message
+SHOWN = 20  # names or rows in a message
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 SEPARATOR_LINE = re.compile(r"sep=(?P<separator>.)", re.IGNORECASE)  # the line by which a file names its separator to Excel
 
 
@@ -38,10 +40,13 @@ class Table:
     separator: str
     first_line: str = ""
 
-    def number(self, text: str) -> float:
-        """A number of this table; with a decimal comma where commas do not separate. Raises ValueError if it is none."""
+    def number(self, text: str, column: str) -> float:
+        """A finite number of this table; with a decimal comma where commas do not separate. Raises ValueError if it is none."""
         is_comma = self.separator != "," and text.count(",") == 1 and "." not in text
-        return float(text.replace(",", ".") if is_comma else text)
+        plain = text.replace(",", ".") if is_comma else text
+        if not NUMBER.fullmatch(plain) or not math.isfinite(value := float(plain)):
+            raise ValueError(f"{column} {text!r}, which is no number")
+        return value
 
 
 def read_table(path: Path) -> Table:

@@ -15,7 +15,7 @@ from tests.support.refused import refused
 def test_separators_and_decimal_commas(tmp_path, content, separator, number):
     (tmp_path / "a.csv").write_text(content)
     table = read_table(tmp_path / "a.csv")
-    assert (table.columns, table.separator, table.number(table.rows[0].values["b"])) == (("a", "b"), separator, number)
+    assert (table.columns, table.separator, table.number(table.rows[0].values["b"], "b")) == (("a", "b"), separator, number)
 
 
 def test_rows(tmp_path):
@@ -30,11 +30,11 @@ def test_rows(tmp_path):
     assert "3 values for 2 columns (decimal commas?" in table.rows[2].fault and "several lines" in table.rows[3].fault
 
 
-@pytest.mark.parametrize("text", ["1.000,5", "1,000,5", "x", ""])
+@pytest.mark.parametrize("text", ["1.000,5", "1,000,5", "x", "", "1_0", "١٢", "nan", "1e999", "3 mm"])
 def test_what_is_no_number(tmp_path, text):
     (tmp_path / "a.csv").write_text("a;b\n")
-    with pytest.raises(ValueError, match="could not convert"):
-        read_table(tmp_path / "a.csv").number(text)
+    with pytest.raises(ValueError, match=f"b {text!r}, which is no number"):
+        read_table(tmp_path / "a.csv").number(text, "b")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'a,b\n"1', b"a,a\n1,2\n"])

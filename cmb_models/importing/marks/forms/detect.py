@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.excel import EXCEL
 from cmb_models.importing.marks.forms.masks import MASK, read_mask
 from cmb_models.importing.marks.forms.public_sets import CSIRO, DOU, is_csiro, read_csiro, read_dou
-from cmb_models.importing.marks.forms.sheets import EXCEL, TABLE, read_sheet
+from cmb_models.importing.marks.forms.sheets import TABLE, read_sheet
 from cmb_models.importing.marks.forms.slicer import FCSV, MARKUPS, read_fcsv, read_markups
 from cmb_models.importing.marks.reading import LARGEST_MM, Options, Reading, too_large
 from cmb_models.io import formats

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.excel import excel_rows
 from cmb_models.importing.marks.forms.matlab import read_matrix
-from cmb_models.importing.marks.forms.sheets import excel_rows
 from cmb_models.importing.marks.reading import VOXEL1, Mark, Options, Reading, damaged, position_of
 from cmb_models.io.nifti import SUFFIXES, scan_name
 from cmb_models.io.tables import faults_by_line

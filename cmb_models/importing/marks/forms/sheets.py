@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.excel import EXCEL, excel_rows
 from cmb_models.importing.marks.forms.slicer import diameter_in, label_of_point
 from cmb_models.importing.marks.reading import (
+    ANY,
     IGNORE,
     LPS,
     RAS,
     Mark,
     Options,
     Reading,
-    damaged,
     ignored_note,
     label_options,
     listed,
@@ -26,11 +26,9 @@ from cmb_models.io.annotations import NONE
 from cmb_models.io.tables import Row, Table, faults_by_line, read_table, require_columns_once
 
 TABLE = "table"
-EXCEL = (".xlsx", ".xlsm")
 NO_SIZE = "no diameter"  # the fault of a row
 NEEDED = 3  # columns of a table of marks at least: those of a place
 SLICERS = "defined"  # a column that only 3D Slicer's tables of points have
-MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
 ALIASES = {  # usual names of columns in lower case, by field; the first that is there counts
     "subject": (
         "subject",
@@ -80,6 +78,7 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     # Of x_mm a program may mean anything, of l, p, s one thing.
     states_frame = bool(named) and columns["x"].lower() in ("r", "l")
     frame = options.frame_of(file, named if states_frame else "", what, usual=named)
+    unlabelled = _unlabelled(table, columns.get("label", ""), options)
     found: dict[tuple[str, str, str], list[Mark]] = {}
     ignored: Counter[tuple[str, str, str]] = Counter()
     faults: list[tuple[int, str]] = []
@@ -91,7 +90,7 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
             who = [" ".join(row.values.get(columns.get(c, ""), "").split()) for c in ("subject", "session", "rater")]
             if "subject" in columns and not who[0]:
                 faults.append((row.line, f"no {columns['subject']}, which each row needs"))
-            mark = _mark(file, row, table, columns, frame, options)
+            mark = _mark(file, row, table, columns, frame, options, unlabelled)
             key = (who[0], who[1], who[2])
             found.setdefault(key, []).extend([mark] if isinstance(mark, Mark) else [])
             ignored[key] += mark == IGNORE
@@ -106,7 +105,8 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     readings = []
     for key, marks in found.items():
         own = "; ".join(filter(None, [note, ignored_note(ignored[key]) if ignored[key] else ""]))
-        readings.append(Reading(file, TABLE, tuple(marks), *key, note=own, states_frame=states_frame))
+        reading = Reading(file, TABLE, tuple(marks), *key, note=own, states_frame=states_frame)
+        readings.append(replace(reading, names_sessions="session" in columns))
     return readings
 
 
@@ -137,7 +137,15 @@ def _raise(
         raise InputError("annotations-invalid", file, "readable rows", faults_by_line(faults), "; ".join(filter(None, remedies)))
 
 
-def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options) -> Mark | str:
+def _unlabelled(table: Table, column: str, options: Options) -> str | None:
+    """The label of a row without one: cmb if no mark of the table has one, else what the options say of other texts."""
+    texts = {row.values.get(column, "") for row in table.rows}
+    return options.labels.get(ANY) if any(text and options.label_of(text) != NONE for text in texts) else "cmb"
+
+
+def _mark(
+    file: Path, row: Row, table: Table, columns: dict[str, str], frame: str, options: Options, unlabelled: str | None
+) -> Mark | str:
     """The mark of a row; NONE for a row of a scan where nothing was found, IGNORE for one to be left out."""
 
     def text(field: str) -> str:
@@ -146,15 +154,14 @@ def _mark(file: Path, row: Row, table: Table, columns: dict[str, str], frame: st
     def number(field: str) -> float:
         if not text(field):
             raise ValueError(f"no {columns[field]} (for a scan in which nothing was found, the label {NONE})")
-        value = table.number(text(field))
-        if not math.isfinite(value):
-            raise ValueError(f"{columns[field]} {text(field)}")
-        return value
+        return table.number(text(field), columns[field])
 
     if any(c.lower() == SLICERS for c in table.columns):
         label = label_of_point(text("label"), text("description"), options.label_in_name(file), options)
-    else:
-        label = options.label_of(text("label")) if text("label") else options.label_in_name(file) or "cmb"
+    elif text("label"):
+        label = options.label_of(text("label"))
+    elif not (label := options.label_in_name(file) or unlabelled):
+        raise ValueError(f"no {columns['label']}, which other rows have; if it means cmb, pass --label '{ANY}=cmb'")
     diameter_mm = number("diameter_mm") if text("diameter_mm") else diameter_in(text("description"))
     diameter_mm = options.diameter_mm if diameter_mm is None else diameter_mm
     if label is None:
@@ -198,42 +205,6 @@ def _counts(table: Table, column: str) -> bool:
     values = [row.values.get(column, "") for row in table.rows]
     starts = ([str(n) for n in range(first, first + len(values))] for first in (0, 1))
     return column.lower() == "id" and len(values) > 1 and values in starts
-
-
-def excel_rows(file: Path) -> list[tuple[int, list[str]]]:
-    """The rows of the first sheet of an Excel file with their numbers, as text, without empty ones.
-
-    Raises:
-        InputError: If it cannot be read, or several of its sheets hold something.
-    """
-    try:
-        import openpyxl
-    except ModuleNotFoundError as error:
-        remedy = "run pip install 'cmb-models[formats]', or save the table as CSV"
-        raise InputError("package-missing", file, "openpyxl", "none", remedy) from error
-    try:
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        sheets = {sheet.title: _cells(sheet) for sheet in book.worksheets}
-        book.close()
-    except Exception as error:  # whatever zipfile, the XML parser and openpyxl raise for damaged files
-        raise damaged(file, "Excel", error) from error
-    filled = [title for title, rows in sheets.items() if rows]
-    if len(filled) > 1:
-        got = f"{len(filled)}: {', '.join(filled)}"
-        raise InputError("marks-form", file, "one sheet with rows", got, "save the sheet with the marks as a file of its own")
-    return sheets[filled[0]] if filled else []
-
-
-def _cells(sheet: Any) -> list[tuple[int, list[str]]]:
-    sheet.reset_dimensions()  # which some programs write wrongly
-    rows = ((n, [_text(v) for v in row]) for n, row in enumerate(sheet.iter_rows(max_row=MOST_ROWS, values_only=True), 1))
-    return [(n, cells) for n, cells in rows if any(cells)]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
 
 
 def _excel_table(file: Path) -> Table:

@@ -179,7 +179,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
 def test_faults_of_a_table_are_listed_together(tmp_path):
     lines = ("subject,x_mm,y_mm,z_mm,label", "sub-001,1,2,,cmb", ",1,2,3,cmb", "sub-001,1,2,3,bleed", "sub-001,1,2,inf,cmb")
     with refused(
-        "annotations-invalid", got=r"line 2: no z_mm.*; line 3: no subject.*; line 4: the label 'bleed'.*; line 5: z_mm inf"
+        "annotations-invalid", got=r"line 2: no z_mm.*; line 3: no subject.*; line 4: the label 'bleed'.*; line 5: z_mm 'inf'"
     ):
         read_file(written.text(tmp_path / "a.csv", *lines, "sub-001,1,2,3,none"), FOUR)
 
