@@ -19,13 +19,12 @@ from cmb_models.importing.identity import Patient, open_key
 from cmb_models.importing.marks.consensus import Agreement, agreement
 from cmb_models.importing.marks.forms.detect import KNOWN, read_file
 from cmb_models.importing.marks.forms.masks import MASK
-from cmb_models.importing.marks.merge import Before, Change, added, agreed, by_rater
+from cmb_models.importing.marks.merge import READINGS, Before, Change, added, agreed, by_rater, faults_of_raters
 from cmb_models.importing.marks.reading import FRAMES, Options, Reading, listed
 from cmb_models.importing.marks.scans import Placed, placed, rater_in, scan_of, stray_number
 from cmb_models.io.annotations import Annotation, EmptyReading, Readings, read_readings, update_annotations, write_annotations
 from cmb_models.io.nifti import read_volume, scan_name
 
-READINGS = "derivatives/readings"  # in the dataset: what each rater marked, a file each
 OTHERS = "--others-empty"  # the form of readings that no file has
 UNREAD = "save it in a known form, or pass a folder or files without it"
 
@@ -101,7 +100,9 @@ def import_marks(
     patients = open_key(key_file, dataset).patients if key_file else {}
     with nullcontext() if dry_run else exclusive(dataset):
         scans = find_scans(dataset)
-        found = _placed(_read(files, options, consensus, patients, faults), scans, patients, faults)
+        readings = _read(files, options, consensus, patients, faults)
+        faults += faults_of_raters(rater for _, rater in readings) if consensus else []
+        found = _placed(readings, scans, patients, faults)
         if others_empty:
             found += _others(found, scans, options)
         _raise_all(dataset, faults)
@@ -111,8 +112,7 @@ def import_marks(
         if not dry_run:
             _write(dataset, changes)
     rows = sum(len(c.rows) + len(c.empty) for c in changes)
-    readings = [c.readings for c in changes]
-    return Outcome((*lines, *more), rows, agreement(readings) if consensus else None)
+    return Outcome((*lines, *more), rows, agreement([c.readings for c in changes]) if consensus else None)
 
 
 def _files(sources: Sequence[Path], faults: list[InputError]) -> tuple[list[tuple[str, Path, Path]], list[Line]]:

@@ -16,6 +16,7 @@ from cmb_models.io.annotations import Annotation, EmptyReading
 
 SAME_MM = 0.1  # two marks of one rater nearer than this are one mark, imported twice
 NOBODY = "an unnamed rater"
+READINGS = "derivatives/readings"  # in the dataset: what each rater marked, a file each
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ class Change:
     there: int = 0  # marks that were there already
 
 
+def faults_of_raters(names: Iterable[str]) -> list[InputError]:
+    """Names for which a consensus would count one rater twice: spellings of one name, and that of an earlier consensus."""
+    faults = []
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        spellings.setdefault("".join(c for c in name.casefold() if c.isalnum()), []).append(name)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            got, remedy = " and ".join(alike), "correct the names: --consensus would take them for two raters"
+            faults.append(InputError("marks-rater", "--consensus", "one spelling of a rater's name", got, remedy))
+    if joint := [name for names in spellings.values() for name in names if "+" in name]:
+        remedy = f"pass each rater's own marks: imported ones are in {READINGS}"
+        faults.append(InputError("marks-rater", "--consensus", "readings by one rater each", f"one by {joint[0]}", remedy))
+    return faults
+
+
 def by_rater(placed: Iterable[Placed]) -> dict[str, tuple[Annotation, ...]]:
     """A scan's marks by rater, each once.
 
@@ -73,7 +90,7 @@ def added(case: str, before: Before, readings: Mapping[str, tuple[Annotation, ..
     others = sorted(before.raters | set(readings))
     if len(others) > 1 and (before.marks or any(readings.values())):
         got = f"readings by {' and '.join(name or NOBODY for name in others)}"
-        remedy = "pass the files of all of them with --consensus; imported ones are in derivatives/readings"
+        remedy = f"pass the files of all of them with --consensus; imported ones are in {READINGS}"
         raise InputError("marks-rater", before.scan.key, "one rater's reading", got, remedy)
     kept: dict[str, tuple[Annotation, ...]] = {}
     rows: tuple[Annotation, ...] = ()

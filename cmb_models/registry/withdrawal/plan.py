@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cmb_models.dataset.layout import ANNOTATIONS, require_checked_out, subject_and_session
 from cmb_models.errors import InputError
-from cmb_models.importing.marks.add import READINGS
+from cmb_models.importing.marks.merge import READINGS
 from cmb_models.io.annotations import rows_without
 from cmb_models.registry.withdrawal.contents import Image, file_sha256, images_below, walk
 from cmb_models.workspace.paths import RAW

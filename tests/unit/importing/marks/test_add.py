@@ -291,6 +291,17 @@ def test_consensus(site, tmp_path):
         import_marks([kept, written.text(tmp_path / "C.csv", *b.read_text().splitlines())], site, consensus=True)
 
 
+@pytest.mark.parametrize(
+    ("raters", "got"), [(("AB", "ab", "CD"), "AB and ab"), (("A.B.", "AB"), "A.B. and AB"), (("A+B", "A"), r"one by A\+B")]
+)
+def test_a_consensus_counts_no_rater_twice(site, tmp_path, raters, got):
+    file = written.text(tmp_path / "all.csv", HEADER, *(f"001,,0,0,0,4,cmb,{rater}" for rater in raters))
+    before = state(site)
+    with refused("marks-rater", got=got):
+        import_marks([file], site, consensus=True)
+    assert state(site) == before
+
+
 def test_a_consensus_loses_no_row(site, tmp_path):
     """Neither marks that its files do not have, nor an earlier consensus that was revised."""
     a = written.text(tmp_path / "A.csv", HEADER, "001,,0,0,0,4,cmb,A", "001,,10,0,0,4,cmb,A")
