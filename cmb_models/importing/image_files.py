@@ -59,6 +59,7 @@ class ImageFile:
         nan_as_air: Whether NaN voxels that touch the border are set to 0.
         number: Which of several volumes of the file; None if it has one.
         series: What the echoes of one series have in common; '' if the name says of no echo.
+        slices: Nothing: a file has all.
         sidecar: The values of its sidecar.
     """
 
@@ -76,6 +77,7 @@ class ImageFile:
     nan_as_air: bool = False
     number: int | None = None
     series: str = ""
+    slices: None = None
     sidecar: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

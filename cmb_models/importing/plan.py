@@ -70,6 +70,10 @@ class Image(Protocol):
     def uid(self) -> str:
         """What distinguishes it from another image that would become the same file."""
 
+    @property
+    def slices(self) -> int | None:
+        """How many slices there are of it, where `uid` does not tell an image that lacks some; else None."""
+
     def same_grid(self, other: Any) -> bool:
         """Whether another image of its kind of source has the same voxels' places, as far as its header says."""
 

@@ -19,7 +19,7 @@ from cmb_models.importing.image_files import ImageFile, image_files, is_image
 from cmb_models.importing.plan import Image, Step, failed, plan
 from cmb_models.importing.preconditions import require_own_key, require_places, require_private, require_pulled
 from cmb_models.io.annotations import Readings, read_readings, write_annotations
-from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.io.nifti import read_header, read_volume, write_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.io.series_role import MAGNITUDE, PHASE
 from cmb_models.io.sidecar import sidecar_of, sidecars_of
@@ -188,6 +188,9 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
                 if isinstance(step.image, ImageFile):
                     reason = f"another image is there as {step.target.name}; if it is another patient's, pass another --key"
                 return replace(step, target=None, reason=reason, is_fault=True)
+            if (there := _slices_there(step.image, target)) is not None:
+                reason = f"imported with {there} slices, of which there are {step.image.slices} now: remove {target.name} first"
+                return replace(step, target=None, reason=reason, is_fault=True)
             return replace(step, reason=THERE)
         if known.get(name, step.image.uid) != step.image.uid and (left := _left_of_earlier(step, dataset)):
             reason = f"another image than the earlier {target.name}, of which there are {left}: remove them first"
@@ -229,6 +232,12 @@ def _is_same(image: Image, target: Path, recorded: str | None) -> bool:
     if recorded is not None:
         return recorded == image.uid
     return content_sha256(read_volume(target)) == content_sha256(image.read()[0])
+
+
+def _slices_there(image: Image, target: Path) -> int | None:
+    """Number of slices in a file of the dataset, if the image has another one: an export that was not complete at the import."""
+    there = None if image.slices is None else read_header(target)[0][2]
+    return None if there == image.slices else there
 
 
 def _dtype(volume: Volume) -> type:

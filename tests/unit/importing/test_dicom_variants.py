@@ -282,6 +282,23 @@ def test_a_pseudonym_is_a_patients_id(tmp_path, number):
     assert [s.is_fault for s in run(tmp_path)] == [False]
 
 
+def test_an_export_that_was_not_complete_at_the_first_import(tmp_path):
+    """Nothing shows that the last slices are missing; later they are there."""
+    files = study(tmp_path / "in")
+    for file in files[12:]:
+        file.rename(tmp_path / file.name)
+    (first,) = run(tmp_path)
+    for file in files[12:]:
+        (tmp_path / file.name).rename(file)
+    (second,) = run(tmp_path)
+    assert (
+        second.is_fault and second.reason == f"imported with 12 slices, of which there are 16 now: remove {first.target.name} first"
+    )
+    (tmp_path / "data" / first.target).unlink()
+    (third,) = run(tmp_path)
+    assert not third.is_fault and read_volume(tmp_path / "data" / third.target).data.shape[2] == 16
+
+
 def test_damaged_headers(tmp_path, recwarn):
     """A value that pydicom cannot convert, and one of which its warning would print the patient's name."""
     files = study(tmp_path / "in/a")
