@@ -29,6 +29,7 @@ WORD = re.compile(r"[^\W_]+")
 SHORTEST_NAME = 3  # letters of a part of a name that is looked for within words
 SAME_PLACE_MM = 0.1  # by which positions of one grid may differ
 SAME_SPACING_MM = 1e-3
+PREAMBLE, PREFIX = 128, b"DICM"  # bytes at the beginning of a file
 SAME_GAP = 0.05  # share by which gaps between slices may differ
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType"),
@@ -249,20 +250,34 @@ def without_names(description: str, header: Header) -> str:
     return " ".join(WORD.sub(kept, description).split())
 
 
-def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
-    """Headers of all DICOM images among files, and the files that are none. Nothing is changed, and no pixel is read."""
-    headers, others = [], []
+def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path], dict[Path, str]]:
+    """Headers of all DICOM images among files, the files that are none, and those that cannot be read, with the reason.
+
+    Nothing is changed, and no pixel is read.
+    """
+    headers, others, unread = [], [], {}
     for file in files:
         try:
             values = _values(file)
+        except OSError as error:
+            unread[file] = (error.strerror or type(error).__name__).lower()
+            continue
         except Exception:  # damaged headers raise nearly everything in pydicom
-            others.append(file)
+            if _is_dicom(file):
+                unread[file] = "a damaged DICOM header"
+            else:
+                others.append(file)
             continue
         if "SOPInstanceUID" in values and "Rows" in values:
             headers.append(Header(file, values))
         else:
             others.append(file)  # DICOMDIR, structured reports, presentation states
-    return headers, others
+    return headers, others, unread
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(PREAMBLE + len(PREFIX))[PREAMBLE:] == PREFIX
 
 
 def _values(file: Path) -> pydicom.Dataset:

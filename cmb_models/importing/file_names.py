@@ -6,7 +6,7 @@ Names are read word by word: parts of words would find "rest" and "angio" in pat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,7 +205,7 @@ def relative_parts(file: Path, source: Path) -> tuple[tuple[str, ...], str]:
     return file.relative_to(source).parts[:-1], source.resolve().name
 
 
-def files_of(sources: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and all files in the folders named, at any depth."""
+def files_of(sources: Iterable[Path], on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The files named, and all files in the folders named, at any depth. on_error: as of `files_below`."""
     for source in sources:
-        yield from [source] if source.is_file() else files_below(source)
+        yield from [source] if source.is_file() else files_below(source, on_error)

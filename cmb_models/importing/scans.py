@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,10 +56,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: one step for each image, and the files that are no images, or of the kind that was left out."""
+    """What an import did.
+
+    Args:
+        steps: One for each image.
+        others: Files that are no images, or of the kind that was left out.
+        unread: Files and folders that cannot be read, with the reason: there may be images among them.
+    """
 
     steps: list[Step]
     others: list[Path]
+    unread: Mapping[Path, str]
 
 
 def import_scans(
@@ -93,9 +100,11 @@ def import_scans(
     require_private(key_file, dataset, map(Path, sources))
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise InputError("file-not-found", ", ".join(missing), "a folder of images", "no such folder", "check the path")
-    images, others = _images_of([Path(source) for source in sources], dataset, options)
+    unread: dict[Path, str] = {}
+    images, others = _images_of([Path(source) for source in sources], dataset, options, unread)
     if not images:
-        got = f"{len(others)} other files" if others else "no file"
+        first = next((f"; {len(unread)} that cannot be read, the first {path}: {why}" for path, why in unread.items()), "")
+        got = (f"{len(others)} other files" if others else "no file") + first
         remedy = "pass the folder that the scanner or the archive exported"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
     planned = partial(plan, echo_ms=options.echo_ms, gre_as_swi=options.gre_as_swi, may_be_renamed=options.may_be_renamed)
@@ -103,7 +112,7 @@ def import_scans(
     if not options.keep_subjects:
         require_own_key(key, dataset)
     if dry_run:
-        return Imported([_checked(step, dataset, key) for step in planned(images, key)], others)
+        return Imported([_checked(step, dataset, key) for step in planned(images, key)], others, unread)
     dataset.mkdir(parents=True, exist_ok=True)
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with exclusive(dataset), exclusive(key_file.parent):
@@ -119,18 +128,23 @@ def import_scans(
         found = [done[n] for n in range(len(steps))]
         if not (dataset / ANNOTATIONS).exists() and any(s.target for s in found):
             write_annotations(dataset / ANNOTATIONS, [])
-    return Imported(found, others)
+    return Imported(found, others, unread)
 
 
-def _images_of(sources: Sequence[Path], dataset: Path, options: Options) -> tuple[list[Image], list[Path]]:
-    """All images of the sources, and the files that are none. A dataset within a source is no part of it."""
+def _images_of(sources: Sequence[Path], dataset: Path, options: Options, unread: dict[Path, str]) -> tuple[list[Image], list[Path]]:
+    """All images of the sources, and the files that are none. A dataset within a source is no part of it. unread: is added to."""
+
+    def on_error(error: OSError) -> None:
+        unread[Path(error.filename)] = (error.strerror or type(error).__name__).lower()
+
     own = dataset.resolve()
-    pairs = [(f, source) for source in sources for f in files_of([source]) if not f.parent.resolve().is_relative_to(own)]
+    found = [(f, source) for source in sources for f in files_of([source], on_error)]
+    pairs = [(f, source) for f, source in found if not f.parent.resolve().is_relative_to(own)]
     named = [pair for pair in pairs if is_image(pair[0])]
     stacks: list[Image] = []
     others = [file for file, _ in pairs if not is_image(file)]
     if options.kind != "nifti" and others:
-        stacks, others = _dicom(others)
+        stacks, others = _dicom(others, unread)
     if options.kind == "dicom":
         others, named = others + [file for file, _ in named], []
     if stacks and options.keep_subjects:
@@ -144,14 +158,15 @@ def _images_of(sources: Sequence[Path], dataset: Path, options: Options) -> tupl
     return [*stacks, *files], others
 
 
-def _dicom(files: Sequence[Path]) -> tuple[list[Image], list[Path]]:
+def _dicom(files: Sequence[Path], unread: dict[Path, str]) -> tuple[list[Image], list[Path]]:
     """The stacks of slices among files, and the files that are no DICOM images."""
     try:
         from cmb_models.importing.dicom_series import read_headers, stacks_of
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[dicom]', or pass --from nifti"
         raise InputError("package-missing", files[0], "the packages that read DICOM", f"no {error.name}", remedy) from error
-    headers, others = read_headers(files)
+    headers, others, faulty = read_headers(files)
+    unread |= faulty
     return [*stacks_of(headers)], others
 
 

@@ -109,6 +109,10 @@ def import_scans(
         if files:
             more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
             typer.echo(f"{what}: {', '.join(printable(file.name) for file in files[:SHOWN])}{more}")
+    for path, why in list(imported.unread.items())[:SHOWN]:
+        typer.echo(f"not read: {printable(str(path))} ({why})")
+    if len(imported.unread) > SHOWN:
+        typer.echo(f"not read: {len(imported.unread) - SHOWN} more")
     typer.echo(summary(steps) + (" (nothing written)" if dry_run else ""))
-    if any(step.is_fault for step in steps) or not any(step.target for step in steps):
+    if imported.unread or any(step.is_fault for step in steps) or not any(step.target for step in steps):
         raise typer.Exit(1)

@@ -6,14 +6,17 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmb_models.dataset.layout import find_scans, subject_and_session, survey
+from cmb_models.importing import dicom_series
 from cmb_models.importing.scans import Imported, Options, import_scans
 from cmb_models.io.annotations import EmptyReading, write_annotations
 from cmb_models.io.series_role import PHASE, SWI
 from cmb_models.volume import Volume
 from tests.support.command_line import cmb
+from tests.support.dicom_export import write_study
 from tests.support.refused import refused
 from tests.support.sources import scan, write_nifti
 
@@ -184,3 +187,26 @@ def test_a_link_to_the_key_file_stays(tmp_path):
     write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
     run(tmp_path / "in", tmp_path / "site", link)
     assert link.is_symlink() and [p.name for p in (tmp_path / "keys").iterdir()] == ["key.json"]
+
+
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """A folder, and the file of a slice; root, as whom tests may run, may read everything."""
+    write_study(tmp_path / "in/a", "SIEMENS", "one", scan(1), np.random.default_rng(0), ["swi"])
+    write_nifti(tmp_path / "in/b/p1_swi.nii.gz", scan(2))
+    last = tmp_path / "in/a/0001/IM00015"
+
+    def denying(function):
+        def denied(path, *arguments, **more):
+            if str(path).endswith(("in/b", last.name)):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *arguments, **more)
+
+        return denied
+
+    monkeypatch.setattr(os, "scandir", denying(os.scandir))
+    monkeypatch.setattr(dicom_series, "_values", denying(dicom_series._values))
+    done = cmb("import", str(tmp_path / "in"), "--into", str(tmp_path / "site"), "--key", str(tmp_path / "key.json"))
+    assert done.exit_code == 1 and "1 subject, 1 SWI scan" in done.output and "neither" not in done.output
+    assert [line for line in done.output.splitlines() if line.startswith("not read")] == [
+        f"not read: {path} (permission denied)" for path in (tmp_path / "in/b", last)
+    ]
