@@ -82,10 +82,10 @@ def _disk_full_as_input_error(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path, mode: int = 0o777) -> Iterator[None]:
     """Create a folder if it is missing, to create files in it. Raises InputError if it cannot be created or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode, parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno in FULL:

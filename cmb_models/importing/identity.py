@@ -137,7 +137,6 @@ class Key:
 
     def save(self) -> None:
         """Write the key file, which its owner alone may read."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         saved = {"secret": self.secret, "patients": {c: asdict(p) for c, p in sorted(self.patients.items())}, "series": self.series}
         with atomic_write(self.path, 0o600) as temporary:
             temporary.write_text(json.dumps(saved, indent=2), encoding="utf-8")
@@ -197,20 +196,34 @@ def open_key(file: Path, dataset: Path) -> Key:
     """Read a key file, or begin one, which is written by `save`.
 
     Raises:
-        InputError: If it lies in the dataset, or can be read by others, or is damaged.
+        InputError: If it lies in the dataset, can be read by others or not by you, or is damaged.
     """
     file = Path(file).resolve()  # a link stays: what it names is written
     if file.is_relative_to(Path(dataset).resolve()):
         raise InputError("import-key", file, "a key file outside the dataset", f"one in {dataset}", "pass another with --key")
-    if not file.exists():
+    try:
+        mode = file.stat().st_mode & 0o777
+        saved = read_json(file)
+    except FileNotFoundError:
         return Key(file, secrets.token_hex(32))
-    if (mode := file.stat().st_mode & 0o777) & 0o077:
+    except OSError as error:
+        got = (error.strerror or type(error).__name__).lower()
+        raise InputError("file-not-readable", file, "a key file that may be read", got, "pass your own with --key") from error
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    if mode & 0o077:
         raise InputError("import-key", file, "a key file that its owner alone may read", f"mode {mode:o}", f"run chmod 600 {file}")
     try:
-        saved = read_json(file)
+        if not bytes.fromhex(saved["secret"]):
+            raise ValueError("no secret")
         patients = {
             code: Patient(p["identity"], p["born"], dict(p["sessions"]), p.get("name", "")) for code, p in saved["patients"].items()
         }
         return Key(file, str(saved["secret"]), patients, {in_datasets(path): uid for path, uid in saved["series"].items()})
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("import-key", file, "a key file of an earlier import", f"{error}", "restore it from a backup") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    got = f"one that cannot be read ({type(error).__name__}: {error})"
+    return InputError("import-key", file, "a key file of an earlier import", got, "restore it from a backup")

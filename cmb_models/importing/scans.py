@@ -12,7 +12,7 @@ import numpy as np
 
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.files import exclusive, write_json
+from cmb_models.files import exclusive, writable, write_json
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
@@ -113,8 +113,8 @@ def import_scans(
         require_own_key(key, dataset)
     if dry_run:
         return Imported([_checked(step, dataset, key) for step in planned(images, key)], others, unread)
-    dataset.mkdir(parents=True, exist_ok=True)
-    key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with writable(dataset), writable(key_file.parent, 0o700):
+        pass
     with exclusive(dataset), exclusive(key_file.parent):
         key = open_key(key_file, dataset)  # again: another import may have written it
         steps = planned(images, key)
@@ -213,7 +213,6 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
         volume, values = step.image.read()
     except InputError as error:
         return failed(step.image, step.subject, step.session, error)
-    target.parent.mkdir(parents=True, exist_ok=True)
     known[name] = step.image.uid
     key.save()
     if step.image.role not in (PHASE, MAGNITUDE):

@@ -8,7 +8,8 @@ import hmac
 
 import pytest
 
-from cmb_models.importing.identity import Key, Patient, Who
+from cmb_models.importing import identity
+from cmb_models.importing.identity import Key, Patient, Who, open_key
 from tests.support.refused import refused
 
 
@@ -72,3 +73,26 @@ def test_a_patient_who_was_renamed(before, may_be_renamed, is_one, tmp_path):
         assert key.subject(who, "scan") == code
     with refused("import-identity"):
         key.subject(Who("4711", "19520304", name="another"), "scan")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"secret": "zz", "patients": {}, "series": {}}', '{"secret": "", "patients": {}, "series": {}}', "\xff"],
+)
+def test_damaged_key_files(content, tmp_path):
+    """Of which no code may be made: those of an empty secret anybody can compute."""
+    (tmp_path / "key.json").write_bytes(content.encode("latin-1"))
+    (tmp_path / "key.json").chmod(0o600)
+    with refused("import-key", got="cannot be read"):
+        open_key(tmp_path / "key.json", tmp_path / "site")
+
+
+def test_the_key_file_of_another_user(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "key.json").write_text("{}")
+    (tmp_path / "key.json").chmod(0o600)
+    monkeypatch.setattr(identity, "read_json", denied)  # root, as whom tests may run, may read everything
+    with refused("file-not-readable", got="permission denied"):
+        open_key(tmp_path / "key.json", tmp_path / "site")

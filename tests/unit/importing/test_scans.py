@@ -210,3 +210,19 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     assert [line for line in done.output.splitlines() if line.startswith("not read")] == [
         f"not read: {path} (permission denied)" for path in (tmp_path / "in/b", last)
     ]
+
+
+@pytest.mark.parametrize("place", ["site", "keys"])
+def test_folders_that_cannot_be_written_to(place, tmp_path, monkeypatch):
+    """Root, as whom tests may run, may write everywhere."""
+    write_nifti(tmp_path / "in/p1_swi.nii.gz", scan(1))
+    mkdir = os.mkdir
+
+    def denied(path, *arguments, **more):
+        if f"/{place}" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return mkdir(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "mkdir", denied)
+    with refused("folder-not-writable", case=f"/{place}"):
+        run(tmp_path / "in", tmp_path / "site", tmp_path / "keys/key.json")
