@@ -84,8 +84,15 @@ def _disk_full_as_input_error(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def writable(folder: Path, mode: int = 0o777) -> Iterator[None]:
     """Create a folder if it is missing, to create files in it. Raises InputError if it cannot be created or written to."""
-    try:
+    with changeable(folder):
         folder.mkdir(mode, parents=True, exist_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def changeable(folder: Path) -> Iterator[None]:
+    """Create or remove files in a folder. Raises InputError if that is not possible."""
+    try:
         yield
     except OSError as error:
         if error.errno in FULL:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cmb_models.dataset.layout import dataset_folders
 from cmb_models.errors import InputError
-from cmb_models.files import exclusive, read_json, write_json, write_text
+from cmb_models.files import changeable, exclusive, read_json, write_json, write_text
 from cmb_models.hash_chain import append_entry, read_entries, utc_now, with_merged
 from cmb_models.importing.identity import open_key
 from cmb_models.registry.mlflow.store import Registry, open_registry
@@ -179,7 +179,8 @@ def _remove(workspace: Path, plan: Plan) -> None:
     """Delete the files, the folders that they leave empty, and the rows."""
     for file in plan.files:
         path = workspace / file.path
-        path.unlink(missing_ok=True)
+        with changeable(path.parent):
+            path.unlink(missing_ok=True)
         for folder in path.parents:
             if folder.parent == workspace / RAW or folder == workspace / RAW:
                 break

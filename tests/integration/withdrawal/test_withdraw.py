@@ -113,6 +113,23 @@ def test_an_interrupted_withdrawal_is_completed_by_the_same_command(workspace, m
     assert entry["releases"] and len(entry["files"]) == 4
 
 
+def test_a_folder_from_which_nothing_may_be_removed(folder, monkeypatch):
+    """Root, as whom tests may run, may remove everything."""
+    unlink = Path.unlink
+
+    def denied(path, *arguments, **more):
+        if "sub-1" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", denied)
+        with refused("folder-not-writable", case="site/.*sub-1", got="permission denied"):
+            withdraw("sub-1", ["site"])
+    assert [t.subject for t in withdraw("sub-1", ["site"]).plan.targets if t.dataset == "site"] == ["sub-1"]
+    assert not swi("sub-1").exists()
+
+
 def test_git_ignores_what_names_the_subject_until_the_end(workspace):
     Path(".gitignore").write_text(GITIGNORE)
     assert git(workspace, "check-ignore", str(JOURNAL)) == str(JOURNAL)
