@@ -14,7 +14,7 @@ from cmb_models.dataset.check.frames import WRITTEN, darkness_by_frame, require_
 from cmb_models.dataset.check.head import height_mm, is_brain_extracted
 from cmb_models.dataset.check.marks import centres_of, faults_of_marks, warnings_of_marks
 from cmb_models.dataset.entries import ScanEntry
-from cmb_models.dataset.layout import ANNOTATIONS, CODE, ScanFile, phase_beside, read_phase, survey
+from cmb_models.dataset.layout import ANNOTATIONS, CODE, ScanFile, images_left_out, phase_beside, read_phase, survey
 from cmb_models.detect.checks import check_scan
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError, collected
@@ -121,9 +121,8 @@ def _check_readable(
 def _without_scans(found: DatasetCheck) -> list[InputError]:
     """A warning for the subjects' folders without a NIfTI file, which would be named: empty, links, or with other formats."""
     there = {scan.subject for scan in found.scans}
-    missing = sorted(
-        f.name for f in found.folder.glob("sub-*") if f.is_dir() and f.name not in there and not any(f.rglob("*.nii*"))
-    )
+    named = {image.relative_to(found.folder).parts[0] for image in images_left_out(found.folder)}
+    missing = sorted(f.name for f in found.folder.glob("sub-*") if f.is_dir() and f.name not in there | named)
     if not missing:
         return []
     got = f"none for {', '.join(missing[:SHOWN])}{f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''}"

@@ -164,11 +164,12 @@ def test_a_scan_with_several_faults_has_all_of_them_named(tmp_path):
 
 def test_subjects_without_a_scan_are_named(tmp_path):
     site = dataset(tmp_path / "site", {"sub-1": head(shape=(80, 80, 48))}, empty=["sub-1"])
-    for name in ("sub-2", "sub-3/swi"):
+    for name in ("sub-2", "sub-3/swi", "sub-4/swi", "sub-5/swi"):
         (site / name).mkdir(parents=True)
-    (site / "sub-3/swi/sub-3_swi.mha").touch()
+    for name in ("sub-3/swi/sub-3_swi.mha", "sub-4/swi/sub-4_swi.nii.gz.gz", "sub-5/swi/sub-5_part-mag_swi.nii.gz"):
+        (site / name).touch()
     (warning,) = check_dataset(site).warnings
-    assert (warning.code, warning.got) == ("dataset-layout", "none for sub-2, sub-3")
+    assert (warning.code, warning.got) == ("dataset-layout", "none for sub-2, sub-3, sub-4")  # the image of sub-5 is named
 
 
 def test_unreadable_annotations_say_nothing_of_what_was_read(tmp_path):
