@@ -18,7 +18,12 @@ LABELS = "a label mask: import it with `cmb import marks`"
 PROJECTION = "a projection over several slices"
 GENERIC = {"nii", "nifti", "data", "image", "images", "swi", "anat", "raw", "task2", "mri", "scans"}  # folders of no patient
 BIDS = re.compile(r"sub-(?P<subject>[a-z0-9]+)(?P<entities>(_[a-z]+-[^_]+)*)_(?P<suffix>[a-z0-9]+)", re.IGNORECASE)
-SESSION = re.compile(r"(?:^|_)(ses-[a-z0-9]+|(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d)(?=_|$)", re.IGNORECASE)
+# A session in a name: its label, or a day, with the time and the number of the series that dcm2niix adds by default.
+YEAR, MONTH, DAY = r"(?:19|20)\d\d", r"(?:0\d|1[0-2])", r"[0-3]\d"
+DATE = rf"{YEAR}(?P<sign>[-._]?){MONTH}(?P=sign){DAY}|{DAY}(?P<point>[-._]){MONTH}(?P=point){YEAR}"
+TIME = r"(?P<time>T?[0-2]\d[0-5]\d[0-5]\d)(?:_\d+[a-z]?)?"
+SESSION = re.compile(rf"(?:^|[_. -])(?:(?P<label>ses-[a-z0-9]+)|(?P<day>{DATE})(?:{TIME})?)(?=[_. -]|$)", re.IGNORECASE)
+ECHO = re.compile(r"e\d{1,2}")  # the word that dcm2niix adds to each echo of several
 VISIT = re.compile(  # folders that can only be of one time point
     r"ses-[a-z0-9]+|(19|20)\d\d([_-]?\d\d){0,2}|(baseline|follow[_-]?up|visit|session|timepoint|tp|year|month)[_-]?\d*",
     re.IGNORECASE,
@@ -102,10 +107,11 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
         return Name("", "", "", SKIPPED, f"in {min(derived)}/", False)
     if bids := BIDS.fullmatch(stem):
         return _bids(bids, folders)
-    session = match.group(1) if (match := SESSION.search(stem)) else ""
-    words = _words(stem.replace(session, "_", 1) if session else stem)
+    session, rest = _session(stem)
+    words = _words(rest)
     if words and words[-1].lower() == "ph":  # as dcm2niix names phase images
         words[-1] = "phase"
+    words = _without_echo(words)
     role, reason = _role(words)
     kinds = [f for f in folders if _is_kind(f)]
     inner = [f for f in folders if f not in kinds and f.lower() not in GENERIC]
@@ -116,8 +122,10 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
     group = ""
     if inner and (by_folder or not subject):
         folder = inner.pop(0)
-        subject, visit = _subject_and_visit(_words(folder))
-        subject, session = subject or folder, "/".join(filter(None, (visit, session)))
+        own, rest = _session(folder)
+        subject, visit = _subject_and_visit(_words(rest))
+        subject, of_folder = (subject, (visit, own)) if subject else (folder, ())
+        session = "/".join(filter(None, (*of_folder, session)))
     elif subject:
         group = "/".join(f for f in inner if not VISIT.fullmatch(f))
     else:  # dates in one folder are more likely of several patients
@@ -125,6 +133,22 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
     sessions = [*(f for f in inner if VISIT.fullmatch(f)), session]
     is_swi = bool(ROLES[SWI] & {w.lower() for w in (*words, *kinds)})
     return Name(subject, "/".join(sessions).strip("/"), "", role, reason, is_swi, group)
+
+
+def _session(stem: str) -> tuple[str, str]:
+    """The session that a name says, "" if none, and the name without it. A day counts however it is written."""
+    match = SESSION.search(stem)
+    if match is None:
+        return "", stem
+    session = match["label"] or re.sub("[-._]", "", match["day"]) + (match["time"] or "")
+    return session, f"{stem[: match.start()]}_{stem[match.end() :]}"
+
+
+def _without_echo(words: list[str]) -> list[str]:
+    """The words of a name without that of an echo: the echoes of an image are one patient's."""
+    last = len(words) - (2 if words and words[-1].lower() in ROLES[PHASE] else 1)
+    others = [*words[: max(last, 0)], *words[last + 1 :]]
+    return others if last > 0 and ECHO.fullmatch(words[last]) and _subject(others) else words
 
 
 def _is_kind(folder: str) -> bool:

@@ -259,7 +259,7 @@ def _decided(images: Sequence[ImageFile], names: Sequence[Name]) -> list[ImageFi
 
 def _ambiguous(subject: str, groups: Iterable[str]) -> str:
     folders = " and ".join(f"{group}/" if group else "the source" for group in sorted(groups))
-    remedy = "name the folders ses-01, ses-02 if it is one patient, else import each with a --key of its own"
+    remedy = "name the folders ses-01, ses-02 if it is one patient; else --subject-from folder, or import each with its own --key"
     return f"{subject} is in {folders}: {remedy}"
 
 

@@ -53,6 +53,22 @@ PATHS = {
     "V1_axial_swi": ("V1_axial", "", SWI),
     "Post_Jan_swi": ("Post_Jan", "", SWI),
     "P01/baseline_swi": ("baseline", "", SWI),
+    "P01_2024-01-17_swi": ("P01", "20240117", SWI),
+    "P01_2024-01-17/swi": ("P01", "20240117", SWI),
+    "P01_ses-02_baseline/swi": ("P01", "baseline/ses-02", SWI),
+    "20240117/swi": ("20240117", "", SWI),
+    "P01-2024_01_17-swi": ("P01", "20240117", SWI),
+    "P01 17.01.2024 swi": ("P01", "17012024", SWI),
+    "P01_swi_2024-01-17": ("P01", "20240117", SWI),
+    "P01_2024-0117_swi": ("P01_2024_0117", "", SWI),
+    "P01_20241317_swi": ("P01_20241317", "", SWI),
+    "P01_SWI_20240117081523_5": ("P01", "20240117081523", SWI),  # as dcm2niix names files by default
+    "P01_SWI_20240117081523_4a_e2_ph": ("P01", "20240117081523", PHASE),
+    "P01_20240117_123456_swi": ("P01_123456", "20240117", SWI),  # which may be the patient's number
+    "P01_swi_e1": ("P01", "", SWI),
+    "P01_swi_E1": ("P01_E1", "", SWI),
+    "e1_swi": ("e1", "", SWI),
+    "swi_e1": ("e1", "", SWI),
 }
 
 
