@@ -60,6 +60,11 @@ def require_checked_out(raw: Path) -> None:
         raise InputError("data-missing", raw, "all datasets that DVC versions", got, "bring them with `dvc pull`")
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset itself: it has annotations or subjects."""
+    return (folder / ANNOTATIONS).is_file() or any(path.is_dir() for path in folder.glob("sub-*"))
+
+
 def dataset_folders(raw_dir: Path) -> list[Path]:
     """The datasets in a folder, by name."""
     return sorted(p for p in Path(raw_dir).glob("*") if p.is_dir() and not p.name.startswith("."))

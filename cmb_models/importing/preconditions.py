@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cmb_models.dataset.layout import ANNOTATIONS, CODE
+from cmb_models.dataset.layout import CODE, is_dataset
 from cmb_models.errors import InputError
 from cmb_models.importing.identity import Key
 
@@ -40,7 +40,7 @@ def require_private(file: Path, dataset: Path, sources: Iterable[Path]) -> None:
     """Raise InputError if a key file would be shared: with a dataset next to this one, a source, or a git repository."""
     place, folder = Path(file).resolve(), dataset.resolve().parent
     shared = [source.resolve() for source in sources]
-    if place.is_relative_to(folder) and _is_dataset(neighbour := folder / place.relative_to(folder).parts[0]):
+    if place.is_relative_to(folder) and _is_data(neighbour := folder / place.relative_to(folder).parts[0]):
         shared.append(neighbour)
     shared += [parent for parent in place.parents if (parent / ".git").exists()]
     if found := next((other for other in shared if place.is_relative_to(other)), None):
@@ -48,6 +48,5 @@ def require_private(file: Path, dataset: Path, sources: Iterable[Path]) -> None:
         raise InputError("import-key", file, expected, f"one in {found}", "move it, and pass its place with --key")
 
 
-def _is_dataset(folder: Path) -> bool:
-    is_versioned = folder.with_name(f"{folder.name}.dvc").exists()
-    return is_versioned or (folder / ANNOTATIONS).exists() or any(p.is_dir() for p in folder.glob("sub-*"))
+def _is_data(folder: Path) -> bool:
+    return folder.with_name(f"{folder.name}.dvc").exists() or is_dataset(folder)

@@ -197,6 +197,19 @@ def test_scans_that_the_cache_lacks_are_compared_by_file_with_a_note(workspace):
     assert "1 scan was compared by file alone" in found["notes"][0]
 
 
+def test_a_dataset_without_annotations_is_not_taken_for_removed(workspace):
+    (SITE / "annotations.csv").unlink()
+    with refused("dataset-layout", got="none in site"):
+        compare("v1")
+
+
+def test_a_scan_that_cannot_be_read_any_more_is_changed(workspace):
+    swi("sub-1").unlink()
+    swi("sub-1").symlink_to("/nowhere")
+    found = compare("v1")
+    assert scans(found) == [("file changed", "sub-1", "sub-1")] and "cannot be read" in found["notes"][0]
+
+
 def test_the_cache_may_be_elsewhere(workspace, tmp_path):
     shutil.move(".dvc/cache", tmp_path / "shared")
     dvc(workspace, "cache", "dir", "--local", str(tmp_path / "shared"))

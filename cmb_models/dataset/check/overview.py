@@ -9,7 +9,7 @@ from pathlib import Path
 from cmb_models.config.params import Params
 from cmb_models.dataset.check.dataset import DatasetCheck, check_dataset, faults_across
 from cmb_models.dataset.entries import ScanEntry
-from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, dataset_folders, images_left_out, raw_datasets
+from cmb_models.dataset.layout import ScanFile, dataset_folders, images_left_out, is_dataset, raw_datasets
 from cmb_models.dataset.split import divide, fitting, split_faults
 from cmb_models.errors import InputError
 from cmb_models.evaluation.statistics.bootstrap import wilson
@@ -93,11 +93,6 @@ def _named(folder: Path) -> list[Path]:
         remedy = "name the folder of a dataset, or import one with `cmb import`"
         raise InputError("dataset-layout", folder, "a dataset, or a folder of datasets", "none", remedy)
     return folders
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a dataset itself: it has annotations or subjects."""
-    return (folder / ANNOTATIONS).is_file() or any(path.is_dir() for path in folder.glob("sub-*"))
 
 
 def _of(entries: Sequence[ScanEntry], subjects: Sequence[str]) -> list[ScanEntry]:

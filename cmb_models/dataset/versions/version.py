@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cmb_models.dataset.layout import ANNOTATIONS
+from cmb_models.dataset.layout import ANNOTATIONS, dataset_folders, is_dataset
 from cmb_models.errors import InputError
 from cmb_models.files import files_below
 from cmb_models.io.annotations import Readings, read_readings
@@ -20,7 +20,10 @@ WORKING_TREE = "working tree"
 
 @dataclass(frozen=True)
 class VersionedFile:
-    """A file of a dataset. path: of its content; None if it is only listed. listed_md5: by DVC's listing; "" if not listed."""
+    """A file of a dataset. path: of its content; None if it is only listed. listed_md5: by DVC's listing; "" if not listed.
+
+    md5: "" if it cannot be read.
+    """
 
     path: Path | None
     listed_md5: str = ""
@@ -29,7 +32,10 @@ class VersionedFile:
     def md5(self) -> str:
         if self.listed_md5 or self.path is None:
             return self.listed_md5
-        return md5_of(self.path)
+        try:
+            return md5_of(self.path)
+        except OSError:  # a link to nothing, or without permission
+            return ""
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,13 @@ def data_version(ref: str, workspace: Path | None) -> DataVersion:
 
 
 def working_tree(workspace: Path) -> DataVersion:
-    """The datasets in data/raw as they are now."""
-    folders = sorted(p.parent for p in (workspace / RAW).glob(f"*/{ANNOTATIONS}"))
+    """The datasets in data/raw as they are now. Raises InputError if there is none, or annotations are missing or invalid."""
+    folders = [folder for folder in dataset_folders(workspace / RAW) if is_dataset(folder)]
     if not folders:
         raise InputError("data-version", workspace / RAW, "datasets", "none", "run `dvc pull`, or `dvc checkout`")
+    if absent := [folder.name for folder in folders if not (folder / ANNOTATIONS).is_file()]:
+        expected, remedy = f"datasets with {ANNOTATIONS}", "bring it with `dvc checkout`, or add one with a header alone"
+        raise InputError("dataset-layout", workspace / RAW, expected, f"none in {', '.join(absent)}", remedy)
     return DataVersion(WORKING_TREE, {f.name: _folder(f) for f in folders})
 
 
