@@ -20,6 +20,7 @@ from cmb_models.errors import InputError
 
 log = logging.getLogger(__name__)
 
+PARTIAL = ".partial-"  # at the beginning of the names of files and folders that are not whole yet
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -36,7 +37,7 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     path = Path(path)
     with _disk_full_as_input_error(path):
         with writable(path.parent):
-            descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
+            descriptor, name = tempfile.mkstemp(prefix=PARTIAL, suffix=f"-{path.name}", dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -50,13 +51,24 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left of `atomic_write` in a folder, under a lock that all who write there hold.
+
+    pattern: of the paths of the files that were to be written, such as "*.csv" or "**/*".
+    """
+    place, _, name = pattern.rpartition("/")
+    for file in folder.glob(f"{place}/{PARTIAL}*-{name}" if place else f"{PARTIAL}*-{name}"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; on success sync its files and swap it in, on failure remove it."""
     path = Path(path)
     with _disk_full_as_input_error(path):
         with writable(path.parent):
-            temporary = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
+            temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent))
         try:
             yield temporary
             for file in sorted(p for p in temporary.rglob("*") if p.is_file()):

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write, read_json
+from cmb_models.files import atomic_write, read_json, remove_partial
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
 # What archives write for everybody when they remove IDs: the patients would become sessions of one subject.
@@ -136,7 +136,8 @@ class Key:
         return known
 
     def save(self) -> None:
-        """Write the key file, which its owner alone may read."""
+        """Write the key file, which its owner alone may read, under the lock of its folder; killed ones leave nothing there."""
+        remove_partial(self.path.parent, self.path.name)
         saved = {"secret": self.secret, "patients": {c: asdict(p) for c, p in sorted(self.patients.items())}, "series": self.series}
         with atomic_write(self.path, 0o600) as temporary:
             temporary.write_text(json.dumps(saved, indent=2), encoding="utf-8")

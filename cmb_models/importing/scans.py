@@ -12,7 +12,7 @@ import numpy as np
 
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.files import exclusive, writable, write_json
+from cmb_models.files import exclusive, remove_partial, writable, write_json
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
@@ -116,6 +116,7 @@ def import_scans(
     with writable(dataset), writable(key_file.parent, 0o700):
         pass
     with exclusive(dataset), exclusive(key_file.parent):
+        remove_partial(dataset, "**/*")
         key = open_key(key_file, dataset)  # again: another import may have written it
         steps = planned(images, key)
         key.save()  # first: a killed import has its codes again

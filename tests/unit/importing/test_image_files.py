@@ -191,11 +191,12 @@ nifti.nib.save = save_and_count
 """
     command[2] = killed_at_third + command[2]
     assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
-    assert len(find_images(tmp_path / "data")) == 2
+    assert len(find_images(tmp_path / "data")) == 2 and len(list((tmp_path / "data").rglob(".partial-*"))) == 1
+    (tmp_path / ".partial-ab12cd34-key.json").write_text("of one that was killed while it wrote the key file")
     before = {f: f.stat().st_mtime_ns for f in find_images(tmp_path / "data")}
     steps = run(tmp_path / "in", tmp_path).steps
     assert [s.reason == THERE for s in steps].count(True) == 2 and len(find_images(tmp_path / "data")) == 4
-    assert {f: f.stat().st_mtime_ns for f in before} == before
+    assert {f: f.stat().st_mtime_ns for f in before} == before and not list(tmp_path.rglob(".partial-*"))
     assert len(json.loads((tmp_path / "key.json").read_text())["patients"]) == 4
 
 
