@@ -127,6 +127,14 @@ class Key:
             sessions[study] = label if label is not None else next(free)
         return sessions[study]
 
+    def namesake(self, subject: str) -> str:
+        """Another subject of the same name and birth date, who may be the same patient under a second ID; '' if there is none."""
+        own = self.patients[subject]
+        if not (own.name and own.born):
+            return ""
+        alike = (code for code, p in self.patients.items() if code != subject and (p.name, p.born) == (own.name, own.born))
+        return min(alike, default="")
+
     def drop(self, subject: str) -> bool:
         """Forget a patient and the series that were imported; whether there was anything to forget."""
         series = {name: uid for name, uid in self.series.items() if subject not in Path(name).parts}

@@ -151,12 +151,20 @@ def plan(
         useful = any(image.role != SKIPPED for image in own)
         session = key.session(subject, study, own[0].session_label) if useful else ""
         steps += _of_study(own, subject, session, echo_ms, gre_as_swi)
-    return [_noted(step) if key.is_renamed(step.subject) else step for step in steps]
+    return [_noted(step, key) for step in steps]
 
 
-def _noted(step: Step) -> Step:
-    """With a note of a patient who was renamed, if the image is used."""
-    return replace(step, reason="; ".join(filter(None, [step.reason, RENAMED]))) if step.target else step
+def _noted(step: Step, key: Key) -> Step:
+    """With notes of a used image's patient: one who was renamed, and one who may have two subjects.
+
+    Of these, one could be trained on, and the other tested on.
+    """
+    if step.target is None:
+        return step
+    notes = [step.reason, RENAMED if key.is_renamed(step.subject) else ""]
+    if step.image.role not in (PHASE, MAGNITUDE) and (other := key.namesake(step.subject)):
+        notes.append(f"same name and birth date as {other}, under another PatientID: if it is one patient, keep the scans of one")
+    return replace(step, reason="; ".join(filter(None, notes)))
 
 
 def _of_study(images: Sequence[Image], subject: str, session: str, echo_ms: float | None, gre_as_swi: bool) -> list[Step]:

@@ -104,8 +104,8 @@ def import_scans(
     images, others = _images_of([Path(source) for source in sources], dataset, options, unread)
     if not images:
         first = next((f"; {len(unread)} that cannot be read, the first {path}: {why}" for path, why in unread.items()), "")
-        got = (f"{len(others)} other files" if others else "no file") + first
-        remedy = "pass the folder that the scanner or the archive exported"
+        got = (f"{len(others)} other file{'s' if len(others) > 1 else ''}" if others else "no file") + first
+        remedy = "pass the folder that the scanner or the archive exported, unpacked"
         raise InputError("import-nothing", ", ".join(map(str, sources)), "DICOM images or NIfTI files", got, remedy)
     planned = partial(plan, echo_ms=options.echo_ms, gre_as_swi=options.gre_as_swi, may_be_renamed=options.may_be_renamed)
     key = open_key(key_file, dataset)
@@ -207,7 +207,7 @@ def _carried_out(step: Step, dataset: Path, key: Key, lost: Collection[tuple[str
             if (there := _slices_there(step.image, target)) is not None:
                 reason = f"imported with {there} slices, of which there are {step.image.slices} now: remove {target.name} first"
                 return replace(step, target=None, reason=reason, is_fault=True)
-            return replace(step, reason=THERE)
+            return replace(step, reason="; ".join(filter(None, (THERE, step.reason))))
         if known.get(name, step.image.uid) != step.image.uid and (left := _left_of_earlier(step, dataset)):
             reason = f"another image than the earlier {target.name}, of which there are {left}: remove them first"
             return replace(step, target=None, reason=reason, is_fault=True)

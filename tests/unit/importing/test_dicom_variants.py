@@ -282,6 +282,20 @@ def test_a_pseudonym_is_a_patients_id(tmp_path, number):
     assert [s.is_fault for s in run(tmp_path)] == [False]
 
 
+def test_one_patient_under_two_ids_is_pointed_out(tmp_path):
+    """In one import, and in the next: an archive that fills IDs with zeros."""
+    files = [study(tmp_path / f"in/{n}", "one", n) for n in range(2)]
+    each(files[0], lambda image: setattr(image, "PatientID", "0004711"))
+    study(tmp_path / "in/2", "two", 2)
+    steps = run(tmp_path)
+    warned = [s for s in steps if "same name and birth date as" in s.reason]
+    assert len(warned) == 2 and len({s.subject for s in steps}) == 3 and not any(s.is_fault for s in steps)
+    again = [s.reason for s in run(tmp_path) if s.subject == warned[0].subject]
+    assert again == [f"already imported; {warned[0].reason}"] and warned[1].subject in warned[0].reason
+    each(files[0], lambda image: setattr(image, "PatientBirthDate", ""))
+    assert not any("same name" in s.reason for s in import_scans([tmp_path / "in"], tmp_path / "b", tmp_path / "b.json").steps)
+
+
 def test_an_export_that_was_not_complete_at_the_first_import(tmp_path):
     """Nothing shows that the last slices are missing; later they are there."""
     files = study(tmp_path / "in")
