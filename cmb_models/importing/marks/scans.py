@@ -13,7 +13,7 @@ import numpy as np
 from cmb_models.dataset.layout import ScanFile
 from cmb_models.errors import InputError
 from cmb_models.importing.file_names import LABEL_WORDS, LAST_WORDS, ROLES, read_name
-from cmb_models.importing.identity import OF_FILES, Patient
+from cmb_models.importing.identity import OF_FILES, Patient, one_spelling
 from cmb_models.importing.marks.reading import LPS, VOXEL0, VOXEL1, Grid, Mark, Reading, listed
 from cmb_models.io.annotations import Annotation
 from cmb_models.io.nifti import SAME_PLACE_MM
@@ -142,12 +142,14 @@ def _former(text: str, patients: Mapping[str, Patient], subjects: Collection[str
     """The subject of a patient whose name before the import is a text, or what `cmb import scans` reads in it; or ""."""
     names: dict[str, list[str]] = {}
     for subject, patient in patients.items():
-        names.setdefault(patient.identity.removeprefix(OF_FILES), []).append(subject)
+        names.setdefault(one_spelling(patient.identity).removeprefix(OF_FILES), []).append(subject)
     stem = _stem(text)
     first = stem.split("_")[0]  # a number at a name's beginning may be anything
     for name in (text, stem, read_name(stem, (), "").subject, "" if first.isdecimal() else first):
-        if name and len(found := _called(name, names)) == 1 and found[0] in subjects:
-            return found[0]
+        spellings = {name, one_spelling(f"{OF_FILES}{name}").removeprefix(OF_FILES)} - {""}
+        found = {subject for spelling in spellings for subject in _called(spelling, names)}
+        if len(found) == 1 and found <= {*subjects}:
+            return found.pop()
     return ""
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.importing.marks.forms.anatomy import is_region
 from cmb_models.importing.marks.forms.excel import EXCEL, excel_rows
 from cmb_models.importing.marks.forms.slicer import diameter_in, label_of_point
 from cmb_models.importing.marks.reading import (
@@ -102,6 +103,10 @@ def read_sheet(file: Path, options: Options) -> list[Reading]:
     _raise(file, table, columns, options, faults, unknown)
     unused = [c for c in table.columns if c and c not in columns.values()]  # one of them might hold the labels
     note = f"columns not used: {', '.join(unused)}" if unused else ""
+    regions = dict.fromkeys(row.values.get(columns.get("region", ""), "") for row in table.rows)
+    if lost := [text for text in regions if text and not _region(text, options)]:
+        column = columns["region"]
+        note = "; ".join(filter(None, [note, f"not kept, unless --column region={column} is passed: {listed(map(repr, lost))}"]))
     readings = []
     for key, marks in found.items():
         own = "; ".join(filter(None, [note, ignored_note(ignored[key]) if ignored[key] else ""]))
@@ -173,7 +178,12 @@ def _mark(
     place = (number("x"), number("y"), number("z"))
     if diameter_mm is None:
         raise ValueError(NO_SIZE)
-    return Mark(place, frame, diameter_mm, label, " ".join(text("region").split()))
+    return Mark(place, frame, diameter_mm, label, _region(text("region"), options))
+
+
+def _region(text: str, options: Options) -> str:
+    """The region of a row; "" of words that may name the patient, unless the options name the column."""
+    return " ".join(text.split()) if "region" in options.columns or is_region(text) else ""
 
 
 def _columns(file: Path, table: Table, options: Options) -> dict[str, str]:

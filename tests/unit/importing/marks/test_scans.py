@@ -142,6 +142,7 @@ PATIENTS = {
     "sub-aaaa": Patient("file rCMB_012_1"),
     "sub-bbbb": Patient("file 5"),
     "sub-cccc": Patient("5"),
+    "sub-ffff": Patient("file Müller"),
     "sub-gone": Patient("file PAT08"),
     "sub-dddd": Patient("100200"),
     "sub-eeee": Patient("00100200"),
@@ -173,6 +174,9 @@ CODED = [
         (reading("8154711.fcsv"), ("sub-qzt2", "")),
         (reading("Smith 08154711/points.mrk.json"), ("sub-qzt2", "")),
         (reading("Smith_08154711_AB.mrk.json"), ("sub-qzt2", "")),
+        (reading("Pat07_ses-3_points.fcsv"), ("sub-k3w7", "ses-02")),  # in any spelling that the import takes for one
+        (reading("Mu\u0308ller.fcsv"), ("sub-ffff", "")),
+        (reading(subject="MÜLLER"), ("sub-ffff", "")),
     ],
     ids=str,
 )

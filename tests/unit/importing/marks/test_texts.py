@@ -53,3 +53,13 @@ def test_a_reading_whose_marks_are_all_ignored_is_empty(site, tmp_path, form):
     outcome = import_marks([file], site, Options(diameter_mm=4, rater="AB", labels={"vein": "ignore"}))
     assert [line.becomes for line in outcome.lines] == ["read, nothing found; 3 marks ignored"]
     assert read_readings(site / "annotations.csv").empty == [EmptyReading("sub-001", "", "AB")]
+
+
+def test_regions_of_tables_are_kept_where_the_column_is_named(tmp_path):
+    rows = ("1,2,3,left thalamus", '1,2,9,"Müller, Thalamus links"', "1,9,3,")
+    table = written.text(tmp_path / "a.csv", "x_mm,y_mm,z_mm,Location", *rows)
+    (reading,) = read_file(table, FOUR)
+    assert [m.region for m in reading.marks] == ["left thalamus", "", ""]
+    assert reading.note == "not kept, unless --column region=Location is passed: 'Müller, Thalamus links'"
+    (reading,) = read_file(table, Options(diameter_mm=4.0, columns={"region": "Location"}))
+    assert [m.region for m in reading.marks] == ["left thalamus", "Müller, Thalamus links", ""] and not reading.note
