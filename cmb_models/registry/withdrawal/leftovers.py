@@ -60,7 +60,7 @@ def _step(workspace: Path, file: Path, path: Path, targets: Sequence[Target]) ->
 
 
 def _pattern(subject: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![0-9A-Za-z-]){re.escape(subject)}(?![0-9A-Za-z-])")
+    return re.compile(rf"(?<![0-9A-Za-z-]){re.escape(subject)}(?![0-9A-Za-z-])", re.IGNORECASE)
 
 
 def _subjects_in(file: Path, subjects: Sequence[str]) -> list[str] | None:

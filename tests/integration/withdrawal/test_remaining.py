@@ -65,11 +65,14 @@ def test_what_is_left_of_the_patient_in_data_raw_is_named(folder):
     for name, content in {**texts, "site/list.xlsx": b"PK", "site/odd.txt": "sub-1".encode("utf-16-le")}.items():
         (RAW / name).write_bytes(content)
     write_scan(RAW / "scan_sub-1_swi.nii.gz", 99)
+    write_scan(RAW / "site/Sub-1/swi/Sub-1_swi.nii.gz", 98)
     Path("check.html").touch()
     steps = steps_of(folder, "sub-1", ["site"])
     assert all(f"remove sub-1 from {RAW / name}" in steps for name in texts)
     assert "not searched for the patient, look yourself: data/raw/site/list.xlsx, data/raw/site/odd.txt" in steps
-    assert "data/raw/scan_sub-1_swi.nii.gz has sub-1 in its name" in steps and "delete check.html" in steps
+    for image in ("scan_sub-1_swi.nii.gz", "site/Sub-1/swi/Sub-1_swi.nii.gz"):
+        assert f"data/raw/{image} has sub-1 in its name" in steps
+    assert "delete check.html" in steps
 
 
 def test_a_linked_folder_is_hashed_and_what_it_names_remains(folder):
