@@ -25,6 +25,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
+def system_reason(error: OSError) -> str:
+    """Why the system refused something, in words for a message."""
+    return (error.strerror or type(error).__name__).lower()
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success sync it and rename it to `path`, on failure remove it.
@@ -109,7 +114,7 @@ def changeable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise
-        got = (error.strerror or type(error).__name__).lower()
+        got = system_reason(error)
         remedy = "correct its permissions, or use another folder"
         raise InputError("folder-not-writable", folder, "a folder that can be written to", got, remedy) from error
 

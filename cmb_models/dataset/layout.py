@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError, collected
-from cmb_models.files import files_below, sha256_of
+from cmb_models.files import files_below, sha256_of, system_reason
 from cmb_models.io.annotations import Annotation, Readings, read_readings
 from cmb_models.io.nifti import read_volume, scan_name
 from cmb_models.volume import Volume
@@ -237,7 +237,7 @@ def survey(dataset: Path) -> Survey:
 
 
 def _not_readable(error: OSError) -> InputError:
-    got = (error.strerror or type(error).__name__).lower()
+    got = system_reason(error)
     return InputError("file-not-readable", error.filename, "a folder that may be read", got, "check its permissions")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
+from cmb_models.files import system_reason
 from cmb_models.importing.dicom import convert
 from cmb_models.importing.identity import Who, id_of_one, name_letters, plain
 from cmb_models.importing.technical import kept
@@ -260,7 +261,7 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path], dict[
         try:
             values = _values(file)
         except OSError as error:
-            unread[file] = (error.strerror or type(error).__name__).lower()
+            unread[file] = system_reason(error)
             continue
         except Exception:  # damaged headers raise nearly everything in pydicom
             if _is_dicom(file):

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write, read_json, remove_partial
+from cmb_models.files import atomic_write, read_json, remove_partial, system_reason
 
 CODE_LETTERS = 8  # 40 bits: two of a thousand patients share a code with a probability of 5e-7
 # What archives write for everybody when they remove IDs: the patients would become sessions of one subject.
@@ -216,7 +216,7 @@ def open_key(file: Path, dataset: Path) -> Key:
     except FileNotFoundError:
         return Key(file, secrets.token_hex(32))
     except OSError as error:
-        got = (error.strerror or type(error).__name__).lower()
+        got = system_reason(error)
         raise InputError("file-not-readable", file, "a key file that may be read", got, "pass your own with --key") from error
     except ValueError as error:
         raise _damaged(file, error) from error

@@ -12,7 +12,7 @@ import numpy as np
 
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.files import exclusive, remove_partial, writable, write_json
+from cmb_models.files import exclusive, remove_partial, system_reason, writable, write_json
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key, default_key, open_key
 from cmb_models.importing.image_files import ImageFile, image_files, is_image
@@ -136,7 +136,7 @@ def _images_of(sources: Sequence[Path], dataset: Path, options: Options, unread:
     """All images of the sources, and the files that are none. A dataset within a source is no part of it. unread: is added to."""
 
     def on_error(error: OSError) -> None:
-        unread[Path(error.filename)] = (error.strerror or type(error).__name__).lower()
+        unread[Path(error.filename)] = system_reason(error)
 
     own = dataset.resolve()
     found = [(f, source) for source in sources for f in files_of([source], on_error)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.errors import InputError
+from cmb_models.files import system_reason
 
 LARGEST = 2**24  # bytes: a thousand scans with twenty marks each have one tenth of that
 SHOWN = 20  # names or rows in a message
@@ -66,7 +67,7 @@ def read_table(path: Path) -> Table:
     except (UnicodeError, csv.Error) as error:
         raise InputError("annotations-invalid", path, "a csv file in UTF-8", str(error), "save it again as CSV UTF-8") from error
     except OSError as error:
-        got = (error.strerror or type(error).__name__).lower()
+        got = system_reason(error)
         raise InputError("file-not-readable", path, "a file that may be read", got, "check its permissions") from error
 
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from cmb_models import __version__
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json
+from cmb_models.files import read_json, system_reason, write_json
 from cmb_models.io.annotations import Annotation, EmptyReading, write_annotations
 from cmb_models.io.nifti import write_volume
 from cmb_models.machine import worker_count
@@ -110,9 +110,8 @@ def write_dataset(
         empty = [EmptyReading(*visit, RATER) for visit in visits if visit not in marked]
         write_annotations(out / ANNOTATIONS, rows, empty)
     except OSError as error:
-        got = error.strerror or type(error).__name__
         remedy = "put that right and run the same command again, or name another folder"
-        raise InputError("folder-not-writable", out, "a folder that can be written to", got.lower(), remedy) from error
+        raise InputError("folder-not-writable", out, "a folder that can be written to", system_reason(error), remedy) from error
 
 
 def _jobs(out: Path, request: dict) -> list[_Job]:

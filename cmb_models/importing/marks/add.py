@@ -14,7 +14,7 @@ import numpy as np
 from cmb_models.dataset.check.frames import REMEDIES, darkness_by_frame, other_frame
 from cmb_models.dataset.layout import ANNOTATIONS, ScanFile, find_scans
 from cmb_models.errors import InputError, joined
-from cmb_models.files import exclusive, files_below
+from cmb_models.files import exclusive, files_below, system_reason
 from cmb_models.importing.identity import Patient, open_key
 from cmb_models.importing.marks.consensus import Agreement, agreement
 from cmb_models.importing.marks.forms.detect import KNOWN, read_file
@@ -120,7 +120,7 @@ def _files(sources: Sequence[Path], faults: list[InputError]) -> tuple[list[tupl
 
     def unread(error: OSError) -> None:
         remedy = "correct its permissions, or pass the files that are to be imported"
-        faults.append(InputError("file-not-readable", error.filename, "a folder that can be read", str(error.strerror), remedy))
+        faults.append(InputError("file-not-readable", error.filename, "a folder that can be read", system_reason(error), remedy))
 
     files: list[tuple[str, Path, Path]] = []
     others: list[Path] = []

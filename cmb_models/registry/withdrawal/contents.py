@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, sha256_of
+from cmb_models.files import read_json, sha256_of, system_reason
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import content_sha256
 from cmb_models.workspace.paths import INDEX, RAW
@@ -49,7 +49,7 @@ def _walk(folder: Path, is_behind: bool, above: tuple[Path, ...]) -> Iterator[tu
         paths = sorted(folder.iterdir())
     except OSError as error:
         expected, remedy = "a folder that may be read", "check its permissions"
-        raise InputError("file-not-readable", folder, expected, (error.strerror or "not readable").lower(), remedy) from error
+        raise InputError("file-not-readable", folder, expected, system_reason(error), remedy) from error
     for path in paths:
         if path.is_symlink() or path.is_file():
             yield path, is_behind

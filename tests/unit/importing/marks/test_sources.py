@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_read_is_a_fault(site, readings, monkeypatch, ot
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with refused("file-not-readable", case="readings/sub-002", got="Permission denied"):
+    with refused("file-not-readable", case="readings/sub-002", got="permission denied"):
         import_marks([readings], site, AB, others_empty=others_empty)
     assert read_readings(site / "annotations.csv").annotations == []
 
