@@ -136,11 +136,13 @@ def read_name(stem: str, folders: Sequence[str], root: str, by_folder: bool = Fa
 
 
 def _session(stem: str) -> tuple[str, str]:
-    """The session that a name says, "" if none, and the name without it. A day counts however it is written."""
+    """The session that a name says, "" if none, and the name without it. A day is written as 20240117 always."""
     match = SESSION.search(stem)
     if match is None:
         return "", stem
-    session = match["label"] or re.sub("[-._]", "", match["day"]) + (match["time"] or "")
+    parts = re.split("[-._]", match["day"] or "")
+    day = "".join(reversed(parts) if match["point"] else parts)  # the year first, so that visits are in order
+    session = match["label"] or day + (match["time"] or "")
     return session, f"{stem[: match.start()]}_{stem[match.end() :]}"
 
 
