@@ -15,6 +15,7 @@ EXCEL = (".xlsx", ".xlsm")
 MOST_ROWS = 200_000  # far more than marks; an Excel file may claim a million empty ones
 # In the XML of a sheet, which openpyxl reads without it where it reads row by row.
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+\d+:[A-Z]+(\d+))"')
+TEXT = "str"  # the type of a computed text in the XML
 CHUNK = 2**20  # bytes
 LONGEST_TAG = 200  # bytes
 
@@ -35,7 +36,7 @@ def excel_rows(file: Path) -> list[tuple[int, list[str]]]:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         sheets = {sheet.title: _cells(sheet) for sheet in book.worksheets}
         book.close()
-        merged, without_value = _merged(file), _without_value(file, sheets)
+        merged, without_value = _merged(file), _without_value(file)
     except Exception as error:  # whatever zipfile, the XML parser and openpyxl raise for damaged files
         raise damaged(file, "Excel", error) from error
     filled = [title for title, rows in sheets.items() if rows]
@@ -80,17 +81,18 @@ def _merged_of(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[bytes, byt
             rest = rest[-LONGEST_TAG:]
 
 
-def _without_value(file: Path, sheets: dict[str, list[tuple[int, list[str]]]]) -> list[str]:
-    """The cells with a formula and without its value."""
+def _without_value(file: Path) -> list[str]:
+    """The cells with a formula that was never computed. One that gives no text was: its cell is of the type of texts."""
     import openpyxl
 
-    book = openpyxl.load_workbook(file, read_only=True)
+    books = [openpyxl.load_workbook(file, read_only=True, data_only=has_values) for has_values in (True, False)]
     found = []
-    for sheet in book.worksheets:
-        values = dict(sheets[sheet.title])
-        sheet.reset_dimensions()
-        for n, row in enumerate(sheet.iter_rows(max_row=MOST_ROWS), 1):
-            texts = values.get(n, [])
-            found += [c.coordinate for i, c in enumerate(row) if c.data_type == "f" and not (i < len(texts) and texts[i])]
-    book.close()
+    for sheets in zip(*(book.worksheets for book in books), strict=True):
+        for sheet in sheets:
+            sheet.reset_dimensions()
+        for rows in zip(*(sheet.iter_rows(max_row=MOST_ROWS) for sheet in sheets), strict=True):
+            pairs = zip(*rows, strict=True)
+            found += [f.coordinate for value, f in pairs if f.data_type == "f" and value.value is None and value.data_type != TEXT]
+    for book in books:
+        book.close()
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import openpyxl
 import pytest
 
@@ -36,6 +38,17 @@ def test_formulas_without_values(tmp_path):
     file = written.workbook(tmp_path / "a.xlsx", (*ROWS, ("001", 20, 2, 3, "=1+2", "mimic:vein")))
     with refused("marks-form", got="never computed: E4"):
         read_file(file, Options(diameter_mm=9))
+
+
+def test_a_formula_that_gives_an_empty_text_was_computed(tmp_path):
+    """As in a sheet that was filled down further than there are marks. openpyxl writes no values, so the type is put in here."""
+    file = written.workbook(tmp_path / "a.xlsx", (*ROWS, ('=IF(B9="","",B9)',)))
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(b'<c r="A4">', b'<c r="A4" t="str">'))
+    assert len(read_file(file, Options())[0].marks) == 2
 
 
 @pytest.mark.parametrize(
