@@ -19,7 +19,8 @@ PROJECTION = "a projection over several slices"
 GENERIC = {"nii", "nifti", "data", "image", "images", "swi", "anat", "raw", "task2", "mri", "scans"}  # folders of no patient
 BIDS = re.compile(r"sub-(?P<subject>[a-z0-9]+)(?P<entities>(_[a-z]+-[^_]+)*)_(?P<suffix>[a-z0-9]+)", re.IGNORECASE)
 # A session in a name: its label, or a day, with the time and the number of the series that dcm2niix adds by default.
-YEAR, MONTH, DAY = r"(?:19|20)\d\d", r"(?:0\d|1[0-2])", r"[0-3]\d"
+# No day before SWI was known: a birth date is a part of the patient's name.
+YEAR, MONTH, DAY = r"(?:199\d|20\d\d)", r"(?:0\d|1[0-2])", r"[0-3]\d"
 DATE = rf"{YEAR}(?P<sign>[-._]?){MONTH}(?P=sign){DAY}|{DAY}(?P<point>[-._]){MONTH}(?P=point){YEAR}"
 TIME = r"(?P<time>T?[0-2]\d[0-5]\d[0-5]\d)(?:_\d+[a-z]?)?"
 SESSION = re.compile(rf"(?:^|[_. -])(?:(?P<label>ses-[a-z0-9]+)|(?P<day>{DATE})(?:{TIME})?)(?=[_. -]|$)", re.IGNORECASE)
