@@ -95,7 +95,8 @@ def stage_modules(workspace: Path, stage: str) -> dict[str, str]:
         tree = ast.parse(script.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise InputError("workspace-damaged", script, "a Python script", _one_line(error), "correct the file") from error
-    return {f"{SCRIPTS}.{stage}": _digest(normal_form(tree)), **module_hashes(_imports(tree))}
+    library = module_hashes(_imports(tree))
+    return {f"{SCRIPTS}.{stage}": _digest(normal_form(tree)), **library}
 
 
 def library_hash(*modules: str) -> str:
@@ -174,16 +175,31 @@ def _one_line(error: Exception) -> str:
 
 def _digest(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return _sha256(_json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
 def _parsed(file: Path) -> tuple[str, tuple[str, ...]]:
     """Hash of a module's code and the data files next to it, and the library modules that it imports."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    imported = tuple(_imports(tree))
+    code, imported = _code_of(file.read_text(encoding="utf-8"))
     data = {p.relative_to(file.parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in _data_files(file.parent)}
-    return _digest([normal_form(tree), data]), imported
+    return _sha256(f"[{code}, {_json(data)}]"), imported
+
+
+@cache
+def _code_of(text: str) -> tuple[str, tuple[str, ...]]:
+    """The normal form of a module's text as JSON, and the library modules that it imports."""
+    tree = ast.parse(text)
+    imported = tuple(_imports(tree))
+    return _json(normal_form(tree)), imported
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 from typing import Any
 
 LOGGERS = ("log", "logger", "logging", "warnings")
@@ -16,9 +15,9 @@ def normal_form(tree: ast.Module) -> Any:
     """The tree as nested lists for JSON, the same on every version of Python.
 
     Left out are docstrings and bare strings, the arguments of `raise`, logging calls, the messages of assertions, blocks
-    under TYPE_CHECKING, `__version__`, and local variables that nothing but a left-out message reads.
+    under TYPE_CHECKING, `__version__`, and local variables that nothing but a left-out message reads. The tree is changed.
     """
-    stripped = _Stripper().visit(copy.deepcopy(tree))
+    stripped = _Stripper().visit(tree)
     for node in ast.walk(stripped):
         if isinstance(node, FUNCTIONS):
             while _drop_unread(node):
@@ -65,10 +64,11 @@ def _is_logging(value: ast.expr) -> bool:
 
 def _drop_unread(function: ast.AST) -> bool:
     """Replace assignments to local names that the function never reads; whether there was one. Calls of other code are kept."""
-    read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    outside = {name for n in ast.walk(function) if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+    nodes = list(ast.walk(function))
+    read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    outside = {name for n in nodes if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names}
     changed = False
-    for node in ast.walk(function):
+    for node in nodes:
         for field in ("body", "orelse", "finalbody"):
             block = getattr(node, field, None)
             if not isinstance(block, list):
