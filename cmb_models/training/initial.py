@@ -1,6 +1,6 @@
 """The weights that every training of a workspace starts from: random ones, or those of a release (train.init_from).
 
-Stage initialise fetches them; the preprocess stage puts them beside the prepared scans, on which every stage that trains depends.
+Stage initialise fetches them; the preprocess stage adds them to the prepared scans, on which every stage that trains depends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json, sha256_of, write_json
 
-INITIAL = "initial"  # folder beside the prepared scans
+INITIAL = "initial"  # folder among the prepared scans
 SOURCE = "source.json"
 RANDOM = "random"
 NETWORKS = ("unet", "cnn")
