@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 
 from cmb_models.io.annotations import Annotation
 from cmb_models.phantom import SimulatedScan, draw_config, simulate_scan
-from cmb_models.phantom.config import CORTEX
+from cmb_models.phantom.config import GENERATIONS
 from cmb_models.volume import Volume, index_from_world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,12 +133,12 @@ def lesions() -> None:
 def cortex() -> None:
     """phantom-cortex.png: one subject with the template's cortex and with its own, in three axial slices."""
     figure, grid = plt.subplots(2, 3, figsize=(11, 8.4), layout="constrained")
-    for line, kind in zip(grid, CORTEX, strict=True):
-        config = draw_config("plain", np.random.default_rng(5), (0.6, 0.6, 2.0), cortex=kind)
+    for line, kind in zip(grid, GENERATIONS, strict=True):
+        config = draw_config("plain", np.random.default_rng(5), (0.6, 0.6, 2.0), generation=kind)
         scan = simulate_scan(11, 4, replace(config, snr=30.0))
         for axes, part in zip(line, CORTEX_LEVELS, strict=True):
             show(axes, scan.swi.data[:, :, round(part * scan.swi.data.shape[2])], 1.0, 0, window(scan))
-        line[0].set_ylabel(kind)
+        line[0].set_ylabel(f"generation {kind}")
     save(figure, "phantom-cortex")
 
 

@@ -28,8 +28,9 @@ def simulate(
     ] = None,
     te_ms: Annotated[float | None, typer.Option(help="Echo time instead of the protocol's.")] = None,
     field_t: Annotated[float | None, typer.Option(help="Field strength instead of the protocol's.")] = None,
-    cortex: Annotated[
-        str | None, typer.Option(help="folded: gyri and sulci of each subject's own; average: those of the blurred template.")
+    generation: Annotated[
+        int | None,
+        typer.Option(min=1, max=2, help="2: folded cortex, microbleeds as dark as real ones; 1: as before."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same scans; byte-identical on processors of the same type.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
@@ -38,7 +39,7 @@ def simulate(
     from cmb_models.phantom import write_dataset
     from cmb_models.phantom.presets import MIXED
 
-    changes = {"spacing_mm": voxel_mm, "te_ms": te_ms, "field_t": field_t, "cortex": cortex}
+    changes = {"spacing_mm": voxel_mm, "te_ms": te_ms, "field_t": field_t, "generation": generation}
     write_dataset(
         out,
         scans=scans,

@@ -34,7 +34,7 @@ VENDORS = {
     "philips_like": Vendor(1, math.pi / 2048, (500, 1500), 4095),
 }
 ORIENTATIONS = ("RAS", "LAS", "LPS")
-CORTEX = ("average", "folded")
+GENERATIONS = (1, 2)
 SPACING_MM = (0.4, 6.0)
 MOST_VOXELS = 40e6  # 3 GB of memory: benchmarks/phantom_speed.py
 LIMITS = {  # name: lowest, highest
@@ -59,7 +59,8 @@ class PhantomConfig:
     and cut off, since Fourier transforms wrap. snr: white matter over noise in the magnitude. resolved: share of k-space that is
     sampled along x, y, z, the rest being filled with zeros. highpass_vox: side of the phase filter's window in k-space (Haacke
     2009 uses 32 to 96). bias: log-standard deviation of the coil's sensitivity. motion_mm: how far the head drifts. fine_mm:
-    largest step of the grid that is simulated on. cortex: the template's blurred one, or each subject's own, folded.
+    largest step of the grid that is simulated on. generation: of the model; 1: the template's blurred cortex and
+    strongly susceptible microbleeds, 2: a folded cortex of each subject's own and microbleeds as dark as real ones.
     """
 
     name: str = "plain"
@@ -81,7 +82,7 @@ class PhantomConfig:
     vendor: str = "siemens_like"
     orientation: str = "RAS"
     fine_mm: float = 1.0
-    cortex: str = "average"
+    generation: int = 1
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
@@ -96,11 +97,13 @@ class PhantomConfig:
                 f"{self.tr_ms:g}",
                 "lengthen it or shorten te_ms",
             )
-        for name, known in (("vendor", tuple(VENDORS)), ("orientation", ORIENTATIONS), ("cortex", CORTEX)):
+        for name, known in (("vendor", tuple(VENDORS)), ("orientation", ORIENTATIONS)):
             if getattr(self, name) not in known:
                 raise InputError(
                     "phantom-setting", f"phantom {name}", " or ".join(known), repr(getattr(self, name)), "choose one of them"
                 )
+        if self.generation not in GENERATIONS:
+            raise InputError("phantom-setting", "phantom generation", "1 or 2", repr(self.generation), "choose one of them")
         check_spacing(self.spacing_mm)
         if not all(0.5 <= r <= 1 for r in self.resolved):
             raise InputError(

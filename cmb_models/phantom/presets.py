@@ -23,12 +23,12 @@ def draw_config(
     spacing_mm: tuple[float, float, float] | None = None,
     te_ms: float | None = None,
     field_t: float | None = None,
-    cortex: str | None = None,
+    generation: int | None = None,
 ) -> PhantomConfig:
     """The settings of one scan by this preset's protocol: its fixed figures, and its spread of noise, tilt and motion.
 
-    spacing_mm, te_ms, field_t, cortex: instead of the protocol's; the field of view is kept to whole voxels, and the time between
-    echo and next pulse stays. Raises InputError for an unknown name and impossible figures.
+    spacing_mm, te_ms, field_t, generation: instead of the protocol's; the field of view is kept to whole voxels, and the time
+    between echo and next pulse stays. Raises InputError for an unknown name and impossible figures.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError("phantom-setting", "phantom preset", " or ".join(PRESETS), repr(preset), "choose one of them")
@@ -42,7 +42,7 @@ def draw_config(
     if te_ms is not None:
         config = replace(config, te_ms=te_ms, tr_ms=config.tr_ms - config.te_ms + te_ms)
     config = config if field_t is None else replace(config, field_t=field_t)
-    return config if cortex is None else replace(config, cortex=cortex)
+    return config if generation is None else replace(config, generation=generation)
 
 
 def _small(rng: np.random.Generator) -> PhantomConfig:

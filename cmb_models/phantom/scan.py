@@ -86,7 +86,7 @@ def simulate_subject(
     randoms = [np.random.default_rng(v) for v in visits]
     slabs = [make_slab(config)] + [make_slab(config, _off(rng, *REPOSITIONED), _off(rng, *LAID)) for rng in randoms[1:]]
     head_seed, vein_seed, cmb_seed, mimic_seed = person.spawn(4)
-    head = draw_head(head_seed, vein_seed, config.cortex)
+    head = draw_head(head_seed, vein_seed, config.generation)
     first = _bare(head, slabs[0])
     shows = _surroundings(first, slabs[0]).show if n_cmbs[-1] else None
     drawn = draw_lesions(cmb_seed, mimic_seed, head, n_cmbs, slabs, shows, calcifications)

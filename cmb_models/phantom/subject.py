@@ -41,13 +41,13 @@ class Subject(Head):
     mimics: tuple[Lesion, ...]
 
 
-def draw_head(head: np.random.SeedSequence, trees: np.random.SeedSequence, cortex: str = "average") -> Head:
-    """A head and its veins, each from a random stream of its own. cortex: PhantomConfig.cortex."""
+def draw_head(head: np.random.SeedSequence, trees: np.random.SeedSequence, generation: int = 1) -> Head:
+    """A head and its veins, each from a random stream of its own. generation: PhantomConfig.generation."""
     rng, vein_rng = np.random.default_rng(head), np.random.default_rng(trees)
     traits = draw_traits(rng)
     warp = draw_warp(rng, traits)
     folds = np.random.SeedSequence(head.entropy, spawn_key=(*head.spawn_key, FOLDS))
-    template = load_template() if cortex == "average" else fold(folds, traits)
+    template = load_template() if generation == 1 else fold(folds, traits)
     veins = draw_veins(vein_rng, template)
     return Head(traits, template, warp, veins, float(vein_rng.uniform(*OXYGENATION)))
 

@@ -1,6 +1,6 @@
 """Compare the phantom with real slices: darkness and width of microbleeds, texture, and a two-sample test.
 
-    python -m research.real_planes FOLDER [--scans 10] [--cortex average --cortex folded]
+    python -m research.real_planes FOLDER [--scans 10] [--generation 1 --generation 2]
 
 FOLDER holds planes.npz, planes.csv and axial/; only figures of it are written. Simulated scans are kept in research/.cache.
 """
@@ -28,8 +28,8 @@ CACHE = ROOT / "research/.cache/real_planes"
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the real planes.")],
-    scans: Annotated[int, typer.Option(help="Simulated subjects for each kind of cortex.")] = 10,
-    cortex: Annotated[list[str] | None, typer.Option(help="PhantomConfig.cortex; repeatable.")] = None,
+    scans: Annotated[int, typer.Option(help="Simulated subjects for each generation.")] = 10,
+    generation: Annotated[list[int] | None, typer.Option(help="PhantomConfig.generation; repeatable.")] = None,
     tag: Annotated[str, typer.Option(help="Part of the cache's file names: another one simulates anew.")] = "",
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = ROOT / "research/results/real_planes.json",
 ) -> None:
@@ -39,28 +39,28 @@ def main(
     real = list(patches(slices, rng, PATCHES, PATCH_MM))
     cmbs = [p for p in planes if p.kind == "cmb"]
     result: dict = {"real": {"lesions": lesion_figures(cmbs), "texture": texture_figures(slices)}}
-    for kind in cortex or ["average", "folded"]:
+    for kind in generation or [1, 2]:
         own_slices, own_planes = _scans(kind, scans, tag)
         own = list(patches(own_slices, rng, PATCHES, PATCH_MM))
-        result[kind] = {
+        result[f"generation {kind}"] = own_figures = {
             "lesions": lesion_figures(own_planes),
             "texture": texture_figures(own_slices),
             "real_vs_phantom_auc": real_vs_phantom_auc(real, own),
         }
-        print(kind, result[kind]["real_vs_phantom_auc"])
+        print(kind, own_figures["real_vs_phantom_auc"])
     write_json(out, result)
 
 
-def _scans(kind: str, count: int, tag: str) -> tuple[list[Slice], list[Planes]]:
+def _scans(kind: int, count: int, tag: str) -> tuple[list[Slice], list[Planes]]:
     CACHE.mkdir(parents=True, exist_ok=True)
-    files = [CACHE / f"{kind}{tag}-{seed}.pickle" for seed in range(count)]
+    files = [CACHE / f"generation{kind}{tag}-{seed}.pickle" for seed in range(count)]
     with ProcessPoolExecutor(min(2, cores())) as pool:
         list(pool.map(_keep, files, [kind] * count, range(count)))
     made = [pickle.loads(f.read_bytes()) for f in files]
     return [s for slices, _ in made for s in slices], [p for _, planes in made for p in planes]
 
 
-def _keep(file: Path, kind: str, seed: int) -> None:
+def _keep(file: Path, kind: int, seed: int) -> None:
     if not file.is_file():
         file.write_bytes(pickle.dumps(simulated(900 + seed, kind, SLICES)))
 

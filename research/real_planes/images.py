@@ -17,8 +17,8 @@ from cmb_models.volume import index_from_world
 
 PIXEL_MM = 0.5
 SIDE = 49  # pixels of a plane
-SPACING_MM, TE_MS, FIELD_T = (0.5, 0.5, 2.0), 24.0, 3.0  # of the real scans: 0.45 x 0.45 x 2 mm, shown at 0.5
-SNR, RESOLVED = (26.0, 40.0), (0.75, 0.75, 1.0)  # assumed: their slices are smooth from one pixel to the next
+SPACING_MM, TE_MS, FIELD_T = (0.5, 0.5, 1.0), 24.0, 3.0  # of the real scans: 0.45 x 0.45 x 2 mm, stored at 1 mm, shown at 0.5
+SNR, RESOLVED = (26.0, 40.0), (0.75, 0.75, 0.5)  # assumed: their slices are smooth from one pixel to the next
 CMBS = 6  # in each simulated scan
 LEVELS = (0.25, 0.85)  # heights of the slices taken from a simulated scan, as a share of the brain's extent
 
@@ -35,7 +35,7 @@ class Slice:
 class Planes:
     """Axial, coronal and sagittal plane (3, SIDE, SIDE) float32 through a site in the middle; kind "cmb" or "false_positive".
 
-    through: which axis of each plane runs across the slices, None for the axial one.
+    Axes: (x, y), (x, z) and (y, z).
     """
 
     subject: str
@@ -67,11 +67,11 @@ def read_real(folder: Path) -> tuple[list[Slice], list[Planes]]:
     return slices, planes
 
 
-def simulated(seed: int, cortex: str, per_scan: int) -> tuple[list[Slice], list[Planes]]:
+def simulated(seed: int, generation: int, per_scan: int) -> tuple[list[Slice], list[Planes]]:
     """One simulated subject's slices, per_scan of them at random heights, and planes through all its microbleeds."""
     rng = np.random.default_rng([seed, 36])
     config = draw_config("plain", rng, SPACING_MM, TE_MS, FIELD_T)
-    config = replace(config, snr=float(rng.uniform(*SNR)), resolved=RESOLVED, cortex=cortex, orientation="RAS")
+    config = replace(config, snr=float(rng.uniform(*SNR)), resolved=RESOLVED, generation=generation, orientation="RAS")
     scan = simulate_scan(seed, CMBS, config)
     volume = np.where(scan.brain_mask.data > 0, scan.swi.data, 0).astype(np.float32)
     heights = np.flatnonzero(volume.any(axis=(0, 1)))

@@ -45,18 +45,13 @@ def lesion_figures(planes: Sequence[Planes]) -> dict:
     """Median and 5 to 95 % of darkness in the axial plane, and of width in plane and through plane."""
     dark = [darkness(p.pixels[0]) for p in planes]
     in_plane = [np.mean([width_mm(p.pixels[0], a) for a in (0, 1)]) for p in planes]
-    through = [np.mean([width_mm(p.pixels[n], _through_axis(p)) for n in (1, 2)]) for p in planes]
+    through = [np.mean([width_mm(p.pixels[n], 1) for n in (1, 2)]) for p in planes]
     return {
         "lesions": len(planes),
         "darkest_over_surround": _spread(dark),
         "width_in_plane_mm": _spread(in_plane),
         "width_through_plane_mm": _spread(through),
     }
-
-
-def _through_axis(planes: Planes) -> int:
-    """Which axis of the coronal and sagittal plane runs across the slices: rows in the real files, columns in the simulated."""
-    return 1 if planes.subject.startswith("simulated") else 0
 
 
 def texture_figures(slices: Sequence[Slice]) -> dict:

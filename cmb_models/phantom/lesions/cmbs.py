@@ -21,6 +21,9 @@ REGION_SHARE = {  # docs/explanation/phantom.md
 DIAMETER_MEDIAN_MM, DIAMETER_SIGMA = 2.7, 0.36  # lognormal, as seen: docs/explanation/phantom.md, 957 real microbleeds
 LARGEST_MM = 10.0  # the definition's: docs/explanation/phantom.md
 CHI_PPM = (0.5, 4.0)  # docs/explanation/phantom.md
+# By generation: susceptibility, signal of the body against the tissue around, and factor on the body's radius. Those of the second
+# were chosen so that darkness and width agree with 30 real microbleeds (docs/explanation/phantom.md).
+BODY = {1: (CHI_PPM, (0.1, 0.1), 1.0), 2: ((0.02, 0.5), (0.15, 0.75), 1.1)}
 CLUSTERED_SCANS, IN_CLUSTER = 0.3, 0.4  # share of scans with clusters, and of their microbleeds that join an earlier one: assumed
 CLUSTER_MM = (10.0, 20.0)  # to that earlier one: assumed
 AT_EDGE = 0.25  # share of the cortical ones that touch the brain's edge: assumed
@@ -37,17 +40,19 @@ def draw_cmbs(
     shows: where one can be seen; None for everywhere.
     """
     found: list[Lesion] = []
+    ppm, inner, factor = BODY[config.generation]
     clustered = rng.random() < CLUSTERED_SCANS
     names, share = list(REGION_SHARE), np.array(list(REGION_SHARE.values()))
     for _ in range(count):
         diameter = draw_diameter_mm(rng, config.smallest_cmb_mm)
-        chi = float(np.exp(rng.uniform(*np.log(CHI_PPM))))
+        chi = float(np.exp(rng.uniform(*np.log(ppm))))
         seed = int(rng.integers(2**31))
         for region in rng.choice(names, len(names), replace=False, p=share / share.sum()):  # a crop may lack the first
             place = _place(rng, placer, found if clustered else [], str(region), diameter, shows)
             if place is not None:
-                radius = body_radius_mm(diameter, chi, config)
-                found.append(Lesion("cmb", str(region), place[0], diameter, radius, chi, seed, place[1]))
+                radius = factor * body_radius_mm(diameter, chi, config)
+                signal = None if config.generation == 1 else float(np.random.default_rng([seed, 1]).uniform(*inner))
+                found.append(Lesion("cmb", str(region), place[0], diameter, radius, chi, seed, place[1], inner_signal=signal))
                 break
         else:
             wanted, got = f"room for {count} microbleeds in one scan", f"room for {len(found)}"

@@ -33,7 +33,8 @@ class Lesion:
     region: of the brain, or the kind of place. centre_mm: where it is seen. diameter_mm: of the sphere as large as what is seen.
     radius_mm: of the body that holds the susceptibility chi_ppm or darkens the signal; 0 when the head holds it already, as veins.
     seed: of the body's shape. placement: "", "cluster", "edge" or "beside_vein". body_from_seen_mm: from centre_mm to the body's
-    middle. along_mm: from end to end of a tube.
+    middle. along_mm: from end to end of a tube. inner_signal: of
+    the body against the tissue around, at the echo; None for INNER_SIGNAL of its kind.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Lesion:
     placement: str = ""
     body_from_seen_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     along_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    inner_signal: float | None = None
 
 
 def add_lesion(signal: np.ndarray, slab: Slab, lesion: Lesion) -> None:
@@ -120,7 +122,7 @@ def _head_axes(slab: Slab, away_mm: list[np.ndarray]) -> np.ndarray:
 
 
 def _body(lesion: Lesion, away: np.ndarray, step_mm: float) -> Body:
-    inner = INNER_SIGNAL[lesion.label]
+    inner = INNER_SIGNAL[lesion.label] if lesion.inner_signal is None else lesion.inner_signal
     if lesion.label == "mimic:flow_void":
         return tube(away, lesion.radius_mm, np.array(lesion.along_mm), step_mm, inner)
     shape = popcorn if lesion.label == "mimic:cavernoma" else blob

@@ -90,8 +90,8 @@ def test_presets_are_what_their_names_say():
 
 
 def test_a_protocol_can_be_changed_and_stays_whole():
-    changed = draw_config("ukb", np.random.default_rng(0), spacing_mm=(0.7, 0.7, 2.0), te_ms=30.0, field_t=7.0, cortex="folded")
-    assert changed.cortex == "folded" and draw_config("ukb", np.random.default_rng(0)).cortex == "average"
+    changed = draw_config("ukb", np.random.default_rng(0), spacing_mm=(0.7, 0.7, 2.0), te_ms=30.0, field_t=7.0, generation=2)
+    assert changed.generation == 2 and draw_config("ukb", np.random.default_rng(0)).generation == 1
     assert changed.spacing_mm == (0.7, 0.7, 2.0) and changed.te_ms == 30 and changed.tr_ms == 37 and changed.field_t == 7
     np.testing.assert_allclose(changed.fov_mm, (204.8, 230.4, 144), atol=1.0)
     thick = draw_config("clinical", np.random.default_rng(0), spacing_mm=(3.0, 3.0, 3.0))
