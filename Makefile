@@ -13,8 +13,6 @@ SERVER_PYTHON ?= $(if $(PYTHON),$(or $(shell $(PYTHON) -c "import sys; sys.exit(
 describe_python = $$($(1) -c 'import platform, sys; print(platform.python_version(), "at", sys.executable)')
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
-# Of the tests: one more than cores, since a quarter of the time a test waits for a server, a disk or a deadline; fewer in small memory.
-WORKERS = $$($(BIN)/python -c 'from cmb_models.machine import cores, workers_in_memory as fit; print(min(8, cores() + 1, fit(3)))')
 
 .PHONY: setup environments python demo full-demo test test-research lint lock docs results gallery bench-serving bench-training gpu-check gpu-kit soak bench-accuracy bench-ood
 
@@ -52,11 +50,11 @@ full-demo: setup
 
 # Without the tests marked ci, which take long, and with fewer kills; CMB_EVERY_STEP=1 runs everything, as .ci/run does.
 test: setup lint
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile --no-loadscope-reorder
 
 # The experiments' own tests, without the long ones unless CMB_EVERY_STEP=1; nothing in the product depends on research/.
 test-research: setup
-	@$(BIN)/python -m pytest research -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest research -n $$($(BIN)/python -c 'from cmb_models.machine import worker_count; print(worker_count(8, 3))') --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary

@@ -1,4 +1,4 @@
-"""For all tests: their share of the cores, signals as a terminal would leave them, their order, and which are left to CI."""
+"""For all tests: their share of the cores, signals as a terminal would leave them, and which tests are left to CI."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ SHARE = max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(min(SHARE, int(os.environ.get(variable) or SHARE)))
 
-# The hundreds of processes that tests start would each compile the checkout anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 OF_BENCHMARKS = ("test_training_speed",)
 
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
@@ -28,13 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests come first, so that none of them begins when the other workers have nothing left to do.
-
-    Tests marked `ci` and those of the benchmarks are skipped, unless everything was asked for: `make test` shall stay below ten
-    minutes on two cores.
-    """
-    long = {item.path for item in items if any(item.get_closest_marker(name) for name in ("slow", "ci"))}
-    items.sort(key=lambda item: item.path not in long)
+    """Skip tests marked `ci` and those of the benchmarks, unless everything was asked for: `make test` shall stay below ten minutes
+    on two cores."""
     if os.environ.get("CMB_EVERY_STEP"):
         return
     for item in items:
