@@ -22,7 +22,7 @@ from tests.support.tiny import shrink
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STAGES = 12
+STAGES = 13
 
 
 class Site:
