@@ -9,14 +9,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 INITIAL = "initial"  # folder among the prepared scans
 SOURCE = "source.json"
@@ -88,6 +90,8 @@ def load_initial(prepared_dir: Path, network: str) -> Initial | None:
 
 def start_from(model: nn.Module, initial: Initial, network: str) -> None:
     """Load weights into a network. Raises InputError unless they fit it name by name and shape by shape."""
+    import torch  # imported here: stage initialise does without, which spares it seconds
+
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     theirs = {name: array.shape for name, array in initial.weights.items()}
     if own != theirs:
