@@ -60,7 +60,8 @@ def test_a_volume_of_a_4d_file(suffix, tmp_path):
     }
     magnitude, phase = (read_volume(tmp_path / "data" / s.target) for s in imported.steps)
     assert np.array_equal(magnitude.data, ECHOES[1]) and np.array_equal(phase.data, -ECHOES[1])
-    assert [s.reason for s in run(tmp_path, volume=2).steps if s.target] == ["already imported"] * 2
+    again = [s.reason for s in run(tmp_path, volume=2).steps if s.target]
+    assert len(again) == 2 and all(reason.startswith("already imported") for reason in again)
     assert "another image is there" in run(tmp_path, volume=3).steps[0].reason
 
 
@@ -94,7 +95,7 @@ def test_echoes_in_files_of_their_own(tmp_path):
 
 
 def test_echoes_as_dcm2niix_names_them_are_of_one_patient(tmp_path):
-    """Its sidecar says that e2 is an echo; without, it may be the patient's name."""
+    """With a sidecar that numbers the echoes, and without one."""
     for n in (1, 2):
         for part in ("", "_ph"):
             more = {"EchoNumber": n, "EchoTime": n / 100, "SeriesDescription": "gre", "ImageType": []}
@@ -103,7 +104,7 @@ def test_echoes_as_dcm2niix_names_them_are_of_one_patient(tmp_path):
     imported = run(tmp_path, echo_ms=20)
     subjects = {s.image.name: s.subject for s in imported.steps}
     assert len({subjects[name] for name in subjects if name.startswith("p1")}) == 1
-    assert len({subjects[name] for name in subjects if name.startswith("p2")}) == 2
+    assert len({subjects[name] for name in subjects if name.startswith("p2")}) == 1
     assert targets(imported)["p1_gre_e2.nii.gz"] == "part-mag_swi.nii.gz"
     assert targets(imported)["p1_gre_e1.nii.gz"] == "another echo than 20 ms"
 
