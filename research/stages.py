@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TO_BUNDLE = (
     "ingest",
     "split",
+    "initialise",
     "preprocess",
     "tune_unet",
     "detect_candidates",

@@ -18,12 +18,9 @@ from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.data.examples import Example, load_training
-from cmb_models.training.data.samplers import UnetSampler
-from cmb_models.training.initial import load_initial
-from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.training.precision import best_device, describe_compute
-from cmb_models.training.validation.jobs import cnn_checkpoint, cnn_sampler, job_seed, load_candidates, unet_checkpoint
-from cmb_models.training.validation.workers import Workers, count_step
+from cmb_models.training.validation.jobs import fit_cnn, fit_unet, job_seed, load_candidates
+from cmb_models.training.validation.workers import Workers
 
 RECIPE = "recipe.json"
 
@@ -54,14 +51,10 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
     examples = load_training(job.prepared_dir, job.split)
     model: nn.Module
     if isinstance(job.settings, Unet):
-        initial = load_initial(job.prepared_dir, "unet")
-        checkpoint = unet_checkpoint(job.checkpoints, job.settings, job.seed, examples, initial)
-        model = train_unet(UnetSampler(examples, job.settings), job.seed, count_step, checkpoint, initial)
+        model = fit_unet(examples, job.settings, job.seed, job.prepared_dir, job.checkpoints)
     else:
         mined = load_candidates(job.candidates_dir)
-        initial = load_initial(job.prepared_dir, "cnn")
-        checkpoint = cnn_checkpoint(job.checkpoints, job.settings, job.seed, examples, mined, initial)
-        model = train_cnn(cnn_sampler(examples, mined, job.settings), job.seed, count_step, checkpoint, initial)
+        model = fit_cnn(examples, mined, job.settings, job.seed, job.prepared_dir, job.checkpoints)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 

@@ -17,7 +17,7 @@ from cmb_models.detect.detector import propose
 from cmb_models.detect.patches import cut_channels
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
-from cmb_models.networks.cnn import Score
+from cmb_models.networks.cnn import PatchClassifier, Score
 from cmb_models.networks.unet import Heatmap
 from cmb_models.runtime.torch import as_callable
 from cmb_models.training.checkpoint import Checkpoint, open_checkpoint
@@ -95,9 +95,7 @@ def job_seed(seed: int, *position: int) -> int:
 def run_unet_job(job: UnetJob) -> list[OutOfFoldCandidates]:
     """Candidates of the held-out scans from a stage 1 that saw the training subjects alone."""
     training, held_out = _divide(job)
-    initial = load_initial(job.prepared_dir, "unet")
-    checkpoint = unet_checkpoint(job.checkpoints, job.unet, job.seed, training, initial)
-    model = train_unet(UnetSampler(training, job.unet), job.seed, count_step, checkpoint, initial)
+    model = fit_unet(training, job.unet, job.seed, job.prepared_dir, job.checkpoints)
     return [candidates_in(e, model, job.config, job.training) for e in held_out]
 
 
@@ -121,9 +119,7 @@ def run_cnn_job(job: CnnJob) -> dict[str, np.ndarray]:
     """Stage 2's scores (N,) of the held-out scans' candidates, by scan."""
     mined = load_candidates(job.candidates_dir)
     training, held_out = _divide(job)
-    initial = load_initial(job.prepared_dir, "cnn")
-    checkpoint = cnn_checkpoint(job.checkpoints, job.cnn, job.seed, training, mined, initial)
-    model = train_cnn(cnn_sampler(training, mined, job.cnn, job.unseen), job.seed, count_step, checkpoint, initial)
+    model = fit_cnn(training, mined, job.cnn, job.seed, job.prepared_dir, job.checkpoints, job.unseen)
     network = as_callable(Score(model), best_device())
     scores = {}
     for example in held_out:
@@ -169,6 +165,28 @@ def out_of_fold(
         raise InputError("candidates-missing", case, "mined candidates", "none", remedy)
     keep_apart(case, mined[example.key].trained_on, {example.subject, *unseen}, remedy)
     return mined[example.key]
+
+
+def fit_unet(examples: list[Example], unet: Unet, seed: int, prepared_dir: Path, checkpoints: Path | None) -> torch.nn.Module:
+    """Stage 1 trained from the workspace's initial weights, or on from a killed training's checkpoint."""
+    initial = load_initial(prepared_dir, "unet")
+    checkpoint = unet_checkpoint(checkpoints, unet, seed, examples, initial)
+    return train_unet(UnetSampler(examples, unet), seed, count_step, checkpoint, initial)
+
+
+def fit_cnn(
+    examples: list[Example],
+    mined: dict[str, OutOfFoldCandidates],
+    cnn: Cnn,
+    seed: int,
+    prepared_dir: Path,
+    checkpoints: Path | None,
+    unseen: frozenset[str] = frozenset(),
+) -> PatchClassifier:
+    """Stage 2 likewise, on out-of-fold candidates; `unseen` as in `out_of_fold`."""
+    initial = load_initial(prepared_dir, "cnn")
+    checkpoint = cnn_checkpoint(checkpoints, cnn, seed, examples, mined, initial)
+    return train_cnn(cnn_sampler(examples, mined, cnn, unseen), seed, count_step, checkpoint, initial)
 
 
 def unet_checkpoint(
