@@ -21,7 +21,7 @@ from cmb_models.machine import worker_count
 from cmb_models.phantom.config import SPACING_MM, PhantomConfig
 from cmb_models.phantom.isolated_lesion import uniform_images
 from cmb_models.phantom.lesions.bloom import body_radius_mm
-from cmb_models.phantom.lesions.cmbs import CHI_PPM
+from cmb_models.phantom.lesions.cmbs import BODY
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
 from cmb_models.phantom.scanner.slab import make_slab
@@ -30,7 +30,7 @@ from cmb_models.volume import Volume, index_from_world, triple
 
 Size = tuple[float, float, float]
 SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the synthetic lesions: microbleeds vary most
-PPM = {"cmb": CHI_PPM, "mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
+MIMIC_PPM = {"mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
 # As seen; log-uniform, not as rare as large ones are (95 % of marked ones are below 4.8 mm), or none is learned.
 CMB_MM = (1.6, 8.0)
 MIMIC_MM = (1.8, 5.5)  # log-uniform; the sizes at which they resemble microbleeds
@@ -147,7 +147,10 @@ def _config(native_mm: Size, rng: np.random.Generator) -> PhantomConfig:
 
 
 def _lesion(rng: np.random.Generator, label: str, head_mm: Size, config: PhantomConfig) -> Lesion:
-    ends = PPM[label]
-    chi = float(np.sign(ends[0]) * np.exp(rng.uniform(*sorted(np.log(np.abs(ends))))))
+    """A lesion of this label; half of the microbleeds have the body of each of the phantom's generations."""
+    ppm, inner, factor = BODY[int(rng.choice(list(BODY)))] if label == "cmb" else (MIMIC_PPM[label], None, 1.0)
+    chi = float(np.sign(ppm[0]) * np.exp(rng.uniform(*sorted(np.log(np.abs(ppm))))))
     diameter = float(np.exp(rng.uniform(*np.log(CMB_MM if label == "cmb" else MIMIC_MM))))
-    return Lesion(label, "", head_mm, diameter, body_radius_mm(diameter, chi, config, label), chi, int(rng.integers(2**31)))
+    radius = factor * body_radius_mm(diameter, chi, config, label)
+    signal = None if inner is None else float(rng.uniform(*inner))
+    return Lesion(label, "", head_mm, diameter, radius, chi, int(rng.integers(2**31)), inner_signal=signal)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from cmb_models.config.params import load_params
+from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.lesions.cmbs import BODY
 from cmb_models.training.synthesis import insertion
 from cmb_models.training.synthesis.insertion import LesionBank, insert_lesion, read_lesion_bank, wrapped
-from cmb_models.training.synthesis.lesion_bank import SHARE, lesion_bank_name, write_lesion_bank
+from cmb_models.training.synthesis.lesion_bank import SHARE, _lesion, lesion_bank_name, write_lesion_bank
 from tests.support.imports import ROOT
 
 SPACING = (1.0, 1.0, 2.0)
@@ -46,6 +48,21 @@ def test_larger_ones_take_more_away(lesion_bank):
     cmbs = lesion_bank.of(cmbs=True)
     taken = (1 - lesion_bank.share[cmbs]).sum((1, 2, 3))
     assert np.corrcoef(taken, lesion_bank.diameter_mm[cmbs] ** 3)[0, 1] > 0.8
+
+
+def test_microbleeds_have_the_bodies_of_both_generations():
+    """Solid black ones, and weakly magnetic ones whose inner signal is partly kept."""
+    config = PhantomConfig.small()
+    lesions = [_lesion(np.random.default_rng(seed), "cmb", (0.0, 0.0, 0.0), config) for seed in range(60)]
+    black = BODY[1][1][0]
+    first, second = ([x for x in lesions if (x.inner_signal == black) is solid] for solid in (True, False))
+    assert 15 <= len(first) <= 45
+    for bodies, generation in ((first, 1), (second, 2)):
+        (low, high), _, _ = BODY[generation]
+        assert all(low <= x.chi_ppm <= high for x in bodies)
+    assert all(BODY[2][1][0] <= x.inner_signal <= BODY[2][1][1] for x in second)
+    mimics = [_lesion(np.random.default_rng(seed), "mimic:calcification", (0.0, 0.0, 0.0), config) for seed in range(9)]
+    assert all(x.chi_ppm < 0 and x.inner_signal is None for x in mimics)
 
 
 def test_the_same_settings_give_the_same_plants(lesion_bank, tmp_path):
