@@ -1,0 +1,79 @@
+"""Scaling study of the candidate network: scans to train on, optimizer steps, channels.
+
+    python -m research.scaling data FOLDER --scans 250
+    python -m research.scaling cell FOLDER --scans 60 --steps 4 --channels 16
+    python -m research.scaling table
+
+Each cell is added to research/results/scaling.json; a killed one continues from its checkpoint in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmb_models.config.params import load_params
+from cmb_models.errors import InputError
+from cmb_models.files import exclusive, read_json, write_json
+from research.scaling.cells import RATES, Cell, run_cell
+from research.scaling.sets import OOD, PHANTOMS, write_sets
+from research.stages import ROOT
+
+OUT = ROOT / "research/results/scaling.json"
+KEYS = ("scans", "steps", "channels")
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.command()
+def data(
+    folder: Annotated[Path, typer.Argument(help="Folder for scans, checkpoints and weights.")],
+    scans: Annotated[int, typer.Option(min=1, help="Development phantoms.")] = 250,
+) -> None:
+    """Simulate and prepare the scans."""
+    write_sets(folder, scans, load_params(ROOT / "params.yaml"))
+
+
+@app.command()
+def cell(
+    folder: Annotated[Path, typer.Argument(help="Folder of the scans.")],
+    scans: Annotated[int, typer.Option(min=1)],
+    steps: Annotated[float, typer.Option(min=0.001, help="Optimizer steps as a multiple of params.yaml's.")],
+    channels: Annotated[int, typer.Option(min=1, help="Of the first level; each further one has twice as many.")],
+    out: Annotated[Path, typer.Option(help="JSON file to add the cell to.")] = OUT,
+) -> None:
+    """Train and measure one cell."""
+    measured = run_cell(folder, Cell(scans, steps, channels), load_params(ROOT / "params.yaml"))
+    with exclusive(out.with_suffix(".lock"), wait=True):  # cells may run in parallel
+        cells = read_json(out)["cells"] if out.is_file() else []
+        others = [c for c in cells if any(c[key] != measured[key] for key in KEYS)]
+        write_json(out, {"cells": sorted([*others, measured], key=lambda c: [c[key] for key in KEYS])})
+
+
+@app.command()
+def table(out: Path = OUT) -> None:
+    """Print the cells as a Markdown table."""
+    print(markdown(read_json(out)["cells"]))
+
+
+def markdown(cells: list[dict]) -> str:
+    """A row per cell: sensitivity at RATES false positives per scan on held-out phantoms and on OOD scans."""
+    titles = ["scans", "steps", "channels", *(f"{name}, {rate:g} FP/scan" for name in ("phantoms", "OOD") for rate in RATES)]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "--:|" * len(titles)]
+    for c in cells:
+        found = [_cell(row) for name in (PHANTOMS, OOD) for row in c[name]["froc"]]
+        lines.append("| " + " | ".join([str(c["scans"]), str(c["optimizer_steps"]), str(c["channels"]), *found]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict) -> str:
+    return f"{row['sensitivity']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"error: {error}")
