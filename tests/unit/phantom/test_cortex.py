@@ -97,7 +97,7 @@ def test_sulcal_veins_run_in_the_subjects_own_fluid(folded):
     new = zone & (own > 0.6) & (fluid_share(load_template()) < 0.2)  # sulci that the average brain lacks
     veins = draw_veins(np.random.default_rng(0), folded)
     at = tuple(np.rint(folded.full.index(veins.points_mm[veins.kind == SULCAL])).astype(int).T)
-    assert own[at].mean() > 3 * own[zone].mean()
+    assert own[at].mean() > 2.5 * own[zone].mean()
     assert new[at].sum() / zone[at].sum() > 1.5 * new.sum() / zone.sum()
 
 
