@@ -12,7 +12,13 @@ from cmb_models.errors import InputError
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.registry.provenance.initial import require_unseen, starting_point
-from cmb_models.training.initial import INITIAL, initial_source, load_initial, start_from, write_initial, write_state
+from cmb_models.training import loop
+from cmb_models.training.checkpoint import Checkpoint
+from cmb_models.training.initial import INITIAL, Initial, initial_source, load_initial, start_from, write_initial, write_state
+from cmb_models.training.loop import train_cnn, train_unet
+from tests.support.examples import CNN, UNET
+from tests.support.refused import refused
+from tests.support.trainings import SNAPSHOT, Killed, assert_equal, cnn_sampler, kill_at, train, unet_sampler
 
 
 @pytest.fixture
@@ -68,6 +74,89 @@ def test_damaged_weights_are_refused(tmp_path, release):
     with pytest.raises(InputError) as error:
         load_initial(prepared, "cnn")
     assert error.value.code == "prepared-outdated"
+
+
+def started(kind, frozen, release, **changes):
+    """A short training from the release's weights with this many frozen levels; gives its weights before and after."""
+    with np.load(release / f"{kind}.npz") as arrays:
+        initial = Initial(dict(arrays), "ab", "7")
+    sampler = {"unet": unet_sampler, "cnn": cnn_sampler}[kind](frozen_levels=frozen, weight_decay=0.1, **changes)
+    fit = {"unet": train_unet, "cnn": train_cnn}[kind]
+    return initial.weights, {n: t.numpy() for n, t in fit(sampler, 3, initial=initial).state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Weights of a release with normalisation statistics that are those of no new network."""
+    folder = tmp_path_factory.mktemp("release")
+    torch.manual_seed(3)
+    for name, network in (("unet", build_unet(UNET.channels, UNET.strides)), ("cnn", PatchClassifier(CNN.channels, 0.0))):
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(0.25)
+        write_state(folder / f"{name}.npz", network.state_dict())
+    return folder
+
+
+FROZEN = {
+    ("unet", 0): (),
+    ("unet", 1): ("input_block",),
+    ("unet", 2): ("input_block", "downsamples.0"),
+    ("unet", 3): ("input_block", "downsamples.0", "bottleneck"),
+    ("cnn", 1): ("features.0.", "features.1."),
+    ("cnn", 2): ("features.0.", "features.1.", "features.3.", "features.4."),
+}
+
+
+@pytest.mark.parametrize(("kind", "count"), FROZEN)
+def test_frozen_levels_keep_weights_and_statistics_and_all_else_is_trained(trained, kind, count):
+    """Also across hard-negative mining, which leaves the network in training mode."""
+    # Else the head for the kinds of mimics is not trained.
+    before, after = started(kind, count, trained, **({"kind_weight": 0.3} if kind == "cnn" else {}))
+    # MONAI's network names each part twice, also by its place in nested skip connections.
+    parts = {n: v for n, v in after.items() if ".skip_layers." not in n and not n.endswith("num_batches_tracked")}
+    kept = {n for n in parts if any(part in n for part in FROZEN[kind, count])}
+    assert len(kept) >= 8 * count
+    assert all(np.array_equal(before[n], after[n]) for n in kept)
+    counters = {n for n in after if n.endswith("num_batches_tracked") and any(part in n for part in FROZEN[kind, count])}
+    assert all(after[n] == before[n] for n in counters)
+    assert [n for n in set(parts) - kept if np.array_equal(before[n], after[n])] == []
+
+
+def test_frozen_statistics_are_those_that_normalise_in_training(trained, monkeypatch):
+    """With the statistics of each batch instead, the trained levels would learn from other features than production shows them."""
+    modes, forward = [], torch.nn.BatchNorm3d.forward
+
+    def note(self, batch):
+        modes.append((self.weight.requires_grad, self.training))
+        return forward(self, batch)
+
+    monkeypatch.setattr(torch.nn.BatchNorm3d, "forward", note)
+    started("cnn", 1, trained)
+    assert set(modes) == {(False, False), (True, True)}
+
+
+@pytest.mark.parametrize("kind", ["unet", "cnn"])
+def test_nothing_is_frozen_that_no_release_trained(kind):
+    with refused("params-invalid", case="frozen_levels"):
+        train(kind, frozen_levels=1)
+
+
+@pytest.mark.parametrize("kind", ["unet", "cnn"])
+def test_a_killed_training_with_frozen_levels_ends_as_one_that_was_not(trained, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SNAPSHOT", SNAPSHOT)
+    with np.load(trained / f"{kind}.npz") as arrays:
+        initial = Initial(dict(arrays), "ab", "7")
+    fit = {"unet": train_unet, "cnn": train_cnn}[kind]
+
+    def sampler():
+        return {"unet": unet_sampler, "cnn": cnn_sampler}[kind](frozen_levels=1)
+
+    checkpoint = Checkpoint(tmp_path / "c.pt", every_s=0)
+    with pytest.raises(Killed):
+        fit(sampler(), 3, kill_at(SNAPSHOT + 1), checkpoint, initial)
+    resumed = fit(sampler(), 3, None, checkpoint, initial).state_dict()
+    assert_equal(resumed, fit(sampler(), 3, None, None, initial).state_dict())
 
 
 def entry(key, sha256, content):
