@@ -206,7 +206,7 @@ class CrossValidate(Section):
 
 
 class Train(Section):
-    """init_from: random, or the release whose weights all trainings of both networks start from: number, role or bundle folder."""
+    """init_from: what all trainings of both networks start from: random, base, or a release by number, role or bundle folder."""
 
     seed: Seed
     init_from: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)]

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cmb_models.errors import InputError
+from cmb_models.files import read_json, sha256_of, write_json
 from cmb_models.networks.cnn import PatchClassifier
 from cmb_models.networks.unet import build_unet
 from cmb_models.registry.provenance.initial import require_unseen, starting_point
+from cmb_models.release.keys import new_keys
 from cmb_models.training import loop
 from cmb_models.training.checkpoint import Checkpoint
 from cmb_models.training.initial import INITIAL, Initial, initial_source, load_initial, start_from, write_initial, write_state
 from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.workspace import code_lock
+from pipelines import initialise
+from tests.integration.registry_workspace import git
+from tests.support.bundles import make_base
 from tests.support.examples import CNN, UNET
+from tests.support.imports import ROOT
 from tests.support.refused import refused
 from tests.support.trainings import SNAPSHOT, Killed, assert_equal, cnn_sampler, kill_at, train, unet_sampler
 
@@ -181,7 +190,100 @@ def test_a_release_that_saw_a_scan_of_the_workspace_is_refused(lineage):
 
 
 def test_random_needs_no_registry(tmp_path):
-    assert starting_point("random", [], tmp_path) == ({"name": "random"}, None)
+    assert starting_point("random", [], UNET, CNN, tmp_path) == ({"name": "random"}, None)
+
+
+def with_weights(scans=None, networks=True):
+    """A change of a hand-made bundle: the weights of two networks, and a lineage that names scans and settings."""
+
+    def change(bundle):
+        torch.manual_seed(3)
+        write_state(bundle / "weights/unet.npz", build_unet(UNET.channels, UNET.strides).state_dict())
+        write_state(bundle / "weights/cnn.npz", PatchClassifier(CNN.channels, 0.0).state_dict())
+        settings = {"networks": {"unet": UNET.model_dump(), "cnn": CNN.model_dump()}} if networks else {}
+        write_json(bundle / "lineage.json", {"training_scans": scans or {"phantom.sub-001": "9"}, **settings})
+
+    return change
+
+
+def test_training_starts_from_the_base_release(tmp_path, monkeypatch):
+    """What the stage writes, with the package's folder as its argument; a workspace folder named base is another release."""
+    base = make_base(tmp_path / "package", with_weights())
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source, weights = starting_point("base", [entry("site.sub-001", "1", "c1")], UNET, CNN, tmp_path, base)
+    assert source == {
+        "name": "base",
+        "manifest_sha256": sha256_of(base / "bundle/manifest.json"),
+        "training_scans": 1,
+    }
+    write_initial(tmp_path / "prepared" / INITIAL, source, weights)
+    initial = load_initial(tmp_path / "prepared", "unet")
+    with np.load(base / "bundle/weights/unet.npz") as theirs:
+        assert all(np.array_equal(initial.weights[name], theirs[name]) for name in theirs)
+    with refused("base-release-missing"):
+        starting_point("base", [], UNET, CNN, tmp_path, tmp_path / "nothing")
+
+
+def test_a_base_release_that_saw_a_scan_is_refused(tmp_path):
+    base = make_base(tmp_path / "package", with_weights({"phantom.sub-001": "1"}))
+    with refused("leakage", case="base", got="site.sub-001"):
+        starting_point("base", [entry("site.sub-001", "1", "c1")], UNET, CNN, tmp_path, base)
+
+
+def test_a_workspace_that_requires_signatures_requires_its_keys_of_the_base_release_too(tmp_path):
+    base = make_base(tmp_path / "package", with_weights())
+    site = tmp_path / "site"
+    git(tmp_path, "init", "-q", str(site))
+    (site / ".gitignore").write_text("*.key\n")
+    new_keys(site / "keys")
+    git(site, "add", "-A")
+    git(site, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "Releases are signed")
+    with refused("signature-invalid"):
+        starting_point("base", [], UNET, CNN, site, base)
+
+
+def test_other_channels_are_refused_before_anything_is_trained(tmp_path):
+    base = make_base(tmp_path / "package", with_weights())
+    unet, cnn = UNET.model_copy(update={"channels": (4, 8, 16)}), CNN.model_copy(update={"channels": (8,)})
+    with refused("params-invalid", case="base") as refusal:
+        starting_point("base", [], unet, cnn, tmp_path, base)
+    assert refusal.value.expected == "unet.channels [8, 8, 16] and cnn.channels [8, 16], as the release has"
+    old = make_base(tmp_path / "old", with_weights(networks=False))
+    assert starting_point("base", [], unet, cnn, tmp_path, old)[1] == old / "bundle/weights"
+
+
+def test_the_stage_takes_the_packages_base_release(tmp_path, monkeypatch):
+    """pipelines/initialise.py in a workspace, with a base release in the place of the package's."""
+    base = make_base(tmp_path / "package", with_weights())
+    monkeypatch.setattr(initialise, "FOLDER", base)
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["init_from"] = "base"
+    params["unet"] |= {"channels": list(UNET.channels), "strides": list(UNET.strides), "frozen_levels": 1}
+    params["cnn"] |= {"channels": list(CNN.channels)}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    write_json(tmp_path / "data/index.json", {"scans": [entry("site.sub-001", "1", "c1")]})
+    initialise.main()
+    assert read_json(tmp_path / "models/initial/source.json")["manifest_sha256"] == sha256_of(base / "bundle/manifest.json")
+    for name in ("unet", "cnn"):
+        assert sha256_of(tmp_path / f"models/initial/{name}.npz") == sha256_of(base / f"bundle/weights/{name}.npz")
+
+
+def test_another_base_release_makes_the_stage_stale(tmp_path, monkeypatch):
+    """code.lock hashes the files next to cmb_models/base_release/__init__.py."""
+    package = tmp_path / "library/cmb_models"
+    shutil.copytree(ROOT / "cmb_models", package, ignore=shutil.ignore_patterns("__pycache__", "bundle"))
+    monkeypatch.setattr(code_lock, "PACKAGE", package)
+    forget = [code_lock._parsed.cache_clear, code_lock._data_files.cache_clear]
+    before = code_lock.installed_code(ROOT)
+    for clear in forget:
+        clear()
+    make_base(package / "base_release", with_weights())
+    change = code_lock.code_change(before, code_lock.installed_code(ROOT))
+    for clear in forget:
+        clear()
+    assert (change.modules, change.stages) == (("cmb_models.base_release",), ("initialise",))
 
 
 def test_weights_are_the_same_bytes_each_time(tmp_path, release):
