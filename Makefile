@@ -1,6 +1,6 @@
-# make setup | demo | full-demo | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | gpu-check | gpu-kit | soak | bench-accuracy | bench-ood.
+# make setup | demo | full-demo | base | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | gpu-check | gpu-kit | soak | bench-accuracy | bench-ood.
 # Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else. Of a site's workspace nothing is made
-# here but demo/ and demo-full/: `cmb init` creates others.
+# here but demo/, demo-full/ and base/: `cmb init` creates others.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # The first Python of these versions that is there and can make environments.
@@ -14,7 +14,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup environments python demo full-demo test test-research lint lock docs results gallery bench-serving bench-training gpu-check gpu-kit soak bench-accuracy bench-ood
+.PHONY: setup environments python demo full-demo base test test-research lint lock docs results gallery bench-serving bench-training gpu-check gpu-kit soak bench-accuracy bench-ood
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -43,10 +43,14 @@ python:
 	@touch $@
 
 demo: setup
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python -m scripts.demo
 
 full-demo: setup
-	@$(BIN)/python scripts/demo.py full
+	@$(BIN)/python -m scripts.demo full
+
+# The base release of the package, cmb_models/base_release/, trained on simulated scans in base/: hours. The signing key stays there.
+base: setup
+	@$(BIN)/python -m scripts.base
 
 # Without the tests marked ci, which take long, and with fewer kills; CMB_EVERY_STEP=1 runs everything, as .ci/run does.
 test: setup lint

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmb_models.base_release import BASE
 from cmb_models.detection import Detection, DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
@@ -26,7 +27,7 @@ __all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "
 
 
 def load(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] = BASE,
     *,
     trusted_keys: Mapping[str, bytes] | None = None,
     threads: int = 0,
@@ -35,9 +36,11 @@ def load(
     """Load a release from its bundle, to detect in this process. Needs the `detect` extra.
 
     Args:
-        bundle: The bundle's folder. Every file is verified against its manifest.
+        bundle: The bundle's folder, or "base" for the base release that the package ships, which was trained on simulated scans
+            only; a folder of that name is "./base". Every file is verified against its manifest.
         trusted_keys: Public keys (PEM) by name. The bundle must be signed with one of them; without any, it is rejected. If None,
-            signatures are not checked. Nothing is read from the current directory or its git repository.
+            signatures are not checked, except that of the base release, with the key next to it (release/base.py). Nothing is
+            read from the current directory or its git repository.
         threads: Threads of each network on the CPU; 0 for all cores.
         device: "cpu"; "cuda" for a CUDA device; "auto" for a CUDA device that works, else the CPU. `detector.device` is the
             device in use.
@@ -47,8 +50,9 @@ def load(
 
     Raises:
         InputError: If the bundle is incomplete, changed, not signed as required, or has invalid settings; if `device` is
-            "cuda" and no CUDA device works.
+            "cuda" and no CUDA device works; if this build of the package has no base release, or packages are missing.
     """
+    from cmb_models.release.base import open_base
     from cmb_models.release.bundle import NO_KEYS, BundleDetector
 
     if not isinstance(bundle, str | os.PathLike):
@@ -58,7 +62,14 @@ def load(
     if trusted_keys is not None and not trusted_keys:
         remedy = "pass a key, or None to skip the check"
         raise InputError("key-missing", bundle, "a trusted key to check its signature with", "none", remedy)
-    return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS, device)
+    try:
+        # A PathLike is a folder, whatever its name.
+        if bundle == BASE:
+            return open_base(threads, trusted_keys, device)
+        return BundleDetector(Path(bundle), threads, trusted_keys or NO_KEYS, device)
+    except ModuleNotFoundError as error:
+        remedy = "run pip install 'cmb-models[detect]'"
+        raise InputError("package-missing", bundle, "the packages that run networks", f"no {error.name}", remedy) from error
 
 
 def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, shared_memory: bool = False) -> Client:

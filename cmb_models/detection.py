@@ -49,6 +49,7 @@ class DetectionResult:
         release: Number of the release; 0 for an unregistered bundle.
         manifest_sha256: SHA-256 of the bundle's manifest; "" if unknown.
         volume: The scan as stored, for `plot`; None if it was dropped. Ignored in comparisons.
+        origin: Description of the base release, if the result is its; "" for any other release. Ignored in comparisons.
     """
 
     candidates: tuple[Detection, ...]
@@ -56,6 +57,7 @@ class DetectionResult:
     release: int = 0
     manifest_sha256: str = ""
     volume: Volume | None = field(default=None, compare=False, repr=False)
+    origin: str = field(default="", compare=False)
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -111,7 +113,7 @@ class DetectionResult:
         threshold = self.threshold if threshold is None else threshold
         found = self.above(threshold)
         findings = {0: "no detections", 1: "1 detection"}.get(len(found), f"{len(found)} detections")
-        release = f"release {self.release}" if self.release else "unregistered bundle"
+        release = f"release {self.release}" if self.release else self.origin or "unregistered bundle"
         return findings_figure(volume, found, title, f"{findings} at threshold {threshold:.3f}   |   {release}", RESEARCH_USE)
 
 

@@ -107,6 +107,7 @@ CODES = {
     "bundle-incomplete": "A bundle lacks a file.",
     "bundle-changed": "A bundle's files differ from its manifest or signature.",
     "bundle-damaged": "A file of a bundle cannot be read.",
+    "base-release-missing": "This build of the package has no base release.",
     "release-unknown": "The release does not exist.",
     "release-changed": "A release's content differs from what was registered.",
     "release-damaged": "A stored release is incomplete.",

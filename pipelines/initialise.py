@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cmb_models.base_release import FOLDER
 from cmb_models.config.params import load_params
 from cmb_models.files import atomic_directory, read_json
 from cmb_models.registry.provenance.initial import starting_point
@@ -12,7 +13,7 @@ from cmb_models.workspace.stage import run
 
 def main() -> None:
     params = load_params(PARAMS)
-    source, weights = starting_point(params.train.init_from, read_json(INDEX)["scans"])
+    source, weights = starting_point(params.train.init_from, read_json(INDEX)["scans"], params.unet, params.cnn, base=FOLDER)
     with atomic_directory(INITIAL) as folder:
         write_initial(folder, source, weights)
 

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import yaml
-from rich.console import Console
 from rich.table import Table
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.files import read_json, write_text
+from cmb_models.files import read_json
+from scripts.simulated_site import CHECKOUT, ENVIRONMENT, SimulatedSite, console
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 FULL = sys.argv[1:] == ["full"]
 WORKSPACE = CHECKOUT / ("demo-full" if FULL else "demo")
 SITE = ["--scans", "15", "--cmbs", "40", "--seed", "1"]  # `cmb simulate` options: as many as in Rau et al. 2026
@@ -42,67 +37,6 @@ DATASETS = {"site": SITE_FULL if FULL else SITE, "locked": LOCKED_FULL if FULL e
 SPLIT = {"locked_datasets": ["locked"], "locked_fraction": 0.0}
 SETTINGS_FULL = {"split": SPLIT | {"folds": 5}, "unet": {"steps": 2600}}
 SETTINGS = SETTINGS_FULL if FULL else {"split": SPLIT}
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)  # simulated models do not belong in a site's own registry
-console = Console(highlight=False)
-
-
-def run(*command: str, quiet: bool = False, cwd: Path = WORKSPACE) -> str:
-    """Show and run a command in the workspace; its failure ends the demo with its own words. Returns its output if `quiet`.
-
-    Quiet commands are short; their output is printed when they are done.
-    """
-    console.print(f"[bold cyan]$ {shlex.join(command)}[/]", soft_wrap=True)
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE if quiet else None)
-    if done.returncode:
-        console.print(
-            f"[bold red]the demo stopped:[/] `{shlex.join(command)}` ended with exit code {done.returncode}", soft_wrap=True
-        )
-        sys.exit(done.returncode)
-    if quiet:
-        console.print(done.stdout.rstrip(), markup=False)
-    return done.stdout or ""
-
-
-def git(*arguments: str) -> str:
-    """git in the workspace, unseen, as the site's user."""
-    user = ["-c", "user.name=demo site", "-c", "user.email=site@example.org"]
-    return subprocess.run(["git", *user, *arguments], cwd=WORKSPACE, check=True, text=True, capture_output=True).stdout
-
-
-def workspace() -> None:
-    """Create demo/ with `cmb init`, or bring an earlier demo up to the checkout's code."""
-    if not (WORKSPACE / "dvc.yaml").exists():
-        run("cmb", "init", str(WORKSPACE), cwd=CHECKOUT)
-        commit("Create workspace")
-    else:
-        run("cmb", "init", "--upgrade", str(WORKSPACE), cwd=CHECKOUT)
-    params = yaml.safe_load((WORKSPACE / "params.yaml").read_text())
-    if any(params[section] != params[section] | settings for section, settings in SETTINGS.items()):
-        for section, settings in SETTINGS.items():
-            params[section] |= settings
-        write_text(WORKSPACE / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-    commit("Upgrade, and settings of the demo", "-u")
-
-
-def data() -> None:
-    """Simulate the site's scans and put them under DVC."""
-    for name, options in DATASETS.items():
-        folder = f"data/raw/{name}"
-        if not (WORKSPACE / folder / "annotations.csv").is_file():
-            run("cmb", "simulate", folder, *options)
-        if not (WORKSPACE / f"{folder}.dvc").is_file():
-            run("dvc", "add", "-q", folder)
-    commit("Scans of the site and locked scans", "data/raw/*.dvc")
-
-
-def commit(message: str, *paths: str) -> None:
-    """Commit `paths` if they changed."""
-    if paths:
-        git("add", *paths)
-    if git("diff", "--cached", "--name-only").strip():
-        console.print(f"[bold cyan]$ git commit -m {shlex.quote(message)}[/]")
-        git("commit", "-q", "-m", message)
 
 
 @contextlib.contextmanager
@@ -162,16 +96,16 @@ def main() -> None:
     started = time.monotonic()
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # a closed terminal ends the server too
-    workspace()
-    data()
-    run("dvc", "repro")
-    commit("Retrain", "dvc.lock", "reports/*/metrics.json", "locked_evaluations.jsonl")
-    release = re.search(r"release (\d+)", run("cmb", "release", "register", quiet=True)).group(1)
-    run("cmb", "release", "promote", release, "--reason", "demo")
-    commit("Promotion", "audit.jsonl")
+    site = SimulatedSite(WORKSPACE, "the demo")
+    site.create(SETTINGS)
+    site.simulate(DATASETS)
+    site.train()
+    release = re.search(r"release (\d+)", site.run("cmb", "release", "register", quiet=True)).group(1)
+    site.run("cmb", "release", "promote", release, "--reason", "demo")
+    site.commit("Promotion", "audit.jsonl")
     with server() as url:
         scans = [str(scan.path.relative_to(WORKSPACE)) for scan in find_scans(WORKSPACE / "data/raw/locked")]
-        run("cmb", "detect", *scans, "--server", url, "--out", "results")
+        site.run("cmb", "detect", *scans, "--server", url, "--out", "results")
     show_results(started)
 
 

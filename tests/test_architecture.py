@@ -22,6 +22,7 @@ LAYERS = (
         "cmb_models/detection.py",
         "cmb_models/figures",
         "cmb_models/records.py",
+        "cmb_models/base_release",
     ),
     ("cmb_models/config",),
     ("cmb_models/workspace",),

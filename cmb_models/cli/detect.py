@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmb_models.base_release import BASE, is_shipped
 from cmb_models.cli.terminal import quiet_nibabel
 from cmb_models.errors import InputError, printable
 
@@ -33,6 +34,7 @@ SERVER_ERRORS = (
     *("server-unreachable", "server-without-release", "server-not-running", "shared-memory-unavailable"),
     *("tls-refused", "tls-file", "tls-incomplete", "admin-key-wrong"),
 )
+TRAIN_HINT = "To train on your own scans, which simulated ones do not replace: `cmb init FOLDER`"
 EPILOG = (
     "Exit code: 0 all scans were processed, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
@@ -42,9 +44,16 @@ def detect(
     scans: Annotated[list[Path], typer.Argument(help="SWI scans, .nii or .nii.gz, one 3D volume each.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier call are overwritten.")],
     server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here).")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here, else --bundle base)."),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="A bundle to run in this process, without a server.")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="A bundle to run in this process, without a server; base: the package's, trained on simulated scans only.",
+        ),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score to report (default: the release's).")] = None,
     phase: Annotated[
         list[Path] | None,
@@ -61,7 +70,7 @@ def detect(
     ] = False,
     device: Annotated[
         str | None,
-        typer.Option(metavar="DEVICE", help="With --bundle: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
+        typer.Option(metavar="DEVICE", help="Without a server: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
     ] = None,
 ) -> None:
     """Detect microbleeds in scans.
@@ -89,7 +98,10 @@ def detect(
     written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each processed scan" if figures else "")
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""
-    Console(soft_wrap=True, highlight=False).print(f"in {out}: {written}{where}", markup=False)
+    stdout = Console(soft_wrap=True, highlight=False)
+    stdout.print(f"in {out}: {written}{where}", markup=False)
+    if getattr(detector, "origin", ""):
+        stdout.print(TRAIN_HINT, markup=False)
     if shadow:
         mirror(results, phases, server or started_server(), shadow)
     if any(r.answer is None for r in results):
@@ -148,29 +160,37 @@ def check_plotting(figures: bool) -> None:
 
 def open_detector(
     server: str | None,
-    bundle: Path | None,
+    bundle: str | Path | None,
     shadow: Path | None = None,
     shared_memory: bool = False,
     device: str | None = None,
 ) -> tuple[Detector, str]:
-    """The detector and a description of where it runs. Raises InputError for conflicting options."""
+    """The detector and a description of it.
+
+    Without a server or a bundle named, it is the server that was started here, else the base release in this process. Raises
+    InputError for conflicting options, and without either.
+    """
     if shared_memory and bundle:
         raise InputError("options-conflict", "cmb detect", "a server to share memory with", "--bundle", "drop one")
     if shadow and bundle:
         raise InputError("options-conflict", "cmb detect", "a server with a challenger for --shadow", "--bundle", "drop one")
     if server and bundle:
         raise InputError("options-conflict", "cmb detect", "either --server or --bundle", "both", "drop one")
-    if device and not bundle:
-        remedy = "leave it out: a server chooses its device itself"
-        raise InputError("options-conflict", "cmb detect", "--bundle with --device", "--device alone", remedy)
+    needs_server = server or shadow or shared_memory or SERVER_STATE.is_file()
+    if not bundle and not needs_server and is_shipped():
+        bundle = BASE
     from cmb_models.api import connect, load
 
     if bundle:
-        from cmb_models.release.keys import bundle_keys
+        from cmb_models.release.keys import bundle_keys, trusted_keys
 
-        detector = load(bundle, trusted_keys=bundle_keys(bundle, Path(".")) or None, device=device or "auto")
-        return detector, f"bundle {bundle}"
+        keys = trusted_keys(Path(".")) if bundle == BASE else bundle_keys(Path(bundle), Path("."))
+        detector = load(bundle, trusted_keys=keys or None, device=device or "auto")
+        return detector, detector.origin or f"bundle {bundle}"
     address = server or started_server()
+    if device:
+        remedy = "leave it out: a server chooses its device itself"
+        raise InputError("options-conflict", "cmb detect", "--device without a server", f"server {address}", remedy)
     return connect(address, shared_memory=shared_memory), f"server {address}"
 
 
@@ -298,7 +318,7 @@ def show(console: Console, results: list[ScanResult], source: str) -> None:
             str(len(r.detections)),
             best,
             f"{r.threshold_used:.3f}",
-            str(r.answer.release or "unregistered"),
+            str(r.answer.release or ("base" if r.answer.origin else "unregistered")),
         )
     console.print(table)
 

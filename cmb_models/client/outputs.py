@@ -84,6 +84,7 @@ def _scan_entry(result: ScanResult, answer: DetectionResult) -> dict:
         "file": result.file,
         "input_sha256": result.input_sha256,
         "release": answer.release,
+        "origin": answer.origin,
         "manifest_sha256": answer.manifest_sha256,
         "threshold": result.threshold_used,
         "release_threshold": answer.threshold,

@@ -22,6 +22,8 @@ from cmb_models.config.types import (
     Count,
     Fraction,
     FractionRange,
+    LevelRange,
+    Levels,
     Positive,
     Probability,
     Range,
@@ -32,6 +34,8 @@ from cmb_models.config.types import (
     explain,
 )
 from cmb_models.errors import InputError
+
+RANDOM = "random"  # of train.init_from
 
 
 class Ingest(Section):
@@ -62,7 +66,8 @@ class Unet(Section):
     `hard_negatives_at` of the steps are done; none before. inserted_per_patch, inserted_mimics_per_patch: mean number of
     simulated CMBs and mimics put into a training
     patch (insertion.py), 0 for none. warped_fraction: share of the patches that are turned, tilted and scaled (spatial.py).
-    focal_gamma, focal_beta: exponents of the loss (losses.py).
+    focal_gamma, focal_beta: exponents of the loss (losses.py). frozen_levels: so many of the encoder's levels, from full resolution
+    down, keep the weights and normalisation statistics of the release that training starts from.
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=3)]
@@ -81,12 +86,18 @@ class Unet(Section):
     warped_fraction: Probability
     focal_gamma: Positive
     focal_beta: Positive
+    frozen_levels: Levels
 
     @model_validator(mode="after")
     def _strides_fit(self) -> Unet:
         if len(self.strides) != len(self.channels) or self.strides[0] != 1:
             wanted = f"{len(self.channels)} numbers, as unet.channels has, the first 1"
             raise ValueError(f"unet.strides must be {wanted}; they are {list(self.strides)}")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Unet:
+        _require_levels("unet.frozen_levels", self.frozen_levels, self.channels)
         return self
 
 
@@ -97,7 +108,8 @@ class Cnn(Section):
     inserted_mimic_fraction: of the negative ones that are simulated mimics. warped_fraction: of all, as in stage 1.
     kind_weight: in the loss, of telling the kinds of mimics apart (networks.cnn.KINDS), where annotations name them.
     phase_dropout: share of the patches whose phase is left out, so that the SWI alone still counts; only with preprocess.phase.
-    match_mm: a candidate this near to a CMB's centre is a positive example.
+    match_mm: a candidate this near to a CMB's centre is a positive example. frozen_levels: as of `unet`; a level is its two
+    convolutions.
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -115,6 +127,17 @@ class Cnn(Section):
     phase_dropout: Probability
     jitter_vox: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     match_mm: Positive
+    frozen_levels: Levels
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Cnn:
+        _require_levels("cnn.frozen_levels", self.frozen_levels, self.channels)
+        return self
+
+
+def _require_levels(key: str, frozen: int, channels: tuple[int, ...]) -> None:
+    if frozen > len(channels):
+        raise ValueError(f"{key} must be at most {len(channels)}, the number of levels; it is {frozen}")
 
 
 class LesionBankSettings(Section):
@@ -132,6 +155,7 @@ class UnetSearch(Section):
     sigma_mm: Range | None = None
     lesion_fraction: FractionRange | None = None
     inserted_per_patch: Range | None = None
+    frozen_levels: LevelRange | None = None
 
 
 class CnnSearch(Section):
@@ -142,6 +166,7 @@ class CnnSearch(Section):
     dropout: FractionRange | None = None
     positive_fraction: FractionRange | None = None
     inserted_fraction: FractionRange | None = None
+    frozen_levels: LevelRange | None = None
 
 
 class Tuning(Section):
@@ -181,7 +206,7 @@ class CrossValidate(Section):
 
 
 class Train(Section):
-    """init_from: random, or the release whose weights all trainings of both networks start from: number, role or bundle folder."""
+    """init_from: what all trainings of both networks start from: random, base, or a release by number, role or bundle folder."""
 
     seed: Seed
     init_from: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)]
@@ -254,6 +279,17 @@ class Params(Section):
             for key, (low, high) in ranges.items():
                 if not low <= getattr(recipe, key) <= high:
                     raise ValueError(f"tune_{name}.search.{key} must hold {name}.{key}, where the search begins")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_to_keep(self) -> Params:
+        """Frozen random weights would stay random."""
+        for name, search, recipe in (("unet", self.tune_unet.search, self.unet), ("cnn", self.tune_cnn.search, self.cnn)):
+            searched = search.frozen_levels[1] if search.frozen_levels else 0
+            for key, most in ((f"{name}.frozen_levels", recipe.frozen_levels), (f"tune_{name}.search.frozen_levels", searched)):
+                _require_levels(key, most, recipe.channels)
+                if most and self.train.init_from == RANDOM:
+                    raise ValueError(f"{key} must be 0 with train.init_from: {RANDOM}; it is {most}")
         return self
 
 

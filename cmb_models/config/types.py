@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,9 +12,11 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Steps = Annotated[int, Field(ge=4)]  # the last quarter of them is averaged
+Levels = Annotated[int, Field(ge=0)]
+Number = TypeVar("Number", bound=float)
 
 
-def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
+def _low_to_high(pair: tuple[Number, Number]) -> tuple[Number, Number]:
     if pair[0] > pair[1]:
         raise ValueError("the first value must not be above the second")
     return pair
@@ -22,6 +24,7 @@ def _low_to_high(pair: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_low_to_high)]
 FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_to_high)]
+LevelRange = Annotated[tuple[Levels, Levels], AfterValidator(_low_to_high)]
 Size = tuple[Count, Count, Count]
 
 

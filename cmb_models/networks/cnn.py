@@ -47,6 +47,11 @@ class PatchClassifier(nn.Module):
         """Logits (N,) of filtered patches (N, C + 2, I, J, K), as returned by BottomHatFilter."""
         return self.head(self._pooled(spots))[:, 0]
 
+    def levels(self) -> list[nn.Module]:
+        """The levels, each its two convolutions with normalisation; pooling has no weights."""
+        convolutions = [module for module in self.features if not isinstance(module, nn.MaxPool3d)]
+        return [nn.ModuleList(convolutions[n : n + 2]) for n in range(0, len(convolutions), 2)]
+
     def with_kinds(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N,) and logits of the kind (N, 1 + len(KINDS)), an auxiliary target in training that is not exported."""
         pooled = self._pooled(self.spots(patches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,6 +47,13 @@ def build_unet(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequen
     )
     nn.init.constant_(unet.output_block.conv.conv.bias, -math.log((1 - PRIOR) / PRIOR))
     return nn.Sequential(BottomHatFilter(), with_sliced_gradients(unet))
+
+
+def encoder_levels(network: nn.Sequential) -> list[nn.Module]:
+    """The encoder of a network of `build_unet`, level by level from full resolution down."""
+    # DynUNet's stubs describe its parts as tensors or modules.
+    unet: Any = network[1]
+    return [unet.input_block, *unet.downsamples, unet.bottleneck]
 
 
 class Heatmap(nn.Module):

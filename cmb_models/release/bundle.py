@@ -125,6 +125,10 @@ def open_networks(bundle: Bundle, threads: int = 0, device: str = "cpu") -> tupl
 class BundleDetector:
     """A Detector that runs a bundle in this process; its networks stay open between scans.
 
+    Attributes:
+        bundle: The verified bundle.
+        origin: What the results are to say about it, "" for nothing (DetectionResult.origin).
+
     Args:
         folder: The bundle. It is verified against its manifest.
         threads: Threads of each network; 0 for all cores.
@@ -141,6 +145,7 @@ class BundleDetector:
         self.bundle = load_bundle(folder, trusted_keys)
         self._networks: tuple[DeviceNetwork, DeviceNetwork] | None = open_networks(self.bundle, threads, device)
         self._arrays = open_arrays(device)
+        self.origin = ""
 
     def __enter__(self) -> Self:
         return self
@@ -187,4 +192,4 @@ class BundleDetector:
         image = open_phase(phase, scan, case, self.requires_phase)
         unet, cnn = self._networks
         result = self._arrays.run(lambda arrays: detect(volume, self.bundle.config, unet, cnn, case, image, arrays), case)
-        return replace(result, manifest_sha256=self.bundle.manifest_sha256).found_in(volume)
+        return replace(result, manifest_sha256=self.bundle.manifest_sha256, origin=self.origin).found_in(volume)

@@ -158,7 +158,8 @@ def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     """The part of lineage.json that is known at export.
 
     SHA-256 of every scan's file and content (and phase image, if used) as training recorded it, device and precision of the
-    training, the weights it started from, subjects of the calibration, the chosen trials, and the gate settings before training.
+    training, settings of both networks, the weights they started from, subjects of the calibration, the chosen trials, and the
+    gate settings before training.
     `cmb release register` adds the commit and the hashes of dvc.lock and params.yaml.
     """
     index, tuned = read_json(inputs["index"]), {n: read_json(inputs[f"tuned_{n}"]) for n in ("unet", "cnn")}
@@ -169,12 +170,14 @@ def lineage(inputs: dict[str, Path]) -> dict[str, Any]:
     phases = {"training_phases": recipe["phases"]} if "phases" in recipe else {}
     gate = {"gate": recipe["gate"], "gate_sha256": canonical_sha256(recipe["gate"])} if "gate" in recipe else {}
     compute = {"compute": recipe["compute"]} if "compute" in recipe else {}
+    networks = {name: recipe[name] for name in ("unet", "cnn") if name in recipe}
     initial = {"initial": recipe["initial"]} if "initial" in recipe else {}
     contents = {s["key"]: s["content_sha256"] for s in index["scans"] if "content_sha256" in s}
     return {
         "training_scans": recipe["scans"],
         "training_contents": {key: contents[key] for key in recipe["scans"] if key in contents},
         **compute,
+        **({"networks": networks} if networks else {}),
         **initial,
         **phases,
         **gate,

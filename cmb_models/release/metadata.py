@@ -39,7 +39,7 @@ def metadata(config: PipelineConfig, parity: dict[str, float], index: ScanIndex,
         "onnx_version": version("onnx"),
         "task": "cerebral microbleed detection in SWI, two stages (3D U-Net, 3D CNN)",
         "description": "A 3D U-Net proposes locations in an SWI volume, a 3D CNN separates microbleeds from mimics; after "
-        "Rau et al., Brain Sciences 2026 (doi:10.3390/brainsci16020207). Trained by a site on its own scans.",
+        "Rau et al., Brain Sciences 2026 (doi:10.3390/brainsci16020207).",
         "authors": "the site that trained it, with cmb-models",
         "copyright": "the site that trained it",
         "intended_use": NOT_A_DEVICE,

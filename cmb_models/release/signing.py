@@ -117,7 +117,7 @@ def _library(part: str, folder: Path) -> ModuleType:
     try:
         return importlib.import_module(f"model_signing.{part}")
     except ModuleNotFoundError as error:
-        remedy = "install model-signing and pyopenssl, or open it in the project's environment"
+        remedy = "run pip install 'cmb-models[detect]', or open it in the project's environment"
         raise InputError(
             "package-missing", folder, "model-signing, to check its signature", f"no module {error.name}", remedy
         ) from error

@@ -8,7 +8,7 @@ import io
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class TrainingState:
     """All that the next step depends on, besides the training's seed.
 
     sampler: with settings, state() and restore(). rate: factor on the learning rate, halved each time the training diverges.
+    frozen: modules of the model that keep their weights and normalisation statistics.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class TrainingState:
     sampler: Any
     step: int = 0
     rate: float = 1.0
+    frozen: Sequence[nn.Module] = ()
 
     def capture(self) -> dict[str, Any]:
         """A copy that later steps do not change."""

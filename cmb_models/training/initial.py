@@ -6,13 +6,14 @@ Stage initialise fetches them; the preprocess stage adds them to the prepared sc
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cmb_models.config.params import RANDOM
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write, read_json, sha256_of, write_json
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 INITIAL = "initial"  # folder among the prepared scans
 SOURCE = "source.json"
-RANDOM = "random"
 NETWORKS = ("unet", "cnn")
 
 
@@ -86,6 +86,31 @@ def load_initial(prepared_dir: Path, network: str) -> Initial | None:
         raise InputError(
             "prepared-outdated", file, "weights to start from", f"{error}", "remove data/prepared and run `dvc repro`"
         ) from error
+
+
+def frozen_levels(levels: Sequence[nn.Module], count: int, initial: Initial | None) -> list[nn.Module]:
+    """Exclude the first `count` levels of a network from training: the optimizer leaves their weights alone.
+
+    Their normalisation statistics stay too if they are in evaluation mode at each step, which is left to the training loop.
+
+    Args:
+        levels: Of the network, in order.
+        count: Number of levels to freeze.
+        initial: What the network starts from.
+
+    Returns:
+        The frozen levels.
+
+    Raises:
+        InputError: For levels to freeze in a network that starts from random weights.
+    """
+    if count and initial is None:
+        remedy = "set frozen_levels to 0, or train.init_from to a release"
+        raise InputError("params-invalid", "frozen_levels", "initial weights of a release", "random ones", remedy)
+    frozen = list(levels[:count])
+    for level in frozen:
+        level.requires_grad_(False)
+    return frozen
 
 
 def start_from(model: nn.Module, initial: Initial, network: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch.optim import swa_utils
 
 from cmb_models.config.params import Cnn, Unet
 from cmb_models.networks.cnn import PatchClassifier
-from cmb_models.networks.unet import build_unet
+from cmb_models.networks.unet import build_unet, encoder_levels
 from cmb_models.training.checkpoint import Checkpoint, TrainingState
 from cmb_models.training.data.hard_negatives import mine_hard_negatives
 from cmb_models.training.data.samplers import CnnSampler, UnetSampler
-from cmb_models.training.initial import Initial, start_from
+from cmb_models.training.initial import Initial, frozen_levels, start_from
 from cmb_models.training.losses import centre_loss, microbleed_loss
 from cmb_models.training.precision import autocast, best_device
 from cmb_models.training.prefetch import Prefetcher, prefetch_threads
@@ -50,6 +50,7 @@ def train_unet(
     model = build_unet(s.channels, s.strides)
     if initial:
         start_from(model, initial, "unet")
+    frozen = frozen_levels(encoder_levels(model), s.frozen_levels, initial)
     mining_steps = {round(share * s.steps) for share in s.hard_negatives_at} if s.hard_negative_fraction else set()
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
@@ -61,7 +62,7 @@ def train_unet(
         if step in mining_steps:
             sampler.hard = mine_hard_negatives(model, sampler.examples, generator(seed, step, purpose=1))
 
-    return _fit(model, loss, sampler, seed, step_done, checkpoint, before)
+    return _fit(model, loss, sampler, seed, step_done, checkpoint, frozen, before)
 
 
 def train_cnn(
@@ -77,13 +78,14 @@ def train_cnn(
     model = PatchClassifier(s.channels, s.dropout, sampler.channels)
     if initial:
         start_from(model, initial, "cnn")
+    frozen = frozen_levels(model.levels(), s.frozen_levels, initial)
 
     def loss(batch: list[torch.Tensor]) -> torch.Tensor:
         patches, kinds = batch
         logits, of_kinds = model.with_kinds(patches.to(memory_format=torch.channels_last_3d))
         return microbleed_loss(logits, of_kinds, kinds, s.kind_weight)
 
-    return _fit(model, loss, sampler, seed, step_done, checkpoint)
+    return _fit(model, loss, sampler, seed, step_done, checkpoint, frozen)
 
 
 def generator(seed: int, step: int, purpose: int = 0) -> np.random.Generator:
@@ -109,23 +111,25 @@ def _fit(
     seed: int,
     step_done: Step | None,
     checkpoint: Checkpoint | None,
+    frozen: Sequence[nn.Module],
     before: Step | None = None,
 ) -> Network:
     """AdamW with a warm-up and cosine decay in the precision of precision.py, then the mean of the last quarter's weights.
 
-    loss: of a batch on the device. before: called with the number of each step before it. With a checkpoint a killed training goes
-    on from its last state to the very weights it would have had (on the CPU with the same number of threads; CUDA sums in no fixed
-    order).
+    loss: of a batch on the device. frozen: modules that keep their weights and normalisation statistics. before: called with the
+    number of each step before it. With a checkpoint a killed training goes on from its last state to the very weights it would have
+    had (on the CPU with the same number of threads; CUDA sums in no fixed order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
     s: Unet | Cnn = sampler.settings
     device = best_device()
     # torch's stubs have no `memory_format` for modules.
     model.to(device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=s.learning_rate, weight_decay=s.weight_decay)
     # One tensor after the other: torch's way for all at once, its default on CUDA alone, refuses batch normalisation's counters.
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_swa_avg_fn(), use_buffers=True)
-    state = TrainingState(model, optimizer, average, sampler)
+    state = TrainingState(model, optimizer, average, sampler, frozen=frozen)
     _resume(state, checkpoint, step_done)
     with draw_batches(sampler, seed, s.steps, prefetch_threads(device)) as batches:
 
@@ -156,6 +160,9 @@ def _take_steps(
             group["lr"] = s.learning_rate * state.rate * _learning_rate_factor(state.step, s.steps)
         if before:
             before(state.step)
+        for module in state.frozen:
+            # At each step, since mining leaves the whole model in training mode.
+            module.eval()
         value, norm = _gradient(state, loss_of)
         if not torch.isfinite(value + norm):
             _step_back(state, safe, value.item())

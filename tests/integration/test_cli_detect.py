@@ -2,21 +2,25 @@
 
 import csv
 import os
+import shutil
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from cmb_models import cli
+from cmb_models import base_release, cli
+from cmb_models.cli.detect import TRAIN_HINT
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
-from cmb_models.files import read_json, write_json
+from cmb_models.files import read_json, sha256_of, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import scan_sha256
+from cmb_models.release.keys import new_keys
 from cmb_models.volume import Volume
-from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, make_bundle
+from tests.integration.registry_workspace import git
+from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, make_base, make_bundle
 
 FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
 
@@ -27,8 +31,9 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    """An empty working folder with two scans, one of them without spots."""
+def work(tmp_path, tmp_path_factory, monkeypatch):
+    """An empty working folder with two scans, one of them without spots; the package has no base release."""
+    monkeypatch.setattr(base_release, "FOLDER", tmp_path_factory.mktemp("package"))
     monkeypatch.chdir(tmp_path)
     write_volume(tmp_path / "spots.nii.gz", head())
     write_volume(tmp_path / "clean.nii", head(blobs_mm=(), seed=2))
@@ -179,6 +184,82 @@ def test_the_server_started_here_is_the_default(work, cmb, monkeypatch):
     addresses = fake_server(monkeypatch, lambda volume, case: DetectionResult((), 0.5, 1))
     assert cmb("detect", "spots.nii.gz", "--out", "results", "--no-figures")[0] == 0
     assert addresses == ["localhost:9001"]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "package")
+
+
+@pytest.fixture
+def base(work, package, monkeypatch):
+    """A base release in the place of the package's."""
+    monkeypatch.setattr(base_release, "FOLDER", package)
+    return package
+
+
+ORIGIN = "base release 0.1.0, trained on simulated scans only"
+
+
+@pytest.mark.parametrize("words", [(), ("--bundle", "base"), ("--device", "cpu")], ids=["alone", "named", "device"])
+def test_without_a_server_or_bundle_the_base_release_detects_and_is_named(base, work, cmb, words):
+    code, out, err = cmb("detect", "spots.nii.gz", "--out", "results", *words)
+    assert (code, err) == (0, "")
+    assert f"Microbleeds by {ORIGIN}" in " ".join(out.split()) and "device: cpu" in out
+    assert out.splitlines()[-1] == TRAIN_HINT
+    (scan,) = read_json(work / "results/detections.json")["scans"]
+    assert scan["origin"] == ORIGIN and len(scan["detections"]) == 3 and (work / "results/spots.png").is_file()
+    assert scan["manifest_sha256"] == sha256_of(base / "bundle/manifest.json")
+
+
+def test_another_bundle_is_not_called_the_base_release(base, work, cmb, bundle):
+    code, out, _ = cmb("detect", "spots.nii.gz", "--out", "results", "--bundle", bundle, "--no-figures")
+    assert code == 0 and "base release" not in out and TRAIN_HINT not in out
+    assert read_json(work / "results/detections.json")["scans"][0]["origin"] == ""
+
+
+def test_a_server_started_here_comes_before_the_base_release(base, work, cmb, monkeypatch):
+    write_json(work / "serving-state/server.json", {"grpc_url": "localhost:9001"})
+    addresses = fake_server(monkeypatch, lambda volume, case: DetectionResult((), 0.5, 1))
+    call = ("detect", "spots.nii.gz", "--out", "results", "--no-figures")
+    code, out, _ = cmb(*call)
+    assert code == 0 and addresses == ["localhost:9001"] and "base" not in out
+    code, _, err = cmb(*call, "--device", "cpu")
+    assert code == 2 and "--device without a server, got server localhost:9001" in err
+
+
+@pytest.mark.parametrize("words", [("--shared-memory",), ("--shadow", "log.jsonl")], ids=["memory", "shadow"])
+def test_what_needs_a_server_does_not_fall_back_to_the_base_release(base, work, cmb, words):
+    code, _, err = cmb("detect", "spots.nii.gz", "--out", "results", *words)
+    assert code == 2 and "expected a server or a bundle, got neither" in err
+
+
+def test_a_damaged_base_release_is_refused(work, cmb, package, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("damaged") / "package"
+    shutil.copytree(package, folder)
+    with (folder / "bundle/unet.onnx").open("ab") as stream:
+        stream.write(b"x")
+    monkeypatch.setattr(base_release, "FOLDER", folder)
+    code, _, err = cmb("detect", "spots.nii.gz", "--out", "results")
+    assert code == 2 and "unet.onnx changed" in err
+
+
+def test_a_workspace_that_requires_signatures_requires_its_keys_of_the_base_release_too(base, work, cmb):
+    """A copy of the package's key among its own is enough."""
+    git(work, "init", "-q")
+    for name, value in (("user.name", "t"), ("user.email", "t@example.org")):
+        git(work, "config", name, value)
+    (work / ".gitignore").write_text("*.key\n")
+    new_keys(work / "keys")
+    git(work, "add", "keys")
+    git(work, "commit", "-qm", "Releases are signed")
+    call = ("detect", "spots.nii.gz", "--out", "results", "--no-figures")
+    code, _, err = cmb(*call)
+    assert code == 2 and "expected a signature by keys/release.pub, got one by another key" in err
+    shutil.copyfile(base / "release.pub", work / "keys/base.pub")
+    git(work, "add", "keys")
+    git(work, "commit", "-qm", "Trust the base release")
+    assert cmb(*call)[0] == 0
 
 
 def test_memory_is_shared_with_a_server_alone(work, cmb, monkeypatch):

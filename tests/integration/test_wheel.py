@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from cmb_models import __version__, load
+from cmb_models.files import sha256_of
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
 from cmb_models.workspace.code_lock import read_lock
@@ -102,6 +103,17 @@ def test_the_package_is_the_wheels(installed):
     files = installed.packages / "cmb_models/serving/files"
     assert {p.relative_to(files).as_posix() for p in files.rglob("*.*") if "__pycache__" not in p.parts} == served
     assert installed.run("cmb", "--version").split() == ["cmb-models", __version__]
+
+
+def test_the_base_release_is_in_the_wheel_as_in_the_checkout(installed):
+    """Every byte, or no file besides the module where the checkout has none."""
+
+    def contents(package: Path) -> dict[str, str]:
+        folder = package / "cmb_models/base_release"
+        files = [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        return {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
+
+    assert contents(installed.packages) == contents(ROOT)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy import ndimage
 
+from cmb_models.base_release import BUNDLE, PUBLIC_KEY
 from cmb_models.config.params import PipelineConfig
 from cmb_models.detect.detector import detect
 from cmb_models.files import read_json, write_json, write_text
@@ -32,6 +33,8 @@ from cmb_models.release.bundle import (
     BundleDetector,
     write_manifest,
 )
+from cmb_models.release.keys import new_keys
+from cmb_models.release.signing import sign_bundle
 from cmb_models.runtime.cpu import open_onnx
 from cmb_models.volume import Volume, index_from_world
 
@@ -105,6 +108,22 @@ def make_bundle(folder: Path, threshold: float = 0.99, phase: bool = False) -> P
     rows = [[*d.position_mm, d.score] for d in answer.candidates]
     write_json(folder / GOLDEN_ANSWER, {"candidates": rows, "threshold": answer.threshold})
     write_manifest(folder)
+    return folder
+
+
+def make_base(folder: Path, change: Callable[[Path], None] | None = None) -> Path:
+    """A folder with a base release as the package ships it: `bundle/`, after `change(bundle)` if given, signed by `release.pub`.
+
+    The private key is left next to the folder, in `FOLDER-keys`.
+    """
+    folder = Path(folder)
+    bundle = make_bundle(folder / BUNDLE)
+    if change:
+        change(bundle)
+        write_manifest(bundle)
+    private, public = new_keys(folder.with_name(f"{folder.name}-keys"))
+    sign_bundle(bundle, private)
+    shutil.copyfile(public, folder / PUBLIC_KEY)
     return folder
 
 

@@ -30,6 +30,7 @@ UNET = Unet(
     warped_fraction=0,
     focal_gamma=2,
     focal_beta=4,
+    frozen_levels=0,
 )
 CNN = Cnn(
     channels=(8, 16),
@@ -47,6 +48,7 @@ CNN = Cnn(
     phase_dropout=0,
     jitter_vox=(1, 1, 0),
     match_mm=3,
+    frozen_levels=0,
 )
 
 BALL = np.linalg.norm((np.stack(np.meshgrid(*map(np.arange, (9, 9, 5)), indexing="ij"), -1) - (4, 4, 2)) * (1, 1, 2), axis=-1) <= 2

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbclient
 import nbformat
@@ -12,15 +14,16 @@ import numpy as np
 import pytest
 
 import cmb_models
-from cmb_models import api
+from cmb_models import api, base_release
 from cmb_models.client.grpc import Client
 from cmb_models.detection import Detection, DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.io.annotations import Annotation, write_annotations
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.release.bundle import BundleDetector
+from cmb_models.release.keys import new_keys
 from cmb_models.volume import Volume
-from tests.support.bundles import AFFINE, MORE_MM, head, head_phase, make_bundle, spots_found
+from tests.support.bundles import AFFINE, MORE_MM, head, head_phase, make_base, make_bundle, spots_found
 from tests.support.imports import ROOT
 from tests.support.refused import refused
 
@@ -150,6 +153,57 @@ def test_required_signatures_are_verified_before_loading(bundle):
         cmb_models.load(bundle, trusted_keys={"site.pub": b"-----BEGIN PUBLIC KEY-----"})
     with refused("key-missing", case=str(bundle)):
         cmb_models.load(bundle, trusted_keys={})
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A base release in the place of the package's."""
+    monkeypatch.setattr(base_release, "FOLDER", make_base(tmp_path / "package"))
+    return base_release.FOLDER
+
+
+def test_without_a_path_the_base_release_is_loaded(base, bundle):
+    for detector in (cmb_models.load(threads=1), cmb_models.load("base", threads=1)):
+        with detector:
+            result = detector.detect(head())
+        assert detector.bundle.path == base / "bundle" and spots_found(result) == 3
+        assert result.origin == "base release 0.1.0, trained on simulated scans only"
+    with cmb_models.load(bundle, threads=1) as named:
+        assert named.detect(head()).origin == ""
+    shown = {text.get_text() for text in result.plot().texts}
+    assert any("base release 0.1.0" in text for text in shown)
+
+
+def test_a_folder_called_base_is_not_the_base_release(base, bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundle, "base")
+    for folder in ("./base", Path("base")):
+        with cmb_models.load(folder, threads=1) as detector:
+            assert detector.bundle.path == Path("base") and detector.origin == ""
+
+
+def test_a_build_without_base_release_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_release, "FOLDER", tmp_path)
+    with refused("base-release-missing", got="none in this build") as refusal:
+        cmb_models.load()
+    assert "bundle folder" in refusal.value.remedy
+
+
+def test_keys_that_are_passed_must_have_signed_the_base_release(base, tmp_path):
+    _, other = new_keys(tmp_path / "site")
+    with refused("signature-invalid", case="bundle"):
+        cmb_models.load(trusted_keys={"site.pub": other.read_bytes()})
+    with cmb_models.load(trusted_keys={"copy.pub": (base / "release.pub").read_bytes()}, threads=1) as detector:
+        assert detector.origin
+
+
+def test_a_missing_runtime_is_named_with_its_remedy(base, bundle, monkeypatch):
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for folder in ("base", bundle):
+        with refused("package-missing", got="openvino") as refusal:
+            cmb_models.load(folder)
+        assert "cmb-models[detect]" in refusal.value.remedy
 
 
 def test_connecting_sends_nothing_and_an_absent_server_is_named():

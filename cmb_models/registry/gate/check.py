@@ -10,9 +10,9 @@ from cmb_models.config.params import Gate
 from cmb_models.files import sha256_of
 from cmb_models.registry.gate import criteria
 from cmb_models.registry.gate.changes import unchanged
+from cmb_models.registry.gate.evaluation_record import EvaluationRecord, read_evaluation_record
 from cmb_models.registry.gate.verdict import Check
 from cmb_models.release.bundle import MANIFEST_FILE
-from cmb_models.release.evaluation_record import EvaluationRecord, read_evaluation_record
 
 __all__ = ["Check", "GateReport", "check_gate"]
 

@@ -19,9 +19,9 @@ from cmb_models.evaluation.statistics.disagreement import disagreements
 from cmb_models.evaluation.statistics.paired import Difference, Judged, Pair, difference_at_fp, differences, pair_up
 from cmb_models.files import read_json, sha256_of
 from cmb_models.registry.gate.check import GateReport, judge
+from cmb_models.registry.gate.evaluation_record import EvaluationRecord, read_evaluation_record
 from cmb_models.registry.mlflow.store import Release, open_registry
 from cmb_models.release.bundle import EVALUATION_DIR
-from cmb_models.release.evaluation_record import EvaluationRecord, read_evaluation_record
 from cmb_models.report.comparison.page import Comparison, Side
 from cmb_models.workspace.paths import EXPOSURE_LOG, PARAMS
 from cmb_models.workspace.versioning import head_commit

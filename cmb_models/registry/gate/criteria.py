@@ -16,9 +16,9 @@ from cmb_models.evaluation.statistics.calibration import adaptive_ece
 from cmb_models.evaluation.statistics.paired import Pair, differences, pair_up
 from cmb_models.evaluation.statistics.strata import SIZES_MM, size_class, strata
 from cmb_models.records import flatten, is_number
+from cmb_models.registry.gate.evaluation_record import EvaluationRecord
 from cmb_models.registry.gate.verdict import Check, at_least, at_most, too_few
 from cmb_models.release.bundle import EVALUATION_DIR
-from cmb_models.release.evaluation_record import EvaluationRecord
 
 SENSITIVITY, FALSE = "sensitivity on the held-out test set", "false positives per scan on the held-out test set"
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"

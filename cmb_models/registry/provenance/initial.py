@@ -6,40 +6,55 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmb_models.base_release import BASE
+from cmb_models.config.params import RANDOM, Cnn, Unet
 from cmb_models.dataset.entries import ScanEntry
 from cmb_models.errors import InputError
 
 
-def starting_point(init_from: str, scans: Sequence[ScanEntry], workspace: Path = Path(".")) -> tuple[dict[str, Any], Path | None]:
+def starting_point(
+    init_from: str,
+    scans: Sequence[ScanEntry],
+    unet: Unet,
+    cnn: Cnn,
+    workspace: Path = Path("."),
+    base: Path | None = None,
+) -> tuple[dict[str, Any], Path | None]:
     """What train.init_from names.
 
     Args:
-        init_from: "random", a release (number, `latest` or role), or a bundle folder.
+        init_from: "random", "base" for the base release, a release (number, `latest` or role), or a bundle folder; one named
+            base is "./base".
         scans: Entries of data/index.json.
+        unet: Settings of the candidate network to train.
+        cnn: Settings of the classifier to train.
         workspace: A folder inside the workspace.
+        base: Folder with the base release and its key (release/base.py); the package's if None.
 
     Returns:
         What lineage.json says about it ("name" and, for a release, "manifest_sha256" and the number of its "training_scans"), and
         the folder of its weights, None for random ones.
 
     Raises:
-        InputError: For no such release, one whose files were changed or that no trusted key signed, and one that was trained on a
-            scan of this workspace.
+        InputError: For no such release, no base release in this build, one whose files were changed or that no trusted key
+            signed, one that was trained on a scan of this workspace, and one whose networks have other channels or strides.
     """
-    from cmb_models.training.initial import RANDOM
-
     if init_from == RANDOM:
         return {"name": RANDOM}, None
     from cmb_models.registry.mlflow.store import fetch_release
+    from cmb_models.release.base import load_base
     from cmb_models.release.bundle import WEIGHTS_DIR, load_bundle
-    from cmb_models.release.keys import bundle_keys
+    from cmb_models.release.keys import bundle_keys, trusted_keys
 
     folder = Path(init_from)
-    if folder.is_dir():
+    if init_from == BASE:
+        bundle = load_base(trusted_keys(workspace), base)
+    elif folder.is_dir():
         bundle = load_bundle(folder, bundle_keys(folder, workspace))
     else:
         bundle = load_bundle(fetch_release(init_from, workspace).bundle_dir)
     require_unseen(init_from, bundle.lineage, scans)
+    require_architecture(init_from, bundle.lineage, unet, cnn)
     source = {"name": init_from, "manifest_sha256": bundle.manifest_sha256, "training_scans": len(bundle.lineage["training_scans"])}
     return source, bundle.path / WEIGHTS_DIR
 
@@ -60,4 +75,27 @@ def require_unseen(name: str, lineage: Mapping[str, Any], scans: Sequence[ScanEn
             "a release that was trained on none of this workspace's scans",
             f"{shown} among its training scans",
             "name a release of another site, or set train.init_from: random",
+        )
+
+
+def require_architecture(name: str, lineage: Mapping[str, Any], unet: Unet, cnn: Cnn) -> None:
+    """Refuse a release whose networks are not those of params.yaml, before anything is prepared or trained.
+
+    Raises InputError with the settings that fit. Lineages of earlier versions do not name them: there, loading the weights fails.
+    """
+    networks = lineage.get("networks", {})
+    ours = {"unet.channels": unet.channels, "unet.strides": unet.strides, "cnn.channels": cnn.channels}
+    differing = {}
+    for key, value in ours.items():
+        network, setting = key.split(".")
+        theirs = networks.get(network, {}).get(setting)
+        if theirs is not None and list(theirs) != list(value):
+            differing[key] = list(theirs)
+    if differing:
+        raise InputError(
+            "params-invalid",
+            f"train.init_from {name}",
+            " and ".join(f"{key} {list(theirs)}" for key, theirs in differing.items()) + ", as the release has",
+            ", ".join(str(list(ours[key])) for key in differing),
+            "change params.yaml, or set train.init_from: random",
         )

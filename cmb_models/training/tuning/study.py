@@ -22,6 +22,7 @@ STUDIES = Path("studies")
 DATABASE = STUDIES / "optuna.db"
 BUSY_S = 600  # to wait for programs that read the database: dashboards and copies take seconds
 LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose ratio matters, not their difference
+WHOLE = frozenset({"frozen_levels"})  # counts
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -100,7 +101,8 @@ def tune(
 ) -> FrozenTrial:
     """Run until `trials` are finished (complete or pruned) and return the best (`best_trial`).
 
-    search: name to (low, high). first: the settings params.yaml starts from, tried as trial 0 so that tuning cannot end below them.
+    search: name to (low, high), both included; values of names in WHOLE are integers. first: the settings params.yaml starts from,
+    tried as trial 0 so that tuning cannot end below them.
     evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
     killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
     one that diverges is pruned.
@@ -118,7 +120,13 @@ def tune(
 
 
 def _suggest(trial: Trial, search: dict[str, tuple[float, float]]) -> dict[str, float]:
-    return {n: trial.suggest_float(n, low, high, log=n in LOG_SCALE) for n, (low, high) in search.items()}
+    return {n: _suggest_one(trial, n, low, high) for n, (low, high) in search.items()}
+
+
+def _suggest_one(trial: Trial, name: str, low: float, high: float) -> float:
+    if name in WHOLE:
+        return trial.suggest_int(name, int(low), int(high))
+    return trial.suggest_float(name, low, high, log=name in LOG_SCALE)
 
 
 def _run_batch(

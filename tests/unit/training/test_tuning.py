@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sqlalchemy
 from cmb_models.config.params import load_params
 from cmb_models.training.tuning import objective
 from cmb_models.training.tuning import study as study_module
+from cmb_models.training.tuning.importance import importances
 from cmb_models.training.tuning.study import (
     Outcome,
     claimed_studies,
@@ -64,6 +66,19 @@ def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(storage):
     assert study.trials[0].params == FIRST
     assert best.value == max(t.value for t in study.trials if t.value is not None) >= quality(FIRST)
     assert asked[:3] == [(0, [0, 1]), (1, [0, 1]), (2, [0, 1])]
+
+
+def test_levels_are_searched_as_whole_numbers_and_reach_the_recipe(storage):
+    """From Optuna's proposals through JSON, as models/tuned/*.json holds them, to the settings of a training."""
+    study = open_study("s", storage=storage)
+    search, first = {"frozen_levels": (0, 2), "learning_rate": (0.001, 0.1)}, {"frozen_levels": 0, "learning_rate": 0.01}
+    best = tune(study, search, 8, first, 1, 2, 0, lambda asked, _: [Outcome(0.1 * c["frozen_levels"]) for c, _ in asked])
+    tried = [row["params"]["frozen_levels"] for row in summary(study)["trials"]]
+    assert tried[0] == 0 and set(tried) == {0, 1, 2} and all(type(value) is int for value in tried)
+    tuned = json.loads(json.dumps({"settings": best.params}))
+    recipe = objective.apply_tuned(ROOT_PARAMS.unet, tuned)
+    assert recipe.frozen_levels == 2 and recipe.learning_rate == best.params["learning_rate"]
+    assert importances(summary(study)["trials"])["frozen_levels"] > 0.9
 
 
 def test_finished_trials_are_not_done_again(storage):
