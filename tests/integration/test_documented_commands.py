@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cmb_models.base_release import is_shipped
+from cmb_models.hash_chain import read_entries
 from cmb_models.registry.promote import promote
 from tests.integration.registry_site import make_site
 from tests.integration.registry_workspace import git
@@ -122,8 +123,8 @@ def test_a_workspace_on_a_lost_disk_is_restored_by_the_page(session, tmp_path, m
     session.folder = tmp_path
     session.run(restoring, replaced)
     assert (site / "data/raw/phantom/annotations.csv").is_file()
-    shown = session.run(Block("test", 1, "bash", "cmb release lineage 2 --json; cmb release reproduce 2 > ~/reproduced.txt", ""))
-    assert shown == lineage
+    again = session.run(Block("test", 1, "bash", "cmb release lineage 2 --json; cmb release reproduce 2 > ~/reproduced.txt", ""))
+    assert again == lineage
     assert session.run(Block("test", 2, "bash", "cmb release register", "")) == "release 2 is already registered\n"
 
 
@@ -135,5 +136,44 @@ def distance_mm(mark: dict[str, str], world_mm: list[float]) -> float:
 @pytest.mark.serving
 @pytest.mark.timeout(1800)
 def test_a_site_follows_the_pages(session):
+    """After some blocks, what they did is read by other commands."""
+    checks = {
+        ("docs/how-to/retrain.md", 2): second_site_is_named,
+        ("docs/how-to/retrain.md", 4): release_follows_the_first,
+        ("docs/how-to/withdraw-a-patient.md", 2): patient_is_withdrawn,
+    }
     for block in chosen(SITE):
         session.run(block, REPLACED)
+        if check := checks.pop((block.document, block.number), None):
+            check(session)
+    assert not checks
+
+
+def shown(session: Session, command: str) -> dict:
+    return json.loads(session.run(Block("test", 0, "bash", f"{command} --json", "")))
+
+
+def second_site_is_named(session):
+    changed = shown(session, "cmb data diff release:production")
+    assert changed["datasets"] == {"added": ["site-b"], "removed": []} and not changed["marks"]
+    assert {(s["kind"], s["after"]["dataset"]) for s in changed["scans"]} == {("added", "site-b")}
+
+
+def release_follows_the_first(session):
+    first, second = (shown(session, f"cmb release lineage {n}") for n in "12")
+    added = {n: d for n, d in second["datasets"].items() if n not in first["datasets"]}
+    assert list(added) == ["site-b"] and {n: second["datasets"][n] for n in first["datasets"]} == first["datasets"]
+    assert second["parent"] == {"release": 1, "manifest_sha256": first["manifest_sha256"], "was": "production"}
+    assert len(second["training_scans"]) > len(first["training_scans"]) and first["parent"] == {}
+    compared = shown(session, "cmb release compare 1 2")
+    assert compared["second"]["n_scans"] > compared["first"]["n_scans"]
+
+
+def patient_is_withdrawn(session):
+    """From site's scans, which both releases have used; what depends on index and split is to be run again, these are not."""
+    split = json.loads((session.folder / "data/split.json").read_text())
+    assert "site_sub-001" not in {*split["folds"], *split["locked"]} and any(s.startswith("site_") for s in split["folds"])
+    (entry,) = read_entries(session.folder / "withdrawals.jsonl")
+    assert [use["release"] for use in entry["releases"]] == [1, 2]
+    outdated = json.loads(session.run(Block("test", 0, "bash", "dvc status --json", "")))
+    assert "preprocess" in outdated and not {"ingest", "split"} & set(outdated)

@@ -1,4 +1,7 @@
-"""The main job at a tiny scale with every real part: DVC, Optuna, MLflow on SQLite, a live tritonserver, and a site's commands."""
+"""The main job at a tiny scale with every real part: DVC, Optuna, MLflow on SQLite, a live tritonserver, and a site's commands.
+
+Everything is run by the installed wheel, outside of the checkout.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from cmb_models.hash_chain import read_entries
+from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create
+from tests.support.imports import ROOT
+from tests.support.installed import Installed
 from tests.support.tiny import shrink
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -26,12 +31,13 @@ STAGES = 13
 
 
 class Site:
-    """A workspace with a copy of the checkout's files and the commands that a site runs in it."""
+    """A workspace and the commands that a site runs in it, those of the installed wheel. `opened` as in Installed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-        self.env.pop("MLFLOW_TRACKING_URI", None)
+    def __init__(self, installed: Installed) -> None:
+        self.folder, self.opened = installed.folder / "site", installed.opened
+        # The server's environment is set up in the checkout.
+        server = os.environ.get("CMB_SERVER_ENV", str(ROOT / ".venv-server"))
+        self.env = installed.variables | {"PYTHONUNBUFFERED": "1", "CMB_SERVER_ENV": server}
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(command, cwd=self.folder, env=self.env, text=True, capture_output=True)
@@ -46,10 +52,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Site:
     """A workspace with data under DVC, before any stage ran."""
-    folder = tmp_path_factory.mktemp("site")
-    create(folder)
-    shrink(folder, locked="locked")
-    site = Site(folder)
+    installed = Installed(tmp_path_factory.mktemp("wheel"))
+    installed.run("cmb", "init", "site")
+    site = Site(installed)
+    shrink(site.folder, locked="locked")
     for name, scans, cmbs, seed in (("site", "4", "10", "1"), ("locked", "2", "4", "2")):
         site.run("cmb", "simulate", f"data/raw/{name}", "--scans", scans, "--cmbs", cmbs, "--seed", seed, "--preset", "small")
         site.run("dvc", "add", "-q", f"data/raw/{name}")
@@ -101,6 +107,15 @@ def test_every_stage_leaves_real_outputs(trained):
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
     compute = json.loads((trained.folder / "models/bundle/lineage.json").read_text())["compute"]
     assert compute["device"] in ("cpu", "cuda") and compute["precision"] in ("float32", "bfloat16") and compute["processor"]
+
+
+def test_no_process_opened_a_file_of_the_checkout(trained, tmp_path):
+    stages = yaml.safe_load((trained.folder / "dvc.yaml").read_text())["stages"]
+    assert len(stages) == STAGES and set(yaml.safe_load((trained.folder / "dvc.lock").read_text())["stages"]) == set(stages)
+    assert trained.run("cmb", "lock").stdout.startswith("the code of all stages is the same")
+    create(tmp_path / "site")  # by the checkout
+    assert read_lock(trained.folder) == read_lock(tmp_path / "site"), "the wheel's code has other hashes than the checkout's"
+    assert not trained.opened.exists(), f"files of the checkout were opened: {trained.opened.read_text()}"
 
 
 def test_the_release_joins_scores_as_they_were_joined_out_of_fold(trained):
@@ -172,41 +187,6 @@ def test_register_promote_serve_detect(trained):
     first = Path(scans[0]).name.removesuffix(".nii.gz")
     assert by_place(trained.folder / "results/mixed/detections.csv") == {p: r for p, r in served.items() if p[0] == first}
     assert all((trained.folder / "results/served" / f"{Path(s).name.removesuffix('.nii.gz')}.png").is_file() for s in scans)
-
-
-@pytest.mark.ci
-def test_retraining_with_a_second_site_and_without_a_patient(trained):
-    """Site B has other voxels, contrast and field strength. Its release follows the first, and each scan leads to its releases."""
-    trained.run("cmb", "release", "register")
-    (release,) = json.loads(trained.run("cmb", "release", "list", "--json").stdout)
-    if "production" not in release["aliases"]:  # unless the test before did it
-        trained.run("cmb", "release", "promote", "1", "--reason", "test")
-    scanner = ("--voxel-mm", "0.9", "0.9", "2.5", "--te-ms", "30", "--field-t", "1.5")
-    trained.run("cmb", "simulate", "data/raw/b", "--scans", "2", "--cmbs", "4", "--preset", "small", *scanner, "--seed", "3")
-    trained.run("dvc", "add", "-q", "data/raw/b")
-    trained.commit("Add site B")
-    changed = json.loads(trained.run("cmb", "data", "diff", "release:production", "--json").stdout)
-    assert changed["datasets"] == {"added": ["b"], "removed": []} and not changed["marks"]
-    assert [(s["kind"], s["after"]["subject"]) for s in changed["scans"]] == [("added", "sub-001"), ("added", "sub-002")]
-    trained.run("dvc", "repro")
-    trained.commit("Train on two sites")
-    assert "release 2" in trained.run("cmb", "release", "register").stdout
-    first, second = (json.loads(trained.run("cmb", "release", "lineage", n, "--json").stdout) for n in "12")
-    assert {n: (d["scans"], d["cmbs"]) for n, d in second["datasets"].items()} == {"b": (2, 4), "locked": (2, 4), "site": (4, 10)}
-    assert {n: d for n, d in second["datasets"].items() if n != "b"} == first["datasets"]
-    assert second["parent"] == {"release": 1, "manifest_sha256": first["manifest_sha256"], "was": "production"}
-    assert len(second["training_scans"]) == 6 and first["parent"] == {}
-    compared = json.loads(trained.run("cmb", "release", "compare", "1", "2", "--json").stdout)
-    assert compared["same_scans"] and compared["second"]["n_scans"] == 2
-    withdrawn = trained.run("cmb", "data", "withdraw", "sub-002", "--dataset", "b").stdout
-    assert "would" not in withdrawn and "could not be recomputed" not in withdrawn
-    split = json.loads((trained.folder / "data/split.json").read_text())
-    assert "b_sub-002" not in split["folds"] and "b_sub-001" in split["folds"]
-    (entry,) = read_entries(trained.folder / "withdrawals.jsonl")
-    assert [use["release"] for use in entry["releases"]] == [2]
-    trained.commit("Withdraw a subject")
-    outdated = trained.run("dvc", "status", "--json").stdout
-    assert not {"ingest", "split"} & set(json.loads(outdated)) and "preprocess" in outdated
 
 
 def by_place(path: Path) -> dict[tuple, dict]:
