@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 
 import cmb_models
 from cmb_models import base_release
+from cmb_models.cli import build_app
 from cmb_models.config.params import load_params
 from cmb_models.dataset.layout import find_scans
 from cmb_models.files import read_json, write_json
+from cmb_models.phantom.dataset import cmb_counts
 from cmb_models.registry.provenance.initial import starting_point
 from cmb_models.release.base import load_base
 from cmb_models.workspace.paths import INDEX
-from scripts import base
+from scripts import base, demo
 from tests.support.bundles import make_base
 from tests.support.imports import ROOT
 from tests.support.refused import refused
@@ -83,6 +87,23 @@ def test_the_settings_are_valid(tmp_path):
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
     assert params.train.init_from == "random" and set(params.split.locked_datasets) < set(base.DATASETS)
+
+
+@pytest.mark.parametrize("name", base.DATASETS)
+def test_the_scans_can_be_simulated(name):
+    """Options that `cmb simulate` has, with enough subjects for the microbleeds."""
+    command = typer.main.get_command(build_app()).commands["simulate"]
+    asked = command.make_context("simulate", ["out", *base.DATASETS[name]]).params
+    assert (asked["generation"], asked["preset"]) == (2, ["random"])
+    counts = cmb_counts(np.random.default_rng(0), asked["scans"], asked["cmbs"], asked["cmb_free"])
+    assert counts.sum() == asked["cmbs"] and (counts == 0).sum() == asked["cmb_free"]
+    assert asked["scans"] >= 20
+
+
+def test_no_two_datasets_hold_the_same_scans():
+    datasets = [*base.DATASETS.values(), demo.SITE, demo.LOCKED, demo.LOCKED_FULL]
+    seeds = [options[list(options).index("--seed") + 1] for options in datasets]
+    assert len(set(seeds)) == len(seeds)
 
 
 @pytest.mark.ci

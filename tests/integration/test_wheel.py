@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from cmb_models import __version__, load
 from cmb_models.files import sha256_of
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
-from tests.support.bundles import make_bundle
+from tests.support.bundles import make_base, make_bundle
 from tests.support.imports import ROOT
 from tests.support.installed import Installed
 
@@ -52,6 +53,23 @@ def test_the_base_release_is_in_the_wheel_as_in_the_checkout(installed):
         return {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
 
     assert contents(installed.packages) == contents(ROOT)
+
+
+def test_a_base_release_in_the_package_detects_with_the_packages_of_its_extra_alone(installed, tmp_path):
+    """By the installed command, in a folder with nothing in it."""
+    made, place = make_base(tmp_path / "made"), installed.packages / "cmb_models/base_release"
+    shutil.copytree(place, tmp_path / "before")
+    try:
+        shutil.rmtree(place / "bundle", ignore_errors=True)
+        shutil.copytree(made, place, dirs_exist_ok=True)
+        hidden = " ".join({*HEAVY, "tritonclient"} - {"openvino", "model_signing"})
+        shown = installed.run("cmb", "detect", str(made / "bundle/golden/scan.nii.gz"), "--out", "results", without=hidden)
+    finally:
+        shutil.rmtree(place)
+        shutil.copytree(tmp_path / "before", place)
+    assert "base release 0.1.0, trained on simulated scans only" in " ".join(shown.split())
+    (scan,) = json.loads((installed.folder / "results/detections.json").read_text())["scans"]
+    assert scan["origin"].startswith("base release") and len(scan["detections"]) == 3
 
 
 def test_a_client_needs_the_packages_of_its_extra_alone(installed):
