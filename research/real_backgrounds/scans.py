@@ -14,7 +14,7 @@ from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.scanner import images
-from cmb_models.volume import Volume, triple
+from cmb_models.volume import Volume, spacing_of, triple
 
 GRE, GRE_FIELD_T, GRE_TE_MS = "gre_crop", 7.0, 12.0  # its last echo by its source's tests; the field is assumed from its decay
 EPI, EPI_FIELD_T, EPI_TE_MS = "gbb7t", 7.0, 24.0  # the echo time is assumed: its files do not state it
@@ -46,7 +46,7 @@ class Background:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        return Volume(np.zeros((1, 1, 1)), self.affine).spacing_mm
+        return spacing_of(self.affine)
 
     @property
     def brain_litres(self) -> float:
@@ -144,7 +144,7 @@ def _require(path: Path) -> None:
 
 def brain_of(magnitude: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Brain (I, J, K) bool: the largest bright region after cutting thin connections, with what is dark inside it."""
-    spacing = np.asarray(Volume(np.zeros((1, 1, 1)), affine).spacing_mm)
+    spacing = np.asarray(spacing_of(affine))
     bright = ndimage.gaussian_filter(magnitude, 0.8 / spacing, mode="nearest") > BRAIN_FROM * np.percentile(magnitude, 95)
     core = _away_mm(bright, spacing) > OPEN_MM
     labels, count = ndimage.label(core)
@@ -152,9 +152,9 @@ def brain_of(magnitude: np.ndarray, affine: np.ndarray) -> np.ndarray:
         return np.zeros(magnitude.shape, dtype=bool)
     largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     grown = ndimage.distance_transform_edt(~largest, sampling=spacing) <= OPEN_MM
-    closed = ndimage.distance_transform_edt(~grown, sampling=spacing) > OPEN_MM  # dark structures as wide as that belong to it
-    filled = ndimage.distance_transform_edt(~closed, sampling=spacing) > OPEN_MM
-    return np.asarray(ndimage.binary_fill_holes(grown | filled))
+    beyond = ndimage.distance_transform_edt(~grown, sampling=spacing) > OPEN_MM
+    closed = _away_mm(~beyond, spacing) > OPEN_MM  # with dark structures narrower than twice that
+    return np.asarray(ndimage.binary_fill_holes(grown | closed))
 
 
 def _away_mm(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
