@@ -148,6 +148,7 @@ def test_what_counts_as_found():
     copy = [Insertion(at, diameter, 0.3, 1) for at, diameter in places]
     one, other, last = world_from_index(np.array([i.at_vox for i in copy]), scan.affine)
     candidates = [detection(one + [2.9, 0, 0], 0.4), detection(one + [3.1, 0, 0], 0.9), detection(other + [0, 3.9, 0], 0.8)]
+    candidates += [detection(other + [0, 4.1, 0], 0.95)]
     found = find(scan, copy, candidates, [detection(last + [1, 0, 0], 0.7)])
     assert found == [Found(3.0, 0.4, False), Found(8.0, 0.8, False), Found(1.5, 0.0, True)]
 
