@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from cmb_models.errors import InputError
 from cmb_models.phantom.presets import draw_config
-from cmb_models.phantom.scan import simulate_scan
+from cmb_models.phantom.scan import SimulatedScan, simulate_scan
 from cmb_models.volume import index_from_world
 
 PIXEL_MM = 0.5
@@ -43,11 +43,28 @@ class Planes:
     pixels: np.ndarray
 
 
+@dataclass(frozen=True)
+class Site:
+    """Planes through a site and the whole axial slice through it; axial_k: number of that slice in its subject's scan."""
+
+    planes: Planes
+    axial: Slice
+    axial_k: str
+
+
 def read_real(folder: Path) -> tuple[list[Slice], list[Planes]]:
     """The real slices and planes; slices of one subject that are the same image are given once.
 
     folder: with planes.npz, planes.csv and axial/NNN.png. Raises InputError where they are missing.
     """
+    sites, slices = read_sites(folder), {}
+    for site in sites:
+        slices.setdefault((site.axial.subject, site.axial_k), site.axial)
+    return list(slices.values()), [site.planes for site in sites]
+
+
+def read_sites(folder: Path) -> list[Site]:
+    """The real sites, each with the whole axial slice through it, in the order of planes.csv. Arguments as `read_real`."""
     from PIL import Image
 
     if not (folder / "planes.npz").is_file():
@@ -57,23 +74,18 @@ def read_real(folder: Path) -> tuple[list[Slice], list[Planes]]:
     pixels = np.load(folder / "planes.npz")["planes"].astype(np.float32)
     with (folder / "planes.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    planes = [Planes(row["subject"], row["kind"], pixels[int(row["index"])]) for row in rows]
-    slices, seen = [], set()
+    sites = []
     for row in rows:
         image = np.asarray(Image.open(folder / f"axial/{int(row['index']):03d}.png").convert("L"), np.float32)
-        if (key := (row["subject"], row["k"])) not in seen:
-            seen.add(key)
-            slices.append(Slice(row["subject"], image))
-    return slices, planes
+        planes = Planes(row["subject"], row["kind"], pixels[int(row["index"])])
+        sites.append(Site(planes, Slice(row["subject"], image), row["k"]))
+    return sites
 
 
 def simulated(seed: int, generation: int, per_scan: int) -> tuple[list[Slice], list[Planes]]:
     """One simulated subject's slices, per_scan of them at random heights, and planes through all its microbleeds."""
     rng = np.random.default_rng([seed, 36])
-    config = draw_config("plain", rng, SPACING_MM, TE_MS, FIELD_T)
-    config = replace(config, snr=float(rng.uniform(*SNR)), resolved=RESOLVED, generation=generation, orientation="RAS")
-    scan = simulate_scan(seed, CMBS, config)
-    volume = np.where(scan.brain_mask.data > 0, scan.swi.data, 0).astype(np.float32)
+    scan, volume = simulated_like_real(seed, generation, rng)
     heights = np.flatnonzero(volume.any(axis=(0, 1)))
     at = heights[0] + np.rint(rng.uniform(*LEVELS, per_scan) * len(heights)).astype(int)
     name = f"simulated-{seed}"
@@ -81,6 +93,16 @@ def simulated(seed: int, generation: int, per_scan: int) -> tuple[list[Slice], l
     centres = index_from_world(np.array([a.centre_mm for a in scan.annotations if a.is_cmb]), scan.swi.affine)
     spacing = np.asarray(SPACING_MM)
     return slices, [Planes(name, "cmb", cut_planes(volume, c, spacing)) for c in centres]
+
+
+def simulated_like_real(
+    seed: int, generation: int, rng: np.random.Generator, preset: str = "plain", cmbs: int = CMBS
+) -> tuple[SimulatedScan, np.ndarray]:
+    """A scan by the protocol of the real ones, and its SWI (I, J, K) float32, 0 outside the brain. preset: of the field of view."""
+    config = draw_config(preset, rng, SPACING_MM, TE_MS, FIELD_T)
+    config = replace(config, snr=float(rng.uniform(*SNR)), resolved=RESOLVED, generation=generation, orientation="RAS")
+    scan = simulate_scan(seed, cmbs, config)
+    return scan, np.where(scan.brain_mask.data > 0, scan.swi.data, 0).astype(np.float32)
 
 
 def cut_planes(volume: np.ndarray, centre: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
