@@ -48,6 +48,7 @@ LIMITS = {  # name: lowest, highest
     "motion_mm": (0.0, 3.0),
     "fine_mm": (0.25, 1.0),
 }
+STRIPPED_MM = (-3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class PhantomConfig:
     sampled along x, y, z, the rest being filled with zeros. highpass_vox: side of the phase filter's window in k-space (Haacke
     2009 uses 32 to 96). bias: log-standard deviation of the coil's sensitivity. motion_mm: how far the head drifts. fine_mm:
     largest step of the grid that is simulated on. generation: of the model; 1: the template's blurred cortex and
-    strongly susceptible microbleeds, 2: a folded cortex of each subject's own and microbleeds as dark as real ones.
+    strongly susceptible microbleeds, 2: a folded cortex of each subject's own and microbleeds as dark as real ones. stripped_mm:
+    images are 0 from this distance outside the brain, or inside it if negative, as after brain extraction; None: the whole head.
     """
 
     name: str = "plain"
@@ -83,6 +85,7 @@ class PhantomConfig:
     orientation: str = "RAS"
     fine_mm: float = 1.0
     generation: int = 1
+    stripped_mm: float | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
@@ -104,6 +107,12 @@ class PhantomConfig:
                 )
         if self.generation not in GENERATIONS:
             raise InputError("phantom-setting", "phantom generation", "1 or 2", repr(self.generation), "choose one of them")
+        low, high = STRIPPED_MM
+        if self.stripped_mm is not None and not low <= self.stripped_mm <= high:
+            got = str(self.stripped_mm)
+            raise InputError(
+                "phantom-setting", "phantom stripped_mm", f"{low:g} to {high:g}, or None", got, "choose a value within"
+            )
         check_spacing(self.spacing_mm)
         if not all(0.5 <= r <= 1 for r in self.resolved):
             raise InputError(

@@ -14,6 +14,7 @@ from cmb_models.volume import triple
 MIXED = ("ukb", "aibl", "clinical")  # what a dataset is made of when no preset is named
 FOV_MM, CENTRE_MM = (200.0, 230.0), (0.0, -17.0, 12.0)  # in plane; the whole brain, MNI mm
 RANDOM_TE_MS = {1.5: (22.0, 40.0), 3.0: (14.0, 30.0), 7.0: (10.0, 18.0)}  # usual SWI echo times by field: assumed
+RANDOM_STRIPPED, STRIPPED_MM = 0.35, (-0.5, 2.0)  # share of brain-extracted scans, and the mask's distance from the brain: assumed
 RANDOM_FIELD_SHARE = {1.5: 0.35, 3.0: 0.55, 7.0: 0.10}  # assumed
 
 
@@ -42,7 +43,9 @@ def draw_config(
     if te_ms is not None:
         config = replace(config, te_ms=te_ms, tr_ms=config.tr_ms - config.te_ms + te_ms)
     config = config if field_t is None else replace(config, field_t=field_t)
-    return config if generation is None else replace(config, generation=generation)
+    config = config if generation is None else replace(config, generation=generation)
+    # Drawn last, and not in generation 1, whose scans stay as they were.
+    return replace(config, stripped_mm=_margin_mm(rng)) if preset == "random" and config.generation > 1 else config
 
 
 def _small(rng: np.random.Generator) -> PhantomConfig:
@@ -123,7 +126,10 @@ def _7t(rng: np.random.Generator) -> PhantomConfig:
 
 
 def _random(rng: np.random.Generator) -> PhantomConfig:
-    """Anything within what sites do: field, echo time, voxels, coverage, tilt, noise, filter, vendor, orientation."""
+    """Anything within what sites do: field, echo time, voxels, coverage, tilt, noise, filter, vendor, orientation.
+
+    From generation 2 on, some scans are brain-extracted.
+    """
     field = float(rng.choice(list(RANDOM_FIELD_SHARE), p=list(RANDOM_FIELD_SHARE.values())))
     echo = float(rng.uniform(*RANDOM_TE_MS[field]))
     plane = round(float(np.exp(rng.uniform(np.log(0.45), 0.0))), 3)
@@ -145,6 +151,12 @@ def _random(rng: np.random.Generator) -> PhantomConfig:
         vendor=str(rng.choice(list(VENDORS))),
         orientation=str(rng.choice(ORIENTATIONS)),
     )
+
+
+def _margin_mm(rng: np.random.Generator) -> float | None:
+    """PhantomConfig.stripped_mm of a random protocol."""
+    margin = float(rng.uniform(*STRIPPED_MM))
+    return margin if rng.random() < RANDOM_STRIPPED else None
 
 
 PRESETS: dict[str, Callable[[np.random.Generator], PhantomConfig]] = {

@@ -144,14 +144,16 @@ def _time_point(
     cmbs, mimics = subject.cmbs[:n_cmbs], subject.mimics
     for lesion in (*cmbs, *mimics):
         add_lesion(bare.signal, slab, lesion)
-    swi, phase, magnitude, gain = _acquire(rng, bare.signal, slab)
     grid, affine, config = slab.kept_grid, slab.affine(), slab.config
+    brain_mm = resample(bare.brain_mm, slab.fine, grid)
+    inside = None if config.stripped_mm is None else brain_mm < config.stripped_mm
+    swi, phase, magnitude, gain = _acquire(rng, bare.signal, slab, inside)
     arrays = {
         "swi": swi,
         "phase": phase,
         "magnitude": magnitude,
         "minip": images.minimum_projection(swi, config.spacing_mm[2]),
-        "brain_mask": resample(bare.brain_mm, slab.fine, grid) < 0,
+        "brain_mask": brain_mm < 0,
         "cmb_mask": lesion_mask(cmbs, slab),
         "mimic_mask": lesion_mask(mimics, slab),
         "vein_mask": average(bare.vein_share, slab.fine, grid) > VEIN_SHARE,
@@ -182,8 +184,13 @@ def _surroundings(bare: _Bare, slab: Slab) -> Surroundings:
     return Surroundings(swi, resample(bare.brain_mm, slab.fine, slab.kept_grid) < 0, slab)
 
 
-def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """SWI, phase and magnitude as the vendor's numbers, (I, J, K) float32 without the guards, and the numbers per signal."""
+def _acquire(
+    rng: np.random.Generator, signal: np.ndarray, slab: Slab, inside: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """SWI, phase and magnitude as the vendor's numbers, (I, J, K) float32 without the guards, and the numbers per signal.
+
+    inside: bool (I, J, K), outside of which there is no signal and no phase; None for everywhere.
+    """
     config = slab.config
     shape = slab.acquired.shape
     sensitivity = smooth_noise(rng, slab.fine, BIAS_STEP_MM)
@@ -196,6 +203,9 @@ def _acquire(rng: np.random.Generator, signal: np.ndarray, slab: Slab) -> tuple[
     habits = config.vendor_habits
     gain = float(rng.uniform(*habits.swi_level)) / WHITE_SIGNAL
     magnitude *= np.float32(gain)
+    if inside is not None:
+        magnitude *= inside
+        phase = phase * inside
     swi = images.swi(magnitude, phase, config.mask_power)
     stored = (np.clip(np.rint(image), 0, habits.swi_max) for image in (swi, magnitude))
     swi, magnitude = stored

@@ -102,6 +102,21 @@ def test_masks_of_brain_and_veins_lie_where_they_belong(scan):
     assert phase.min() >= -4096 and phase.max() <= 4096 and np.array_equal(phase, np.rint(phase))
 
 
+@pytest.mark.parametrize("vendor", ["siemens_like", "ge_like"])
+def test_a_brain_extracted_scan_is_the_whole_one_without_what_lies_outside(vendor):
+    place = {"fov_centre_mm": (40.0, -17.0, 30.0), "vendor": vendor}  # with skull and scalp at the side
+    whole, stripped = (simulate_scan(7, 2, replace(SMALL, **place, stripped_mm=mm)) for mm in (None, 1.0))
+    inside, signal = whole.brain_mask.data > 0, whole.magnitude.data > 0
+    removed = signal & (stripped.magnitude.data == 0)
+    assert stripped.annotations == whole.annotations and removed.sum() > 1000 and not removed[inside].any()
+    for name in ("swi", "magnitude", "phase"):
+        kept = signal & ~removed
+        assert np.array_equal(getattr(stripped, name).data[kept], getattr(whole, name).data[kept])
+    assert len(np.unique(stripped.phase.data[removed])) == 1  # the number that stands for a phase of 0
+    far = ndimage.distance_transform_edt(~inside, sampling=whole.swi.spacing_mm) > 4
+    assert not stripped.swi.data[far].any()
+
+
 def test_a_scan_without_microbleeds_has_none():
     made = simulate_scan(3, 0, SMALL)
     assert len(centres(made)) == 0 and made.cmb_mask.data.max() == 0

@@ -106,6 +106,14 @@ def test_random_scans_differ_in_everything():
     assert all(10 <= c.te_ms <= 40 and 0.45 <= c.spacing_mm[0] <= 1 and 1 <= c.spacing_mm[2] <= 4 for c in drawn)
 
 
+def test_a_third_of_the_random_scans_are_brain_extracted_from_generation_2_on():
+    both = [[draw_config("random", np.random.default_rng(n), generation=g) for n in range(100)] for g in (1, 2)]
+    first, second = ([c.stripped_mm for c in drawn] for drawn in both)
+    margins = [m for m in second if m is not None]
+    assert set(first) == {None} and 25 <= len(margins) <= 45 and min(margins) >= -0.5 and max(margins) <= 2
+    assert [replace(c, generation=1, stripped_mm=None) for c in both[1]] == both[0]
+
+
 def test_an_unknown_preset_is_refused():
     with refused("phantom-setting"):
         draw_config("siemens", np.random.default_rng(0))
@@ -118,6 +126,7 @@ def test_an_unknown_preset_is_refused():
         {"spacing_mm": (0.0, 1.0, 2.0)},
         {"spacing_mm": (float("nan"), 1.0, 2.0)},
         {"te_ms": 0.0},
+        {"stripped_mm": 20.0},
         {"te_ms": 200.0},
         {"te_ms": float("nan")},
         {"field_t": -3.0},
