@@ -50,7 +50,7 @@ def test_a_release_is_measured_on_them(written, tmp_path):
     figures = told(scans, DECISION, PARAMS)
     assert figures["n_scans"] == 2 and figures["n_lesions"] == sum(len(s.cmbs) for s in scans)
     assert [row["fp_per_scan"] for row in figures["froc"]] == [0.5, 1.0, 2.0, 4.0]
-    assert {row["name"] for row in figures["strata"]["voxel_size"]} == {"1.40 x 1.40 x 4.00 mm"}
+    assert {row["name"] for row in figures["strata"]["voxel_size"]} == {"1.40 × 1.40 × 4.00 mm"}
     assert sum(figures["false_positives_at"].values()) == figures["false_positives"]
     assert sum(figures["missed_by"].values()) == figures["n_lesions"] - figures["hits"]
     assert "at 0.5 FP" in table({"made": figures})
