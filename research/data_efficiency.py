@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from cmb_models.base_release import BASE
 from cmb_models.config.params import Params, load_params
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
@@ -22,6 +23,7 @@ from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.evaluation.metrics import froc_table
 from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.files import atomic_directory, read_json, write_json
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator.__main__ import SITE_SEED
 from research.ood_simulator.dataset import write_scans
@@ -71,17 +73,22 @@ def settings(params: Params, start: str) -> Params:
     return Params.model_validate(changes)
 
 
-def trained(folder: Path, workspace: Path, count: int, start: str, params: Params) -> Path:
+def trained(sets: Path, workspace: Path, count: int, start: str, params: Params) -> Path:
     """The bundle of a release trained on the first `count` site scans; one that is complete is kept."""
     bundle = workspace / "models/bundle"
     if not bundle.is_dir():
         raw = workspace / "data/raw"
         if not (raw / TEST).exists():
-            first_scans(folder / TEST, TEST_SCANS, raw / TEST)
-            first_scans(folder / SITE, count, raw / SITE)
+            first_scans(sets / TEST, TEST_SCANS, raw / TEST)
+            first_scans(sets / SITE, count, raw / SITE)
             create_workspace(workspace, settings(params, start), TEST)
         list(run_stages(workspace))
     return bundle
+
+
+def as_it_is(start: str) -> Path:
+    """The bundle that a training would start from."""
+    return base_bundle() if start == BASE else Path(start)
 
 
 def measured(scans: list[ScoredScan], params: Params) -> dict:
@@ -99,14 +106,15 @@ def main(
 ) -> None:
     """Train and evaluate every combination."""
     params, folder = load_params(params_file), folder.resolve()
-    write_sets(folder, max(scans))
+    raw = folder / "raw"
+    write_sets(raw, max(scans))
     done = {(f["start"], f["scans"]) for f in read_json(out)["figures"]} if out.is_file() else set()
     asked = [(name, count) for name in start for count in scans if count or name != "random"]
     for name, count in asked:
-        if (Path(name).name, count) in done:
+        if (name, count) in done:
             continue
-        bundle = trained(folder, folder / f"{Path(name).name}-{count}", count, name, params) if count else Path(name)
-        figures = {"start": Path(name).name, "scans": count} | measured(score(BundleDetector(bundle), folder, TEST), params)
+        bundle = trained(raw, folder / f"{Path(name).name}-{count}", count, name, params) if count else as_it_is(name)
+        figures = {"start": name, "scans": count} | measured(score(BundleDetector(bundle), raw, TEST), params)
         add(out, figures)
         print(figures)
 
