@@ -120,6 +120,21 @@ def training_speed() -> str:
     return training_processors.markdown(load("benchmarks/results/training_speed.json")["processors"]).strip()
 
 
+def real_planes() -> str:
+    """Microbleeds and slices of both generations of the phantom next to real ones."""
+    figures = load("research/results/real_planes.json")
+    kinds = [k for k in figures if k != "real"]
+    rows = [f"| | real | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    for part, names in REAL_PLANES.items():
+        for name, label in names.items():
+            spreads = [figures[k][part][name] for k in ("real", *kinds)]
+            cells = [f"{s['median']:.2g} ({s['p5']:.2g}–{s['p95']:.2g})" for s in spreads]
+            rows.append(f"| {label} | {' | '.join(cells)} |")
+    tests = [figures[k]["real_vs_phantom_auc"] for k in kinds]
+    cells = [f"{t['auc']:.2f} ({t['low']:.2f}–{t['high']:.2f})" for t in tests]
+    return "\n".join([*rows, f"| two-sample test, AUC (95 % CI) | | {' | '.join(cells)} |"])
+
+
 def real_images() -> str:
     """Each release on real microbleeds, published false positives, and simulated microbleeds in real scans."""
     rows = [f"| {' | '.join(REAL_IMAGES)} |", "|---" * len(REAL_IMAGES) + "|"]
@@ -147,6 +162,21 @@ REAL_IMAGES = (
     "inserted microbleeds from 2 mm found",
     "false positives in brain without known microbleeds",
 )
+REAL_PLANES = {
+    "lesions": {
+        "darkest_over_surround": "microbleed: darkest voxel over surroundings",
+        "width_in_plane_mm": "microbleed: half-depth width in plane, mm",
+        "width_through_plane_mm": "microbleed: half-depth width through plane, mm",
+    },
+    "texture": {
+        "sd": "slice: standard deviation",
+        "gradient_per_mm": "slice: mean gradient, per mm",
+        "line_strength_1mm": "slice: strength of dark lines, 1 mm",
+        "line_strength_2mm": "slice: strength of dark lines, 2 mm",
+        "line_strength_3mm": "slice: strength of dark lines, 3 mm",
+        "dark_share": "slice: share of pixels below 0.7",
+    },
+}
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "demo": lambda: evaluations("demo"),
@@ -157,5 +187,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "soak": soak,
     "phase": phase,
     "real-images": real_images,
+    "real-planes": real_planes,
     "training-steps-per-second": training_speed,
 }
