@@ -28,6 +28,7 @@ from cmb_models.files import read_json, write_json
 from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator.evaluate import score
 from research.stages import ROOT
+from scripts.results.blocks import threshold_table
 
 PER_SCAN = 8.0  # candidates per scan, out of fold, above the reference level: nearly all of them false
 RATES = (0.25, 0.6, 1.0, 2.0)  # false positives per scan to choose for
@@ -108,21 +109,7 @@ def main(
         path = Path(folder).resolve()
         figures[name] = compare(source, score(bundle, path.parent, path.name), tolerance_mm)
     write_json(out, {"manifest_sha256": bundle.bundle.manifest_sha256, "per_scan": PER_SCAN, "datasets": figures})
-    print(table(read_json(out)["datasets"]))
-
-
-def table(datasets: dict[str, list[dict]]) -> str:
-    """A Markdown row for each dataset and rate: false positives per scan and sensitivity by both rules."""
-    lines = [
-        "| scans | chosen FP/scan | as chosen: reached | sensitivity | scaled: reached | sensitivity |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for name, rows in datasets.items():
-        for plain, scaled in zip(rows[::2], rows[1::2], strict=True):
-            cells = [f"{r['fp_per_scan']:.2f} ({r['interval_95'][0]:.2f}–{r['interval_95'][1]:.2f})" for r in (plain, scaled)]
-            found = ["–" if r["sensitivity"] is None else f"{r['sensitivity']:.2f}" for r in (plain, scaled)]
-            lines.append(f"| {name} | {plain['chosen']:g} | {cells[0]} | {found[0]} | {cells[1]} | {found[1]} |")
-    return "\n".join(lines)
+    print(threshold_table(read_json(out)["datasets"]))
 
 
 if __name__ == "__main__":

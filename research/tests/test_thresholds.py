@@ -8,7 +8,8 @@ import pytest
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.io.annotations import Annotation
-from research.thresholds import compare, reference_level, scaled_threshold, table
+from research.thresholds import compare, reference_level, scaled_threshold
+from scripts.results.blocks import threshold_table
 
 
 def scans(count, false_per_scan, seed=0):
@@ -48,5 +49,5 @@ def test_labels_of_the_new_scans_are_not_read():
 
 
 def test_the_table_has_a_row_for_each_rate():
-    lines = table({"new": compare(scans(20, 10), scans(20, 10, seed=1), 3.0)}).splitlines()
+    lines = threshold_table({"new": compare(scans(20, 10), scans(20, 10, seed=1), 3.0)}).splitlines()
     assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1

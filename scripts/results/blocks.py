@@ -135,6 +135,34 @@ def real_planes() -> str:
     return "\n".join([*rows, f"| two-sample test, AUC (95 % CI) | | {' | '.join(cells)} |"])
 
 
+def site_scans() -> str:
+    """Sensitivity on OOD scans by start and number of site scans."""
+    rows = ["| start | site scans | at 0.5 FP/scan (95 % CI) | at 1 FP/scan |\n|---|---|---|---|"]
+    for trained in load("research/results/data_efficiency.json")["figures"]:
+        cells = [_rate(row["sensitivity"], [row["low"], row["high"]]) for row in trained["froc"]]
+        rows.append(f"| {trained['start']} | {trained['scans'] or 'none'} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def thresholds() -> str:
+    """False positives that the base release reaches on other scans, by rule."""
+    return threshold_table(load("research/results/thresholds.json")["datasets"])
+
+
+def threshold_table(datasets: dict[str, list[dict]]) -> str:
+    """A Markdown row for each dataset and rate: false positives per scan and sensitivity by both rules."""
+    lines = [
+        "| scans | chosen FP/scan | as chosen: reached | sensitivity | scaled: reached | sensitivity |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, rows in datasets.items():
+        for plain, scaled in zip(rows[::2], rows[1::2], strict=True):
+            cells = [f"{r['fp_per_scan']:.2f} ({r['interval_95'][0]:.2f}–{r['interval_95'][1]:.2f})" for r in (plain, scaled)]
+            found = ["–" if r["sensitivity"] is None else f"{r['sensitivity']:.2f}" for r in (plain, scaled)]
+            lines.append(f"| {name} | {plain['chosen']:g} | {cells[0]} | {found[0]} | {cells[1]} | {found[1]} |")
+    return "\n".join(lines)
+
+
 def real_images() -> str:
     """Each release on real microbleeds, published false positives, and simulated microbleeds in real scans."""
     rows = [f"| {' | '.join(REAL_IMAGES)} |", "|---" * len(REAL_IMAGES) + "|"]
@@ -187,6 +215,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "soak": soak,
     "phase": phase,
     "real-images": real_images,
+    "site-scans": site_scans,
+    "thresholds": thresholds,
     "real-planes": real_planes,
     "training-steps-per-second": training_speed,
 }
