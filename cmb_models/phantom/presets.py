@@ -14,7 +14,7 @@ from cmb_models.volume import triple
 MIXED = ("ukb", "aibl", "clinical")  # what a dataset is made of when no preset is named
 FOV_MM, CENTRE_MM = (200.0, 230.0), (0.0, -17.0, 12.0)  # in plane; the whole brain, MNI mm
 RANDOM_TE_MS = {1.5: (22.0, 40.0), 3.0: (14.0, 30.0), 7.0: (10.0, 18.0)}  # usual SWI echo times by field: assumed
-RANDOM_STRIPPED, STRIPPED_MM = 0.35, (-0.5, 2.0)  # share of brain-extracted scans, and the mask's distance from the brain: assumed
+RANDOM_STRIPPED, RANDOM_STRIPPED_MM = 0.35, (-0.5, 2.0)  # share of brain-extracted scans, and PhantomConfig.stripped_mm: assumed
 RANDOM_FIELD_SHARE = {1.5: 0.35, 3.0: 0.55, 7.0: 0.10}  # assumed
 
 
@@ -155,7 +155,7 @@ def _random(rng: np.random.Generator) -> PhantomConfig:
 
 def _margin_mm(rng: np.random.Generator) -> float | None:
     """PhantomConfig.stripped_mm of a random protocol."""
-    margin = float(rng.uniform(*STRIPPED_MM))
+    margin = float(rng.uniform(*RANDOM_STRIPPED_MM))
     return margin if rng.random() < RANDOM_STRIPPED else None
 
 

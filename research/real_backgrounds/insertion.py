@@ -9,8 +9,7 @@ import numpy as np
 
 from cmb_models.phantom.config import PhantomConfig
 from cmb_models.phantom.isolated_lesion import swi_of, uniform_signal
-from cmb_models.phantom.lesions.bloom import body_radius_mm
-from cmb_models.phantom.lesions.cmbs import BODY
+from cmb_models.phantom.lesions.cmbs import body_of
 from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.scanner import acquisition
 from cmb_models.phantom.scanner.slab import Slab, make_slab
@@ -30,15 +29,8 @@ class Insertion:
 
 def cmb(centre_mm: Sequence[float], diameter_mm: float, chi_ppm: float, seed: int, config: PhantomConfig) -> Lesion:
     """The microbleed that phantom.lesions.cmbs makes of this diameter, susceptibility and seed."""
-    _, inner, factor = BODY[config.generation]
-    radius = factor * body_radius_mm(diameter_mm, chi_ppm, config)
-    signal = None if config.generation == 1 else float(np.random.default_rng([seed, 1]).uniform(*inner))
+    radius, signal = body_of(diameter_mm, chi_ppm, seed, config)
     return Lesion("cmb", "", triple(centre_mm), diameter_mm, radius, chi_ppm, seed, inner_signal=signal)
-
-
-def draw_chi_ppm(rng: np.random.Generator, generation: int) -> float:
-    """Log-uniform, as phantom.lesions.cmbs draws it."""
-    return float(np.exp(rng.uniform(*np.log(BODY[generation][0]))))
 
 
 def lesion_factor(insertion: Insertion, slab: Slab) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from cmb_models.phantom.lesions.cmbs import draw_diameter_mm
+from cmb_models.phantom.lesions.cmbs import draw_chi_ppm, draw_diameter_mm
 from cmb_models.phantom.lesions.surroundings import BRIGHT
 from cmb_models.volume import triple
-from research.real_backgrounds.insertion import Insertion, draw_chi_ppm
+from research.real_backgrounds.insertion import Insertion
 from research.real_backgrounds.scans import GENERATION, Background
 
 SMALLEST_MM = 1.4  # the phantom's: 5th percentile of marked ones

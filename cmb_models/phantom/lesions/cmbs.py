@@ -40,24 +40,34 @@ def draw_cmbs(
     shows: where one can be seen; None for everywhere.
     """
     found: list[Lesion] = []
-    ppm, inner, factor = BODY[config.generation]
     clustered = rng.random() < CLUSTERED_SCANS
     names, share = list(REGION_SHARE), np.array(list(REGION_SHARE.values()))
     for _ in range(count):
         diameter = draw_diameter_mm(rng, config.smallest_cmb_mm)
-        chi = float(np.exp(rng.uniform(*np.log(ppm))))
+        chi = draw_chi_ppm(rng, config.generation)
         seed = int(rng.integers(2**31))
         for region in rng.choice(names, len(names), replace=False, p=share / share.sum()):  # a crop may lack the first
             place = _place(rng, placer, found if clustered else [], str(region), diameter, shows)
             if place is not None:
-                radius = factor * body_radius_mm(diameter, chi, config)
-                signal = None if config.generation == 1 else float(np.random.default_rng([seed, 1]).uniform(*inner))
+                radius, signal = body_of(diameter, chi, seed, config)
                 found.append(Lesion("cmb", str(region), place[0], diameter, radius, chi, seed, place[1], inner_signal=signal))
                 break
         else:
             wanted, got = f"room for {count} microbleeds in one scan", f"room for {len(found)}"
             raise InputError("phantom-no-room", "phantom", wanted, got, "ask for fewer, or more scans")
     return found
+
+
+def draw_chi_ppm(rng: np.random.Generator, generation: int) -> float:
+    """Susceptibility of a microbleed, log-uniform in the generation's range."""
+    return float(np.exp(rng.uniform(*np.log(BODY[generation][0]))))
+
+
+def body_of(diameter_mm: float, chi_ppm: float, seed: int, config: PhantomConfig) -> tuple[float, float | None]:
+    """Radius in mm of the body that is seen at this diameter, and its inner signal as in Lesion; seed: of the lesion."""
+    _, inner, factor = BODY[config.generation]
+    signal = None if config.generation == 1 else float(np.random.default_rng([seed, 1]).uniform(*inner))
+    return factor * body_radius_mm(diameter_mm, chi_ppm, config), signal
 
 
 def draw_diameter_mm(rng: np.random.Generator, smallest_mm: float) -> float:
