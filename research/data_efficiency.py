@@ -12,22 +12,18 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from cmb_models.base_release import BASE
 from cmb_models.config.params import Params, load_params
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
-from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.metrics import froc_table
-from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.files import atomic_directory, read_json, write_json
 from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator.__main__ import SITE_SEED
 from research.ood_simulator.dataset import write_scans
-from research.ood_simulator.evaluate import score
+from research.ood_simulator.evaluate import score, sensitivity_at
 from research.stages import ROOT, create_workspace, run_stages
 
 OUT = ROOT / "research/results/data_efficiency.json"
@@ -91,12 +87,6 @@ def as_it_is(start: str) -> Path:
     return base_bundle() if start == BASE else Path(start)
 
 
-def measured(scans: list[ScoredScan], params: Params) -> dict:
-    """Sensitivity at RATES with 95 % intervals over subjects."""
-    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
-    return {"cmbs": sum(len(s.cmbs) for s in scans), "froc": froc_table(scans, params.evaluate.tolerance_mm, draws, RATES)}
-
-
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder for scans and workspaces.")],
     start: Annotated[list[str], typer.Option(help="base, random or a bundle folder; repeatable.")],
@@ -114,7 +104,7 @@ def main(
         if (name, count) in done:
             continue
         bundle = trained(raw, folder / f"{Path(name).name}-{count}", count, name, params) if count else as_it_is(name)
-        figures = {"start": name, "scans": count} | measured(score(BundleDetector(bundle), raw, TEST), params)
+        figures = {"start": name, "scans": count} | sensitivity_at(score(BundleDetector(bundle), raw, TEST), RATES, params)
         add(out, figures)
         print(figures)
 

@@ -44,6 +44,12 @@ def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
     return list(saved.scans)
 
 
+def sensitivity_at(scans: Sequence[ScoredScan], rates: Sequence[float], params: Params) -> dict:
+    """Number of microbleeds, and FROC rows at rates of false positives per scan with 95 % intervals over subjects."""
+    draws = subject_draws([s.subject for s in scans], params.evaluate.bootstrap, np.random.default_rng(params.evaluate.seed))
+    return {"cmbs": sum(len(s.cmbs) for s in scans), "froc": froc_table(scans, params.evaluate.tolerance_mm, draws, rates)}
+
+
 def told(scans: Sequence[ScoredScan], decision: Decision, params: Params) -> dict:
     """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were.
 

@@ -6,21 +6,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cmb_models.config.params import Params
 from cmb_models.evaluation.matching import ScoredScan
-from cmb_models.evaluation.metrics import froc_table
-from cmb_models.evaluation.statistics.bootstrap import subject_draws
 from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.data.examples import Example
 from cmb_models.training.tuning.objective import scored_scan
 from cmb_models.training.validation.jobs import candidates_in, fit_unet, pipeline_config
+from research.ood_simulator.evaluate import sensitivity_at
 from research.scaling.sets import DEVELOPMENT, OOD, PHANTOMS, examples_of
 
 RATES = (0.25, 0.5, 1.0)  # false positives per scan
-SEED, RESAMPLES = 0, 1000
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def run_cell(folder: Path, cell: Cell, params: Params) -> dict:
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(seconds),
         "cmbs": sum(len(e.centres_mm("cmb")) for e in training),
-        **{name: sensitivity(scans, params.evaluate.tolerance_mm) for name, scans in scored.items()},
+        **{name: {"scans": len(scans)} | sensitivity_at(scans, RATES, params) for name, scans in scored.items()},
     }
 
 
@@ -69,10 +67,3 @@ def score(examples: list[Example], model: torch.nn.Module, params: Params) -> li
     config = pipeline_config(params, params.cnn)
     mined = [candidates_in(e, model, config, frozenset()) for e in examples]
     return [scored_scan(e, m, m.stage1_score) for e, m in zip(examples, mined, strict=True)]
-
-
-def sensitivity(scans: list[ScoredScan], tolerance_mm: float) -> dict:
-    """Sensitivity at RATES with 95 % intervals over subjects, and the number of lesions."""
-    draws = subject_draws([s.subject for s in scans], RESAMPLES, np.random.default_rng(SEED))
-    rows = froc_table(scans, tolerance_mm, draws, RATES)
-    return {"scans": len(scans), "cmbs": sum(len(s.cmbs) for s in scans), "froc": rows}
