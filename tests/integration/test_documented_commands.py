@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from cmb_models.base_release import is_shipped
 from cmb_models.hash_chain import read_entries
 from cmb_models.registry.promote import promote
 from tests.integration.registry_site import make_site
@@ -47,9 +46,6 @@ REPLACED = {
     "cmb detect scan.nii.gz": f"cmb detect {SCAN}",
     "/tmp/cmb-backup": "../backup",
 }
-# In a checkout without base release, another stands for it.
-NO_BASE = {"_swi.nii.gz --out": "_swi.nii.gz --bundle examples/bundle --out", "cmb.load()": 'cmb.load("examples/bundle")'}
-BASE = {} if is_shipped() else NO_BASE
 
 
 def chosen(tour: Tour) -> list[Block]:
@@ -87,14 +83,14 @@ def test_a_block_that_fails_is_noticed(session, tmp_path):
 @pytest.mark.parametrize("tour", [PYTHON, PHANTOM, PREPARE], ids=["python", "phantom", "prepare"])
 def test_steps_before_training(tour, session):
     for block in chosen(tour):
-        session.run(block, BASE)
+        session.run(block)
 
 
 @pytest.mark.slow
 def test_the_first_detection_is_what_the_pages_say(session):
     """By the example: three of four microbleeds, and the iron of a dentate nucleus."""
     for block in chosen(FIRST):
-        session.run(block, BASE)
+        session.run(block)
     marks = list(csv.DictReader((session.folder / "try/annotations.csv").open(newline="")))
     detections = json.loads((session.folder / "results/example/detections.json").read_text())["scans"][0]["detections"]
     nearest = [min(marks, key=lambda m: distance_mm(m, d["world_mm"])) for d in detections]

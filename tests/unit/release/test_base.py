@@ -18,8 +18,6 @@ from tests.support.bundles import find_nothing, make_base
 from tests.support.imports import ROOT
 from tests.support.refused import refused
 
-shipped = pytest.mark.skipif(not base_release.is_shipped(), reason="no base release in this checkout")
-
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
@@ -95,7 +93,6 @@ def test_git_ignores_none_of_its_files():
     assert (done.returncode, done.stdout) == (1, "")
 
 
-@shipped
 def test_the_shipped_one_is_whole_small_and_gives_its_known_answer():
     bundle = load_base()
     assert sum(p.stat().st_size for p in base_release.FOLDER.rglob("*") if p.is_file()) <= MOST_BYTES
@@ -109,7 +106,6 @@ def test_the_shipped_one_is_whole_small_and_gives_its_known_answer():
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-@shipped
 def test_the_shipped_one_is_of_simulated_scans_and_of_the_committed_settings():
     lineage = load_base().lineage
     assert set(lineage["datasets"]) == set(DATASETS)
