@@ -29,7 +29,7 @@ from scripts.simulated_site import CHECKOUT, SimulatedSite, console
 WORKSPACE = CHECKOUT / "base"
 # Options of `cmb simulate`. The names of the datasets are shown in the model card and in the lineage.
 KIND = ("--generation", "2", "--preset", "random")
-DEVELOPMENT = ("--scans", "96", "--cmbs", "384", "--cmb-free", "10", "--seed", "7101", *KIND)
+DEVELOPMENT = ("--scans", "96", "--cmbs", "384", "--cmb-free", "10", "--seed", "7101", "--faint-as-possible", *KIND)
 LOCKED = ("--scans", "20", "--cmbs", "80", "--cmb-free", "2", "--seed", "7102", *KIND)
 DATASETS = {"simulated": DEVELOPMENT, "simulated-locked": LOCKED}
 # Of params.yaml, other than shipped.

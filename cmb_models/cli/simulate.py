@@ -32,6 +32,9 @@ def simulate(
         int | None,
         typer.Option(min=1, max=2, help="2: folded cortex, microbleeds as dark as real ones; 1: as before."),
     ] = None,
+    faint_as_possible: Annotated[
+        bool, typer.Option("--faint-as-possible", help="Label microbleeds too faint for a reader `possible` instead of `cmb`.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same scans; byte-identical on processors of the same type.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
 ) -> None:
@@ -52,6 +55,7 @@ def simulate(
         changes={k: v for k, v in changes.items() if v is not None},
         calcifications=calcifications,
         progress=True,
+        faint_as_possible=faint_as_possible,
     )
     written = scans if new_cmbs is None else 2 * scans
     typer.echo(f"{written} scan{'s'[: written > 1]} in {out}; positions of microbleeds and mimics in {out / 'annotations.csv'}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from cmb_models import __version__
+from cmb_models.dataset.check.frames import DARK, darkness
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, system_reason, write_json
@@ -22,6 +23,7 @@ from cmb_models.phantom.config import PhantomConfig, plain_json
 from cmb_models.phantom.head.template import map_path
 from cmb_models.phantom.presets import MIXED, PRESETS, draw_config
 from cmb_models.phantom.scan import MAX_CMBS, RATER, SimulatedScan, session_names, simulate_subject
+from cmb_models.volume import index_from_world
 
 SUBJECT_GB = 3.0  # of a process that simulates a whole head at the finest voxels of a preset (benchmarks/phantom_speed.py)
 REQUEST = "phantom.json"  # what was asked for, at the top of the dataset
@@ -80,18 +82,20 @@ def write_dataset(
     changes: dict | None = None,
     calcifications: int = 0,
     progress: bool = False,
+    faint_as_possible: bool = False,
 ) -> None:
     """Simulate `scans` subjects with `cmbs` microbleeds in all, none of them in `cmb_free` subjects; annotations.csv comes last.
 
     presets: names of `presets.PRESETS`, shared out evenly. changes: what `presets.draw_config` is to change in them. new_cmbs: when
     given, every subject has a second time point, and this many microbleeds in all are new there. calcifications: so many more in
-    each subject's white matter or cortex. workers: processes; None for one per core, as far as memory goes. The bytes depend on
-    everything but `workers`, and on the processor: NumPy rounds otherwise with AVX-512 (docs/explanation/hardware.md). Subjects
-    already there from the same request are kept; a folder that holds anything else is refused with InputError, as are numbers that
-    cannot be met.
+    each subject's white matter or cortex. faint_as_possible: as in `as_read`. workers: processes; None for one per core, as far as
+    memory goes. The bytes depend on everything but `workers`, and on the processor: NumPy rounds otherwise with AVX-512
+    (docs/explanation/hardware.md). Subjects already there from the same request are kept; a folder that holds anything else is
+    refused with InputError, as are numbers that cannot be met.
     """
     out = Path(out)
     request = _request(scans, cmbs, seed, cmb_free, presets, new_cmbs, changes or {}, calcifications)
+    request |= {"faint_as_possible": True} if faint_as_possible else {}
     if workers is not None and workers < 1:
         raise InputError("phantom-setting", "phantom workers", "1 or more", str(workers), "give a number of processes")
     map_path("t1")  # refuses before anything is written
@@ -242,8 +246,20 @@ def _write_subject(job: _Job) -> None:
         _write_scan(job, session, scan)
 
 
+def as_read(scan: SimulatedScan) -> tuple[Annotation, ...]:
+    """A scan's annotations with the microbleeds that a reader could not tell from their surroundings as `possible`.
+
+    These are the ones less dark than DARK: in a noisy or coarse scan many are, and a network that has to find them learns noise.
+    """
+    cmbs = [a for a in scan.annotations if a.is_cmb]
+    centres = np.array([a.centre_mm for a in cmbs]).reshape(-1, 3)
+    dark = darkness(scan.swi, index_from_world(centres, scan.swi.affine)) >= DARK
+    faint = {id(a) for a, is_dark in zip(cmbs, dark, strict=True) if not is_dark}
+    return tuple(replace(a, label="possible") if id(a) in faint else a for a in scan.annotations)
+
+
 def _write_scan(job: _Job, session: str, scan: SimulatedScan) -> None:
     for kind, path in job.files(session).items():
         write_volume(path, getattr(scan, kind), np.uint8 if kind in MASKS else np.int16)
-    rows = [asdict(a) for a in scan.annotations]
+    rows = [asdict(a) for a in (as_read(scan) if job.request.get("faint_as_possible") else scan.annotations)]
     write_json(job.truth(session), scan.truth | {"request": job.request, "preset": job.preset, "annotations": rows})

@@ -43,6 +43,7 @@ def write_sets(folder: Path, scans: int, params: Params) -> None:
             presets=("random",),
             changes={"generation": 2},
             progress=True,
+            faint_as_possible=name == DEVELOPMENT,
         )
     if not (raw / OOD / "annotations.csv").is_file():
         with atomic_directory(raw / OOD) as temporary:

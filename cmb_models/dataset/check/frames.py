@@ -61,9 +61,10 @@ def positions(centres_mm: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
 
 
 def darkness(volume: Volume, index: np.ndarray) -> np.ndarray:
-    """Share of the voxels around each place (N, 3), voxel indices, that is brighter than the place itself.
+    """Share of the tissue around each place (N, 3), voxel indices, that is brighter than the place itself.
 
-    0 outside the image and where most of what lies around is air.
+    Air is left out: at the edge of an extracted brain it makes up half of the surroundings, darker than anything in it. 0 outside
+    the image and where most of what lies around is air.
     """
     data, half = volume.data, [max(1, round(HALF_WINDOW_MM / s)) for s in volume.spacing_mm]
     sampled = data[::4, ::4, ::2]
@@ -77,7 +78,7 @@ def darkness(volume: Volume, index: np.ndarray) -> np.ndarray:
         low = np.maximum(0, middle - half)
         if np.median(window) > air:
             value = float(ndimage.map_coordinates(window, (index[n] - low)[:, None], order=1, mode="nearest")[0])
-            found[n] = (window > value).mean()
+            found[n] = (window[window > air] > value).mean()
     return found
 
 
