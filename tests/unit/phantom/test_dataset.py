@@ -7,16 +7,21 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cmb_models.dataset.check.frames import DARK, darkness
 from cmb_models.dataset.layout import find_scans
 from cmb_models.io.annotations import read_annotations
 from cmb_models.io.nifti import read_volume
 from cmb_models.phantom import write_dataset
-from cmb_models.phantom.dataset import cmb_counts, new_counts
+from cmb_models.phantom.config import PhantomConfig
+from cmb_models.phantom.dataset import as_read, cmb_counts, new_counts
+from cmb_models.phantom.scan import simulate_scan
+from cmb_models.volume import index_from_world
 from tests.support.refused import refused
 
 ASKED = {"scans": 5, "cmbs": 9, "seed": 11, "cmb_free": 1, "presets": ("small",)}
@@ -178,6 +183,28 @@ def test_more_calcifications_leave_everything_else_where_it_is(dataset, tmp_path
         assert {lesion["region"] for lesion in added} <= {"subcortical_white", "cortex_junction"}
     rows = [r for r in read_annotations(tmp_path / "set/annotations.csv") if r.label == "mimic:calcification"]
     assert len(rows) >= 3 * ASKED["scans"]
+
+
+def test_microbleeds_that_no_reader_would_see_become_possible(tmp_path):
+    """At an echo so short that some are not dark; images and other annotations stay."""
+    faint = {"generation": 2, "field_t": 1.5, "te_ms": 8.0}
+    scan = simulate_scan(3, 8, replace(PhantomConfig.small(), **faint))
+    cmbs = [a for a in scan.annotations if a.is_cmb]
+    dark = darkness(scan.swi, index_from_world(np.array([a.centre_mm for a in cmbs]), scan.swi.affine))
+    read = as_read(scan)
+    assert [a.is_cmb for a in read[: len(cmbs)]] == list(dark >= DARK)
+    assert {a.label for a in read[: len(cmbs)]} == {"cmb", "possible"}
+    assert read[len(cmbs) :] == scan.annotations[len(cmbs) :]
+    assert [a.centre_mm for a in read] == [a.centre_mm for a in scan.annotations]
+
+    request = {"scans": 1, "cmbs": 12, "seed": 3, "workers": 1, "presets": ("small",), "changes": faint}
+    write_dataset(tmp_path / "as-drawn", **request)
+    write_dataset(tmp_path / "as-read", **request, faint_as_possible=True)
+    drawn, read = (read_annotations(tmp_path / name / "annotations.csv") for name in ("as-drawn", "as-read"))
+    assert [a.centre_mm for a in drawn] == [a.centre_mm for a in read]
+    assert {a.label for a in read} - {a.label for a in drawn} == {"possible"}
+    swi = "sub-001/swi/sub-001_swi.nii.gz"
+    assert (tmp_path / "as-drawn" / swi).read_bytes() == (tmp_path / "as-read" / swi).read_bytes()
 
 
 def test_missing_nilearn_is_told_before_anything_is_written(monkeypatch, tmp_path):

@@ -120,6 +120,15 @@ def test_darkness():
     np.testing.assert_allclose(found, list(places.values()), atol=1e-3)
 
 
+def test_darkness_at_the_edge_of_an_extracted_brain():
+    """Air counts as no surroundings: a dark place at the edge is as dark as one within, bright tissue there is not dark."""
+    data = np.zeros((40, 40, 40), dtype=np.float32)
+    data[:, :, 20:] = 100 + np.arange(20, dtype=np.float32)
+    data[20, 20, 20], data[10, 10, 20] = 30, 119
+    found = darkness(Volume(data, np.eye(4)), np.array([[20.0, 20, 20], [10, 10, 20]]))
+    np.testing.assert_allclose(found, [1, 0], atol=1e-3)
+
+
 def test_positions_by_hand():
     volume = Volume(np.zeros((10, 10, 6), np.float32), np.diag([2.0, 2, 3, 1]))
     found = positions(np.array([[4.0, 6, 9]]), volume)
