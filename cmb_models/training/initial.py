@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 INITIAL = "initial"  # folder among the prepared scans
 SOURCE = "source.json"
 NETWORKS = ("unet", "cnn")
+FIRST = "features.0.0.weight"  # of PatchClassifier: (out, in, I, J, K), phase last of the inputs
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,15 @@ def frozen_levels(levels: Sequence[nn.Module], count: int, initial: Initial | No
 
 
 def start_from(model: nn.Module, initial: Initial, network: str) -> None:
-    """Load weights into a network. Raises InputError unless they fit it name by name and shape by shape."""
+    """Load weights into a network. Raises InputError unless they fit it name by name and shape by shape.
+
+    A classifier with phase can start from one without: the weights of its phase channel are zero at first, which ignores phase.
+    """
     import torch  # imported here: stage initialise does without, which spares it seconds
 
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: array.shape for name, array in initial.weights.items()}
+    weights = _with_phase_channel(initial.weights, own)
+    theirs = {name: array.shape for name, array in weights.items()}
     if own != theirs:
         other = sorted(set(own.items()) ^ set(theirs.items()))[0]
         raise InputError(
@@ -129,4 +134,13 @@ def start_from(model: nn.Module, initial: Initial, network: str) -> None:
             f"set {network}.channels and {'unet.strides' if network == 'unet' else 'preprocess.phase'} to the release's own, "
             "or train.init_from: random",
         )
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in initial.weights.items()})
+    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+
+def _with_phase_channel(weights: Mapping[str, np.ndarray], own: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The weights, those of FIRST with zeros for a last input channel, phase, that only the network with shapes `own` has."""
+    found = dict(weights)
+    first, shape = found.get(FIRST), own.get(FIRST)
+    if first is not None and shape is not None and shape == (len(first), first.shape[1] + 1, *first.shape[2:]):
+        found[FIRST] = np.concatenate([first, np.zeros_like(first[:, :1])], axis=1)
+    return found

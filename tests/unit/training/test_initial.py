@@ -18,7 +18,16 @@ from cmb_models.registry.provenance.initial import require_unseen, starting_poin
 from cmb_models.release.keys import new_keys
 from cmb_models.training import loop
 from cmb_models.training.checkpoint import Checkpoint
-from cmb_models.training.initial import INITIAL, Initial, initial_source, load_initial, start_from, write_initial, write_state
+from cmb_models.training.initial import (
+    FIRST,
+    INITIAL,
+    Initial,
+    initial_source,
+    load_initial,
+    start_from,
+    write_initial,
+    write_state,
+)
 from cmb_models.training.loop import train_cnn, train_unet
 from cmb_models.workspace import code_lock
 from pipelines import initialise
@@ -53,6 +62,23 @@ def test_networks_start_from_the_releases_weights(tmp_path, release):
         with np.load(release / f"{name}.npz") as theirs:
             assert all(np.array_equal(tensor.numpy(), theirs[key]) for key, tensor in model.state_dict().items())
     assert initial_source(prepared) == {"name": "7", "manifest_sha256": "ab"}
+
+
+def test_a_classifier_with_phase_starts_from_one_without(tmp_path, release):
+    """It scores as that one whatever the phase, and phase can be learned; one without phase cannot start from one with."""
+    initial = load_initial(put(tmp_path / "prepared", release), "cnn")
+    without, with_phase = PatchClassifier((4, 6), 0.0).eval(), PatchClassifier((4, 6), 0.0, patch_channels=2).eval()
+    start_from(without, initial, "cnn")
+    start_from(with_phase, initial, "cnn")
+    torch.manual_seed(5)
+    patches = torch.randn(3, 2, 20, 20, 10)
+    assert torch.equal(with_phase(patches), without(patches[:, :1]))
+    with_phase(patches).sum().backward()
+    assert with_phase.get_parameter(FIRST).grad[:, -1].abs().max() > 0
+    theirs = {name: tensor.numpy() for name, tensor in with_phase.state_dict().items()}
+    with refused("params-invalid") as refusal:
+        start_from(without, Initial(theirs, "ab", "7"), "cnn")
+    assert "preprocess.phase" in refusal.value.remedy
 
 
 def test_random_weights_and_earlier_workspaces_have_none(tmp_path):
