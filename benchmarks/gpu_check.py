@@ -37,6 +37,7 @@ from cmb_models.detection import DetectionResult
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import (
     GOLDEN_ANSWER,
     GOLDEN_SCAN,
@@ -56,6 +57,7 @@ from cmb_models.serving.run.triton_process import running_server
 from cmb_models.volume import Volume
 
 ROOT = Path(__file__).parents[1]
+BASE_BUNDLE = base_bundle()
 CLIENTS = (1, 4, 16)
 SCANS = 30  # synthetic heads on which both devices' answers are compared
 PARITY_SHAPE = (128, 128, 48)
@@ -71,7 +73,7 @@ class TimeOver(BaseException):
 
 
 def main(
-    bundle: Annotated[Path, typer.Option(help="The release to run.")] = ROOT / "examples/bundle",
+    bundle: Annotated[Path, typer.Option(help="The release to run.")] = BASE_BUNDLE,
     device: Annotated[str, typer.Option(help="cuda, or cpu to test this script.")] = "cuda",
     minutes: Annotated[float, typer.Option(min=0.1, help="For everything.")] = 8.0,
     rounds: Annotated[int, typer.Option(min=1, help="Times that everything timed takes its turn.")] = 5,

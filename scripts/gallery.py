@@ -147,8 +147,8 @@ def detection() -> None:
     cmb = str(Path(sys.executable).with_name("cmb"))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([cmb, "simulate", "try", "--scans", "1", "--cmbs", "4", "--seed", "7"], cwd=folder, check=True)
-        scan, bundle = "try/sub-001/swi/sub-001_swi.nii.gz", str(ROOT / "examples/bundle")
-        subprocess.run([cmb, "detect", scan, "--bundle", bundle, "--out", "results"], cwd=folder, check=True)
+        scan = "try/sub-001/swi/sub-001_swi.nii.gz"
+        subprocess.run([cmb, "detect", scan, "--bundle", "base", "--out", "results"], cwd=folder, check=True)
         picture = Image.open(Path(folder, "results/sub-001_swi.png")).convert("RGB")
     size = (1100, round(1100 * picture.height / picture.width))
     picture.resize(size, Image.Resampling.LANCZOS).save(PICTURES / "finding.jpg", quality=88, optimize=True)

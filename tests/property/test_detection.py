@@ -20,7 +20,6 @@ from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
 from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, in_bounds, make_bundle, spots_found
-from tests.support.imports import ROOT
 
 MOST_MM, MOST_SCORE = 0.1, 1e-4
 ORIENTATIONS = [
@@ -36,7 +35,7 @@ def detectors(tmp_path_factory):
     with (
         cmb.load(make_bundle(folder / "hand")) as hand,
         cmb.load(make_bundle(folder / "phase", phase=True)) as phase,
-        cmb.load(ROOT / "examples" / "bundle") as trained,
+        cmb.load() as trained,
     ):
         yield {"hand": hand, "phase": phase, "trained": trained}
 

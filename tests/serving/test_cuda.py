@@ -16,6 +16,7 @@ import torch
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.io.nifti import read_volume
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, GOLDEN_SCAN, UNET_FILE, UNET_INPUT, UNET_OUTPUT, load_bundle
 from cmb_models.runtime.accelerator import DeviceFailed
 from cmb_models.runtime.cpu import open_onnx
@@ -29,7 +30,7 @@ from tests.support.bundles import altered, find_nothing
 from tests.support.imports import ROOT
 
 STEPS = ("cmb_cnn", "cmb_prepare", "cmb_unet")  # that can use a device
-BUNDLE = ROOT / "examples/bundle"  # operators of trained networks; those of tests.support.bundles do not run on CUDA
+BUNDLE = base_bundle()  # operators of trained networks; those of tests.support.bundles do not run on CUDA
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 BACK_S = 60
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}

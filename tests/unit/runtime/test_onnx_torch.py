@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from cmb_models.detect.preprocess import prepare
 from cmb_models.io.nifti import read_volume
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import CNN_FILE, CNN_INPUT, CNN_OUTPUT, GOLDEN_SCAN, UNET_FILE, UNET_INPUT, UNET_OUTPUT, load_bundle
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit
 from cmb_models.runtime.cpu import open_onnx
@@ -19,11 +20,10 @@ from cmb_models.runtime.cuda_torch import TorchNetwork
 from cmb_models.runtime.onnx_torch import OnnxNetwork
 from cmb_models.runtime.parts import geometry, run_in_parts
 from cmb_models.serving.check.answers import SCORE_TOLERANCE
-from tests.support.imports import ROOT
 from tests.support.refused import refused
 
 TOLERANCE = 1e-5
-EXAMPLE = ROOT / "examples/bundle"
+EXAMPLE = base_bundle()  # trained networks
 
 
 class TooLarge(Exception):

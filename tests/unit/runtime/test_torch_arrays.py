@@ -14,6 +14,7 @@ from cmb_models.detect.phase import sign_margin
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.phantom import golden_scan
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import BundleDetector, load_bundle, open_networks
 from cmb_models.runtime.accelerator import DeviceFailed, DoesNotFit, device_error
 from cmb_models.runtime.cuda_torch import TorchNetwork
@@ -22,10 +23,9 @@ from cmb_models.runtime.torch_arrays import TorchArrays
 from cmb_models.serving.check.scans import head
 from cmb_models.volume import Volume
 from tests.support.bundles import settings
-from tests.support.imports import ROOT
 from tests.support.refused import refused
 
-EXAMPLE = ROOT / "examples/bundle"
+EXAMPLE = base_bundle()  # trained networks
 TORCH = TorchArrays("cpu")
 RNG = np.random.default_rng(5)
 IMAGE = RNG.standard_normal((21, 18, 13), dtype=np.float32)
