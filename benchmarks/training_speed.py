@@ -69,10 +69,12 @@ CUDA_CASES = (  # on a CUDA device, which they share
 
 
 def recipe(steps: int) -> Unet:
-    """params.yaml's stage 1 with the patch and batch that all figures so far were measured with, without hard negatives,
+    """params.yaml's stage 1 with the channels, patch and batch that all figures so far were measured with, without hard negatives,
     whose look at whole scans depends on when it comes."""
     unet = load_params(ROOT / "params.yaml").unet
-    return unet.model_copy(update={"patch_vox": (48, 48, 24), "batch": 6, "steps": steps, "hard_negatives_at": ()})
+    return unet.model_copy(
+        update={"channels": (8, 16, 32), "patch_vox": (48, 48, 24), "batch": 6, "steps": steps, "hard_negatives_at": ()}
+    )
 
 
 def write_scans(folder: Path, scans: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,15 +24,13 @@ from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator.__main__ import SITE_SEED
 from research.ood_simulator.dataset import write_scans
 from research.ood_simulator.evaluate import score, sensitivity_at
-from research.stages import ROOT, create_workspace, run_stages
+from research.stages import RANDOM_START, ROOT, create_workspace, run_stages
 
 OUT = ROOT / "research/results/data_efficiency.json"
 TEST, SITE = "other", "site"
 TEST_SCANS, TEST_SEED = 20, 0  # as in research.ood_simulator
 RATES = (0.5, 1.0)  # false positives per scan
 FOLDS = 3
-# A start from random weights needs the steps and the learning rate of params.yaml for that case.
-RANDOM_START: dict[str, Any] = {"unet": {"steps": 1600, "learning_rate": 0.01}, "cnn": {"steps": 1200}}
 
 
 def write_sets(folder: Path, most: int) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from cmb_models.config.params import Params, load_params
+from cmb_models.config.params import Params
 from cmb_models.errors import InputError
 from cmb_models.evaluation.froc import froc
 from cmb_models.evaluation.matching import ScoredScan
@@ -44,6 +44,7 @@ from cmb_models.training.validation.jobs import (
 from cmb_models.training.validation.workers import Workers, count_step
 from cmb_models.volume import index_from_world
 from research.accuracy.scans import POOL, ROOT, ScanRequest, prepare, simulate
+from research.stages import recipe_from_random
 
 RATES = (0.5, 1.0, 2.0, 8.0)  # false positives a scan, of all depths together
 NEAR_MM = 6.5  # within which microbleeds were missed before this was measured
@@ -117,9 +118,9 @@ def main(
     scans: Annotated[int, typer.Option(min=4, help="In the pool; half of them train each network.")] = ScanRequest.pool,
     cache: Path = ROOT / "research/.cache",
     out: Path = ROOT / "research/results/depth.json",
-    params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
+    params_file: Annotated[Path | None, typer.Option("--params", help="In place of the recipe from random weights.")] = None,
 ) -> None:
-    params, wanted = load_params(params_file), ScanRequest(pool=scans, seed=SEED)
+    params, wanted = recipe_from_random(params_file), ScanRequest(pool=scans, seed=SEED)
     prepared = prepare(cache, simulate(cache, wanted, 2), params)
     depth = {e.key: depths_mm(e) for e in load_examples(prepared)}
     parts = {n: found(s, depth, params.evaluate.tolerance_mm) for n, s in run(prepared, params, seed).items()}

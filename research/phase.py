@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from cmb_models.config.params import Params, load_params
+from cmb_models.config.params import Params
 from cmb_models.dataset.index import index_datasets
 from cmb_models.dataset.layout import ANNOTATIONS
 from cmb_models.evaluation.froc import Froc, froc, froc_draws
@@ -41,8 +41,8 @@ from cmb_models.training.tuning.objective import join
 from cmb_models.training.validation.cross_validation import candidates_out_of_fold
 from cmb_models.training.validation.jobs import CnnJob, OutOfFoldCandidates, fold_of, job_seed, others, run_cnn_job, save_candidates
 from cmb_models.training.validation.workers import Workers
+from research.stages import ROOT, recipe_from_random
 
-ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "research/results/phase.json"
 WITHOUT, WITH = "SWI", "SWI and phase"
 RATES = (0.25, 0.5, 0.6, 1.0, 2.0)  # false positives a scan at which sensitivities are read
@@ -185,7 +185,7 @@ def main(
 ) -> None:
     if data and calcifications:
         raise typer.BadParameter("--calcifications is for simulated scans: leave it out, or leave out --data")
-    start, params = time.perf_counter(), load_params(ROOT / "params.yaml")
+    start, params = time.perf_counter(), recipe_from_random()
     fewer = {name: {"steps": max(4, round(getattr(params, name).steps * steps_scale))} for name in ("unet", "cnn")}
     sections = fewer | {"preprocess": {"phase": True}, "lesion_bank": {} if lesion_bank is None else {"lesions": lesion_bank}}
     params = params.model_copy(update={n: getattr(params, n).model_copy(update=u) for n, u in sections.items()})

@@ -10,10 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from cmb_models.config.params import Params
+from cmb_models.config.params import Params, load_params
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
 from cmb_models.workspace.template import create
@@ -32,6 +33,22 @@ TO_BUNDLE = (
     "train",
     "export",
 )
+
+# What a start from random weights needs, by params.yaml; and the networks of all figures from before the base release.
+RANDOM_START: dict[str, dict[str, Any]] = {
+    "unet": {"steps": 1600, "learning_rate": 0.01},
+    "cnn": {"steps": 1200, "learning_rate": 0.003},
+}
+SMALL = {"channels": (8, 16, 32)}
+
+
+def recipe_from_random(file: Path | None = None) -> Params:
+    """Settings of trainings from random weights: those of `file`, else params.yaml's with RANDOM_START and SMALL networks."""
+    if file:
+        return load_params(file)
+    params = load_params(ROOT / "params.yaml")
+    changed = {name: getattr(params, name).model_copy(update=own | SMALL) for name, own in RANDOM_START.items()}
+    return params.model_copy(update=changed)
 
 
 @contextlib.contextmanager

@@ -32,11 +32,12 @@ KIND = ("--generation", "2", "--preset", "random")
 DEVELOPMENT = ("--scans", "96", "--cmbs", "384", "--cmb-free", "10", "--seed", "7101", "--faint-as-possible", *KIND)
 LOCKED = ("--scans", "20", "--cmbs", "80", "--cmb-free", "2", "--seed", "7102", *KIND)
 DATASETS = {"simulated": DEVELOPMENT, "simulated-locked": LOCKED}
-# Of params.yaml, other than shipped.
+# Of params.yaml, other than shipped: a start from random weights needs larger learning rates.
 SETTINGS = {
+    "train": {"init_from": "random"},
     "split": {"locked_datasets": ["simulated-locked"], "locked_fraction": 0.0, "folds": 2},
-    "unet": {"channels": [16, 32, 64], "steps": 4800},
-    "cnn": {"channels": [16, 32, 64], "steps": 2400},
+    "unet": {"channels": [16, 32, 64], "steps": 4800, "learning_rate": 0.01},
+    "cnn": {"channels": [16, 32, 64], "steps": 2400, "learning_rate": 0.003},
     # One trial is the recipe itself: nothing is tuned.
     "tune_unet": {"trials": 1, "parallel_trials": 1, "steps": 10},
     "tune_cnn": {"trials": 1, "parallel_trials": 1, "steps": 10},

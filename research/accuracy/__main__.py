@@ -23,7 +23,7 @@ from typing import Annotated
 import torch
 import typer
 
-from cmb_models.config.params import Params, load_params
+from cmb_models.config.params import Params
 from cmb_models.errors import InputError
 from cmb_models.files import write_json
 from cmb_models.machine import cores
@@ -32,6 +32,7 @@ from research.accuracy.methods import METHODS, NNUNET, RADIAL, Task, extract_spo
 from research.accuracy.report import RATE, Resampled, picture, table
 from research.accuracy.scans import POOL, ROOT, ScanRequest, Scans, code_hash, draw, prepare, short_hash, simulate, split_of
 from research.alternatives import nnunet
+from research.stages import recipe_from_random
 
 # What a training costs beside the two stages', only to tell the time that is left: by their steps, nnU-Net's is a guess.
 COST = {"two-stage": 1.0, "unplanted": 1.0, "segmentation": 1.0, "stage1-long": 1.0, "radial": 0.01, "nnunet": 5.0}
@@ -144,7 +145,7 @@ def main(
     workers: Annotated[int, typer.Option(min=0, help="Trainings side by side; 0 for one a core, or one on a GPU.")] = 0,
     cache: Path = ROOT / "research/.cache",
     out: Path = ROOT / "research/results",
-    params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
+    params_file: Annotated[Path | None, typer.Option("--params", help="In place of the recipe from random weights.")] = None,
     pool_scans: Annotated[int, typer.Option(min=3)] = ScanRequest.pool,
     test_scans: Annotated[int, typer.Option(min=2)] = ScanRequest.test,
     scans_seed: Annotated[int, typer.Option(min=0, help="Of the pool's scans; the test set has the next one.")] = ScanRequest.seed,
@@ -155,7 +156,7 @@ def main(
     nnunet_draws: Annotated[int, typer.Option(min=0, help="Of --draws, the first that it is trained on; 0 for all.")] = 0,
 ) -> None:
     params, wanted = (
-        load_params(params_file),
+        recipe_from_random(params_file),
         ScanRequest(pool_scans, test_scans, tuple(preset or ScanRequest.presets), scans_seed),
     )
     asked = listed(methods, "--methods", tuple(METHODS))

@@ -15,12 +15,11 @@ from typing import Annotated
 
 import typer
 
-from cmb_models.config.params import load_params
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, read_json, write_json
 from research.scaling.cells import RATES, Cell, run_cell
 from research.scaling.sets import OOD, PHANTOMS, write_sets
-from research.stages import ROOT
+from research.stages import ROOT, recipe_from_random
 
 OUT = ROOT / "research/results/scaling.json"
 KEYS = ("scans", "steps", "channels")
@@ -33,7 +32,7 @@ def data(
     scans: Annotated[int, typer.Option(min=1, help="Development phantoms.")] = 250,
 ) -> None:
     """Simulate and prepare the scans."""
-    write_sets(folder, scans, load_params(ROOT / "params.yaml"))
+    write_sets(folder, scans, recipe_from_random())
 
 
 @app.command()
@@ -45,7 +44,7 @@ def cell(
     out: Annotated[Path, typer.Option(help="JSON file to add the cell to.")] = OUT,
 ) -> None:
     """Train and measure one cell."""
-    measured = run_cell(folder, Cell(scans, steps, channels), load_params(ROOT / "params.yaml"))
+    measured = run_cell(folder, Cell(scans, steps, channels), recipe_from_random())
     with exclusive(out.with_suffix(".lock"), wait=True):  # cells may run in parallel
         cells = read_json(out)["cells"] if out.is_file() else []
         others = [c for c in cells if any(c[key] != measured[key] for key in KEYS)]

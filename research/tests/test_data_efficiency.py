@@ -11,6 +11,7 @@ from cmb_models.io.annotations import Annotation, EmptyReading, write_annotation
 from cmb_models.io.nifti import write_volume
 from cmb_models.volume import Volume
 from research import data_efficiency as study
+from research.stages import RANDOM_START
 from tests.support.imports import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -33,7 +34,7 @@ def test_nothing_is_tuned_and_a_random_start_has_its_own_recipe():
     random, other = (study.settings(PARAMS, start) for start in ("random", "some/bundle"))
     assert (random.train.init_from, other.train.init_from) == ("random", "some/bundle")
     assert random.tune_unet.trials == other.tune_cnn.trials == 1
-    assert random.unet.steps == study.RANDOM_START["unet"]["steps"]
+    assert random.unet.steps == RANDOM_START["unet"]["steps"]
     assert other.unet == PARAMS.unet and random.unet.channels == PARAMS.unet.channels
 
 

@@ -47,7 +47,7 @@ def test_a_network_that_learns_from_more_steps_finds_more(folder):
 
 
 def test_cells_are_added_to_the_json_and_measured_again_ones_replaced(folder, monkeypatch):
-    monkeypatch.setattr(command, "load_params", lambda _: params(4))
+    monkeypatch.setattr(command, "recipe_from_random", lambda: params(4))
     out = folder / "scaling.json"
     for scans, steps in ((2, 1.0), (1, 1.0), (2, 1.0)):
         asked = ["cell", str(folder), "--scans", str(scans), "--steps", str(steps), "--channels", "4", "--out", str(out)]

@@ -10,9 +10,17 @@ import yaml
 from tests.support.gates import only_asking
 
 TINY = {  # small networks and few steps: enough to run everything, too little to be good
-    "unet": {"channels": [8, 8, 16], "strides": [1, 2, 1], "patch_vox": [24, 24, 8], "batch": 4, "steps": 60},
-    "cnn": {"channels": [4, 8], "batch": 8, "steps": 30},
+    "unet": {
+        "channels": [8, 8, 16],
+        "strides": [1, 2, 1],
+        "patch_vox": [24, 24, 8],
+        "batch": 4,
+        "steps": 60,
+        "learning_rate": 0.01,
+    },
+    "cnn": {"channels": [4, 8], "batch": 8, "steps": 30, "learning_rate": 0.003},
     "split": {"folds": 2},
+    "train": {"init_from": "random"},
     "tune_unet": {"trials": 2, "steps": 12},
     "tune_cnn": {"trials": 2, "steps": 10},
     "preprocess": {"multiple_vox": [4, 4, 4]},
