@@ -88,6 +88,11 @@ CODES = {
     "results-mixed": "Results come from different releases, or twice from one scan.",
     "rows-invalid": "Saved evaluation rows have unexpected columns or are inconsistent.",
     "rows-missing": "A release lacks the rows of its evaluation.",
+    "scheduler-unreachable": "The Dask scheduler that CMB_SCHEDULER names does not answer.",
+    "scheduler-lost": "The connection to the Dask scheduler was lost during a run.",
+    "worker-version": "A worker of the scheduler has another version of this library, torch or Python.",
+    "worker-inputs": "A worker of the scheduler does not see the client's files.",
+    "worker-lost": "A job ended several workers of the scheduler.",
     "export-parity": "The exported networks differ from the trained ones.",
     # A workspace
     "workspace-missing": "The folder is not a workspace.",

@@ -41,7 +41,8 @@ from cmb_models.training.validation.jobs import (
     run_cnn_job,
     save_candidates,
 )
-from cmb_models.training.validation.workers import Workers, count_step
+from cmb_models.training.validation.progress_count import count_step
+from cmb_models.training.validation.workers import Workers
 from cmb_models.volume import index_from_world
 from research.accuracy.scans import POOL, ROOT, ScanRequest, prepare, simulate
 from research.stages import recipe_from_random

@@ -20,7 +20,7 @@ from cmb_models.training.checkpoint import save_tensors
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.precision import best_device, describe_compute
 from cmb_models.training.validation.jobs import fit_cnn, fit_unet, job_seed, load_candidates
-from cmb_models.training.validation.workers import Workers
+from cmb_models.training.validation.workers import open_workers
 
 RECIPE = "recipe.json"
 
@@ -74,7 +74,7 @@ def train_both(
         FinalJob(prepared_dir, candidates_dir, split, settings, job_seed(seed, number), checkpoints)
         for number, settings in ((1, unet), (2, cnn))
     ]
-    with Workers(len(jobs)) as workers:
+    with open_workers(len(jobs)) as workers:
         states = workers.map(run_final_job, jobs, unet.steps + cnn.steps, "both networks on all scans")
     models = _build(unet, cnn, with_phase)
     for model, state in zip(models, states, strict=True):

@@ -77,7 +77,7 @@ class Inline:
 def inline(monkeypatch):
     monkeypatch.setattr(Inline, "jobs", [])
     for module in (objective, cross_validation, nested):
-        monkeypatch.setattr(module, "Workers", Inline)
+        monkeypatch.setattr(module, "open_workers", Inline)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

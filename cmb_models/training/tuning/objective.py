@@ -41,7 +41,7 @@ from cmb_models.training.validation.jobs import (
     try_cnn_job,
     try_unet_job,
 )
-from cmb_models.training.validation.workers import Workers
+from cmb_models.training.validation.workers import TrainingPool, open_workers
 from cmb_models.workspace.code_lock import library_hash
 
 Recipe = TypeVar("Recipe", bound=Section)
@@ -60,7 +60,7 @@ def search_unet(params: Params, prepared_dir: Path, split: SubjectSplit) -> dict
     examples = {e.key: e for e in load_training(prepared_dir, split)}
     folds, settings, config = fold_of(split), params.tune_unet, pipeline_config(params, params.cnn)
 
-    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
+    def evaluate(workers: TrainingPool, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
         for chosen, number in asked:
             # Looking through whole scans would take longer than a trial's few steps.
@@ -86,7 +86,7 @@ def search_cnn(params: Params, prepared_dir: Path, candidates_dir: Path, split: 
     folds, settings, unseen = fold_of(split), params.tune_cnn, frozenset(split.get("held_out", ()))
     joint = fusion_for(examples.values())
 
-    def evaluate(workers: Workers, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
+    def evaluate(workers: TrainingPool, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
         for chosen, number in asked:
             cnn = Cnn.model_validate({**params.cnn.model_dump(), **chosen, "steps": settings.steps})
@@ -137,7 +137,7 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
     with (
         claimed_studies(),
         storage_fault_as_input_error(DATABASE),
-        Workers(settings.parallel_trials, unet=stage == "unet") as workers,
+        open_workers(settings.parallel_trials, unet=stage == "unet") as workers,
     ):
         study = open_study(name)
         best = tune(

@@ -27,7 +27,7 @@ from cmb_models.training.validation.jobs import (
     run_cnn_job,
     run_unet_job,
 )
-from cmb_models.training.validation.workers import Workers
+from cmb_models.training.validation.workers import open_workers
 
 
 def candidates_out_of_fold(
@@ -40,7 +40,7 @@ def candidates_out_of_fold(
     jobs = [
         UnetJob(prepared_dir, others(folds, n), held, unet, config, job_seed(seed, n), checkpoints) for n, held in enumerate(folds)
     ]
-    with Workers(len(jobs)) as workers:
+    with open_workers(len(jobs)) as workers:
         results = workers.map(run_unet_job, jobs, unet.steps * len(jobs), f"stage 1, {len(jobs)} folds")
     return sorted((m for result in results for m in result), key=lambda m: m.key)
 
@@ -57,7 +57,7 @@ def cross_validate(
         CnnJob(prepared_dir, candidates_dir, others(folds, n), held, cnn, job_seed(seed, n), unseen, checkpoints)
         for n, held in enumerate(folds)
     ]
-    with Workers(len(jobs), unet=False) as workers:
+    with open_workers(len(jobs), unet=False) as workers:
         results = workers.map(run_cnn_job, jobs, cnn.steps * len(jobs), f"stage 2, {len(jobs)} folds")
     stage2 = {key: scores for result in results for key, scores in result.items()}
     return join(examples, mined, stage2, fusion_for(examples.values()))

@@ -26,7 +26,7 @@ from cmb_models.training.data.samplers import CnnSampler, UnetSampler, label_can
 from cmb_models.training.identity import content
 from cmb_models.training.initial import RANDOM, Initial, load_initial
 from cmb_models.training.loop import Diverged, best_device, train_cnn, train_unet
-from cmb_models.training.validation.workers import count_step
+from cmb_models.training.validation.progress_count import count_step
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from cmb_models.training.validation.jobs import (
     save_candidates,
 )
 from cmb_models.training.validation.nested_summary import OuterFold
-from cmb_models.training.validation.workers import Workers
+from cmb_models.training.validation.workers import open_workers
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _judge(
         rest, held = others(folds, f.number), folds[f.number]
         return CnnJob(prepared_dir, f.candidates_dir, rest, held, f.cnn, job_seed(seed, f.number, 2), held, checkpoints)
 
-    with Workers(len(found)) as workers:
+    with open_workers(len(found)) as workers:
         title = f"{len(found)} outer folds"
         mined = workers.map(run_unet_job, [unet_job(f) for f in found], sum(f.unet.steps for f in found), f"stage 1, {title}")
         for fold, scans in zip(found, mined, strict=True):

@@ -1,4 +1,4 @@
-"""Several trainings at a time, each in a process of its own, with one progress bar over all."""
+"""Several trainings at a time, each in a process of its own, with one progress bar over all: here or on a scheduler's workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from rich.progress import Progress
@@ -16,14 +16,38 @@ from rich.progress import Progress
 from cmb_models.machine import cores, limit_threads, workers_in_memory
 from cmb_models.training.precision import Choice, adopt_precision, best_device, choose_precision
 from cmb_models.training.progress import progress_bar
+from cmb_models.training.validation.progress_count import report_to
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 TRAINING_GB = 2.0  # of a training process on the CPU: 15 scans take 1.1, 100 memory-mapped ones 2.5 (training_speed.json)
 CUDA_GB = 4.0  # of the device a training gets: its context, and a whole scan's activations while it mines; reckoned, not measured
+SCHEDULER = "CMB_SCHEDULER"  # address of a Dask scheduler
 
-_counter: Any = None  # in a worker process: the shared count of finished steps
+
+class TrainingPool(Protocol):
+    """What runs several trainings at a time, and closes when its `with` block is left."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], steps: int, description: str) -> list[Result]:
+        """Results of `function(job)` in the order of `jobs`. `steps`: how often all jobs together call `count_step`."""
+        ...
+
+
+def open_workers(most: int, unet: bool = True) -> TrainingPool:
+    """Workers of the scheduler that $CMB_SCHEDULER names, else processes of this machine. Arguments as of Workers.
+
+    Raises InputError as DaskWorkers.
+    """
+    if address := os.environ.get(SCHEDULER):
+        from cmb_models.training.validation.scheduler import DaskWorkers  # most sites have no scheduler, and not its package
+
+        return DaskWorkers(address)
+    return Workers(most, unet)
 
 
 class Workers:
@@ -75,8 +99,7 @@ def processes(most: int) -> int:
 
 
 def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) -> None:
-    global _counter
-    _counter = counter
+    report_to(lambda: _add(counter))
     # Ctrl-C reaches the workers, too: each would print a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     limit_threads()
@@ -84,11 +107,9 @@ def _begin(counter: Any, threads: int, device: torch.device, precision: Choice) 
     adopt_precision(device, precision)  # all trainings of a stage in the same one
 
 
-def count_step(_step: int) -> None:
-    """Report one finished training step to the progress bar; does nothing outside a worker."""
-    if _counter is not None:
-        with _counter.get_lock():
-            _counter.value += 1
+def _add(counter: Any) -> None:
+    with counter.get_lock():
+        counter.value += 1
 
 
 class _follow:  # noqa: N801 - used as a function, in `with`
