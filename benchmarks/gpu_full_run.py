@@ -249,7 +249,7 @@ def progress_written(params: Params, stage: str) -> Iterator[None]:
 
 def finished_trials(network: str) -> int:
     """Of a search, in the database that it writes; 0 before there is one. Optuna itself would create tables."""
-    from cmb_models.training.tuning.study import DATABASE
+    from cmb_models.training.tuning.storage import DATABASE
 
     query = "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name LIKE ? AND state IN ('COMPLETE', 'PRUNED')"
     with (

@@ -18,16 +18,8 @@ from cmb_models.evaluation.operating_point import fusion_for
 from cmb_models.training.data.examples import Example, load_training
 from cmb_models.training.identity import content
 from cmb_models.training.initial import initial_source
-from cmb_models.training.tuning.study import (
-    DATABASE,
-    Outcome,
-    claimed_studies,
-    open_study,
-    storage_fault_as_input_error,
-    study_name,
-    summary,
-    tune,
-)
+from cmb_models.training.tuning.storage import claimed_storage
+from cmb_models.training.tuning.study import Outcome, open_study, study_name, summary, tune
 from cmb_models.training.validation.jobs import (
     CnnJob,
     OutOfFoldCandidates,
@@ -134,12 +126,8 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
     # The number of trials is left out of the name: asking for more goes on with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, library_hash(__name__))
-    with (
-        claimed_studies(),
-        storage_fault_as_input_error(DATABASE),
-        open_workers(settings.parallel_trials, unet=stage == "unet") as workers,
-    ):
-        study = open_study(name)
+    with claimed_storage(name) as storage, open_workers(settings.parallel_trials, unet=stage == "unet") as workers:
+        study = open_study(name, storage)
         best = tune(
             study,
             settings.search.model_dump(exclude_none=True),
@@ -149,6 +137,7 @@ def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_o
             settings.parallel_trials,
             settings.seed,
             lambda asked, fold: evaluate(workers, asked, fold),
+            storage.held,
         )
         report = summary(study)
     return {"settings": best.params, "trial": report["best_trial"], **report}

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cmb_models.errors import InputError
-from cmb_models.files import claimed
 from cmb_models.training.identity import digest
+from cmb_models.training.tuning.storage import Storage
 
 log = logging.getLogger(__name__)
 
 Fold = int
-STUDIES = Path("studies")
-DATABASE = STUDIES / "optuna.db"
-BUSY_S = 600  # to wait for programs that read the database: dashboards and copies take seconds
 LOG_SCALE = frozenset({"learning_rate", "weight_decay"})  # quantities whose ratio matters, not their difference
 WHOLE = frozenset({"frozen_levels"})  # counts
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-@contextlib.contextmanager
-def storage_fault_as_input_error(storage: object) -> Iterator[None]:
-    """Make an InputError of a storage that has no room left or that another program keeps locked; other errors pass."""
-    try:
-        yield
-    except Exception as error:  # Optuna's or SQLAlchemy's: which of them comes first to see SQLite's words varies
-        words = f"{error} {error.__cause__}"
-        if "database or disk is full" in words:
-            raise InputError(
-                "disk-full", storage, "room on the disk", "none left", "free some and run the command again"
-            ) from error
-        if "database is locked" in words:
-            got = f"one that another program has kept locked for {BUSY_S} s"
-            remedy = "close what reads it (a dashboard, a copy, a backup) and run the command again: finished trials are kept"
-            raise InputError("folder-in-use", storage, "a database that can be written to", got, remedy) from error
-        raise
-
-
-def claimed_studies() -> contextlib.AbstractContextManager[None]:
-    """Keep the workspace's studies to this process: `open_study` takes running trials for those of a killed run.
-
-    Raises InputError if another process has them; the claim of a killed one ends with it.
-    """
-    return claimed(DATABASE.with_suffix(".lock"), "tune in this workspace")
 
 
 @dataclass(frozen=True)
@@ -69,18 +38,14 @@ def study_name(stage: str, *what: object) -> str:
     return f"{stage}-{digest(*what)}"
 
 
-def open_study(name: str, storage: str | None = None) -> optuna.Study:
-    """Create or resume a maximising study. `storage`: a SQLite URL; without one, that of studies/ in the workspace.
+def open_study(name: str, storage: Storage) -> optuna.Study:
+    """Create or resume a maximising study, which the caller has claimed (storage.claimed_storage).
 
     Trials that a killed run left running are marked failed and count for nothing; finished ones are kept, also those of a batch
-    that was at its end and of which not all had been written as finished. The caller has claimed the studies (`claimed_studies`).
+    that was at its end and of which not all had been written as finished.
     """
-    if storage is None:
-        STUDIES.mkdir(exist_ok=True)
-        storage = f"sqlite:///{DATABASE}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    database = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
-    study = optuna.create_study(study_name=name, storage=database, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(study_name=name, storage=storage.open(), direction="maximize", load_if_exists=True)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     running = study.get_trials(states=(TrialState.RUNNING,))
     at_its_end = all("ended" in t.user_attrs for t in running)
@@ -98,6 +63,7 @@ def tune(
     parallel_trials: int,
     seed: int,
     evaluate: Evaluate,
+    held: Callable[[], None] = lambda: None,
 ) -> FrozenTrial:
     """Run until `trials` are finished (complete or pruned) and return the best (`best_trial`).
 
@@ -105,17 +71,18 @@ def tune(
     tried as trial 0 so that tuning cannot end below them.
     evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
     killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
-    one that diverges is pruned.
+    one that diverges is pruned. held: called before anything is written of a batch; raises if another run may have the study.
     """
     recipe = {name: first[name] for name in search}
     if recipe not in [t.params for t in study.get_trials(states=FINISHED)] and not study.get_trials(states=(TrialState.WAITING,)):
         study.enqueue_trial(recipe)  # again, if a killed run cut it off
     while (done := len(study.get_trials(states=FINISHED))) < trials:
+        held()
         # New for every batch, so that what is proposed depends on the finished trials alone and not on how often we began.
         study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=4)
         batch = [study.ask() for _ in range(min(parallel_trials, trials - done))]
         chosen = [_suggest(t, search) for t in batch]
-        _run_batch(study, batch, chosen, done, folds, evaluate)
+        _run_batch(study, batch, chosen, done, folds, evaluate, held)
     return best_trial(study)
 
 
@@ -130,7 +97,13 @@ def _suggest_one(trial: Trial, name: str, low: float, high: float) -> float:
 
 
 def _run_batch(
-    study: optuna.Study, batch: list[Trial], chosen: list[dict[str, float]], first: int, folds: int, evaluate: Evaluate
+    study: optuna.Study,
+    batch: list[Trial],
+    chosen: list[dict[str, float]],
+    first: int,
+    folds: int,
+    evaluate: Evaluate,
+    held: Callable[[], None],
 ) -> None:
     """Fold by fold for all trials of the batch that are not yet pruned, so that pruning saves the later folds.
 
@@ -149,6 +122,7 @@ def _run_batch(
                 alive.remove(n)
         if not alive:
             break
+    held()
     for n, trial in enumerate(batch):
         _write_end(trial, outcomes[n], TrialState.COMPLETE if n in alive else TrialState.PRUNED)
     for trial in batch:

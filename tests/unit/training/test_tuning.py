@@ -15,17 +15,10 @@ import sqlalchemy
 
 from cmb_models.config.params import load_params
 from cmb_models.training.tuning import objective
-from cmb_models.training.tuning import study as study_module
+from cmb_models.training.tuning import storage as storage_module
 from cmb_models.training.tuning.importance import importances
-from cmb_models.training.tuning.study import (
-    Outcome,
-    claimed_studies,
-    open_study,
-    storage_fault_as_input_error,
-    study_name,
-    summary,
-    tune,
-)
+from cmb_models.training.tuning.storage import claimed_storage, network_file_system, sqlite_storage, storage_fault_as_input_error
+from cmb_models.training.tuning.study import Outcome, open_study, study_name, summary, tune
 from tests.support.imports import ROOT
 from tests.support.refused import refused
 
@@ -44,7 +37,7 @@ def quality(settings):
 
 
 def run(storage, trials=4, evaluate=None):
-    study = open_study("s", storage=storage)
+    study = open_study("s", storage)
     asked_log = []
 
     def count(asked, fold):
@@ -58,7 +51,7 @@ def run(storage, trials=4, evaluate=None):
 
 @pytest.fixture
 def storage(tmp_path):
-    return f"sqlite:///{tmp_path / 'o.db'}"
+    return sqlite_storage(tmp_path / "o.db")
 
 
 def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(storage):
@@ -70,7 +63,7 @@ def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(storage):
 
 def test_levels_are_searched_as_whole_numbers_and_reach_the_recipe(storage):
     """From Optuna's proposals through JSON, as models/tuned/*.json holds them, to the settings of a training."""
-    study = open_study("s", storage=storage)
+    study = open_study("s", storage)
     search, first = {"frozen_levels": (0, 2), "learning_rate": (0.001, 0.1)}, {"frozen_levels": 0, "learning_rate": 0.01}
     best = tune(study, search, 8, first, 1, 2, 0, lambda asked, _: [Outcome(0.1 * c["frozen_levels"]) for c, _ in asked])
     tried = [row["params"]["frozen_levels"] for row in summary(study)["trials"]]
@@ -140,7 +133,7 @@ def by_number(asked, fold):
 
 
 def test_the_same_seed_gives_the_same_trials(tmp_path):
-    first, again = (run(f"sqlite:///{tmp_path / name}.db", trials=8, evaluate=by_number)[0] for name in "ab")
+    first, again = (run(sqlite_storage(tmp_path / f"{name}.db"), trials=8, evaluate=by_number)[0] for name in "ab")
     assert table(first) == table(again)
     assert len({t["params"]["dropout"] for t in table(first)}) == 8
 
@@ -148,7 +141,7 @@ def test_the_same_seed_gives_the_same_trials(tmp_path):
 @pytest.mark.parametrize(("number", "fold"), [(0, 0), (2, 1), (6, 0)])
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path, number, fold):
     """Also where TPE proposes, which draws from all that was found before."""
-    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+    storage = sqlite_storage(tmp_path / "killed.db")
 
     def die(asked, at):
         if asked[0][1] == number and at == fold:
@@ -158,7 +151,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path, number, fold):
     with pytest.raises(Killed):
         run(storage, trials=8, evaluate=die)
     killed, best, _ = run(storage, trials=8, evaluate=by_number)
-    straight, wanted, _ = run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)
+    straight, wanted, _ = run(sqlite_storage(tmp_path / "straight.db"), trials=8, evaluate=by_number)
     assert table(killed) == table(straight)
     assert (best.params, best.value) == (wanted.params, wanted.value)
 
@@ -175,16 +168,16 @@ def test_a_batch_of_which_one_trial_had_ended_is_run_again_whole(tmp_path, lost)
             raise Killed
         return early_end(asked, fold)
 
-    storage = f"sqlite:///{tmp_path / 'killed.db'}"
+    storage = sqlite_storage(tmp_path / "killed.db")
     with pytest.raises(Killed):
         run(storage, trials=8, evaluate=die)
     killed, _, asked = run(storage, trials=8, evaluate=early_end)
     assert asked[0] == (0, [2, 3])
-    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=early_end)[0])
+    assert table(killed) == table(run(sqlite_storage(tmp_path / "straight.db"), trials=8, evaluate=early_end)[0])
 
 
 def test_a_kill_while_a_batch_is_written_as_finished_loses_nothing(tmp_path, monkeypatch):
-    storage, tell, finished_trials = f"sqlite:///{tmp_path / 'killed.db'}", optuna.Study.tell, []
+    storage, tell, finished_trials = sqlite_storage(tmp_path / "killed.db"), optuna.Study.tell, []
 
     def die(self, *arguments, **named):
         if len(finished_trials) == 5:
@@ -198,7 +191,7 @@ def test_a_kill_while_a_batch_is_written_as_finished_loses_nothing(tmp_path, mon
     monkeypatch.undo()
     killed, _, asked = run(storage, trials=8, evaluate=by_number)
     assert asked[0] == (0, [6, 7])
-    assert table(killed) == table(run(f"sqlite:///{tmp_path / 'straight.db'}", trials=8, evaluate=by_number)[0])
+    assert table(killed) == table(run(sqlite_storage(tmp_path / "straight.db"), trials=8, evaluate=by_number)[0])
 
 
 def test_a_diverging_trial_is_left_and_the_search_goes_on(storage):
@@ -248,15 +241,16 @@ def test_the_table_holds_what_history_and_importances_are_drawn_from(storage):
 
 TUNE_AND_WAIT = """
 import sys
-from cmb_models.training.tuning.study import Outcome, claimed_studies, open_study, tune
+from cmb_models.training.tuning.storage import claimed_storage
+from cmb_models.training.tuning.study import Outcome, open_study, tune
 
 def wait(asked, fold):
     print("running", flush=True)
     sys.stdin.readline()
     return [Outcome(0.5)] * len(asked)
 
-with claimed_studies():
-    tune(open_study("s"), {"dropout": (0.0, 0.5)}, 1, {"dropout": 0.2}, 1, 1, 0, wait)
+with claimed_storage("s") as storage:
+    tune(open_study("s", storage), {"dropout": (0.0, 0.5)}, 1, {"dropout": 0.2}, 1, 1, 0, wait)
 """
 
 
@@ -272,20 +266,20 @@ def tuning(tmp_path, monkeypatch):
 
 
 def test_a_second_process_on_the_study_is_refused_and_the_first_goes_on(tuning):
-    with refused("folder-in-use", case=r"optuna\.lock"), claimed_studies():
+    with refused("folder-in-use", case=r"optuna\.lock"), claimed_storage("s"):
         pytest.fail("two processes have the studies")
     tuning.communicate("go on\n")
     assert tuning.returncode == 0
-    with claimed_studies():
-        (trial,) = open_study("s").trials
+    with claimed_storage("s") as storage:
+        (trial,) = open_study("s", storage).trials
     assert trial.value == 0.5
 
 
 def test_the_claim_of_a_killed_process_ends_with_it(tuning):
     tuning.kill()
     tuning.wait()
-    with claimed_studies():
-        (trial,) = open_study("s").trials
+    with claimed_storage("s") as storage:
+        (trial,) = open_study("s", storage).trials
     assert trial.state == optuna.trial.TrialState.FAIL
 
 
@@ -322,13 +316,45 @@ def test_a_database_that_is_busy_for_a_while_is_waited_for(storage, tmp_path):
 
 
 def test_a_database_that_stays_busy_is_an_error_in_one_sentence(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "BUSY_S", 0.2)
+    monkeypatch.setattr(storage_module, "BUSY_S", 0.2)
     with (
         contextlib.closing(Reader(tmp_path / "o.db", 600)) as reader,
         refused("folder-in-use", got="locked"),
         storage_fault_as_input_error("optuna.db"),
     ):
-        run(storage, trials=1, evaluate=reader.evaluate)
+        run(sqlite_storage(tmp_path / "o.db"), trials=1, evaluate=reader.evaluate)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("/home/a/site", "nfs4"), ("/home/a", "nfs4"), ("/home/ab", None), ("/data/x", None), ("/mnt/two words/site", "cifs")],
+)
+def test_network_file_systems(tmp_path, folder, kind):
+    """By the longest mount point above a folder; of two at one place the later one."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        "30 22 0:40 / /home/a rw,relatime shared:9 - nfs4 server:/a rw\n"
+        "31 22 0:41 / /data rw - nfs server:/data rw\n"
+        "32 22 8:2 / /data rw - xfs /dev/sdb rw\n"
+        "33 22 0:42 / /mnt/two\\040words rw - cifs //server/share rw\n"
+    )
+    assert network_file_system(folder, mounts) == kind
+    assert network_file_system(folder, tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://a@b/c", "sqlite:///o.db"])
+def test_a_storage_that_is_no_postgresql_is_refused(monkeypatch, url):
+    monkeypatch.setenv(storage_module.VARIABLE, url)
+    with refused("setting-invalid", case="CMB_OPTUNA_STORAGE"), claimed_storage("s"):
+        pytest.fail("claimed")
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(monkeypatch):
+    monkeypatch.setenv(storage_module.VARIABLE, "postgresql+psycopg2://tuner:secret@127.0.0.1:9/studies")
+    with refused("database-unreachable", case=r"tuner:\*\*\*@127", got="refused") as refusal, claimed_storage("s"):
+        pytest.fail("claimed")
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_full_disk_is_told_and_what_is_finished_is_kept(storage):
