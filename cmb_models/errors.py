@@ -66,6 +66,7 @@ CODES = {
     "system-unsupported": "The operation is not supported on this operating system or file system.",
     "phantom-setting": "A setting of the simulator is out of range.",
     "phantom-no-room": "There is not enough room for the requested number of lesions.",
+    "manifest-invalid": "The list of a cohort's scans cannot be read, names a scan or a name twice, or files that do not exist.",
     # Files and folders
     "file-not-found": "The file does not exist.",
     "file-not-readable": "The file cannot be read for lack of permission.",

@@ -32,7 +32,7 @@ LAYERS = (
     ("cmb_models/training",),
     ("cmb_models/release",),
     ("cmb_models/registry", "cmb_models/report", "cmb_models/client", "cmb_models/shadow"),
-    ("cmb_models/serving",),
+    ("cmb_models/serving", "cmb_models/cohort"),
     ("cmb_models/api.py",),
     ("cmb_models/cli",),
 )
@@ -50,6 +50,7 @@ ONLY_IN = {
     "tritonclient": ("cmb_models/client", "cmb_models/serving"),
     "triton_python_backend_utils": ("cmb_models/serving", "serving"),
     "jinja2": ("cmb_models/report",),
+    "pyarrow": ("cmb_models/cohort",),
     "pydicom": ("cmb_models/importing",),
     "dcm2niix": ("cmb_models/importing",),
     "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing"),

@@ -1,0 +1,1 @@
+"""Detection in cohorts: thousands of scans by any number of servers, resumable, with results in partitions."""

@@ -1,0 +1,152 @@
+"""Results of a cohort as partitioned Parquet: `scans/part-*.parquet` with a row per scan, `detections/part-*.parquet`.
+
+A partition is finished once its part of `scans` exists, which is written last. request.json says what was asked, so that a folder
+holds results of one manifest and one release. Every file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmb_models import __version__
+from cmb_models.cohort.manifest import CohortScan
+from cmb_models.detection import RESEARCH_USE
+from cmb_models.errors import InputError
+from cmb_models.files import atomic_write, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    import pyarrow
+
+REQUEST, SUMMARY = "request.json", "summary.json"
+SCANS, DETECTIONS = "scans", "detections"
+BINS = 20  # of the histogram of scores
+
+
+def schemas() -> dict[str, pyarrow.Schema]:
+    """Columns of both tables. Positions in scanner RAS mm; scores in [0, 1]; an error has a code and no scores."""
+    import pyarrow as pa
+
+    text, real, whole = pa.string(), pa.float64(), pa.int64()
+    scan = [("number", whole), ("name", text), ("file", text), ("code", text), ("error", text), ("detections", whole)]
+    scan += [("candidates", whole), ("best_score", real), ("input_sha256", text), ("server", text), ("seconds", real)]
+    scan += [(f"shape_{axis}", whole) for axis in "ijk"] + [(f"spacing_{axis}_mm", real) for axis in "ijk"]
+    scan += [("median_intensity", real), ("p99_intensity", real)]
+    found = [("number", whole), ("name", text), *((f"{axis}_mm", real) for axis in "xyz"), *((axis, whole) for axis in "ijk")]
+    found += [("diameter_mm", real), ("score", real), ("stage1_score", real), ("stage2_score", real)]
+    return {SCANS: pa.schema(scan), DETECTIONS: pa.schema(found)}
+
+
+def open_results(folder: Path, manifest: Path, release: str, threshold: float | None, partition: int) -> None:
+    """Make `folder` the results of this request, or find that it is.
+
+    Args:
+        folder: Folder to write to, new or of an earlier run.
+        manifest: The list of scans.
+        release: SHA-256 of the release's manifest.
+        threshold: Lowest score to keep; None for the release's.
+        partition: Scans in a part.
+
+    Raises:
+        InputError: If it holds something else, or cannot be written to.
+    """
+    request = {
+        "manifest": sha256_of(manifest),
+        "release": release,
+        "threshold": threshold,
+        "partition": partition,
+        "software": f"cmb-models {__version__}",
+        "note": RESEARCH_USE,
+    }
+    remedy = "write to another folder"
+    if (folder / REQUEST).is_file():
+        found = read_json(folder / REQUEST)
+        if differing := [key for key in request if found.get(key) != request[key]]:
+            expected = ", ".join(f"{key} {found.get(key)}" for key in differing)
+            raise InputError("folder-taken", folder, expected, ", ".join(f"{key} {request[key]}" for key in differing), remedy)
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError("folder-taken", folder, "an empty folder or results of the same request", "other files", remedy)
+    try:
+        write_json(folder / REQUEST, request)
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+        raise InputError("folder-not-writable", folder, "a folder to write results into", got, remedy) from error
+
+
+def pinned_release(folder: Path) -> str | None:
+    """The release of the results in a folder; None for a new one."""
+    return read_json(folder / REQUEST)["release"] if (folder / REQUEST).is_file() else None
+
+
+def partitions(scans: Sequence[CohortScan], size: int) -> list[Sequence[CohortScan]]:
+    """The scans in parts of `size`, the last one may be smaller."""
+    return [scans[n : n + size] for n in range(0, len(scans), size)]
+
+
+def is_finished(folder: Path, part: int) -> bool:
+    """Whether a partition, counted from 0, is there."""
+    return _file(folder, SCANS, part).is_file()
+
+
+def write_partition(folder: Path, part: int, scans: Sequence[dict[str, Any]], detections: Sequence[dict[str, Any]]) -> None:
+    """Write both tables of a partition, that of the scans last."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for table, rows in ((DETECTIONS, detections), (SCANS, scans)):
+        with atomic_write(_file(folder, table, part)) as temporary:
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=schemas()[table]), temporary)
+
+
+def read_table(folder: Path, table: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """SCANS or DETECTIONS of all finished partitions, in the order of the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = [
+        pq.read_table(file, columns=None if columns is None else list(columns))
+        for file in sorted((folder / table).glob("part-*.parquet"))
+        if (folder / SCANS / file.name).is_file()
+    ]
+    schema = schemas()[table]
+    return pa.concat_tables(parts) if parts else pa.Table.from_pylist([], schema=schema)
+
+
+def write_summary(folder: Path) -> dict[str, Any]:
+    """Counts and distributions over all finished partitions; written to summary.json and returned."""
+    import numpy as np
+
+    scans = read_table(folder, SCANS).to_pydict()
+    scores = np.asarray(read_table(folder, DETECTIONS, ["score"])["score"].to_numpy(), dtype=float)
+    processed = [n for n, code in enumerate(scans["code"]) if not code and not scans["error"][n]]
+    codes: dict[str, int] = {}
+    for n in range(len(scans["code"])):
+        if n not in set(processed):
+            name = scans["code"][n] or "server-failed"
+            codes[name] = codes.get(name, 0) + 1
+    columns = (*(f"spacing_{axis}_mm" for axis in "ijk"), "median_intensity", "p99_intensity", "best_score", "seconds")
+    summary: dict[str, Any] = {
+        "scans": len(scans["code"]),
+        "processed": len(processed),
+        "rejected": codes,
+        "detections": len(scores),
+        "scans_with_detections": sum(bool(scans["detections"][n]) for n in processed),
+        "scores": np.histogram(scores, bins=BINS, range=(0, 1))[0].tolist(),
+        "quantiles": {name: _quantiles([scans[name][n] for n in processed]) for name in columns},
+    }
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _quantiles(values: Sequence[float | None]) -> list[float] | None:
+    """5th, 50th and 95th percentile; None without values."""
+    import numpy as np
+
+    known = [v for v in values if v is not None]
+    return [float(q) for q in np.percentile(known, (5, 50, 95))] if known else None
+
+
+def _file(folder: Path, table: str, part: int) -> Path:
+    return folder / table / f"part-{part + 1:06d}.parquet"

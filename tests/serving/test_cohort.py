@@ -1,0 +1,161 @@
+"""`cmb cohort` with two real servers: one killed and restarted, the client killed once, and not one scan lost or done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmb_models.client.grpc import Client
+from cmb_models.cohort import servers as servers_module
+from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, read_table
+from cmb_models.cohort.servers import Servers
+from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.serving.deploy.fleet import deploy_bundle
+from cmb_models.serving.run.triton_process import running_server
+from tests.support.bundles import head, make_bundle
+from tests.support.refused import refused
+
+pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(300)]
+GOOD, PARTITION = 60, 8
+CUT, EMPTY = 7, 23  # numbers of unusable scans
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """A manifest of GOOD small scans with 0 to 3 spots, a file that is cut off, and one without a head."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rows = []
+    for number in range(GOOD + 2):
+        path = folder / f"scan-{number:03d}.nii.gz"
+        spots = head(shape=(64, 64, 24), seed=number)
+        if number == EMPTY:
+            spots.data[:] = 5
+        write_volume(path, spots, np.int16)
+        if number == CUT:
+            path.write_bytes(path.read_bytes()[:2000])
+        rows.append({"scan": path.name})
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["scan"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two servers with the same release, restarted with nothing loaded if they end; and the bundle."""
+    folder = tmp_path_factory.mktemp("pair")
+    bundle = make_bundle(folder / "bundle", threshold=0.5)
+    with running_server(folder / "a/repository") as one, running_server(folder / "b/repository") as two:
+        for name, server in (("a", one), ("b", two)):
+            deploy_bundle(bundle, 1, folder / name / "repository", server.grpc_url)
+            server.keep()
+        yield {"a": one, "b": two}, folder, bundle
+
+
+def start(cohort: Path, into: Path, servers) -> subprocess.Popen:
+    addresses = [word for server in servers.values() for word in ("--server", server.grpc_url)]
+    cmb = str(Path(sys.executable).with_name("cmb"))
+    command = [cmb, "cohort", str(cohort), "--into", str(into), "--partition", str(PARTITION)]
+    return subprocess.Popen([*command, *addresses], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cohort.parent)
+
+
+def wait_for_parts(into: Path, count: int, process: subprocess.Popen) -> None:
+    while sum(is_finished(into, n) for n in range(20)) < count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def test_kills_lose_nothing_and_do_nothing_twice(cohort, pair, tmp_path):
+    servers, folder, bundle = pair
+    into = tmp_path / "results"
+    first = start(cohort, into, servers)
+    wait_for_parts(into, 1, first)
+    first.kill()
+    first.wait()
+    kept = {file: file.read_bytes() for file in into.glob("*/part-*.parquet")}
+    assert 0 < len(kept) // 2 < (GOOD + 2) // PARTITION + 1, "the client ended before it was killed"
+
+    second = start(cohort, into, servers)
+    wait_for_parts(into, len(kept) // 2 + 1, second)
+    os.kill(servers["b"].pid, signal.SIGKILL)
+    while not servers["b"].restarted_pids():
+        time.sleep(0.1)
+    for _ in range(100):
+        with contextlib.suppress(Exception):
+            deploy_bundle(bundle, 1, folder / "b/repository", servers["b"].grpc_url)
+            break
+        time.sleep(0.1)
+    out, words = second.communicate(timeout=120)
+    assert second.returncode == 1, words
+    assert f"{GOOD} of {GOOD + 2} scans processed" in out and "1 scan-" in words
+    assert all(file.read_bytes() == content for file, content in kept.items())
+
+    rows = read_table(into, SCANS).to_pydict()
+    assert rows["number"] == list(range(GOOD + 2))
+    codes = {n: code for n, code in enumerate(rows["code"]) if code}
+    assert codes.keys() == {CUT, EMPTY} and codes[CUT] == "scan-file"
+    assert all(not error for n, error in enumerate(rows["error"]) if n not in codes)
+    assert set(rows["server"]) - {None} == {s.grpc_url for s in servers.values()}
+
+    found = read_table(into, DETECTIONS).to_pydict()
+    by_scan = Counter(found["number"])
+    with Client(servers["a"].grpc_url) as client:
+        for number in (0, 11, 37, GOOD + 1):
+            answer = client.detect(read_volume(cohort.parent / f"scan-{number:03d}.nii.gz"))
+            assert by_scan[number] == len(answer.detections) == rows["detections"][number] > 0
+            scores = [s for n, s in zip(found["number"], found["score"], strict=True) if n == number]
+            assert scores == [d.score for d in answer.detections]
+    summary = json.loads((into / "summary.json").read_text())
+    assert (summary["scans"], summary["processed"]) == (GOOD + 2, GOOD)
+    assert sum(summary["scores"]) == summary["detections"] == len(found["score"])
+
+
+def test_the_same_command_again_does_nothing_and_another_request_is_refused(cohort, pair, tmp_path):
+    servers, _, _ = pair
+    into = tmp_path / "results"
+    start(cohort, into, servers).communicate(timeout=120)
+    before = {file: file.stat().st_mtime_ns for file in into.glob("*/*.parquet")}
+    again = start(cohort, into, servers)
+    again.communicate(timeout=60)
+    assert again.returncode == 1 and {file: file.stat().st_mtime_ns for file in into.glob("*/*.parquet")} == before
+    cohort.with_name("shorter.csv").write_text("".join(cohort.read_text().splitlines(keepends=True)[:5]))
+    other = start(cohort.with_name("shorter.csv"), into, servers)
+    _, words = other.communicate(timeout=60)
+    assert other.returncode == 2 and "manifest" in words and "write to another folder" in words
+
+
+def test_servers_of_two_releases_are_refused(pair, tmp_path):
+    servers, _, _ = pair
+    bundle = make_bundle(tmp_path / "other", threshold=0.7)
+    with running_server(tmp_path / "c/repository") as third:
+        deploy_bundle(bundle, 1, tmp_path / "c/repository", third.grpc_url)
+        with refused("results-mixed", got=third.grpc_url):
+            Servers([servers["a"].grpc_url, third.grpc_url])
+        with refused("results-mixed"):
+            Servers([servers["a"].grpc_url], manifest_sha256="00")
+
+
+def test_a_run_without_any_server_left_ends_and_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(servers_module, "REST_S", (0.1, 0.2))
+    bundle = make_bundle(tmp_path / "bundle")
+    with running_server(tmp_path / "d/repository") as only:
+        deploy_bundle(bundle, 1, tmp_path / "d/repository", only.grpc_url)
+        servers = Servers([only.grpc_url, "127.0.0.1:9"], patience_s=1.0)
+        answer, url = servers.detect(head(), None, "scan")
+        assert url == only.grpc_url and answer.candidates
+    with servers, refused("server-unreachable", got="no answer for 1 s"):
+        servers.detect(head(), None, "scan")
+    with refused("server-unreachable"):
+        Servers(["127.0.0.1:9"])
