@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,12 @@ from research.ood_simulator.evaluate import score, sensitivity_at
 from research.stages import RANDOM_START, ROOT, create_workspace, run_stages
 
 OUT = ROOT / "research/results/data_efficiency.json"
+# A start from the base release: its networks, fewer steps and lower learning rates. Another release may need other channels.
+CHANNELS = [16, 32, 64]
+RELEASE_START: dict[str, dict[str, Any]] = {
+    "unet": {"channels": CHANNELS, "steps": 600, "learning_rate": 0.003},
+    "cnn": {"channels": CHANNELS, "steps": 500, "learning_rate": 0.001},
+}
 TEST, SITE = "other", "site"
 TEST_SCANS, TEST_SEED = 20, 0  # as in research.ood_simulator
 RATES = (0.5, 1.0)  # false positives per scan
@@ -53,17 +59,17 @@ def first_scans(folder: Path, count: int, into: Path) -> None:
 
 
 def settings(params: Params, start: str) -> Params:
-    """params.yaml for a start from "base", from "random" or from a bundle folder; nothing is tuned."""
+    """params.yaml for a start from "base", from "random" or from a bundle folder, by networks of one size; nothing is tuned."""
     changes = params.model_dump(mode="json")
     for name in ("tune_unet", "tune_cnn"):
         changes[name] |= {"trials": 1, "parallel_trials": 1, "steps": 4}
     changes["split"] |= {"folds": FOLDS}
     changes["train"] |= {"init_from": start}
-    if start == "random":
-        for name, own in RANDOM_START.items():
-            changes[name] |= own
-            search = changes[f"tune_{name}"]["search"]
-            search |= {key: [min(*search[key], own[key]), max(*search[key], own[key])] for key in own if search.get(key)}
+    recipe = {name: own | {"channels": CHANNELS} for name, own in RANDOM_START.items()} if start == "random" else RELEASE_START
+    for name, own in recipe.items():
+        changes[name] |= own
+        search = changes[f"tune_{name}"]["search"]
+        search |= {key: [min(*search[key], own[key]), max(*search[key], own[key])] for key in own if search.get(key)}
     return Params.model_validate(changes)
 
 

@@ -34,7 +34,7 @@ TO_BUNDLE = (
     "export",
 )
 
-# What a start from random weights needs, by params.yaml; and the networks of all figures from before the base release.
+# What a start from random weights needs; and the networks of all figures from before the base release.
 RANDOM_START: dict[str, dict[str, Any]] = {
     "unet": {"steps": 1600, "learning_rate": 0.01},
     "cnn": {"steps": 1200, "learning_rate": 0.003},

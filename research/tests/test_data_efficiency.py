@@ -35,7 +35,8 @@ def test_nothing_is_tuned_and_a_random_start_has_its_own_recipe():
     assert (random.train.init_from, other.train.init_from) == ("random", "some/bundle")
     assert random.tune_unet.trials == other.tune_cnn.trials == 1
     assert random.unet.steps == RANDOM_START["unet"]["steps"]
-    assert other.unet == PARAMS.unet and random.unet.channels == PARAMS.unet.channels
+    assert other.unet.steps == study.RELEASE_START["unet"]["steps"]
+    assert list(other.unet.channels) == list(random.unet.channels) == study.CHANNELS
 
 
 def test_figures_of_a_combination_replace_earlier_ones(tmp_path):
