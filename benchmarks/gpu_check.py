@@ -29,6 +29,7 @@ from benchmarks.serving import live
 from benchmarks.serving.scans import LARGE, SMALL, SPACING_MM
 from benchmarks.training_processors import environment
 from cmb_models.arrays import Arrays
+from cmb_models.base_release import BUNDLE, FOLDER
 from cmb_models.client.contract import DETECTOR
 from cmb_models.client.grpc import Client
 from cmb_models.detect.detector import propose
@@ -37,7 +38,6 @@ from cmb_models.detection import DetectionResult
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
-from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import (
     GOLDEN_ANSWER,
     GOLDEN_SCAN,
@@ -57,7 +57,7 @@ from cmb_models.serving.run.triton_process import running_server
 from cmb_models.volume import Volume
 
 ROOT = Path(__file__).parents[1]
-BASE_BUNDLE = base_bundle()
+BASE_BUNDLE = FOLDER / BUNDLE
 CLIENTS = (1, 4, 16)
 SCANS = 30  # synthetic heads on which both devices' answers are compared
 PARITY_SHAPE = (128, 128, 48)

@@ -6,6 +6,7 @@ holds results of one manifest and one release. Every file is written whole or no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,11 +122,8 @@ def write_summary(folder: Path) -> dict[str, Any]:
     scans = read_table(folder, SCANS).to_pydict()
     scores = np.asarray(read_table(folder, DETECTIONS, ["score"])["score"].to_numpy(), dtype=float)
     processed = [n for n, code in enumerate(scans["code"]) if not code and not scans["error"][n]]
-    codes: dict[str, int] = {}
-    for n in range(len(scans["code"])):
-        if n not in set(processed):
-            name = scans["code"][n] or "server-failed"
-            codes[name] = codes.get(name, 0) + 1
+    faults = zip(scans["code"], scans["error"], strict=True)
+    codes = Counter(code or "server-failed" for code, error in faults if code or error)
     columns = (*(f"spacing_{axis}_mm" for axis in "ijk"), "median_intensity", "p99_intensity", "best_score", "seconds")
     summary: dict[str, Any] = {
         "scans": len(scans["code"]),
