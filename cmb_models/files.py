@@ -196,16 +196,17 @@ def claimed(path: Path, purpose: str) -> Iterator[None]:
         purpose: What only one process at a time may do, such as "tune this study", for the message.
 
     Raises:
-        InputError: If another process holds the lock, or there are no locks. That of a killed process is released.
+        InputError: If another process holds the lock, there are no locks, or the folder cannot be written to. The lock of a killed
+            process is released.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(path, wait=False))
-        except BlockingIOError as error:
-            remedy = "wait until the other one has ended, or stop it"
-            raise InputError("folder-in-use", path, f"one process to {purpose}", "a second one", remedy) from error
+        with writable(path.parent):
+            try:
+                stack.enter_context(exclusive(path, wait=False))
+            except BlockingIOError as error:
+                remedy = "wait until the other one has ended, or stop it"
+                raise InputError("folder-in-use", path, f"one process to {purpose}", "a second one", remedy) from error
         yield
 
 

@@ -23,9 +23,9 @@ def main() -> None:
     unet, cnn = apply_tuned(params.unet, read_json(TUNED_UNET)), apply_tuned(params.cnn, read_json(TUNED_CNN))
     split = read_json(SPLIT)
     with checkpoint_directory(CHECKPOINTS / "train") as checkpoints:
-        models = train_both(unet, cnn, PREPARED, CANDIDATES, split, params.train.seed, checkpoints)
+        *models, compute = train_both(unet, cnn, PREPARED, CANDIDATES, split, params.train.seed, checkpoints)
         with atomic_directory(WEIGHTS) as folder:
-            save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate, initial_source(PREPARED))
+            save_weights(folder, unet, cnn, *models, load_training(PREPARED, split), gate, initial_source(PREPARED), compute)
     log_stage("train", {f"unet_{k}": v for k, v in unet} | {f"cnn_{k}": v for k, v in cnn}, {})
 
 

@@ -45,10 +45,10 @@ def cohort(
     quiet_nibabel()
     scans = read_manifest(manifest)
     urls = list(dict.fromkeys(server or [started_server()]))
-    with Servers(urls, slots, pinned_release(into)) as servers:
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    with claimed(into / ".lock", "write these results"), Servers(urls, slots, pinned_release(into)) as servers:
         open_results(into, manifest, servers.manifest_sha256, threshold, partition)
-        stderr = Console(stderr=True, soft_wrap=True, highlight=False)
-        with claimed(into / ".lock", "write these results"), _progress(stderr) as progress:
+        with _progress(stderr) as progress:
             bar = progress.add_task("scans", total=len(scans))
             run_cohort(scans, servers, into, partition, threshold, lambda count: progress.advance(bar, count))
             found = write_summary(into)

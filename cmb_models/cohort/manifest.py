@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,12 @@ def read_manifest(file: Path) -> list[CohortScan]:
             exist; faults are counted and the first ones shown.
     """
     file = Path(file)
-    rows = _rows(file)
-    scans = [_scan(n, row, file.parent) for n, row in enumerate(rows)]
-    remedy = "correct the manifest"
-    if not scans:
+    rows, remedy = _rows(file), "correct the manifest"
+    if not rows:
         raise InputError("manifest-invalid", file, "a row for each scan", "none", remedy)
+    if without := [f"row {n}" for n, row in enumerate(rows, start=1) if not _cell(row, SCAN)]:
+        raise InputError("manifest-invalid", file, "a path in each row", f"{len(without)} without one ({_shown(without)})", remedy)
+    scans = [_scan(n, row, file.parent.absolute()) for n, row in enumerate(rows)]
     faults = {
         "listed twice": _repeated(str(s.path) for s in scans),
         "names used twice": _repeated(s.name for s in scans),
@@ -56,7 +57,7 @@ def read_manifest(file: Path) -> list[CohortScan]:
     return scans
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def _rows(file: Path) -> list[dict[str, str | None]]:
     remedy = "write a CSV file with the column scan, one path a row"
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -71,12 +72,17 @@ def _rows(file: Path) -> list[dict[str, str]]:
         raise InputError("manifest-invalid", file, "a CSV file in UTF-8", str(error), remedy) from error
 
 
-def _scan(number: int, row: dict[str, str], folder: Path) -> CohortScan:
+def _scan(number: int, row: Mapping[str, str | None], folder: Path) -> CohortScan:
     # Paths are joined, not resolved: with a hundred thousand files on a network each look at the disk counts.
-    path = Path(os.path.normpath(folder.absolute() / row[SCAN].strip()))
-    phase = (row.get(PHASE) or "").strip()
-    name = (row.get(NAME) or "").strip() or scan_name(path)
-    return CohortScan(number, name, path, Path(os.path.normpath(folder.absolute() / phase)) if phase else None)
+    path = Path(os.path.normpath(folder / _cell(row, SCAN)))
+    phase = _cell(row, PHASE)
+    name = _cell(row, NAME) or scan_name(path)
+    return CohortScan(number, name, path, Path(os.path.normpath(folder / phase)) if phase else None)
+
+
+def _cell(row: Mapping[str, str | None], column: str) -> str:
+    """What a row has in a column, empty where it ends before."""
+    return (row.get(column) or "").strip()
 
 
 def _repeated(values: Iterable[str]) -> list[str]:
@@ -84,7 +90,9 @@ def _repeated(values: Iterable[str]) -> list[str]:
 
 
 def _missing(scans: Sequence[CohortScan]) -> list[str]:
-    return [str(p) for s in scans for p in (s.path, s.phase) if p is not None and not p.is_file()]
+    """Of scans and phase images: files that are not there, or in a folder that cannot be read, where Path.is_file raises."""
+    paths = (p for s in scans for p in (s.path, s.phase) if p is not None)
+    return [str(p) for p in paths if not os.path.isfile(p)]  # noqa: PTH113
 
 
 def _shown(values: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from cmb_models import __version__
 from cmb_models.cohort.manifest import CohortScan
 from cmb_models.detection import RESEARCH_USE
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write, read_json, sha256_of, write_json
+from cmb_models.files import atomic_write, read_json, remove_partial, sha256_of, write_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,10 +40,10 @@ def schemas() -> dict[str, pyarrow.Schema]:
 
 
 def open_results(folder: Path, manifest: Path, release: str, threshold: float | None, partition: int) -> None:
-    """Make `folder` the results of this request, or find that it is.
+    """Make `folder` the results of this request, or find that it is. The caller has claimed the folder (files.claimed).
 
     Args:
-        folder: Folder to write to, new or of an earlier run.
+        folder: Folder to write to, empty but for hidden files or of an earlier run; what a killed one left half written is removed.
         manifest: The list of scans.
         release: SHA-256 of the release's manifest.
         threshold: Lowest score to keep; None for the release's.
@@ -61,19 +61,18 @@ def open_results(folder: Path, manifest: Path, release: str, threshold: float | 
         "note": RESEARCH_USE,
     }
     remedy = "write to another folder"
+    remove_partial(folder, "*")
+    for table in (SCANS, DETECTIONS):
+        remove_partial(folder / table, "*")
     if (folder / REQUEST).is_file():
         found = read_json(folder / REQUEST)
         if differing := [key for key in request if found.get(key) != request[key]]:
             expected = ", ".join(f"{key} {found.get(key)}" for key in differing)
             raise InputError("folder-taken", folder, expected, ", ".join(f"{key} {request[key]}" for key in differing), remedy)
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise InputError("folder-taken", folder, "an empty folder or results of the same request", "other files", remedy)
-    try:
-        write_json(folder / REQUEST, request)
-    except OSError as error:
-        got = (error.strerror or str(error)).lower()
-        raise InputError("folder-not-writable", folder, "a folder to write results into", got, remedy) from error
+    write_json(folder / REQUEST, request)
 
 
 def pinned_release(folder: Path) -> str | None:

@@ -17,27 +17,45 @@ from cmb_models.volume import Volume
 
 log = logging.getLogger(__name__)
 
-# Of a server rather than a scan: the request is sent again, to another one.
+# For which a server may still come; others (a certificate, a key) end a run at its start.
 SERVER_FAULTS = ("server-unreachable", "server-without-release", "server-timeout")
 REST_S = (1.0, 30.0)  # until a server that failed is asked again: doubled each time, from the first to the second
 PATIENCE_S = 600.0  # without any answer before the run ends
-MOST_TRIES = 6  # for a scan at which servers fail while they answer others
+OF_A_SCAN = ("scan-", "phase-")  # first letters of the codes of faults in scans and, of releases with phase, in phase images
+MOST_FAILURES = 3  # at one scan, of servers in order, before the last of which one has answered an earlier scan again
+
+
+class _Rejected(Exception):
+    """A server answered, and the scan is at fault."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass
 class _Server:
     client: Client
     busy: int = 0  # requests under way
+    suspect: bool = False  # whether its last request failed
     rest_s: float = REST_S[0]
     again_at: float = 0.0  # time.monotonic() from which it may be asked
 
 
+@dataclass(frozen=True)
+class _Request:
+    """One scan and its phase image. case: its name in messages."""
+
+    volume: Volume
+    phase: Volume | None
+    case: str
+
+
 @dataclass
 class _Attempts:
-    """Of one scan. since: time.monotonic() of the first. failures: of the server itself, in which it answered with an error."""
+    """Of one scan. since: time.monotonic() of the first. failures: of servers that were in order when asked."""
 
     since: float
-    tries: int = 0
     failures: int = 0
 
 
@@ -61,6 +79,7 @@ class Servers:
         self._slots, self._patience_s = slots, patience_s
         self._change = threading.Condition()
         self._ended, self._answered_at = False, 0.0
+        self._control: _Request | None = None  # a scan that was answered
         try:
             self.manifest_sha256 = self._agree(manifest_sha256)
             self.requires_phase = self._ask_phase()
@@ -103,31 +122,64 @@ class Servers:
 
         Raises:
             InputError: If the scan is rejected, or no server answered anything for `patience_s`.
-            RuntimeError: If servers failed on this scan twice with an error of their own, or MOST_TRIES times in any way.
+            RuntimeError: If servers in order failed MOST_FAILURES times on this scan, the last right after it had answered another one.
         """
-        attempts = _Attempts(time.monotonic())
+        request, attempts = _Request(volume, phase, case), _Attempts(time.monotonic())
         while True:
             with self._server() as server:
+                in_order = proven = False
                 try:
-                    answer = server.client.detect(volume, phase, case=case)
-                except InputError as error:
-                    if error.code not in SERVER_FAULTS:
-                        raise
-                    self._failed(server, case, str(error), attempts)
+                    if server.suspect:
+                        self._require_release(server)
+                    if attempts.failures + 1 >= MOST_FAILURES and self._control is not None:
+                        self._ask(server, self._control)
+                        proven = True
+                    in_order = True
+                    answer = self._ask(server, request)
+                except _Rejected as rejected:
+                    raise rejected.error from None
+                except (InputError, RuntimeError) as error:
+                    attempts.failures += in_order
+                    reason = " ".join(str(error).split())
+                    if proven:
+                        failed = f"servers failed {attempts.failures} times on this scan, but not on another"
+                        raise RuntimeError(f"{case}: {failed}; {reason}") from error
+                    self._failed(server, reason, attempts)
                     continue
-                except RuntimeError as error:
-                    attempts.failures += 1
-                    if attempts.failures > 1:
-                        raise
-                    self._failed(server, case, str(error), attempts)
-                    continue
-                if answer.manifest_sha256 != self.manifest_sha256:
-                    self._failed(server, case, f"{server.client.url} serves another release now", attempts)
-                    continue
-                server.rest_s, self._answered_at = REST_S[0], time.monotonic()
-                return DetectionResult(
-                    answer.candidates, answer.threshold, answer.release, answer.manifest_sha256
-                ), server.client.url
+                self._control = request
+                return answer, server.client.url
+
+    def _ask(self, server: _Server, request: _Request) -> DetectionResult:
+        """One request to one server.
+
+        Raises:
+            _Rejected: If the scan is at fault.
+            InputError, RuntimeError: If the server is.
+        """
+        try:
+            answer = server.client.detect(request.volume, request.phase, case=request.case)
+        except InputError as error:
+            of_the_scan = error.code.startswith(OF_A_SCAN if self.requires_phase else OF_A_SCAN[:1])
+            if not of_the_scan:
+                raise
+            self._require_release(server)  # another release may have other requirements
+            self._answered(server)
+            raise _Rejected(error) from error
+        self._require_release(server, answer.manifest_sha256)
+        self._answered(server)
+        return DetectionResult(answer.candidates, answer.threshold, answer.release, answer.manifest_sha256)
+
+    def _require_release(self, server: _Server, manifest_sha256: str | None = None) -> None:
+        """Raise InputError unless a server has the run's release. manifest_sha256: as in its answer; None to query it."""
+        if manifest_sha256 is None:
+            serving = server.client.serving()
+            manifest_sha256 = serving.manifest_sha256 if serving else "none"
+        if manifest_sha256 != self.manifest_sha256:
+            expected, got = (f"the release {sha256[:12]}" for sha256 in (self.manifest_sha256, manifest_sha256))
+            raise InputError("results-mixed", server.client.url, expected, got, "deploy the same release on all servers")
+
+    def _answered(self, server: _Server) -> None:
+        server.rest_s, server.suspect, self._answered_at = REST_S[0], False, time.monotonic()
 
     @contextmanager
     def _server(self) -> Iterator[_Server]:
@@ -145,19 +197,11 @@ class Servers:
                 server.busy -= 1
                 self._change.notify()
 
-    def _failed(self, server: _Server, case: str, reason: str, attempts: _Attempts) -> None:
-        """Leave a server out for a while, unless it is the scan that no server survives, or no server is left.
-
-        Raises:
-            InputError: If no request was answered for `patience_s`.
-            RuntimeError: If this one failed MOST_TRIES times, while others were answered.
-        """
+    def _failed(self, server: _Server, reason: str, attempts: _Attempts) -> None:
+        """Leave a server out for a while. Raises InputError if no request was answered for `patience_s`."""
         self._leave_out(server, reason)
-        attempts.tries += 1
-        if attempts.tries >= MOST_TRIES and self._answered_at > attempts.since:
-            raise RuntimeError(f"{case}: servers failed {attempts.tries} times on this scan, and not on others; last: {reason}")
         if time.monotonic() - max(attempts.since, self._answered_at) > self._patience_s:
-            raise self._none_left(f"no answer for {self._patience_s:g} s")
+            raise self._none_left(f"no answer for {self._patience_s:g} s; {reason}")
 
     def _none_left(self, got: str) -> InputError:
         urls = ", ".join(s.client.url for s in self._servers)
@@ -171,6 +215,7 @@ class Servers:
 
     def _leave_out(self, server: _Server, reason: str) -> None:
         with self._change:
+            server.suspect = True
             if server.again_at <= time.monotonic():  # not by each of the requests that failed together
                 server.again_at = time.monotonic() + server.rest_s
                 log.warning("%s; it is asked again in %.0f s", reason, server.rest_s)

@@ -46,8 +46,11 @@ class FinalJob:
     checkpoints: Path | None = None
 
 
-def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
-    """The trained network's state dict, as arrays: torch would send tensors as handles that end with the worker."""
+def run_final_job(job: FinalJob) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The trained network's state dict, and the hardware that trained it (precision.describe_compute).
+
+    As arrays: torch would send tensors as handles that end with the worker.
+    """
     examples = load_training(job.prepared_dir, job.split)
     model: nn.Module
     if isinstance(job.settings, Unet):
@@ -55,19 +58,20 @@ def run_final_job(job: FinalJob) -> dict[str, np.ndarray]:
     else:
         mined = load_candidates(job.candidates_dir)
         model = fit_cnn(examples, mined, job.settings, job.seed, job.prepared_dir, job.checkpoints)
-    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}, describe_compute(best_device())
 
 
 def train_both(
     unet: Unet, cnn: Cnn, prepared_dir: Path, candidates_dir: Path, split: SubjectSplit, seed: int, checkpoints: Path | None = None
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[nn.Module, nn.Module, dict[str, str]]:
     """Train both networks on every training subject, side by side.
 
     The classifier sees out-of-fold candidates only, as it does in production, so neither training waits for the other. One after
     the other with two threads each they take a third longer on two cores: a step gains little from a second thread.
 
     Returns:
-        The candidate network and the classifier, on the CPU.
+        The candidate network and the classifier, on the CPU, and the hardware that trained them; of two different machines both, as
+        "AVX2, AVX512".
     """
     with_phase = all(e.prepared.phase is not None for e in load_training(prepared_dir, split))
     jobs = [
@@ -75,11 +79,12 @@ def train_both(
         for number, settings in ((1, unet), (2, cnn))
     ]
     with open_workers(len(jobs)) as workers:
-        states = workers.map(run_final_job, jobs, unet.steps + cnn.steps, "both networks on all scans")
+        trained = workers.map(run_final_job, jobs, unet.steps + cnn.steps, "both networks on all scans")
     models = _build(unet, cnn, with_phase)
-    for model, state in zip(models, states, strict=True):
+    for model, (state, _) in zip(models, trained, strict=True):
         model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    return models
+    described = [compute for _, compute in trained]
+    return *models, {key: ", ".join(sorted({compute[key] for compute in described})) for key in described[0]}
 
 
 def save_weights(
@@ -91,6 +96,7 @@ def save_weights(
     examples: Sequence[Example],
     gate: Mapping[str, Any] | None = None,
     initial: Mapping[str, Any] | None = None,
+    compute: Mapping[str, str] | None = None,
 ) -> None:
     """Write unet.pt and cnn.pt (tensors only) and recipe.json.
 
@@ -98,13 +104,19 @@ def save_weights(
     and the precision. It is written last and marks a complete folder.
 
     gate: the section of params.yaml as it stood before training, so that a release states the criteria of its time. initial:
-    where the weights at the start of the training came from (initial.initial_source).
+    where the weights at the start of the training came from (initial.initial_source). compute: the hardware that trained, as
+    `train_both` returns it; None for this machine.
     """
     for name, model in (("unet.pt", unet_model), ("cnn.pt", cnn_model)):
         save_tensors(folder / name, model.state_dict())
     scans = {e.key: e.sha256 for e in examples}
     phases = {e.key: e.phase_sha256 for e in examples if e.phase_sha256}
-    recipe = {"unet": unet.model_dump(), "cnn": cnn.model_dump(), "scans": scans, "compute": describe_compute(best_device())}
+    recipe = {
+        "unet": unet.model_dump(),
+        "cnn": cnn.model_dump(),
+        "scans": scans,
+        "compute": dict(compute or describe_compute(best_device())),
+    }
     recipe |= {"gate": dict(gate)} if gate is not None else {}
     recipe |= {"initial": dict(initial)} if initial is not None else {}
     write_json(folder / RECIPE, recipe | ({"phases": phases} if phases else {}))

@@ -103,11 +103,17 @@ def frozen_levels(levels: Sequence[nn.Module], count: int, initial: Initial | No
         The frozen levels.
 
     Raises:
-        InputError: For levels to freeze in a network that starts from random weights.
+        InputError: For levels to freeze in a network that starts from random weights, or whose phase channel does.
     """
     if count and initial is None:
         remedy = "set frozen_levels to 0, or train.init_from to a release"
         raise InputError("params-invalid", "frozen_levels", "initial weights of a release", "random ones", remedy)
+    if count and initial is not None and FIRST in initial.weights:
+        theirs, own = (array.shape[1] for array in (initial.weights[FIRST], next(levels[0].parameters())))
+        if own != theirs:  # start_from added the phase channel, whose zeros would stay
+            expected = f"0 for phase, which train.init_from {initial.name} does not use"
+            remedy = "set cnn.frozen_levels and its search to 0, or train.init_from to a release with phase"
+            raise InputError("params-invalid", "cnn.frozen_levels", expected, f"{count}", remedy)
     frozen = list(levels[:count])
     for level in frozen:
         level.requires_grad_(False)

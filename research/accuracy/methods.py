@@ -100,7 +100,7 @@ def two_stage(task: Task) -> list[Outcome]:
         for scan in candidates_out_of_fold(params, params.unet, prepared, task.split):
             save_candidates(Path(folder), scan)
         examples = load_training(prepared, task.split)
-        unet, cnn = train_both(params.unet, params.cnn, prepared, Path(folder), task.split, params.train.seed)
+        unet, cnn, _ = train_both(params.unet, params.cnn, prepared, Path(folder), task.split, params.train.seed)
     decision = UNDECIDED.model_copy(update=fusion_for(examples).model_dump())
     config = pipeline_config(params, params.cnn, decision)
     networks = [as_callable(m.to(best_device()), best_device()) for m in (Heatmap(unet), Score(cnn))]

@@ -14,10 +14,24 @@ from collections import Counter
 
 import pytest
 
+from cmb_models.training import precision
 from cmb_models.training.validation import scheduler as module
 from cmb_models.training.validation.scheduler import DaskWorkers
 from cmb_models.training.validation.workers import SCHEDULER, Workers, open_workers
-from tests.support.cluster import ClusterJob, die, die_once, disturb, refuse, running_cluster, square, wait_long
+from tests.support.cluster import (
+    ClusterJob,
+    die,
+    die_once,
+    disturb,
+    end_first_worker,
+    precision_used,
+    refuse,
+    refuse_or_step,
+    remove,
+    running_cluster,
+    square,
+    wait_long,
+)
 from tests.support.imports import ROOT
 from tests.support.refused import refused
 
@@ -76,14 +90,54 @@ def test_a_job_that_fails_on_its_data_is_not_repeated(tmp_path, jobs):
         assert workers.map(square, jobs(1), 0, "afterwards")[0][0] == 0
 
 
+def test_cancelled_jobs_do_not_keep_a_worker_busy(tmp_path, jobs):
+    """Of a worker with several threads: one job runs, the others wait for it, and none goes on after the first fails."""
+    with running_cluster(tmp_path / "cluster", 0) as cluster:
+        cluster.start_worker(threads=3)
+        cluster.wait_for(1)
+        with DaskWorkers(cluster.address) as workers:
+            with refused("scan-constant", case="sub-001"):
+                workers.map(refuse_or_step, jobs(3), 0, "one refuses")
+            assert workers.map(square, jobs(3), 0, "afterwards")[2][0] == 4
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_left_out(tmp_path):
+    with running_cluster(tmp_path / "cluster", 2) as cluster, module.connect(cluster.address) as client:
+        assert list(module._ask(client, end_first_worker).values()) == [cluster.workers[1].pid]
+
+
+def test_a_run_without_workers_says_so_and_goes_on_with_one_that_joins(tmp_path, jobs, monkeypatch, caplog):
+    monkeypatch.setattr(module, "LOOK_S", 0.3)
+    with running_cluster(tmp_path / "cluster", 1) as cluster, DaskWorkers(cluster.address) as workers:
+
+        def join() -> None:
+            while "no worker is left" not in caplog.text:
+                time.sleep(0.1)
+            cluster.start_worker()
+
+        joining = threading.Thread(target=join, daemon=True)
+        joining.start()
+        assert workers.map(die_once, jobs(2), 0, "the only worker dies") == [0, 1]
+        joining.join()
+
+
+def test_the_clients_precision_is_that_of_the_workers(tmp_path, jobs, monkeypatch):
+    monkeypatch.setenv("CMB_PRECISION", "bfloat16")
+    monkeypatch.setattr(precision, "_chosen", {})
+    with (
+        running_cluster(tmp_path / "cluster", 1, worker_environment={"CMB_PRECISION": "float32"}) as cluster,
+        DaskWorkers(cluster.address) as workers,
+    ):
+        assert workers.map(precision_used, jobs(1), 0, "precision") == ["bfloat16"]
+
+
 def test_a_worker_that_sees_other_files_is_named(tmp_path, jobs):
     """The first job changes what all of them read, so the second finds other inputs than the client."""
-    with (
-        running_cluster(tmp_path / "cluster", 1) as cluster,
-        DaskWorkers(cluster.address) as workers,
-        refused("worker-inputs", case="worker tcp://"),
-    ):
-        workers.map(disturb, jobs(2), 0, "inputs change")
+    with running_cluster(tmp_path / "cluster", 1) as cluster, DaskWorkers(cluster.address) as workers:
+        with refused("worker-inputs", case="worker tcp://"):
+            workers.map(disturb, jobs(2), 0, "inputs change")
+        with refused("worker-inputs", case="worker tcp://"):
+            workers.map(remove, jobs(2), 0, "inputs go")
 
 
 def test_a_job_that_ends_every_worker_is_given_up(tmp_path, jobs):

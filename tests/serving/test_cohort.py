@@ -6,9 +6,11 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,8 +20,9 @@ import pytest
 
 from cmb_models.client.grpc import Client
 from cmb_models.cohort import servers as servers_module
-from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, read_table
+from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, open_results, read_table
 from cmb_models.cohort.servers import Servers
+from cmb_models.files import PARTIAL, exclusive
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
@@ -159,3 +162,90 @@ def test_a_run_without_any_server_left_ends_and_says_how_to_go_on(tmp_path, monk
         servers.detect(head(), None, "scan")
     with refused("server-unreachable"):
         Servers(["127.0.0.1:9"])
+
+
+def test_a_server_that_changes_its_release_is_left_out_and_no_scan_is_blamed(pair, tmp_path, monkeypatch):
+    """The other release requires phase, which these scans do not have."""
+    monkeypatch.setattr(servers_module, "REST_S", (0.1, 0.2))
+    servers, _, bundle = pair
+    with running_server(tmp_path / "e/repository") as changing:
+        deploy_bundle(bundle, 1, tmp_path / "e/repository", changing.grpc_url)
+        with Servers([changing.grpc_url, servers["a"].grpc_url], slots=1) as both:
+            assert both.detect(head(), None, "before")[1] == changing.grpc_url
+            deploy_bundle(make_bundle(tmp_path / "other", phase=True), 2, tmp_path / "e/repository", changing.grpc_url)
+            for number in range(4):
+                assert both.detect(head(seed=number), None, "after")[1] == servers["a"].grpc_url
+
+
+@pytest.fixture
+def faulty(pair, monkeypatch):
+    """faulty(when) makes both servers answer with an error of their own where `when(url, case)`; returns who was asked what."""
+    monkeypatch.setattr(servers_module, "REST_S", (0.1, 0.2))
+    asked, detect = [], Client.detect
+
+    def make(when):
+        def answer(self, *scan, case):
+            asked.append((self.url, case))
+            if when(self.url, case):
+                raise RuntimeError(f"{self.url}: step failed")
+            return detect(self, *scan, case=case)
+
+        monkeypatch.setattr(Client, "detect", answer)
+        return asked
+
+    return make
+
+
+def urls(pair) -> list[str]:
+    return [server.grpc_url for server in pair[0].values()]
+
+
+def test_a_scan_on_which_servers_fail_is_given_up_once_one_answers_another(pair, faulty):
+    asked = faulty(lambda _url, case: case == "bad")
+    with Servers(urls(pair)) as servers:
+        servers.detect(head(), None, "good")
+        with pytest.raises(RuntimeError, match=r"bad: servers failed 3 times on this scan, but not on another; .*step failed"):
+            servers.detect(head(), None, "bad")
+    assert [case for _, case in asked] == ["good", "bad", "bad", "good", "bad"]
+
+
+def test_no_scan_is_blamed_for_a_server_that_fails_on_all(pair, faulty):
+    broken = urls(pair)[0]
+    faulty(lambda url, _case: url == broken)
+    with Servers(urls(pair), slots=1) as servers:
+        assert {servers.detect(head(), None, f"scan {n}")[1] for n in range(6)} == {urls(pair)[1]}
+
+
+def test_no_scan_is_blamed_while_all_servers_fail(pair, faulty):
+    """Neither with an earlier scan to ask for, once they are in order again, nor without, when the run ends."""
+    failing = []
+    asked = faulty(lambda _url, _case: len(failing) > 0)
+    with Servers(urls(pair)) as servers:
+        servers.detect(head(), None, "first")
+        failing.append(True)
+        repair = threading.Timer(1.5, failing.clear)
+        repair.start()
+        assert servers.detect(head(), None, "second")[0].candidates
+        assert len(asked) > 5
+    failing.append(True)
+    with Servers(urls(pair), patience_s=1.0) as servers, refused("server-unreachable", got="no answer for 1 s; .*step failed"):
+        servers.detect(head(), None, "third")
+
+
+def test_what_a_killed_run_left_is_removed_and_one_process_writes_at_a_time(cohort, pair, tmp_path):
+    into = tmp_path / "results"
+    left = into / SCANS / f"{PARTIAL}x-part-000001.parquet"
+    left.parent.mkdir(parents=True)
+    (into / ".directory").touch()  # hidden files of a desktop are no results
+    with exclusive(into / ".lock"):
+        _, words = start(cohort, into, pair[0]).communicate(timeout=60)
+    assert "one process to write these results" in words and not (into / "request.json").exists()
+    left.touch()
+    with refused("folder-taken", got="other files"):
+        open_results(into, cohort, "00", None, PARTITION)
+    shutil.rmtree(into / SCANS)
+    open_results(into, cohort, "00", None, PARTITION)
+    left.parent.mkdir()
+    left.touch()
+    open_results(into, cohort, "00", None, PARTITION)
+    assert not left.exists()

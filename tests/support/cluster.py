@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distributed import Worker
+
 from cmb_models.errors import InputError
 from cmb_models.training.data.examples import load_examples
 from cmb_models.training.identity import array_sha256
+from cmb_models.training.precision import best_device, choose_precision
 from cmb_models.training.validation.jobs import UnetJob, fit_unet
 from cmb_models.training.validation.progress_count import count_step
 from tests.support.imports import ROOT
@@ -29,9 +33,9 @@ class Cluster:
     address: str
     workers: list[subprocess.Popen] = field(default_factory=list)
 
-    def start_worker(self, environment: dict[str, str] | None = None) -> subprocess.Popen:
-        """One more worker with one thread, not restarted when it ends."""
-        command = ("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "60")
+    def start_worker(self, environment: dict[str, str] | None = None, threads: int = 1) -> subprocess.Popen:
+        """One more worker, not restarted when it ends."""
+        command = ("worker", self.address, "--nthreads", str(threads), "--no-nanny", "--no-dashboard", "--death-timeout", "60")
         name = f"worker-{len(self.workers)}"
         folder = ("--name", name, "--local-directory", str(self.folder))
         self.workers.append(start(self.folder / f"{name}.log", *command, *folder, environment=environment))
@@ -55,7 +59,9 @@ def start(log: Path, *arguments: str, environment: dict[str, str] | None = None)
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, workers: int, environment: dict[str, str] | None = None) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, workers: int, environment: dict[str, str] | None = None, worker_environment: dict[str, str] | None = None
+) -> Iterator[Cluster]:
     """A scheduler on loopback with this many workers; all end with the context. environment: of the scheduler."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "scheduler.log"
@@ -65,7 +71,7 @@ def running_cluster(folder: Path, workers: int, environment: dict[str, str] | No
     try:
         cluster.address = _address(log, scheduler)
         for _ in range(workers):
-            cluster.start_worker()
+            cluster.start_worker(worker_environment)
         if workers:
             cluster.wait_for(workers)
         yield cluster
@@ -135,6 +141,33 @@ def disturb(job: ClusterJob) -> int:
     """Leaves a further file among the inputs of all jobs."""
     (job.prepared_dir / "another.json").write_text("{}")
     return job.number
+
+
+def remove(job: ClusterJob) -> int:
+    """Removes the inputs of all jobs."""
+    shutil.rmtree(job.prepared_dir)
+    return job.number
+
+
+def precision_used(job: ClusterJob) -> str:
+    """Number format of trainings in the worker."""
+    return choose_precision(best_device()).precision
+
+
+def refuse_or_step(job: ClusterJob) -> int:
+    """Job 0 finds its data wrong; others go on for ever, and report their steps."""
+    _mark(job)
+    while job.number:
+        count_step(0)
+        time.sleep(0.01)
+    raise InputError("scan-constant", "site.sub-001", "an image", "one value", "look at it")
+
+
+def end_first_worker(dask_worker: Worker) -> int:
+    """The process; ends that of the first worker. The argument's name is Dask's."""
+    if str(dask_worker.name) == "worker-0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
 
 
 def wait_long(job: ClusterJob) -> int:

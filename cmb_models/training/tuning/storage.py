@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,11 +94,13 @@ def claimed_storage(study: str) -> Iterator[Storage]:
 @contextlib.contextmanager
 def storage_fault_as_input_error(storage: object) -> Iterator[None]:
     """Make an InputError of a storage that is full, kept locked by another program, or out of reach; other errors pass."""
+    import optuna
+    import sqlalchemy
+
     try:
         yield
-    except InputError:
-        raise
-    except Exception as error:  # Optuna's, SQLAlchemy's or the driver's: which of them comes first to see the words varies
+    # A connection that a worker or a server reset is no fault of the storage: only Optuna's and SQLAlchemy's errors are.
+    except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         words = f"{error} {error.__cause__}"
         if "database or disk is full" in words or "No space left on device" in words:
             raise InputError(
@@ -135,14 +138,16 @@ def _engine(url: str) -> tuple[sqlalchemy.Engine, str]:
     expected, remedy = "postgresql+psycopg2://USER@HOST/DATABASE", "correct it, or unset it to keep studies in the workspace"
     try:
         parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise InputError("setting-invalid", f"${VARIABLE}", expected, "no URL", remedy) from error
-    shown = parsed.render_as_string(hide_password=True)
+    shown = parsed.set(query={}).render_as_string(hide_password=True)  # the query may hold a password, too
     if parsed.get_backend_name() != "postgresql":
         raise InputError("setting-invalid", f"${VARIABLE}", expected, shown, remedy)
     try:
         arguments = {"connect_timeout": CONNECT_S}
         return sqlalchemy.create_engine(url, connect_args=arguments, isolation_level="AUTOCOMMIT"), shown
+    except sqlalchemy.exc.NoSuchModuleError as error:
+        raise InputError("setting-invalid", f"${VARIABLE}", expected, shown, remedy) from error
     except ImportError as error:
         remedy = "run pip install psycopg2-binary"
         raise InputError("package-missing", f"${VARIABLE}", "the driver of PostgreSQL", f"no {error.name}", remedy) from error
@@ -155,7 +160,7 @@ def _connected(engine: sqlalchemy.Engine, shown: str) -> Iterator[sqlalchemy.Con
 
     try:
         connection = engine.connect()
-    except sqlalchemy.exc.OperationalError as error:
+    except sqlalchemy.exc.DBAPIError as error:
         remedy = "start the database, correct address, user or password, or unset it to keep studies in the workspace"
         got = " ".join(str(error.orig).split())
         raise InputError("database-unreachable", f"${VARIABLE} {shown}", "a PostgreSQL database", got, remedy) from error

@@ -71,7 +71,7 @@ def tune(
     tried as trial 0 so that tuning cannot end below them.
     evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
     killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
-    one that diverges is pruned. held: called before anything is written of a batch; raises if another run may have the study.
+    one that diverges is pruned. held: called before anything is written; raises if another run may have the study.
     """
     recipe = {name: first[name] for name in search}
     if recipe not in [t.params for t in study.get_trials(states=FINISHED)] and not study.get_trials(states=(TrialState.WAITING,)):
@@ -112,7 +112,9 @@ def _run_batch(
     alive = list(range(len(batch)))
     outcomes: dict[int, list[Outcome]] = {n: [] for n in alive}
     for fold in range(folds):
-        for n, outcome in zip(list(alive), evaluate([(chosen[n], first + n) for n in alive], fold), strict=True):
+        found = evaluate([(chosen[n], first + n) for n in alive], fold)
+        held()
+        for n, outcome in zip(list(alive), found, strict=True):
             if outcome is None:
                 batch[n].set_user_attr("diverged", True)
             else:
@@ -122,7 +124,6 @@ def _run_batch(
                 alive.remove(n)
         if not alive:
             break
-    held()
     for n, trial in enumerate(batch):
         _write_end(trial, outcomes[n], TrialState.COMPLETE if n in alive else TrialState.PRUNED)
     for trial in batch:

@@ -7,15 +7,16 @@ from its start. A job that fails with an exception is not repeated. Encryption a
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import logging
+import os
 import platform
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from cmb_models import __version__
 from cmb_models.errors import InputError
 from cmb_models.training.precision import FLOAT32, Choice, adopt_precision, best_device, choose_precision
+from cmb_models.training.precision import VARIABLE as PRECISION_VARIABLE
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.validation import progress_count
 from cmb_models.workspace.code_lock import library_hash
@@ -39,6 +41,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 CONNECT_S = 10.0  # until a scheduler that does not answer is given up
+LOOK_S = 10.0  # between two looks at whether any worker is left
 REPORT_S = 0.5  # between two reports of finished steps by a worker
 INPUTS = ("prepared_dir", "candidates_dir")  # fields of a job with folders that it reads
 _one_at_a_time = threading.Lock()  # torch's threads and precision are settings of a worker's whole process
@@ -61,8 +64,8 @@ class DaskWorkers:
     how many workers there are.
 
     Raises:
-        InputError: If distributed is not installed, the scheduler does not answer, or a worker has other versions of this library,
-            torch or Python. A worker that joins later is checked by its first job.
+        InputError: If distributed is not installed, the scheduler does not answer or ends, or a worker has other versions of this
+            library, torch or Python. A worker that joins later is checked by its first job.
     """
 
     def __init__(self, address: str) -> None:
@@ -73,8 +76,10 @@ class DaskWorkers:
             self._setup = Setup(versions(), _shared_precision(self._client), topic)
             for worker, found in _ask(self._client, versions).items():
                 require_versions(worker, self._setup.versions, found)
-        except BaseException:
+        except BaseException as error:
             self._client.close()
+            if isinstance(error, OSError | TimeoutError):
+                raise self._lost(error) from error
             raise
 
     def __enter__(self) -> DaskWorkers:
@@ -102,26 +107,39 @@ class DaskWorkers:
                 self._client.cancel(futures)
 
     def _results(self, futures: list[Future]) -> list[Any]:
-        """Results in order; the first failure, whichever job has it, ends the wait."""
-        from distributed import KilledWorker, as_completed
+        """Results in order; the first failure, whichever job has it, ends the wait.
 
-        remedy = "start scheduler and workers again and run the command again: finished trials and checkpoints are kept"
+        Each is fetched when it is ready: one that stayed with its worker would be lost with it.
+        """
+        from distributed import KilledWorker, wait
+
+        results: dict[Future, Any] = {}
+        warned = False
         try:
-            for future in as_completed(futures, loop=self._client.loop):
-                if future.status in ("cancelled", "lost"):
-                    raise InputError("scheduler-lost", self._address, "a scheduler until the end", "no connection", remedy)
-                if future.status == "error":
-                    future.result()
-            return list(self._client.gather(futures))
+            while waiting := set(futures) - results.keys():
+                try:
+                    with self._client.as_current():
+                        done = wait(waiting, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
+                except TimeoutError:
+                    without = not self._client.nthreads()
+                    if without and not warned:
+                        log.warning("%s: no worker is left; waiting for one to join", self._address)
+                    warned = without
+                    continue
+                results |= {future: future.result() for future in done}
+            return [results[future] for future in futures]
         except KilledWorker as error:
             got = f"one that ended {error.allowed_failures + 1} workers, the last {error.last_worker.address}"
             raise InputError(
                 "worker-lost", self._address, "a job that its worker survives", got, "see the workers' logs"
             ) from error
-        except (OSError, TimeoutError, asyncio.CancelledError) as error:
-            raise InputError(
-                "scheduler-lost", self._address, "a scheduler until the end", f"{error or type(error).__name__}", remedy
-            ) from error
+        except (OSError, TimeoutError, CancelledError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: BaseException) -> InputError:
+        remedy = "start scheduler and workers again and run the command again: finished trials and checkpoints are kept"
+        got = " ".join(f"{error}".split()) or type(error).__name__
+        return InputError("scheduler-lost", self._address, "a scheduler until the end", got, remedy)
 
     @contextmanager
     def _progress(self, show: Callable[[int], None]) -> Iterator[None]:
@@ -202,17 +220,34 @@ def run_task(task: _Task) -> Any:
     worker = get_worker()
     require_versions(worker.address, task.setup.versions, versions())
     for folder, sha256 in task.inputs.items():
-        if folder_sha256(folder) != sha256:
+        if not folder.is_dir() or folder_sha256(folder) != sha256:
             remedy = "mount the workspace's storage at the same path on client and workers"
             raise InputError("worker-inputs", f"worker {worker.address}", f"{folder} as the client has it", "other files", remedy)
     with _one_at_a_time, _reports(worker, task.setup.topic):
+        _require_wanted(worker, worker.get_current_task())  # it may have been cancelled while another ran
         torch.set_num_threads(worker.state.nthreads)
         adopt_precision(best_device(), task.setup.precision)
         return task.function(task.job)
 
 
+class _Cancelled(Exception):
+    """Ends a job that nobody waits for any more; the scheduler has forgotten it."""
+
+
+def _require_wanted(worker: Any, key: object) -> None:
+    """Raise _Cancelled if the client cancelled this worker's running task, or is gone: Dask itself cannot end a thread."""
+    task = worker.state.tasks.get(key)
+    if task is None or task.state == "cancelled":
+        raise _Cancelled(key)
+
+
 def _shared_precision(client: Client) -> Choice:
-    """The precision of all trainings: that of the workers if they agree, else float32; the client's if there is none yet."""
+    """The precision of all trainings: $CMB_PRECISION of the client if set; else that of the workers if they agree, else float32.
+
+    The client's own choice if there are no workers yet.
+    """
+    if os.environ.get(PRECISION_VARIABLE, "auto") not in ("", "auto"):
+        return choose_precision(best_device())
     choices = list(_ask(client, _precision).values()) or [choose_precision(best_device())]
     if len({c.precision for c in choices}) == 1:
         return choices[0]
@@ -224,19 +259,25 @@ def _precision() -> Choice:
 
 
 def _ask(client: Client, question: Callable[[], Result]) -> dict[str, Result]:
-    """The answer of each worker that is there. Raises InputError if one does not have this library."""
-    try:
-        return dict(client.run(question))
-    except ImportError as error:
-        remedy = "install the same version of cmb-models on client and workers"
-        raise InputError("worker-version", "a worker", f"cmb-models {__version__}", str(error), remedy) from error
+    """The answer of each worker that is there; one that ends meanwhile is left out.
+
+    Raises InputError if one does not have this library.
+    """
+    answers: dict[str, Any] = client.run(question, on_error="return")
+    for worker, answer in answers.items():
+        if isinstance(answer, ImportError | AttributeError):
+            remedy = "install the same version of cmb-models on client and workers"
+            raise InputError("worker-version", f"worker {worker}", f"cmb-models {__version__}", str(answer), remedy) from answer
+        if isinstance(answer, Exception) and not isinstance(answer, OSError | TimeoutError):
+            raise answer
+    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, Exception)}
 
 
 def _with_absolute_paths(job: Job) -> Job:
-    """The job with absolute paths: a worker runs in a folder of its own."""
+    """The job with absolute paths, as a worker runs in a folder of its own. Links stay: they may lead elsewhere on a worker."""
     if not dataclasses.is_dataclass(job) or isinstance(job, type):
         return job
-    paths = {f.name: value.resolve() for f in dataclasses.fields(job) if isinstance(value := getattr(job, f.name), Path)}
+    paths = {f.name: value.absolute() for f in dataclasses.fields(job) if isinstance(value := getattr(job, f.name), Path)}
     return dataclasses.replace(job, **paths)
 
 
@@ -255,8 +296,8 @@ def _file_sha256(path: Path) -> str:
 
 @contextmanager
 def _reports(worker: Any, topic: str) -> Iterator[None]:
-    """Send the number of finished steps to the client now and then, while in the context."""
-    waiting, last = 0, time.monotonic()
+    """Send the number of finished steps to the client now and then, while in the context. A cancelled job ends at its next step."""
+    waiting, last, key = 0, time.monotonic(), worker.get_current_task()
 
     def send() -> None:
         nonlocal waiting, last
@@ -265,6 +306,7 @@ def _reports(worker: Any, topic: str) -> Iterator[None]:
 
     def count() -> None:
         nonlocal waiting
+        _require_wanted(worker, key)
         waiting += 1
         if time.monotonic() - last > REPORT_S:
             send()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from cmb_models.cohort.manifest import read_manifest
@@ -43,11 +45,26 @@ def test_a_byte_order_mark_and_quotes_are_read(files):
         ("scan,name\nscans/a_swi.nii.gz,x\nscans/b_swi.nii,x\n", r"1 names used twice \(x\)"),
         ("scan\n" + "".join(f"scans/{n}.nii\n" for n in range(9)), r"9 not found \(.*/0.nii, .*, \.\.\.\)"),
         ("scan,phase\nscans/a_swi.nii.gz,scans/none.nii\n", "1 not found .*none.nii"),
+        ("name,scan\nx,scans/a_swi.nii.gz\ny\nz, \n", r"2 without one \(row 2, row 3\)"),
     ],
 )
 def test_faults_are_counted_and_shown(files, text, got):
     with refused("manifest-invalid", case="list.csv", got=got):
         read_manifest(manifest(files, text))
+
+
+def test_a_folder_that_cannot_be_read_counts_as_not_found(files, monkeypatch):
+    """Also for the superuser, whom permissions do not stop: the system's answer is replaced."""
+
+    def refuse(path, *_args, **_kwargs):
+        if "b_swi" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *_args, **_kwargs)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", refuse)
+    with refused("manifest-invalid", got=r"1 not found \(.*b_swi.nii\)"):
+        read_manifest(manifest(files, "scan\nscans/a_swi.nii.gz\nscans/b_swi.nii\n"))
 
 
 def test_no_manifest_and_no_text(files):

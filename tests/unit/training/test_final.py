@@ -15,6 +15,7 @@ from cmb_models.training.data.samplers import UnetSampler
 from cmb_models.training.final import FinalJob, run_final_job, train_both
 from cmb_models.training.initial import INITIAL, Initial, write_initial, write_state
 from cmb_models.training.loop import train_cnn, train_unet
+from cmb_models.training.precision import best_device, describe_compute
 from cmb_models.training.validation.jobs import (
     OutOfFoldCandidates,
     cnn_sampler,
@@ -47,7 +48,8 @@ def site(tmp_path):
 
 def test_networks_trained_side_by_side_are_those_trained_alone(site, monkeypatch):
     monkeypatch.setenv("CMB_CORES", "2")  # one thread for each of the two: sums are ordered by the number of threads
-    models = train_both(SHORT_UNET, SHORT_CNN, site / "prepared", site / "candidates", SPLIT, SEED)
+    *models, compute = train_both(SHORT_UNET, SHORT_CNN, site / "prepared", site / "candidates", SPLIT, SEED)
+    assert compute == describe_compute(best_device())
     examples, mined = load_training(site / "prepared", SPLIT), load_candidates(site / "candidates")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -68,7 +70,7 @@ def test_both_networks_start_from_the_initial_weights(site):
     write_initial(site / "prepared" / INITIAL, {"name": "7"}, site / "weights")
     slow = {"learning_rate": 1e-9, "weight_decay": 0.0}
     unet, cnn = SHORT_UNET.model_copy(update=slow), SHORT_CNN.model_copy(update=slow)
-    models = train_both(unet, cnn, site / "prepared", site / "candidates", SPLIT, SEED)
+    *models, _ = train_both(unet, cnn, site / "prepared", site / "candidates", SPLIT, SEED)
     for model, start in zip(models, source.values(), strict=True):
         for one, other in zip(model.parameters(), start.parameters(), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=0)

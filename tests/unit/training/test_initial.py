@@ -22,6 +22,7 @@ from cmb_models.training.initial import (
     FIRST,
     INITIAL,
     Initial,
+    frozen_levels,
     initial_source,
     load_initial,
     start_from,
@@ -75,6 +76,9 @@ def test_a_classifier_with_phase_starts_from_one_without(tmp_path, release):
     assert torch.equal(with_phase(patches), without(patches[:, :1]))
     with_phase(patches).sum().backward()
     assert with_phase.get_parameter(FIRST).grad[:, -1].abs().max() > 0
+    with refused("params-invalid", case="cnn.frozen_levels"):
+        frozen_levels(with_phase.levels(), 1, initial)
+    assert frozen_levels(with_phase.levels(), 0, initial) == [] and len(frozen_levels(without.levels(), 1, initial)) == 1
     theirs = {name: tensor.numpy() for name, tensor in with_phase.state_dict().items()}
     with refused("params-invalid") as refusal:
         start_from(without, Initial(theirs, "ab", "7"), "cnn")
