@@ -122,7 +122,7 @@ class Servers:
 
         Raises:
             InputError: If the scan is rejected, or no server answered anything for `patience_s`.
-            RuntimeError: If servers in order failed MOST_FAILURES times on this scan, the last right after it had answered another one.
+            RuntimeError: If servers in order failed MOST_FAILURES times on this scan, the last after it had answered another.
         """
         request, attempts = _Request(volume, phase, case), _Attempts(time.monotonic())
         while True:

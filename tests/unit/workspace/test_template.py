@@ -127,7 +127,7 @@ def test_nothing_is_overwritten(site, tmp_path):
 
 
 def test_an_upgrade_keeps_the_sites_values_and_takes_the_templates(site, newer):
-    edit(site / "params.yaml", "steps: 1600", "steps: 800")
+    edit(site / "params.yaml", "steps: 600 ", "steps: 800 ")
     edit(site / "params.yaml", "folds: 3", "folds: 5")
     newer("params.yaml", "folds: 3", "folds: 4")  # both changed it: the site's stays
     newer("params.yaml", "min_scans: 3", "min_scans: 5")
@@ -301,7 +301,7 @@ def test_a_creation_that_was_killed_is_completed(tmp_path, monkeypatch):
 
 
 def test_an_upgrade_that_was_killed_is_completed(site, newer, monkeypatch):
-    edit(site / "params.yaml", "steps: 1600", "steps: 800")
+    edit(site / "params.yaml", "steps: 600 ", "steps: 800 ")
     newer("params.yaml", "min_scans: 3", "min_scans: 5")
     newer("pipelines/split.py", "def main() -> None:", "def main() -> None:  # theirs")
     for allowed in range(4):
