@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from cmb_models.config.params import load_params
 from cmb_models.files import read_json
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
+from cmb_models.training.validation.pool import scheduler_workers
 from cmb_models.workspace.paths import INDEX, INITIAL, PARAMS, PREPARED, SPLIT
 from cmb_models.workspace.stage import run
 
 
 def main() -> None:
     params = load_params(PARAMS)
-    with progress_bar() as bar:
-        raw, index = Path(params.ingest.raw_dir), read_json(INDEX)["scans"]
-        prepare_training(
-            raw,
-            index,
-            read_json(SPLIT),
-            params.preprocess,
-            params.lesion_bank,
-            PREPARED,
-            lambda items, what: bar.track(items, description=what),
-        )
+    raw, index = Path(params.ingest.raw_dir), read_json(INDEX)["scans"]
+    with scheduler_workers() as pool, nullcontext() if pool else progress_bar() as bar:  # workers have a bar of their own
+        track = (lambda items, what: bar.track(items, description=what)) if bar else (lambda items, _: items)
+        prepare_training(raw, index, read_json(SPLIT), params.preprocess, params.lesion_bank, PREPARED, track, pool)
     shutil.copytree(INITIAL, PREPARED / INITIAL.name)
 
 

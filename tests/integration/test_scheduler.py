@@ -11,13 +11,16 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from cmb_models.training import precision
+from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.validation import scheduler as module
+from cmb_models.training.validation.pool import SCHEDULER, scheduler_workers
 from cmb_models.training.validation.scheduler import DaskWorkers
-from cmb_models.training.validation.workers import SCHEDULER, Workers, open_workers
+from cmb_models.training.validation.workers import Workers, open_workers
 from tests.support.cluster import (
     ClusterJob,
     die,
@@ -34,6 +37,7 @@ from tests.support.cluster import (
 )
 from tests.support.imports import ROOT
 from tests.support.refused import refused
+from tests.unit.dataset.test_leakage_prepared import PARAMS, site  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -71,6 +75,20 @@ def test_jobs_run_on_all_workers_and_come_back_in_order(tmp_path, jobs, monkeypa
     assert [value for value, _ in results] == [0, 1, 4, 9, 16, 25]
     assert {process for _, process in results} == {w.pid for w in cluster.workers}
     assert done[-1] <= 12 and done == sorted(done) and done
+
+
+def test_scans_and_lesions_prepared_by_workers_are_those_of_this_process(site, tmp_path, monkeypatch):  # noqa: F811
+    """Byte for byte, from a relative path of the raw data."""
+    folder, index, split = site
+    monkeypatch.chdir(folder)
+    lesions = PARAMS.lesion_bank.model_copy(update={"lesions": 27})
+    prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("here"))
+    with running_cluster(tmp_path / "cluster", 2) as cluster:
+        monkeypatch.setenv(SCHEDULER, cluster.address)
+        with scheduler_workers() as pool:
+            prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("there"), pool=pool)
+    here, there = ({p.name: p.read_bytes() for p in Path(place).iterdir()} for place in ("here", "there"))
+    assert here == there and any(name.startswith("lesions") for name in here)
 
 
 def test_a_killed_workers_job_is_taken_up_by_another(tmp_path, jobs):

@@ -10,7 +10,8 @@ import pytest
 
 from cmb_models.training.validation.jobs import UnetJob, pipeline_config
 from cmb_models.training.validation.nested import nested_cross_validate
-from cmb_models.training.validation.workers import SCHEDULER, open_workers
+from cmb_models.training.validation.pool import SCHEDULER
+from cmb_models.training.validation.workers import open_workers
 from tests.integration.test_nested import SPLIT, SUBJECTS, figures, figures_of, tiny_params, workspace  # noqa: F401 - a fixture
 from tests.support.cluster import Cluster, running_cluster, unet_weights
 

@@ -155,9 +155,10 @@ def precision_used(job: ClusterJob) -> str:
 
 
 def refuse_or_step(job: ClusterJob) -> int:
-    """Job 0 finds its data wrong; others go on for ever, and report their steps."""
+    """The first job finds its data wrong; others go on for ever, and report their steps."""
+    first = not any(job.marks.iterdir())  # a worker runs one at a time
     _mark(job)
-    while job.number:
+    while not first:
         count_step(0)
         time.sleep(0.01)
     raise InputError("scan-constant", "site.sub-001", "an image", "one value", "look at it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +18,23 @@ from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
 from cmb_models.training.data.examples import PHASE_ENDING, Example, save_example
 from cmb_models.training.synthesis.lesion_bank import lesion_bank_name, write_lesion_bank
+from cmb_models.training.validation.progress_count import count_step
+
+if TYPE_CHECKING:
+    from cmb_models.training.validation.pool import TrainingPool
 
 Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """A scan to bring to the working grid. entry: its own of data/index.json. folder: to write to. with_lesions: see Example."""
+
+    scan: ScanFile
+    settings: Preprocess
+    entry: ScanEntry
+    folder: Path
+    with_lesions: bool
 
 
 def prepare_training(
@@ -28,27 +45,35 @@ def prepare_training(
     lesion_bank: LesionBankSettings,
     folder: Path,
     track: Track = lambda items, _: items,
+    pool: TrainingPool | None = None,
 ) -> None:
     """Write the examples of all scans whose subject is in a fold, and the synthetic lesions for their voxel sizes.
 
-    index: entries of data/index.json; track: a progress bar.
+    index: entries of data/index.json; track: a progress bar; pool: workers that see the same files; None for this process.
 
     Raises InputError for a split that does not fit the index, a file that is not the one the index was made from, and a
     preparation that depends on more than the scan itself.
     """
     check_split(split, index)
     known = {e["key"]: e for e in index if e["subject"] in split["folds"]}
+    raw_dir = raw_dir.absolute() if pool else raw_dir  # workers run in folders of their own
     found = {s.key: s for d in sorted({e["dataset"] for e in known.values()}) for s in find_scans(raw_dir / d)}
     if missing := sorted(set(known) - set(found)):
         raise InputError("scan-not-found", raw_dir, "the scans of data/index.json", f"no {', '.join(missing)}", "run `dvc repro`")
     scans = [found[key] for key in sorted(known)]
-    sizes = set()
-    for scan in track(scans, "preprocess scans"):
-        example, native_mm = _prepared(scan, settings, known[scan.key])
-        save_example(folder, example, lesion_bank_name(native_mm) if lesion_bank.lesions else "")
-        sizes.add(native_mm)
-    write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate the lesion bank"))
+    jobs = [PrepareJob(scan, settings, known[scan.key], folder, lesion_bank.lesions > 0) for scan in scans]
+    what = "preprocess scans"
+    sizes = set(pool.map(write_prepared, jobs, len(jobs), what) if pool else map(write_prepared, track(jobs, what)))
+    write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate the lesion bank"), pool)
     _check_alone(scans[0], settings, known[scans[0].key], folder)
+
+
+def write_prepared(job: PrepareJob) -> tuple[float, float, float]:
+    """Write a scan's example; its own voxel size in RAS order, mm. Raises InputError for another file than the index has."""
+    example, native_mm = _prepared(job.scan, job.settings, job.entry)
+    save_example(job.folder, example, lesion_bank_name(native_mm) if job.with_lesions else "")
+    count_step(0)
+    return native_mm
 
 
 def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[Example, tuple[float, float, float]]:

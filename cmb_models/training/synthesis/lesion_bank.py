@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,9 +26,14 @@ from cmb_models.phantom.lesions.lesion import Lesion
 from cmb_models.phantom.lesions.mimics import CALCIUM_PPM, IRON_PPM
 from cmb_models.phantom.scanner.slab import make_slab
 from cmb_models.training.synthesis.insertion import LesionBank
+from cmb_models.training.validation.progress_count import count_step
 from cmb_models.volume import Volume, index_from_world, triple
 
+if TYPE_CHECKING:
+    from cmb_models.training.validation.pool import TrainingPool
+
 Size = tuple[float, float, float]
+Box = tuple[Size, Preprocess, tuple[int, int, int]]  # voxel size, settings, seed
 SHARE = {"cmb": 0.6, "mimic:calcification": 0.25, "mimic:iron": 0.15}  # of the synthetic lesions: microbleeds vary most
 MIMIC_PPM = {"mimic:calcification": CALCIUM_PPM, "mimic:iron": IRON_PPM}
 # As seen; log-uniform, not as rare as large ones are (95 % of marked ones are below 4.8 mm), or none is learned.
@@ -61,21 +66,21 @@ def write_lesion_bank(
     preprocess: Preprocess,
     settings: LesionBankSettings,
     track: Callable[[list], Iterable] = iter,
+    pool: TrainingPool | None = None,
 ) -> None:
     """Simulate `settings.lesions` lesions in all, shared among the voxel sizes (RAS order, mm), into one file a size.
 
-    track: a progress bar over the boxes of 27. Nothing is written for no sizes or no lesions. The same settings give the same bytes
-    on processors of one kind, whatever the number of processes; with preprocess.phase its phase is stored with each lesion, and the
-    rest stays as it is.
+    track: a progress bar over the boxes of 27. pool: workers for them; None for processes of this machine.
+
+    Nothing is written for no sizes or no lesions. The same settings give the same bytes on processors of one kind, whatever the
+    number of processes; with preprocess.phase its phase is stored with each lesion, and the rest stays as it is.
     """
     different = sorted({_rounded(s) for s in sizes})
     if not different or not settings.lesions:
         return
     boxes = int(np.ceil(settings.lesions / 27 / len(different)))
     jobs = [(size, preprocess, (settings.seed, n, box)) for n, size in enumerate(different) for box in range(boxes)]
-    # Spawned, since the caller may have threads (its progress bar has): a fork could hold their locks forever.
-    with ProcessPoolExecutor(worker_count(len(jobs), BOX_GB), multiprocessing.get_context("spawn")) as pool:
-        made = [made for _, made in zip(track(jobs), pool.map(_box, jobs), strict=True)]
+    made = pool.map(_box, jobs, len(jobs), "simulate the lesion bank") if pool else _by_processes(jobs, track)
     for n, size in enumerate(different):
         parts = made[n * boxes : (n + 1) * boxes]
         with atomic_write(folder / lesion_bank_name(size)) as temporary, temporary.open("wb") as stream:
@@ -84,7 +89,13 @@ def write_lesion_bank(
             np.savez_compressed(stream, **arrays)
 
 
-def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> LesionBank:
+def _by_processes(jobs: list[Box], track: Callable[[list], Iterable]) -> list[LesionBank]:
+    # Spawned, since the caller may have threads (its progress bar has): a fork could hold their locks forever.
+    with ProcessPoolExecutor(worker_count(len(jobs), BOX_GB), multiprocessing.get_context("spawn")) as processes:
+        return [made for _, made in zip(track(jobs), processes.map(_box, jobs), strict=True)]
+
+
+def _box(job: Box) -> LesionBank:
     """One simulated box of lesions far apart, cut into their windows on the working grid."""
     native_mm, preprocess, seed = job
     rng = np.random.default_rng(seed)
@@ -106,6 +117,7 @@ def _box(job: tuple[Size, Preprocess, tuple[int, int, int]]) -> LesionBank:
         real, imaginary = (Volume(part, phase.affine) for part in (vectors.real, vectors.imag))
         radians = Volume(np.angle(resample_vectors(real, imaginary, preprocess.spacing_mm)), seen.affine)
         phases = np.stack([_window(radians, index[n], 0.0) for n in whole])
+    count_step(0)
     return LesionBank(windows, (index - np.rint(index))[whole], labels[whole], diameters, phases)
 
 

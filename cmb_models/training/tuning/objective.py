@@ -33,7 +33,8 @@ from cmb_models.training.validation.jobs import (
     try_cnn_job,
     try_unet_job,
 )
-from cmb_models.training.validation.workers import TrainingPool, open_workers
+from cmb_models.training.validation.pool import TrainingPool
+from cmb_models.training.validation.workers import open_workers
 from cmb_models.workspace.code_lock import library_hash
 
 Recipe = TypeVar("Recipe", bound=Section)

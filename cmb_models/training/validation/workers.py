@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import Progress
@@ -16,6 +16,7 @@ from rich.progress import Progress
 from cmb_models.machine import cores, limit_threads, workers_in_memory
 from cmb_models.training.precision import Choice, adopt_precision, best_device, choose_precision
 from cmb_models.training.progress import progress_bar
+from cmb_models.training.validation.pool import TrainingPool, of_the_scheduler
 from cmb_models.training.validation.progress_count import report_to
 
 Job = TypeVar("Job")
@@ -23,19 +24,6 @@ Result = TypeVar("Result")
 
 TRAINING_GB = 2.0  # of a training process on the CPU: 15 scans take 1.1, 100 memory-mapped ones 2.5 (training_speed.json)
 CUDA_GB = 4.0  # of the device a training gets: its context, and a whole scan's activations while it mines; reckoned, not measured
-SCHEDULER = "CMB_SCHEDULER"  # address of a Dask scheduler
-
-
-class TrainingPool(Protocol):
-    """What runs several trainings at a time, and closes when its `with` block is left."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], steps: int, description: str) -> list[Result]:
-        """Results of `function(job)` in the order of `jobs`. `steps`: how often all jobs together call `count_step`."""
-        ...
 
 
 def open_workers(most: int, unet: bool = True) -> TrainingPool:
@@ -43,11 +31,7 @@ def open_workers(most: int, unet: bool = True) -> TrainingPool:
 
     Raises InputError as DaskWorkers.
     """
-    if address := os.environ.get(SCHEDULER):
-        from cmb_models.training.validation.scheduler import DaskWorkers  # most sites have no scheduler, and not its package
-
-        return DaskWorkers(address)
-    return Workers(most, unet)
+    return of_the_scheduler() or Workers(most, unet)
 
 
 class Workers:
