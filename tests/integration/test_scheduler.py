@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import dask
 import pytest
 
 from cmb_models.training import precision
@@ -21,6 +22,7 @@ from cmb_models.training.validation import scheduler as module
 from cmb_models.training.validation.pool import SCHEDULER, scheduler_workers
 from cmb_models.training.validation.scheduler import DaskWorkers
 from cmb_models.training.validation.workers import Workers, open_workers
+from tests.support.certificates import Certificate, make_certificate, make_root
 from tests.support.cluster import (
     ClusterJob,
     die,
@@ -182,6 +184,28 @@ def test_a_scheduler_that_ends_is_named_and_work_is_not_awaited_for_ever(tmp_pat
         with refused("scheduler-lost", case=cluster.address):
             workers.map(wait_long, own, 0, "the scheduler dies")
         killer.join()
+
+
+def test_traffic_can_be_encrypted_and_a_client_of_another_authority_is_refused(tmp_path, jobs, monkeypatch):
+    root, other = (make_root(tmp_path / name) for name in ("root", "other"))
+
+    def settings(root: Certificate, name: str) -> dict[str, object]:
+        """Dask's, for scheduler, worker and client with a certificate that `root` signs."""
+        pair, tls = make_certificate(tmp_path / name, root), "distributed.comm.tls"
+        files = {f"{tls}.{role}.{part}": str(f) for role in ("scheduler", "worker", "client") for part, f in vars(pair).items()}
+        comm = {"distributed.comm.default-scheme": "tls", "distributed.comm.require-encryption": True}
+        return files | comm | {f"{tls}.ca-file": str(root.cert)}
+
+    ours = settings(root, "ours")
+    variables = {"DASK_" + key.upper().replace(".", "__").replace("-", "_"): str(value) for key, value in ours.items()}
+    with running_cluster(tmp_path / "cluster", 0, variables) as cluster:
+        assert cluster.address.startswith("tls://")
+        cluster.start_worker(variables)
+        with dask.config.set(ours), DaskWorkers(cluster.address) as workers:
+            assert [value for value, _ in workers.map(square, jobs(2), 0, "encrypted")] == [0, 1]
+        monkeypatch.setattr(module, "CONNECT_S", 3.0)
+        with dask.config.set(settings(other, "theirs")), refused("scheduler-unreachable", case="tls://"):
+            DaskWorkers(cluster.address)
 
 
 def test_a_worker_of_another_version_is_refused_before_any_work(tmp_path, jobs):
