@@ -31,7 +31,7 @@ LAYERS = (
     ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom", "cmb_models/importing"),
     ("cmb_models/training",),
     ("cmb_models/release",),
-    ("cmb_models/registry", "cmb_models/report", "cmb_models/client", "cmb_models/shadow"),
+    ("cmb_models/registry", "cmb_models/report", "cmb_models/client", "cmb_models/outputs", "cmb_models/shadow"),
     ("cmb_models/serving", "cmb_models/cohort"),
     ("cmb_models/api.py",),
     ("cmb_models/cli",),

@@ -62,6 +62,9 @@ def detect(
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its detections.")
     ] = True,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Save each scan's detections as a label image with their volumes.")
+    ] = False,
     shadow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also run the server's challenger; append a comparison to FILE.")
     ] = None,
@@ -75,7 +78,8 @@ def detect(
 ) -> None:
     """Detect microbleeds in scans.
 
-    Writes detections.csv (one row per detection), detections.json (with thresholds, release and rejected scans) and a PNG per scan.
+    Writes detections.csv (one row per detection), detections.json (with thresholds, release and rejected scans) and a PNG per scan;
+    with --labels also NAME_desc-cmb_dseg.nii.gz and .tsv, in the space of the scan.
     A rejected scan is reported on stderr, and the others are processed. A release that uses phase needs the phase image of every
     scan; repeat --phase for several scans, in their order.
     """
@@ -91,11 +95,13 @@ def detect(
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
-    results = run_scans(scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path)), stderr)
+    results = run_scans(
+        scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path), out if labels else None), stderr
+    )
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
     show(Console(), results, source)
-    written = f"{CSV_FILE}, {JSON_FILE}" + (", a picture of each processed scan" if figures else "")
+    written = f"{CSV_FILE}, {JSON_FILE}" + ", a picture of each processed scan" * figures + ", label images" * labels
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""
     stdout = Console(soft_wrap=True, highlight=False)
@@ -210,9 +216,16 @@ def started_server() -> str:
 
 
 def answer_scan(
-    path: Path, detector: Detector, threshold: float | None, figures: Path | None, phase: Path | None = None
+    path: Path,
+    detector: Detector,
+    threshold: float | None,
+    figures: Path | None,
+    phase: Path | None = None,
+    labels: Path | None = None,
 ) -> ScanResult:
-    """Detect in one scan and save its picture to the folder `figures`. Raises InputError with the path as its case.
+    """Detect in one scan; save its picture to the folder `figures`, its label image to `labels`.
+
+    Raises InputError with the path as its case.
 
     phase: the phase image's file, None for the one next to the scan; opened only if the release uses phase.
     """
@@ -233,6 +246,10 @@ def answer_scan(
         from cmb_models.figures.findings import save_figure
 
         save_figure(answer.plot(volume, threshold=threshold, title=result.scan), figures / f"{result.scan}.png")
+    if labels and volume.in_scanner:
+        from cmb_models.outputs.labels import write_labels
+
+        write_labels(labels, result, volume)
     return result
 
 

@@ -59,10 +59,14 @@ def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
 
 
 def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
-    """Rounded to micrometres and millionths; the JSON has all digits. Unknown millimetres are empty."""
-    millimetres = ["" if math.isnan(v) else f"{v:.3f}" for v in d.position_mm]
-    numbers = [*millimetres, *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
+    """Rounded to micrometres and millionths; the JSON has all digits."""
+    numbers = [*shown_mm(d), *d.index, f"{d.diameter_mm:.2f}", f"{d.score:.6f}", f"{d.stage1_score:.6f}"]
     return [scan, *numbers, answer.release, answer.manifest_sha256]
+
+
+def shown_mm(d: Detection) -> list[str]:
+    """A detection's position in micrometre steps for tables; unknown millimetres are empty."""
+    return ["" if math.isnan(v) else f"{v:.3f}" for v in d.position_mm]
 
 
 def write_summary(path: Path, results: Sequence[ScanResult]) -> None:

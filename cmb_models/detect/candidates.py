@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -65,12 +67,19 @@ def _thin(points_mm: np.ndarray, min_distance_mm: float, most: int) -> np.ndarra
     return np.asarray(chosen, dtype=np.int64)
 
 
-def diameter_mm(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, float], arrays: Arrays = NUMPY) -> float:
-    """Equivalent-sphere diameter in mm of the dark spot at `index`, at half its depth below the surrounding median.
+@dataclass(frozen=True)
+class DarkSpot:
+    """A spot in a window of an image. low: (3,) the window's first voxel. mask: (A, B, C) bool. darkest: (3,), in the window."""
 
-    image: (I, J, K), of `arrays`. index: (3,). The spot is the connected region through the darkest voxel within one voxel of
-    `index`; at least one voxel's volume, at most LARGEST_MM. A place no darker than its surroundings has no spot: one voxel's
-    volume.
+    low: np.ndarray
+    mask: np.ndarray
+    darkest: np.ndarray
+
+
+def dark_spot(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, float], arrays: Arrays = NUMPY) -> DarkSpot:
+    """The connected region, at half its depth below the median of WINDOW_MM around, through the darkest voxel next to an index.
+
+    image: (I, J, K), of `arrays`. index: (3,). The mask is empty where no voxel next to `index` is darker than the surroundings.
     """
     reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
     low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]
@@ -81,6 +90,14 @@ def diameter_mm(image: Array, index: np.ndarray, spacing_mm: tuple[float, float,
     level = (window[tuple(darkest)] + np.median(window)) / 2
     labels, _ = ndimage.label(window <= level)
     label = labels[tuple(darkest)]  # 0, the background, where the surroundings are darker still
-    spot_vox = np.count_nonzero(labels == label) if label else 1
+    return DarkSpot(np.asarray(low), labels == label if label else np.zeros(labels.shape, bool), darkest)
+
+
+def diameter_mm(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, float], arrays: Arrays = NUMPY) -> float:
+    """Equivalent-sphere diameter in mm of the dark spot (`dark_spot`) at `index`; arguments as there.
+
+    At least one voxel's volume, which is also that of a place without a spot, at most LARGEST_MM.
+    """
+    spot_vox = int(np.count_nonzero(dark_spot(image, index, spacing_mm, arrays).mask)) or 1
     volume_mm3 = spot_vox * float(np.prod(spacing_mm))
     return float(min(LARGEST_MM, 2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)))

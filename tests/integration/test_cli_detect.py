@@ -93,6 +93,24 @@ def test_bundle_to_table_json_and_pictures(work, cmb, bundle):
     assert "spots" in out and "clean" in out and "detections.csv" in out
 
 
+def test_label_images_hold_each_detection_in_the_space_of_the_scan(work, cmb, bundle):
+    code, out, _ = cmb("detect", "spots.nii.gz", "clean.nii", "--out", "results", "--bundle", bundle, "--labels", "--no-figures")
+    assert code == 0 and "label images" in out
+    image, scan = (read_volume(work / name) for name in ("results/spots_desc-cmb_dseg.nii.gz", "spots.nii.gz"))
+    np.testing.assert_array_equal(image.affine, scan.affine)
+    found = rows(work / "results/detections.csv")
+    with (work / "results/spots_desc-cmb_dseg.tsv").open() as stream:
+        table = list(csv.DictReader(stream, delimiter="\t"))
+    assert [r["index"] for r in table] == ["1", "2", "3"] and [r["x_mm"] for r in table] == [r["x_mm"] for r in found]
+    for row in table:
+        place = tuple(int(found[int(row["index"]) - 1][axis]) for axis in "ijk")
+        assert image.data[place] == int(row["index"])
+        voxels = np.count_nonzero(image.data == int(row["index"]))
+        assert float(row["volume_mm3"]) == pytest.approx(voxels * np.prod(scan.spacing_mm), abs=0.005) and voxels > 5
+    assert not read_volume(work / "results/clean_desc-cmb_dseg.nii.gz").data.any()
+    assert len((work / "results/clean_desc-cmb_dseg.tsv").read_text().splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def phase_bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundle") / "p", phase=True)

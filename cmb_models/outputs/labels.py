@@ -1,0 +1,43 @@
+"""Detections as an instance-label image, with a table of the labels, named as BIDS derivatives (dseg)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from cmb_models.client.outputs import ScanResult, shown_mm
+from cmb_models.files import atomic_write
+from cmb_models.io.nifti import write_volume
+from cmb_models.outputs.extent import instance_labels, volumes_mm3
+from cmb_models.volume import Volume
+
+COLUMNS = ("index", "name", "x_mm", "y_mm", "z_mm", "volume_mm3", "score")
+
+
+def write_labels(folder: Path, result: ScanResult, volume: Volume) -> Path:
+    """Write NAME_desc-cmb_dseg.nii.gz, on the scan's own grid, and NAME_desc-cmb_dseg.tsv, a row per detection.
+
+    Args:
+        folder: Folder to write to; NAME is the scan's name without `_swi`.
+        result: Of a processed scan.
+        volume: The scan as stored, (I, J, K), in scanner space.
+
+    Returns:
+        The image: n in the extent (outputs.extent) of the n-th detection, best first, else 0; 0 everywhere without detections.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    labels = instance_labels(volume, result.detections)
+    sizes = volumes_mm3(labels, len(result.detections), volume)
+    image = folder / f"{result.scan.removesuffix('_swi')}_desc-cmb_dseg.nii.gz"
+    table = image.with_name(image.name.replace(".nii.gz", ".tsv"))
+    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for n, (d, size) in enumerate(zip(result.detections, sizes, strict=True), start=1):
+            writer.writerow([n, "microbleed", *shown_mm(d), f"{size:.2f}", f"{d.score:.6f}"])
+    write_volume(image, Volume(labels, volume.affine), np.uint16)
+    return image
