@@ -65,6 +65,9 @@ def detect(
     labels: Annotated[
         bool, typer.Option("--labels", help="Save each scan's detections as a label image with their volumes.")
     ] = False,
+    all_candidates: Annotated[
+        bool, typer.Option("--all-candidates", help="Also write candidates.csv: every candidate with the scores of both networks.")
+    ] = False,
     shadow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also run the server's challenger; append a comparison to FILE.")
     ] = None,
@@ -85,7 +88,7 @@ def detect(
     """
     from rich.console import Console
 
-    from cmb_models.client.outputs import CSV_FILE, JSON_FILE, write_csv, write_summary
+    from cmb_models.client.outputs import CANDIDATES_FILE, CSV_FILE, JSON_FILE, write_candidates, write_csv, write_summary
 
     quiet_nibabel()
     check_names(scans)
@@ -100,8 +103,15 @@ def detect(
     )
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
+    if all_candidates:
+        write_candidates(out / CANDIDATES_FILE, results)
     show(Console(), results, source)
-    written = f"{CSV_FILE}, {JSON_FILE}" + ", a picture of each processed scan" * figures + ", label images" * labels
+    written = (
+        f"{CSV_FILE}, {JSON_FILE}"
+        + f", {CANDIDATES_FILE}" * all_candidates
+        + ", a picture of each processed scan" * figures
+        + ", label images" * labels
+    )
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""
     stdout = Console(soft_wrap=True, highlight=False)

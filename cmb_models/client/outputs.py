@@ -12,8 +12,11 @@ from cmb_models import __version__
 from cmb_models.detection import RESEARCH_USE, Detection, DetectionResult
 from cmb_models.files import atomic_write, write_json
 
-CSV_FILE, JSON_FILE = "detections.csv", "detections.json"
+CSV_FILE, JSON_FILE, CANDIDATES_FILE = "detections.csv", "detections.json", "candidates.csv"
+FORMAT = 1  # of JSON_FILE, docs/reference/detections-1.schema.json; a change that programs would notice makes the next number
 COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
+
+CANDIDATE_COLUMNS = (*COLUMNS[:9], "stage1_score", "stage2_score", "detection", "lower_score", "release", "manifest_sha256")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,22 @@ def _csv_row(scan: str, d: Detection, answer: DetectionResult) -> list:
     return [scan, *numbers, answer.release, answer.manifest_sha256]
 
 
+def write_candidates(path: Path, results: Sequence[ScanResult]) -> None:
+    """Write one row per candidate (CANDIDATE_COLUMNS), scans in the order given, best first, atomically.
+
+    detection: 1 at or above the threshold, else 0. lower_score: "unet" or "cnn", the network whose score is the lower one.
+    """
+    with atomic_write(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(CANDIDATE_COLUMNS)
+        for result, answer in ((r, r.answer) for r in results if r.answer):
+            for d in answer.candidates:
+                *row, release, manifest = _csv_row(result.scan, d, answer)
+                lower = "unet" if d.stage1_score < d.stage2_score else "cnn"
+                found = int(d.score >= result.threshold_used)
+                writer.writerow([*row, f"{d.stage2_score:.6f}", found, lower, release, manifest])
+
+
 def shown_mm(d: Detection) -> list[str]:
     """A detection's position in micrometre steps for tables; unknown millimetres are empty."""
     return ["" if math.isnan(v) else f"{v:.3f}" for v in d.position_mm]
@@ -74,6 +93,7 @@ def write_summary(path: Path, results: Sequence[ScanResult]) -> None:
     write_json(
         Path(path),
         {
+            "format": FORMAT,
             "note": RESEARCH_USE,
             "software": f"cmb-models {__version__}",
             "scans": [_scan_entry(r, r.answer) for r in results if r.answer],

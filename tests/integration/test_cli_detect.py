@@ -111,6 +111,14 @@ def test_label_images_hold_each_detection_in_the_space_of_the_scan(work, cmb, bu
     assert len((work / "results/clean_desc-cmb_dseg.tsv").read_text().splitlines()) == 1
 
 
+def test_all_candidates_are_written_where_asked_for(work, cmb, bundle):
+    code, out, _ = cmb("detect", "spots.nii.gz", "--out", "r", "--bundle", bundle, "--all-candidates", "--no-figures")
+    assert code == 0 and "candidates.csv" in out
+    every, found = rows(work / "r/candidates.csv"), rows(work / "r/detections.csv")
+    assert [r["score"] for r in every if r["detection"] == "1"] == [r["score"] for r in found]
+    assert len(every) > len(found) == 3
+
+
 @pytest.fixture(scope="module")
 def phase_bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundle") / "p", phase=True)
