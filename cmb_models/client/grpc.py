@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,6 +11,7 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from cmb_models.client import many
 from cmb_models.client.connection import MAX_BYTES, Tls, connect, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
 from cmb_models.dataset.scans import open_phase, open_scan
@@ -89,6 +90,30 @@ class Client:
             if "INVALID_ARGUMENT" not in str(error.status()) or self.requires_phase == requires_phase:
                 raise self._error(error, case) from error
         return self.detect(scan, phase, case=case)
+
+    def detect_many(self, scans: Iterable[ScanLike], *, at_a_time: int = 2, deadline_s: float = 600) -> Iterator[many.ScanAnswer]:
+        """Detect in many scans, several at a time.
+
+        Args:
+            scans: As of `detect`, with phase images next to files; read no further ahead than `at_a_time`, so they may be an
+                iterator over more scans than fit in memory.
+            at_a_time: Requests under way, from 1. Two keep a server busy while further scans are read.
+            deadline_s: Seconds from a scan's first attempt after which it is not sent again. Requests are sent again, after growing
+                pauses, while the server cannot be reached, has no release or does not answer in time, and once if it fails.
+
+        Yields:
+            An answer for each scan, in their order: a result, or the error. Nothing for no scans.
+
+        Raises:
+            InputError: If `at_a_time` is no whole number from 1.
+        """
+        return many.detect_many(self, scans, _positive(at_a_time), deadline_s)
+
+    def detect_many_async(
+        self, scans: Iterable[ScanLike], *, at_a_time: int = 2, deadline_s: float = 600
+    ) -> AsyncIterator[many.ScanAnswer]:
+        """As `detect_many`, for `async for`."""
+        return many.detect_many_async(self, scans, _positive(at_a_time), deadline_s)
 
     def _infer(self, volume: Volume, case: str, phase: Volume | None, requires_phase: bool) -> DetectionResult:
         arrays = {VOLUME: np.ascontiguousarray(volume.data, dtype=VOLUME.dtype), AFFINE: np.ascontiguousarray(volume.affine)}
@@ -172,3 +197,9 @@ class Client:
                 "request-refused", case, "a scan the server takes", text, "check that client and server are of one version"
             )
         return RuntimeError(f"{case}: the server at {self.url} failed ({status}): {text}")
+
+
+def _positive(at_a_time: int) -> int:
+    if isinstance(at_a_time, bool) or not isinstance(at_a_time, int) or at_a_time < 1:
+        raise InputError("setting-invalid", "at_a_time", "a whole number from 1", repr(at_a_time), "correct the argument")
+    return at_a_time
