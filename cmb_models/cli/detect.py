@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FROC = "evaluation/froc.json"  # in a bundle
 SERVER_STATE = Path("serving-state/server.json")  # written by `cmb server run`
 # Errors that every further scan would get too.
 SERVER_ERRORS = (
@@ -55,6 +56,13 @@ def detect(
         ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score to report (default: the release's).")] = None,
+    fp_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Instead of --threshold: the one that gave so many false positives per scan on the release's held-out test set.",
+        ),
+    ] = None,
     phase: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi next to NAME_swi, if used)."),
@@ -96,6 +104,8 @@ def detect(
     prepare_folder(out)
     check_plotting(figures)
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
+    if fp_rate is not None:
+        threshold = threshold_at(detector, fp_rate, threshold)
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
     pictures = out if figures else None
     results = run_scans(
@@ -208,6 +218,26 @@ def open_detector(
         remedy = "leave it out: a server chooses its device itself"
         raise InputError("options-conflict", "cmb detect", "--device without a server", f"server {address}", remedy)
     return connect(address, shared_memory=shared_memory), f"server {address}"
+
+
+def threshold_at(detector: Detector, fp_rate: float, threshold: float | None) -> float:
+    """The threshold at a rate of false positives per scan in the release's stored FROC table, of its held-out test set.
+
+    Raises InputError with --threshold, for a server, which does not serve that table, and for a release or rate without an entry.
+    """
+    from cmb_models.files import read_json
+
+    opened = getattr(detector, "bundle", None)
+    if threshold is not None or opened is None:
+        expected, got = ("--fp-rate alone", "--threshold") if threshold is not None else ("--fp-rate with --bundle", "a server")
+        raise InputError("options-conflict", "cmb detect", expected, got, "drop one, or pass the threshold itself")
+    file = opened.path / FROC
+    thresholds = {row["fp_per_scan"]: row["threshold"] for row in read_json(file)} if file.is_file() else {}
+    if fp_rate not in thresholds:
+        expected = "one of " + ", ".join(f"{rate:g}" for rate in thresholds) if thresholds else "a release with a held-out test set"
+        remedy = "choose one of these, or pass --threshold" if thresholds else "register the release, or pass --threshold"
+        raise InputError("setting-invalid", "--fp-rate", expected, f"{fp_rate:g}", remedy)
+    return float(thresholds[fp_rate])
 
 
 def started_server() -> str:

@@ -20,7 +20,7 @@ from cmb_models.io.scan_id import scan_sha256
 from cmb_models.release.keys import new_keys
 from cmb_models.volume import Volume
 from tests.integration.registry_workspace import git
-from tests.support.bundles import AFFINE, BLOBS_MM, head, head_phase, make_base, make_bundle
+from tests.support.bundles import AFFINE, BLOBS_MM, altered, head, head_phase, make_base, make_bundle
 
 FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
 
@@ -109,6 +109,27 @@ def test_label_images_hold_each_detection_in_the_space_of_the_scan(work, cmb, bu
         assert float(row["volume_mm3"]) == pytest.approx(voxels * np.prod(scan.spacing_mm), abs=0.005) and voxels > 5
     assert not read_volume(work / "results/clean_desc-cmb_dseg.nii.gz").data.any()
     assert len((work / "results/clean_desc-cmb_dseg.tsv").read_text().splitlines()) == 1
+
+
+def test_the_threshold_of_a_rate_of_false_positives(work, cmb, tmp_path):
+    """From the FROC table of the held-out test set that a registered release carries."""
+    table = [{"fp_per_scan": rate, "sensitivity": 0.5, "threshold": threshold} for rate, threshold in ((0.5, 0.6), (1.0, 0.25))]
+    registered = altered(
+        make_bundle(tmp_path / "b"), tmp_path / "registered", lambda b: write_json(b / "evaluation/froc.json", table)
+    )
+    call = ("detect", "spots.nii.gz", "--no-figures", "--out", "r", "--bundle", registered)
+    assert cmb(*call, "--fp-rate", "1")[0] == 0
+    assert read_json(work / "r/detections.json")["scans"][0]["threshold"] == 0.25
+    for more, words in (
+        (("--fp-rate", "3"), "expected one of 0.5, 1, got 3"),
+        (("--fp-rate", "1", "--threshold", "0.5"), "expected --fp-rate alone"),
+    ):
+        code, _, err = cmb(*call, *more)
+        assert code == 2 and words in err
+    code, _, err = cmb(*call[:-1], tmp_path / "b", "--fp-rate", "1")
+    assert code == 2 and "a release with a held-out test set" in err
+    code, _, err = cmb(*call[:-2], "--server", "127.0.0.1:9", "--fp-rate", "1")
+    assert code == 2 and "--fp-rate with --bundle" in err
 
 
 def test_all_candidates_are_written_where_asked_for(work, cmb, bundle):
