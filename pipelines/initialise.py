@@ -13,7 +13,11 @@ from cmb_models.workspace.stage import run
 
 def main() -> None:
     params = load_params(PARAMS)
-    source, weights = starting_point(params.train.init_from, read_json(INDEX)["scans"], params.unet, params.cnn, base=FOLDER)
+    searched = params.tune_cnn.search.frozen_levels or (0, 0)
+    frozen = max(params.cnn.frozen_levels, *searched) if params.preprocess.phase else 0
+    source, weights = starting_point(
+        params.train.init_from, read_json(INDEX)["scans"], params.unet, params.cnn, base=FOLDER, frozen_with_phase=frozen
+    )
     with atomic_directory(INITIAL) as folder:
         write_initial(folder, source, weights)
 

@@ -38,8 +38,9 @@ def settings(params: Params, trials: int, parallel_trials: int) -> Params:
     """params.yaml as `make full-demo` changes it, with this many trials of each network."""
     tuning = {"trials": trials, "parallel_trials": parallel_trials}
     changed = params.model_dump(mode="json")
-    for section, values in (SETTINGS_FULL | {"tune_unet": tuning, "tune_cnn": tuning}).items():
-        changed[section] |= values
+    for settings in (SETTINGS_FULL, {"tune_unet": tuning, "tune_cnn": tuning}):
+        for section, values in settings.items():
+            changed[section] |= values
     return Params.model_validate(changed)
 
 

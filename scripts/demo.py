@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import yaml
 from rich.table import Table
 
 from cmb_models.dataset.layout import find_scans
@@ -33,16 +34,24 @@ LOCKED_FULL = [
 ]
 SITE_FULL = [*SITE, "--cmb-free", "3"]  # so that false positives out of fold are counted on scans without microbleeds, too
 DATASETS = {"site": SITE_FULL if FULL else SITE, "locked": LOCKED_FULL if FULL else LOCKED}
+
+
 # Of params.yaml, other than shipped: a dataset held out whole; in the full demo five folds and long trainings from random weights,
 # which show what a site's own scans bring; in the short one fewer trials and shorter trainings, from the base release.
+def _searched(section: str, learning_rate: list[float]) -> dict:
+    """The shipped search ranges of a section of params.yaml with another one of learning rates."""
+    shipped = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))[section]["search"]
+    return shipped | {"learning_rate": learning_rate}
+
+
 SPLIT = {"locked_datasets": ["locked"], "locked_fraction": 0.0}
 SETTINGS_FULL = {
     "train": {"init_from": "random"},
     "split": SPLIT | {"folds": 5},
     "unet": {"channels": [8, 16, 32], "steps": 2600, "learning_rate": 0.01},
     "cnn": {"channels": [8, 16, 32], "steps": 1200, "learning_rate": 0.003},
-    "tune_unet": {"steps": 150},
-    "tune_cnn": {"steps": 120},
+    "tune_unet": {"steps": 150, "search": _searched("tune_unet", [0.006, 0.015])},
+    "tune_cnn": {"steps": 120, "search": _searched("tune_cnn", [0.0015, 0.006])},
 }
 SETTINGS_SHORT = {
     "split": SPLIT,

@@ -99,7 +99,7 @@ def detect(
     from cmb_models.client.outputs import CANDIDATES_FILE, CSV_FILE, JSON_FILE, write_candidates, write_csv, write_summary
 
     quiet_nibabel()
-    check_names(scans)
+    check_names(scans, labels)
     phases = phase_files(scans, phase)
     prepare_folder(out)
     check_plotting(figures)
@@ -134,13 +134,15 @@ def detect(
         raise typer.Exit(1)
 
 
-def check_names(scans: list[Path]) -> None:
-    """Raise InputError for two scans of the same name, which identifies results."""
+def check_names(scans: list[Path], labels: bool = False) -> None:
+    """Raise InputError for two scans of the same name, which identifies results, or whose label images would have one name."""
     from cmb_models.io.nifti import scan_name
+    from cmb_models.outputs.labels import label_name
 
     files = defaultdict(list)
     for path in scans:
-        files[scan_name(path)].append(str(path))
+        name = scan_name(path)
+        files[label_name(name) if labels else name].append(str(path))
     repeated = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
     if repeated:
         raise InputError(
@@ -265,7 +267,7 @@ def answer_scan(
 ) -> ScanResult:
     """Detect in one scan; save its picture to the folder `figures`, its label image to `labels`.
 
-    Raises InputError with the path as its case.
+    Raises InputError with the path as its case, or the file that could not be written.
 
     phase: the phase image's file, None for the one next to the scan; opened only if the release uses phase.
     """

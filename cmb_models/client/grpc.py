@@ -97,7 +97,7 @@ class Client:
         Args:
             scans: As of `detect`, with phase images next to files; read no further ahead than `at_a_time`, so they may be an
                 iterator over more scans than fit in memory.
-            at_a_time: Requests under way, from 1. Two keep a server busy while further scans are read.
+            at_a_time: Requests under way at most, from 1. The next scan is sent when the next answer is taken.
             deadline_s: Seconds from a scan's first attempt after which it is not sent again. Requests are sent again, after growing
                 pauses, while the server cannot be reached, has no release or does not answer in time, and once if it fails.
 

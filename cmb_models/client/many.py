@@ -8,7 +8,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from cmb_models.detection import DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.volume import ScanLike
 
-# For which the same request may succeed later.
+# With these the same request may succeed later.
 RETRIED = ("server-unreachable", "server-without-release", "server-timeout")
 REST_S = (0.5, 15.0)  # between two attempts: doubled each time, from the first to the second
 MOST_FAILURES = 2  # of the server itself at one scan
@@ -24,14 +24,14 @@ MOST_FAILURES = 2  # of the server itself at one scan
 
 @dataclass(frozen=True)
 class ScanAnswer:
-    """What became of one of many scans.
+    """The answer for one scan.
 
     Attributes:
-        number: Its place among the scans, from 0.
+        number: Of the scan, from 0, in the order they were passed.
         scan: As it was passed.
         result: Detections, without the scan's volume; None for one that failed.
         error: Why it failed: InputError for a rejected scan or a server that was away until the deadline, RuntimeError if the
-            server failed on it; None for an answered one.
+            server failed on it or memory did not suffice; None for an answered one.
     """
 
     number: int
@@ -46,7 +46,7 @@ def detect_many(
     at_a_time: int,
     deadline_s: float,
     stop: threading.Event | None = None,
-) -> Iterator[ScanAnswer]:
+) -> Generator[ScanAnswer]:
     """Answers in the order of `scans`, which is read at most `at_a_time` ahead. Arguments as of client.grpc.Client.detect_many.
 
     stop: ends waits between attempts, and the iteration, from another thread.
@@ -80,7 +80,7 @@ async def detect_many_async(
     finally:
         stop.set()
         with contextlib.suppress(ValueError):  # a cancelled task leaves it running in its thread, which ends by `stop`
-            answers.close()  # type: ignore[attr-defined]
+            await asyncio.to_thread(answers.close)  # waits for requests under way
 
 
 def _answer(detector: Detector, number: int, scan: ScanLike, deadline_s: float, stop: threading.Event) -> ScanAnswer:
@@ -91,6 +91,8 @@ def _answer(detector: Detector, number: int, scan: ScanLike, deadline_s: float, 
         except InputError as error:
             failed: InputError | RuntimeError = error
             final = error.code not in RETRIED
+        except MemoryError as error:
+            failed, final = RuntimeError(str(error) or "not enough memory for this scan"), True
         except RuntimeError as error:
             failures += 1
             failed, final = error, failures >= MOST_FAILURES

@@ -61,14 +61,13 @@ def open_results(folder: Path, manifest: Path, release: str, threshold: float | 
         "note": RESEARCH_USE,
     }
     remedy = "write to another folder"
-    remove_partial(folder, "*")
-    for table in (SCANS, DETECTIONS):
-        remove_partial(folder / table, "*")
     if (folder / REQUEST).is_file():
         found = read_json(folder / REQUEST)
         if differing := [key for key in request if found.get(key) != request[key]]:
             expected = ", ".join(f"{key} {found.get(key)}" for key in differing)
             raise InputError("folder-taken", folder, expected, ", ".join(f"{key} {request[key]}" for key in differing), remedy)
+        for place in (folder, folder / SCANS, folder / DETECTIONS):
+            remove_partial(place, "*")
         return
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise InputError("folder-taken", folder, "an empty folder or results of the same request", "other files", remedy)

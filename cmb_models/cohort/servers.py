@@ -17,12 +17,12 @@ from cmb_models.volume import Volume
 
 log = logging.getLogger(__name__)
 
-# For which a server may still come; others (a certificate, a key) end a run at its start.
+# That can pass; others (a certificate, a key) end a run at its start.
 SERVER_FAULTS = ("server-unreachable", "server-without-release", "server-timeout")
 REST_S = (1.0, 30.0)  # until a server that failed is asked again: doubled each time, from the first to the second
 PATIENCE_S = 600.0  # without any answer before the run ends
 OF_A_SCAN = ("scan-", "phase-")  # first letters of the codes of faults in scans and, of releases with phase, in phase images
-MOST_FAILURES = 3  # at one scan, of servers in order, before the last of which one has answered an earlier scan again
+MOST_FAILURES = 3  # of healthy servers at one scan; before the last of them the server has answered another scan again
 
 
 class _Rejected(Exception):
@@ -53,7 +53,7 @@ class _Request:
 
 @dataclass
 class _Attempts:
-    """Of one scan. since: time.monotonic() of the first. failures: of servers that were in order when asked."""
+    """Of one scan. since: time.monotonic() of the first. failures: of servers that were healthy when asked."""
 
     since: float
     failures: int = 0
@@ -78,7 +78,7 @@ class Servers:
         self._servers = [_Server(Client(url)) for url in urls]
         self._slots, self._patience_s = slots, patience_s
         self._change = threading.Condition()
-        self._ended, self._answered_at = False, 0.0
+        self._ended, self._answered_at, self._alone = False, 0.0, 0  # _alone: requests that wait for an idle server
         self._control: _Request | None = None  # a scan that was answered
         try:
             self.manifest_sha256 = self._agree(manifest_sha256)
@@ -122,32 +122,40 @@ class Servers:
 
         Raises:
             InputError: If the scan is rejected, or no server answered anything for `patience_s`.
-            RuntimeError: If servers in order failed MOST_FAILURES times on this scan, the last after it had answered another.
+            RuntimeError: If healthy servers failed MOST_FAILURES times on this scan, the last after it had answered another one.
         """
         request, attempts = _Request(volume, phase, case), _Attempts(time.monotonic())
         while True:
-            with self._server() as server:
-                in_order = proven = False
+            control = self._control if attempts.failures + 1 >= MOST_FAILURES else None
+            # Alone on its server: a scan that ends it would take others with it, which then seem to fail as often.
+            with self._server(alone=control is not None) as server:
+                healthy = False
                 try:
                     if server.suspect:
                         self._require_release(server)
-                    if attempts.failures + 1 >= MOST_FAILURES and self._control is not None:
-                        self._ask(server, self._control)
-                        proven = True
-                    in_order = True
+                    if control is not None:
+                        self._ask_control(server, control)
+                    healthy = True
                     answer = self._ask(server, request)
                 except _Rejected as rejected:
                     raise rejected.error from None
                 except (InputError, RuntimeError) as error:
-                    attempts.failures += in_order
+                    attempts.failures += healthy
                     reason = " ".join(str(error).split())
-                    if proven:
+                    if control is not None and healthy:
                         failed = f"servers failed {attempts.failures} times on this scan, but not on another"
                         raise RuntimeError(f"{case}: {failed}; {reason}") from error
                     self._failed(server, reason, attempts)
                     continue
                 self._control = request
                 return answer, server.client.url
+
+    def _ask_control(self, server: _Server, control: _Request) -> None:
+        """Raise InputError or RuntimeError unless a server answers a scan that was answered before."""
+        try:
+            self._ask(server, control)
+        except _Rejected as rejected:
+            raise rejected.error from rejected
 
     def _ask(self, server: _Server, request: _Request) -> DetectionResult:
         """One request to one server.
@@ -173,7 +181,12 @@ class Servers:
         """Raise InputError unless a server has the run's release. manifest_sha256: as in its answer; None to query it."""
         if manifest_sha256 is None:
             serving = server.client.serving()
-            manifest_sha256 = serving.manifest_sha256 if serving else "none"
+            if serving is None:
+                remedy = "run `cmb server deploy`"
+                raise InputError(
+                    "server-without-release", server.client.url, "a server with a release deployed", "one without", remedy
+                )
+            manifest_sha256 = serving.manifest_sha256
         if manifest_sha256 != self.manifest_sha256:
             expected, got = (f"the release {sha256[:12]}" for sha256 in (self.manifest_sha256, manifest_sha256))
             raise InputError("results-mixed", server.client.url, expected, got, "deploy the same release on all servers")
@@ -182,20 +195,25 @@ class Servers:
         server.rest_s, server.suspect, self._answered_at = REST_S[0], False, time.monotonic()
 
     @contextmanager
-    def _server(self) -> Iterator[_Server]:
-        """A server with a free slot, the least busy one; waits for it."""
+    def _server(self, alone: bool = False) -> Iterator[_Server]:
+        """A server with a free slot, the least busy one, or all slots of an idle one; waits for it."""
         with self._change:
-            while (server := self._free()) is None and not self._ended:
-                self._change.wait(0.1)
+            self._alone += alone
+            try:
+                while (server := self._free(alone)) is None and not self._ended:
+                    self._change.wait(0.1)
+            finally:
+                self._alone -= alone
             if server is None or self._ended:
                 raise self._none_left("a run that ends")
-            server.busy += 1
+            taken = self._slots if alone else 1
+            server.busy += taken
         try:
             yield server
         finally:
             with self._change:
-                server.busy -= 1
-                self._change.notify()
+                server.busy -= taken
+                self._change.notify_all()
 
     def _failed(self, server: _Server, reason: str, attempts: _Attempts) -> None:
         """Leave a server out for a while. Raises InputError if no request was answered for `patience_s`."""
@@ -208,9 +226,12 @@ class Servers:
         remedy = "start a server and run the same command again: finished partitions are kept"
         return InputError("server-unreachable", urls, "a server of the release", got, remedy)
 
-    def _free(self) -> _Server | None:
+    def _free(self, alone: bool) -> _Server | None:
         now = time.monotonic()
-        free = [s for s in self._servers if s.busy < self._slots and s.again_at <= now]
+        most = 0 if alone else self._slots - 1
+        if self._alone and not alone:  # else no server would ever be idle
+            return None
+        free = [s for s in self._servers if s.busy <= most and s.again_at <= now]
         return min(free, key=lambda s: s.busy, default=None)
 
     def _leave_out(self, server: _Server, reason: str) -> None:

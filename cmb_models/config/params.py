@@ -36,6 +36,7 @@ from cmb_models.config.types import (
 from cmb_models.errors import InputError
 
 RANDOM = "random"  # of train.init_from
+RANDOM_RECIPE = "the steps and learning rates for random weights (see Upgrade in the documentation)"
 
 
 class Ingest(Section):

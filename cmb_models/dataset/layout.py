@@ -96,8 +96,10 @@ def phase_beside(swi: Path) -> Path:
 
 def require_indexed(file: Path, sha256: str) -> None:
     """Raise InputError unless a file is the one of which data/index.json has the hash."""
+    remedy = "run `dvc repro`, which begins with ingest"
+    if not file.is_file():
+        raise InputError("scan-not-found", file, "the file that ingest checked", "no such file", remedy)
     if sha256_of(file) != sha256:
-        remedy = "run `dvc repro`, which begins with ingest"
         raise InputError("scan-changed", file, "the file that ingest checked", "another one", remedy)
 
 

@@ -79,7 +79,8 @@ class DarkSpot:
 def dark_spot(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, float], arrays: Arrays = NUMPY) -> DarkSpot:
     """The connected region, at half its depth below the median of WINDOW_MM around, through the darkest voxel next to an index.
 
-    image: (I, J, K), of `arrays`. index: (3,). The mask is empty where no voxel next to `index` is darker than the surroundings.
+    image: (I, J, K), of `arrays`. index: (3,). The mask is empty where the surroundings are
+    darker than every voxel next to `index`.
     """
     reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
     low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]

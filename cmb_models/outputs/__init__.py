@@ -1,1 +1,1 @@
-"""Results of `cmb detect` beyond the tables: files for viewers, PACS and statistics."""
+"""Results of `cmb detect` beyond the tables: the extent of detections, for viewers and statistics."""

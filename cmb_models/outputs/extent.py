@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from cmb_models.detect.candidates import LARGEST_MM, WINDOW_MM, DarkSpot, dark_spot
+from cmb_models.detect.candidates import LARGEST_MM, DarkSpot, dark_spot
 from cmb_models.detection import Detection
 from cmb_models.volume import Volume
 
@@ -20,8 +20,9 @@ STEP_MM = 0.25  # between two radii
 def instance_labels(volume: Volume, detections: Sequence[Detection]) -> np.ndarray:
     """Voxels of each detection.
 
-    The extent is the part of the dark spot (candidates.dark_spot: connected, below half its depth) within the largest ball around
-    its deepest voxel whose shells are filled to FILLED; at least that voxel. Of two that overlap the first keeps the voxels.
+    The extent is the part of the dark spot (candidates.dark_spot: connected, below half its depth) within a ball around its deepest
+    voxel, up to the first shell that is filled to less than FILLED; at least that voxel. Of two that overlap the first keeps the
+    voxels.
 
     Args:
         volume: The scan as stored, (I, J, K), in any orientation.
@@ -56,7 +57,7 @@ def _extent(image: np.ndarray, index: np.ndarray, spacing_mm: tuple[float, float
         if shell.any() and spot.mask[shell].mean() < FILLED:
             radius = float(r)
             break
-    extent = spot.mask & (distance_mm <= min(radius, WINDOW_MM))
+    extent = spot.mask & (distance_mm <= radius)
     extent[tuple(centre)] = True
     return spot.low, extent
 

@@ -16,6 +16,11 @@ from cmb_models.volume import Volume
 COLUMNS = ("index", "name", "x_mm", "y_mm", "z_mm", "volume_mm3", "score")
 
 
+def label_name(scan: str) -> str:
+    """Name of both files, without ending, of a scan's name in the results."""
+    return f"{scan.removesuffix('_swi')}_desc-cmb_dseg"
+
+
 def write_labels(folder: Path, result: ScanResult, volume: Volume) -> Path:
     """Write NAME_desc-cmb_dseg.nii.gz, on the scan's own grid, and NAME_desc-cmb_dseg.tsv, a row per detection.
 
@@ -32,8 +37,8 @@ def write_labels(folder: Path, result: ScanResult, volume: Volume) -> Path:
     """
     labels = instance_labels(volume, result.detections)
     sizes = volumes_mm3(labels, len(result.detections), volume)
-    image = folder / f"{result.scan.removesuffix('_swi')}_desc-cmb_dseg.nii.gz"
-    table = image.with_name(image.name.replace(".nii.gz", ".tsv"))
+    name = label_name(result.scan)
+    image, table = folder / f"{name}.nii.gz", folder / f"{name}.tsv"
     with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models import base_release
+from cmb_models.config.params import RANDOM_RECIPE
 from cmb_models.errors import InputError
 from cmb_models.release.bundle import Bundle, BundleDetector, load_bundle
 
@@ -21,7 +22,7 @@ def base_bundle(folder: Path | None = None) -> Path:
     """The bundle's folder below `folder`, the package's if None; not verified. Raises InputError if there is none."""
     bundle = _folder(folder) / base_release.BUNDLE
     if not base_release.is_shipped(folder):
-        remedy = "install a release of cmb-models, or name a bundle folder"
+        remedy = f"install a release of cmb-models, name a bundle folder, or train with train.init_from: random and {RANDOM_RECIPE}"
         raise InputError("base-release-missing", "base release", f"a bundle in {bundle}", "none in this build", remedy)
     return bundle
 

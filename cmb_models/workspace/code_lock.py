@@ -26,8 +26,11 @@ from cmb_models.workspace.normal_form import is_type_checking, normal_form
 from cmb_models.workspace.paths import CODE_LOCK, DVC_YAML, ENVIRONMENT_LOCK, SCRIPTS
 
 LIBRARY = "cmb_models"
-# Modules that change no output of a stage: errors, logging to MLflow, reading of git and DVC, progress bars.
-LEFT_OUT = (f"{LIBRARY}.errors", f"{LIBRARY}.registry", f"{LIBRARY}.training.progress", f"{LIBRARY}.workspace")
+# Modules that change no output of a stage: errors, logging to MLflow, reading of git and DVC, progress bars, where jobs run.
+LEFT_OUT = (
+    *(f"{LIBRARY}.{name}" for name in ("errors", "registry", "workspace")),
+    *(f"{LIBRARY}.training.{name}" for name in ("progress", "validation.scheduler")),
+)
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADER = "# The code that each stage runs: hashes of syntax trees. Written by `cmb lock`; commit it, do not edit it.\n"
 

@@ -239,9 +239,7 @@ def _require_values(folder: Path, new: str, merged: str) -> None:
         try:
             load_params(trial)
         except InputError as error:
-            remedy = (
-                "rename, add or remove these keys there as in the params.yaml of a new workspace (`cmb init`), and upgrade again"
-            )
+            remedy = "correct these keys and values there as in the params.yaml of a new workspace (`cmb init`), and upgrade again"
             raise InputError("upgrade-conflict", file, expected, error.got, remedy) from error
     site, base, result = (_values(text) for text in (_read(file), _read(folder / BASE / PARAMS), merged))
     lost = []

@@ -107,6 +107,9 @@ def test_label_images_hold_each_detection_in_the_space_of_the_scan(work, cmb, bu
         assert image.data[place] == int(row["index"])
         voxels = np.count_nonzero(image.data == int(row["index"]))
         assert float(row["volume_mm3"]) == pytest.approx(voxels * np.prod(scan.spacing_mm), abs=0.005) and voxels > 5
+    shutil.copyfile(work / "spots.nii.gz", work / "spots_swi.nii.gz")
+    code, _, err = cmb("detect", "spots.nii.gz", "spots_swi.nii.gz", "--out", "r", "--bundle", bundle, "--labels")
+    assert code == 2 and "all `spots_desc-cmb_dseg`" in err
     assert not read_volume(work / "results/clean_desc-cmb_dseg.nii.gz").data.any()
     assert len((work / "results/clean_desc-cmb_dseg.tsv").read_text().splitlines()) == 1
 

@@ -29,6 +29,7 @@ from tests.support.cluster import (
     die_once,
     disturb,
     end_first_worker,
+    miss,
     precision_used,
     refuse,
     refuse_or_step,
@@ -107,6 +108,8 @@ def test_a_job_that_fails_on_its_data_is_not_repeated(tmp_path, jobs):
         with refused("scan-constant", case="sub-001"):
             workers.map(refuse, own, 0, "one refuses")
         assert runs(own)[1] == 1
+        with pytest.raises(FileNotFoundError, match="none"):
+            workers.map(miss, jobs(1), 0, "one finds no file")
         assert workers.map(square, jobs(1), 0, "afterwards")[0][0] == 0
 
 

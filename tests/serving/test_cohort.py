@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,39 @@ def test_a_scan_on_which_servers_fail_is_given_up_once_one_answers_another(pair,
         with pytest.raises(RuntimeError, match=r"bad: servers failed 3 times on this scan, but not on another; .*step failed"):
             servers.detect(head(), None, "bad")
     assert [case for _, case in asked] == ["good", "bad", "bad", "good", "bad"]
+
+
+def test_a_scan_is_not_blamed_for_what_another_does_to_its_server(pair, monkeypatch):
+    """One scan takes down the requests that share its server; the others are answered all the same."""
+    monkeypatch.setattr(servers_module, "REST_S", (0.1, 0.2))
+    detect, under_way, ended = Client.detect, Counter(), threading.Lock()
+
+    def answer(self, *scan, case):
+        with ended:
+            under_way[case] += 1
+            bad = under_way["bad"] > 0
+        try:
+            if case == "bad":
+                time.sleep(0.5)
+            elif bad:
+                raise RuntimeError("ended by another request")
+            result = detect(self, *scan, case=case)
+            if case == "bad" or under_way["bad"]:
+                raise RuntimeError("server ended")
+            return result
+        finally:
+            with ended:
+                under_way[case] -= 1
+
+    with Servers(urls(pair)[:1], slots=2) as servers:
+        servers.detect(head(), None, "first")
+        monkeypatch.setattr(Client, "detect", answer)
+        with ThreadPoolExecutor(4) as pool:
+            others = [pool.submit(servers.detect, head(seed=n), None, f"innocent {n}") for n in range(3)]
+            bad = pool.submit(servers.detect, head(), None, "bad")
+            assert all(other.result()[0].candidates for other in others)
+            with pytest.raises(RuntimeError, match="bad: servers failed"):
+                bad.result()
 
 
 def test_no_scan_is_blamed_for_a_server_that_fails_on_all(pair, faulty):

@@ -74,6 +74,46 @@ def test_the_same_in_an_event_loop_and_a_cancelled_task_ends(served, tmp_path):
     assert len(taken) == count
 
 
+def test_an_event_loop_goes_on_while_the_rest_is_left(served, monkeypatch):
+    detect, pauses = Client.detect, []
+
+    def slow(self, *scan, **names):
+        time.sleep(1)
+        return detect(self, *scan, **names)
+
+    monkeypatch.setattr(Client, "detect", slow)
+
+    async def beat():
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.02)
+            pauses.append(time.monotonic() - began)
+
+    async def leave():
+        beating = asyncio.create_task(beat())
+        answers = served.client.detect_many_async([head()] * 4)
+        async for _ in answers:
+            break
+        await answers.aclose()
+        beating.cancel()
+
+    asyncio.run(leave())
+    assert max(pauses) < 0.7
+
+
+def test_memory_that_does_not_suffice_for_one_scan_is_its_error(served, monkeypatch):
+    detect = Client.detect
+
+    def short(self, scan, **names):
+        if scan is EMPTY:
+            raise MemoryError
+        return detect(self, scan, **names)
+
+    monkeypatch.setattr(Client, "detect", short)
+    first, second = served.client.detect_many([EMPTY, head()])
+    assert "memory" in str(first.error) and second.result is not None
+
+
 def test_scans_are_read_no_further_ahead_than_asked(served):
     taken = []
 

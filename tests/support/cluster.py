@@ -154,6 +154,11 @@ def precision_used(job: ClusterJob) -> str:
     return choose_precision(best_device()).precision
 
 
+def miss(job: ClusterJob) -> int:
+    """Opens a file that is not there."""
+    return len((job.prepared_dir / "none").read_bytes())
+
+
 def refuse_or_step(job: ClusterJob) -> int:
     """The first job finds its data wrong; others go on for ever, and report their steps."""
     first = not any(job.marks.iterdir())  # a worker runs one at a time

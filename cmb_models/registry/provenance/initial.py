@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_models.base_release import BASE
-from cmb_models.config.params import RANDOM, Cnn, Unet
+from cmb_models.config.params import RANDOM, RANDOM_RECIPE, Cnn, Unet
 from cmb_models.dataset.entries import ScanEntry
 from cmb_models.errors import InputError
 
@@ -19,6 +19,7 @@ def starting_point(
     cnn: Cnn,
     workspace: Path = Path("."),
     base: Path | None = None,
+    frozen_with_phase: int = 0,
 ) -> tuple[dict[str, Any], Path | None]:
     """What train.init_from names.
 
@@ -30,6 +31,7 @@ def starting_point(
         cnn: Settings of the classifier to train.
         workspace: A folder inside the workspace.
         base: Folder with the base release and its key (release/base.py); the package's if None.
+        frozen_with_phase: Most levels of a classifier with phase that are to be frozen; 0 without phase.
 
     Returns:
         What lineage.json says about it ("name" and, for a release, "manifest_sha256" and the number of its "training_scans"), and
@@ -55,6 +57,12 @@ def starting_point(
         bundle = load_bundle(fetch_release(init_from, workspace).bundle_dir)
     require_unseen(init_from, bundle.lineage, scans)
     require_architecture(init_from, bundle.lineage, unet, cnn)
+    if frozen_with_phase and not bundle.config.preprocess.phase:
+        expected, remedy = (
+            "0 with preprocess.phase and a release without",
+            "set it and its search to 0, or name a release with phase",
+        )
+        raise InputError("params-invalid", "cnn.frozen_levels", expected, f"{frozen_with_phase}", remedy)
     source = {"name": init_from, "manifest_sha256": bundle.manifest_sha256, "training_scans": len(bundle.lineage["training_scans"])}
     return source, bundle.path / WEIGHTS_DIR
 
@@ -97,5 +105,5 @@ def require_architecture(name: str, lineage: Mapping[str, Any], unet: Unet, cnn:
             f"train.init_from {name}",
             " and ".join(f"{key} {list(theirs)}" for key, theirs in differing.items()) + ", as the release has",
             ", ".join(str(list(ours[key])) for key in differing),
-            "change params.yaml, or set train.init_from: random",
+            f"change params.yaml, or set train.init_from: random with {RANDOM_RECIPE}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from cmb_models.training.validation.progress_count import count_step
 if TYPE_CHECKING:
     from cmb_models.training.validation.pool import TrainingPool
 
+ROUNDING = 1e-3  # of prepared images, in their own units: tissue is around 0 with a spread of 1
+SEEN_S = 60
 Track = Callable[[list, str], Iterable]  # a progress bar over a list, with what is done to it
 
 
@@ -64,8 +67,15 @@ def prepare_training(
     jobs = [PrepareJob(scan, settings, known[scan.key], folder, lesion_bank.lesions > 0) for scan in scans]
     what = "preprocess scans"
     sizes = set(pool.map(write_prepared, jobs, len(jobs), what) if pool else map(write_prepared, track(jobs, what)))
+    _require_written(jobs)
     write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate the lesion bank"), pool)
-    _check_alone(scans[0], settings, known[scans[0].key], folder)
+    # By a worker, if workers prepared the scans: only they may keep something of the others.
+    alone = pool.map(prepared_alone, jobs[:1], 1, "prepare one again") if pool else map(prepared_alone, jobs[:1])
+    if not all(alone):
+        got = f"{jobs[0].scan.key} is another picture after the other scans"
+        raise InputError(
+            "leakage", "preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans"
+        )
 
 
 def write_prepared(job: PrepareJob) -> tuple[float, float, float]:
@@ -99,15 +109,29 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[E
     return example, volume.to_ras().spacing_mm
 
 
-def _check_alone(scan: ScanFile, settings: Preprocess, entry: ScanEntry, folder: Path) -> None:
-    """Prepare the first scan again after all others: statistics that run over several scans would change it.
+def prepared_alone(job: PrepareJob) -> bool:
+    """Whether a scan that is prepared again, after all others, is what was written of it.
 
-    Such statistics let one scan into another's picture, the locked ones' at last, and the server has none of them.
+    Statistics that run over several scans would change it. They let one scan into another's picture, the locked ones' at last, and
+    the server has none of them. Rounding may differ between the processors of two workers.
     """
-    again = _prepared(scan, settings, entry)[0].prepared
-    pictures = {f"{scan.key}.npy": again.image} | ({} if again.phase is None else {f"{scan.key}{PHASE_ENDING}": again.phase})
-    if not all(np.array_equal(np.load(folder / name, mmap_mode="r"), picture) for name, picture in pictures.items()):
-        got = f"{scan.key} is another picture after the other scans"
-        raise InputError(
-            "leakage", "preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans"
-        )
+    again = _prepared(job.scan, job.settings, job.entry)[0].prepared
+    pictures = {f"{job.scan.key}.npy": again.image}
+    pictures |= {} if again.phase is None else {f"{job.scan.key}{PHASE_ENDING}": again.phase}
+    count_step(0)
+    written = {name: np.load(job.folder / name, mmap_mode="r") for name in pictures}
+    return all(
+        written[name].shape == picture.shape and np.allclose(written[name], picture, rtol=0, atol=ROUNDING, equal_nan=True)
+        for name, picture in pictures.items()
+    )
+
+
+def _require_written(jobs: list[PrepareJob]) -> None:
+    """Raise InputError for scans that are not there: a worker wrote them where this process does not see them."""
+    for _ in range(SEEN_S):  # a network file system shows files of other machines late
+        missing = [job.scan.key for job in jobs if not (job.folder / f"{job.scan.key}.npy").is_file()]
+        if not missing:
+            return
+        time.sleep(1)
+    remedy = "mount the workspace's storage at the same path on client and workers"
+    raise InputError("worker-inputs", jobs[0].folder, "all prepared scans", f"no {', '.join(missing[:5])}", remedy)

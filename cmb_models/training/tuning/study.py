@@ -71,7 +71,8 @@ def tune(
     tried as trial 0 so that tuning cannot end below them.
     evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
     killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
-    one that diverges is pruned. held: called before anything is written; raises if another run may have the study.
+    one that diverges is pruned. held: called before a batch is proposed and before results are written; raises if another run may
+    have the study.
     """
     recipe = {name: first[name] for name in search}
     if recipe not in [t.params for t in study.get_trials(states=FINISHED)] and not study.get_trials(states=(TrialState.WAITING,)):

@@ -25,7 +25,7 @@ class TrainingPool(Protocol):
         ...
 
 
-def of_the_scheduler() -> TrainingPool | None:
+def scheduler_pool() -> TrainingPool | None:
     """Workers of the scheduler that $CMB_SCHEDULER names; None without it. Raises InputError as DaskWorkers."""
     if address := os.environ.get(SCHEDULER):
         from cmb_models.training.validation.scheduler import DaskWorkers  # most sites have no scheduler, and not its package
@@ -36,7 +36,7 @@ def of_the_scheduler() -> TrainingPool | None:
 
 @contextmanager
 def scheduler_workers() -> Iterator[TrainingPool | None]:
-    """`of_the_scheduler`, closed when the context is left."""
-    pool = of_the_scheduler()
+    """`scheduler_pool`, closed when the context is left."""
+    pool = scheduler_pool()
     with pool or nullcontext():
         yield pool

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import logging
 import os
 import platform
+import queue
 import threading
 import time
 import uuid
@@ -43,6 +45,9 @@ Result = TypeVar("Result")
 CONNECT_S = 10.0  # until a scheduler that does not answer is given up
 LOOK_S = 10.0  # between two looks at whether any worker is left
 REPORT_S = 0.5  # between two reports of finished steps by a worker
+# Modules whose functions are sent, and packages other than torch that they compute with.
+JOBS = tuple(f"cmb_models.training.{name}" for name in ("validation.jobs", "final", "data.preparation"))
+PACKAGES = ("numpy", "scipy")
 INPUTS = ("prepared_dir", "candidates_dir")  # fields of a job with folders that it reads
 _one_at_a_time = threading.Lock()  # torch's threads and precision are settings of a worker's whole process
 _hashes: dict[tuple[str, int, int], str] = {}  # in a worker: of files, by name, size and time of change
@@ -111,29 +116,44 @@ class DaskWorkers:
 
         Each is fetched when it is ready: one that stayed with its worker would be lost with it.
         """
-        from distributed import KilledWorker, wait
-
+        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        for future in futures:
+            future.add_done_callback(ended.put)
         results: dict[Future, Any] = {}
         warned = False
-        try:
-            while waiting := set(futures) - results.keys():
-                try:
-                    with self._client.as_current():
-                        done = wait(waiting, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
-                except TimeoutError:
-                    without = not self._client.nthreads()
-                    if without and not warned:
-                        log.warning("%s: no worker is left; waiting for one to join", self._address)
-                    warned = without
-                    continue
-                results |= {future: future.result() for future in done}
-            return [results[future] for future in futures]
-        except KilledWorker as error:
-            got = f"one that ended {error.allowed_failures + 1} workers, the last {error.last_worker.address}"
+        while len(results) < len(futures):
+            try:
+                future = ended.get(timeout=LOOK_S)
+            except queue.Empty:
+                without = not self._has_workers()
+                if without and not warned:
+                    log.warning("%s: no worker is left; waiting for one to join", self._address)
+                warned = without
+                continue
+            results[future] = self._result(future)
+        return [results[future] for future in futures]
+
+    def _result(self, future: Future) -> Any:
+        """The result of a job that ended. Raises its own exception, or InputError for a lost scheduler or lost workers."""
+        from distributed import KilledWorker
+
+        if future.status == "error":
+            failed = future.exception()
+            if not isinstance(failed, KilledWorker):
+                raise failed
+            got = f"one that ended {failed.allowed_failures + 1} workers, the last {failed.last_worker.address}"
             raise InputError(
                 "worker-lost", self._address, "a job that its worker survives", got, "see the workers' logs"
-            ) from error
+            ) from failed
+        try:
+            return future.result()
         except (OSError, TimeoutError, CancelledError) as error:
+            raise self._lost(error) from error
+
+    def _has_workers(self) -> bool:
+        try:
+            return bool(self._client.nthreads())
+        except (OSError, TimeoutError) as error:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> InputError:
@@ -188,12 +208,11 @@ def connect(address: str) -> Client:
 
 
 def versions() -> dict[str, str]:
-    """What trainings depend on besides data and settings: this library's code, torch and Python."""
-    return {
-        "cmb-models": f"{__version__} ({library_hash('cmb_models.training.validation.jobs')[:12]})",
-        "torch": torch.__version__,
-        "Python": ".".join(platform.python_version_tuple()[:2]),
-    }
+    """What jobs depend on besides data and settings: this library's code, the packages that compute, and Python."""
+    code = hashlib.sha256("".join(map(library_hash, JOBS)).encode()).hexdigest()
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"cmb-models": f"{__version__} ({code[:12]})", "torch": torch.__version__, **packages, "Python": python}
 
 
 def require_versions(worker: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
@@ -224,7 +243,7 @@ def run_task(task: _Task) -> Any:
             remedy = "mount the workspace's storage at the same path on client and workers"
             raise InputError("worker-inputs", f"worker {worker.address}", f"{folder} as the client has it", "other files", remedy)
     with _one_at_a_time, _reports(worker, task.setup.topic):
-        _require_wanted(worker, worker.get_current_task())  # it may have been cancelled while another ran
+        _require_not_cancelled(worker, worker.get_current_task())  # it may have been cancelled while another ran
         torch.set_num_threads(worker.state.nthreads)
         adopt_precision(best_device(), task.setup.precision)
         return task.function(task.job)
@@ -234,7 +253,7 @@ class _Cancelled(Exception):
     """Ends a job that nobody waits for any more; the scheduler has forgotten it."""
 
 
-def _require_wanted(worker: Any, key: object) -> None:
+def _require_not_cancelled(worker: Any, key: object) -> None:
     """Raise _Cancelled if the client cancelled this worker's running task, or is gone: Dask itself cannot end a thread."""
     task = worker.state.tasks.get(key)
     if task is None or task.state == "cancelled":
@@ -306,7 +325,7 @@ def _reports(worker: Any, topic: str) -> Iterator[None]:
 
     def count() -> None:
         nonlocal waiting
-        _require_wanted(worker, key)
+        _require_not_cancelled(worker, key)
         waiting += 1
         if time.monotonic() - last > REPORT_S:
             send()

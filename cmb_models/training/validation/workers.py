@@ -16,7 +16,7 @@ from rich.progress import Progress
 from cmb_models.machine import cores, limit_threads, workers_in_memory
 from cmb_models.training.precision import Choice, adopt_precision, best_device, choose_precision
 from cmb_models.training.progress import progress_bar
-from cmb_models.training.validation.pool import TrainingPool, of_the_scheduler
+from cmb_models.training.validation.pool import TrainingPool, scheduler_pool
 from cmb_models.training.validation.progress_count import report_to
 
 Job = TypeVar("Job")
@@ -31,7 +31,7 @@ def open_workers(most: int, unet: bool = True) -> TrainingPool:
 
     Raises InputError as DaskWorkers.
     """
-    return of_the_scheduler() or Workers(most, unet)
+    return scheduler_pool() or Workers(most, unet)
 
 
 class Workers:

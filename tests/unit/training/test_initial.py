@@ -251,6 +251,8 @@ def test_training_starts_from_the_base_release(tmp_path, monkeypatch):
     initial = load_initial(tmp_path / "prepared", "unet")
     with np.load(base / "bundle/weights/unet.npz") as theirs:
         assert all(np.array_equal(initial.weights[name], theirs[name]) for name in theirs)
+    with refused("params-invalid", case="cnn.frozen_levels"):
+        starting_point("base", [], UNET, CNN, tmp_path, base, frozen_with_phase=2)
     with refused("base-release-missing"):
         starting_point("base", [], UNET, CNN, tmp_path, tmp_path / "nothing")
 
