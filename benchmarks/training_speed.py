@@ -77,18 +77,19 @@ def recipe(steps: int) -> Unet:
     )
 
 
-def write_scans(folder: Path, scans: int) -> None:
-    """Prepared examples as the preprocess stage writes them."""
+def write_scans(folder: Path, scans: int, shape: tuple[int, int, int] | None = None) -> None:
+    """Prepared examples as the preprocess stage writes them. shape: voxels of each; None for a whole head's."""
+    shape = shape or SHAPE
     rng = np.random.default_rng(0)
-    index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in SHAPE), indexing="ij"))
+    index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij"))
     head = (index**2).sum(axis=0) < 0.8
-    noise = rng.standard_normal(SHAPE, dtype=np.float32) * np.float32(0.15)
+    noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.15)
     for n in range(scans):
         image = np.where(head, np.roll(noise, n, axis=0), np.float32(-3))
-        centres = rng.uniform(-0.4, 0.4, (LESIONS, 3)) * (SHAPE * np.diag(AFFINE)[:3]) / 2 + (SHAPE * np.diag(AFFINE)[:3]) / 2
+        centres = rng.uniform(-0.4, 0.4, (LESIONS, 3)) * (shape * np.diag(AFFINE)[:3]) / 2 + (shape * np.diag(AFFINE)[:3]) / 2
         marked = tuple(Annotation(f"sub-{n}", "", *map(float, c), 4.0, "cmb", "made up") for c in centres)
         save_example(
-            folder, Example(f"s_{n:03d}", f"s_{n:03d}", Prepared(image, AFFINE, SHAPE), marked, AFFINE, f"{n}"), LESION_BANK
+            folder, Example(f"s_{n:03d}", f"s_{n:03d}", Prepared(image, AFFINE, shape), marked, AFFINE, f"{n}"), LESION_BANK
         )
     away = (index[:, ::16, ::16, ::8] ** 2).sum(axis=0)[:11, :11, :9]
     share = np.repeat(1 - 0.8 * np.exp(-8 * away)[None], 40, axis=0).astype(np.float32)

@@ -24,10 +24,11 @@ def scans(workspace: Path) -> dict[tuple[int, int, int], Volume]:
             "scan-not-found", workspace, "a workspace with data/raw/locked", "none", "run `make demo`, or pass --workspace"
         )
     head = read_volume(files[0]).to_ras()
-    found = {}
-    for shape, spacing_mm in SPACING_MM.items():
-        zoom = np.asarray(shape) / head.data.shape
-        data = ndimage.zoom(head.data, zoom, order=1, grid_mode=True, mode="nearest").astype(np.float32)
-        assert data.shape == shape, (data.shape, shape)
-        found[shape] = Volume(data, np.diag([*spacing_mm, 1.0]))
-    return found
+    return {shape: resized(head, shape) for shape in SPACING_MM}
+
+
+def resized(head: Volume, shape: tuple[int, int, int]) -> Volume:
+    """A head in RAS order, brought to SMALL or LARGE by linear interpolation."""
+    data = ndimage.zoom(head.data, np.asarray(shape) / head.data.shape, order=1, grid_mode=True, mode="nearest").astype(np.float32)
+    assert data.shape == shape, (data.shape, shape)
+    return Volume(data, np.diag([*SPACING_MM[shape], 1.0]))
