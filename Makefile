@@ -1,4 +1,4 @@
-# make setup | demo | full-demo | base | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | gpu-check | gpu-kit | soak | bench-accuracy | bench-ood.
+# make setup | demo | full-demo | base | test | test-research | lint | lock | docs | results | gallery | bench-serving | bench-training | bench-scale | gpu-check | gpu-kit | soak | bench-accuracy | bench-ood.
 # Everything is installed from the two pinned locks into .venv and .venv-server, and nowhere else. Of a site's workspace nothing is made
 # here but demo/, demo-full/ and base/: `cmb init` creates others.
 SHELL := bash
@@ -14,7 +14,7 @@ describe_python = $$($(1) -c 'import platform, sys; print(platform.python_versio
 BIN := .venv/bin
 PIP := -m pip install --disable-pip-version-check --no-input
 
-.PHONY: setup environments python demo full-demo base test test-research lint lock docs results gallery bench-serving bench-training gpu-check gpu-kit soak bench-accuracy bench-ood
+.PHONY: setup environments python demo full-demo base test test-research lint lock docs results gallery bench-serving bench-training bench-scale gpu-check gpu-kit soak bench-accuracy bench-ood
 
 setup:
 	@test -e .venv/.done -a -e .venv-server/.done || $(MAKE) --no-print-directory python
@@ -97,6 +97,10 @@ gpu-kit: setup
 # Steps/s in both precisions, with and without AVX-512: twelve minutes; the ratios alone, ARGS="--precision-only"
 bench-training: setup
 	@$(BIN)/python -m benchmarks.training_speed $(ARGS)
+
+# Trainings on Dask compared with the process pool, and a cohort of 1,000 small scans with kills: a quarter of an hour; for a part, ARGS="reading"
+bench-scale: setup
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 # A server under load and abuse for half an hour, with a promotion or rollback every 20 s; for less, ARGS="--minutes 2"
 soak: setup

@@ -62,7 +62,7 @@ SCRIPTS = [*sorted((ROOT / "pipelines").rglob("*.py")), *sorted((ROOT / "serving
 ALL = [*LIBRARY, *SCRIPTS]
 # What must work without research/: the product, its tests and its benchmarks.
 PRODUCT = [*ALL, *(f for folder in ("tests", "benchmarks", "scripts") for f in sorted((ROOT / folder).rglob("*.py")))]
-MOST_LINES_OF_BENCHMARKS = 1850
+MOST_LINES_OF_BENCHMARKS = 2250
 MOST_MODULES, MOST_LINES = 9, 400
 
 
