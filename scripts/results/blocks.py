@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks import training_processors
 from benchmarks.serving.__main__ import GOALS
-from cmb_models.files import read_json
+from scripts.results import planning
+from scripts.results.committed import ROOT, load
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["BLOCKS", "METHODS", "ROOT", "load", "threshold_table"]
 EVALUATIONS = {
     "out_of_fold": "out of fold",
     "cross_fitted": "out of fold, each fold's threshold chosen on the others",
     "held_out": "held-out test set",
 }
 HEAD = "| | found | sensitivity (95 % CI) | FP/scan (95 % CI) | precision | F1 |\n|---|---|---|---|---|---|"
-
-
-def load(path: str) -> Any:
-    """A committed JSON file, by its path from the root of the repository."""
-    return read_json(ROOT / path)
 
 
 def summary() -> str:
@@ -219,4 +214,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "thresholds": thresholds,
     "real-planes": real_planes,
     "training-steps-per-second": training_speed,
+    **planning.BLOCKS,
 }
