@@ -26,6 +26,7 @@ CODES = {
     "scan-withdrawn": "The scan of a patient who withdrew is there again.",
     "scan-unread": "Nobody read the scan: annotations.csv has no row for it.",
     "scan-no-head": "The image shows no head.",
+    "scan-series": "A folder of DICOM files has no SWI series, or several.",
     "scan-name-repeated": "Two scans have the same name.",
     "phase-missing": "The release needs a phase image, which is missing.",
     "phase-grid": "The phase image is on a different grid from its SWI.",

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cmb_models.config.params import load_params
-from cmb_models.files import read_json
+from cmb_models.files import read_json, write_json
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.validation.pool import scheduler_workers
-from cmb_models.workspace.paths import INDEX, INITIAL, PARAMS, PREPARED, SPLIT
+from cmb_models.workspace.paths import INDEX, INITIAL, PARAMS, PREPARED, SPLIT, STATISTICS
 from cmb_models.workspace.stage import run
 
 
@@ -20,7 +20,8 @@ def main() -> None:
     raw, index = Path(params.ingest.raw_dir), read_json(INDEX)["scans"]
     with scheduler_workers() as pool, nullcontext() if pool else progress_bar() as bar:  # workers have a bar of their own
         track = (lambda items, what: bar.track(items, description=what)) if bar else (lambda items, _: items)
-        prepare_training(raw, index, read_json(SPLIT), params.preprocess, params.lesion_bank, PREPARED, track, pool)
+        statistics = prepare_training(raw, index, read_json(SPLIT), params.preprocess, params.lesion_bank, PREPARED, track, pool)
+    write_json(STATISTICS, statistics)
     shutil.copytree(INITIAL, PREPARED / INITIAL.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,27 +19,37 @@ SHOWN = 5  # of faults of one kind in a message
 
 @dataclass(frozen=True)
 class CohortScan:
-    """One scan to look through. number: its place in the manifest, from 0. phase: None for the image next to the scan."""
+    """One scan to look through.
+
+    Args:
+        number: Its place in the list, from 0.
+        name: Unique in the list.
+        path: A NIfTI file, or a folder with DICOM series.
+        phase: The phase image, of the same kind as `path`; None for the image next to a file, or a series in the same folder.
+        is_folder: Whether `path` is a folder.
+    """
 
     number: int
     name: str
     path: Path
     phase: Path | None = None
+    is_folder: bool = False
 
 
 def read_manifest(file: Path) -> list[CohortScan]:
     """Read and check the list of scans, before any is opened.
 
     Args:
-        file: CSV in UTF-8 with the column `scan` (path, relative to the file's folder), and optionally `phase` (path of the phase
-            image) and `name` (unique; the file's name without ending if empty). Other columns are ignored.
+        file: CSV in UTF-8 with the column `scan` (path of a NIfTI file or of a folder with DICOM series, relative to the file's
+            folder), and optionally `phase` (path of the phase image, of the same kind) and `name` (unique; if empty, the
+            file's name without ending, or the folder's relative path). Other columns are ignored.
 
     Returns:
         The scans in the file's order, at least one.
 
     Raises:
-        InputError: If it cannot be read, has no scans, names a scan twice, gives two scans one name, or names files that do not
-            exist; faults are counted and the first ones shown.
+        InputError: If it cannot be read, has no scans, names a scan twice, gives two scans one name, or names files or folders that
+            do not exist; faults are counted and the first ones shown.
     """
     file = Path(file)
     rows, remedy = _rows(file), "correct the manifest"
@@ -46,15 +57,34 @@ def read_manifest(file: Path) -> list[CohortScan]:
         raise InputError("manifest-invalid", file, "a row for each scan", "none", remedy)
     if without := [f"row {n}" for n, row in enumerate(rows, start=1) if not _cell(row, SCAN)]:
         raise InputError("manifest-invalid", file, "a path in each row", f"{len(without)} without one ({_shown(without)})", remedy)
-    scans = [_scan(n, row, file.parent.absolute()) for n, row in enumerate(rows)]
+    kinds: dict[Path, str] = {}
+    scans = [_scan(n, row, file.parent.absolute(), kinds) for n, row in enumerate(rows)]
+    require_sound(scans, kinds, file, remedy)
+    return scans
+
+
+def require_sound(scans: Sequence[CohortScan], kinds: Mapping[Path, str], case: Path, remedy: str) -> None:
+    """Raise InputError with all faults of a list. kinds: of each path, as of `kind_of`."""
+    paths = [p for s in scans for p in (s.path, s.phase) if p is not None]
     faults = {
         "listed twice": _repeated(str(s.path) for s in scans),
         "names used twice": _repeated(s.name for s in scans),
-        "not found": _missing(scans),
+        "not found": [str(p) for p in paths if not kinds[p]],
+        "phase images of another kind than their scan": [
+            str(s.phase) for s in scans if s.phase is not None and {kinds[s.path], kinds[s.phase]} == {"file", "folder"}
+        ],
     }
     if found := [f"{len(which)} {kind} ({_shown(which)})" for kind, which in faults.items() if which]:
-        raise InputError("manifest-invalid", file, "each scan once, under a name of its own", "; ".join(found), remedy)
-    return scans
+        raise InputError("manifest-invalid", case, "each scan once, under a name of its own", "; ".join(found), remedy)
+
+
+def kind_of(path: Path) -> str:
+    """Whether a path is a "file" or a "folder"; "" if it is not there, or in a folder that cannot be read."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except (OSError, ValueError):
+        return ""
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else ""
 
 
 def _rows(file: Path) -> list[dict[str, str | None]]:
@@ -72,12 +102,15 @@ def _rows(file: Path) -> list[dict[str, str | None]]:
         raise InputError("manifest-invalid", file, "a CSV file in UTF-8", str(error), remedy) from error
 
 
-def _scan(number: int, row: Mapping[str, str | None], folder: Path) -> CohortScan:
+def _scan(number: int, row: Mapping[str, str | None], folder: Path, kinds: dict[Path, str]) -> CohortScan:
+    """kinds: the kind of each path is added."""
     # Paths are joined, not resolved: with a hundred thousand files on a network each look at the disk counts.
-    path = Path(os.path.normpath(folder / _cell(row, SCAN)))
-    phase = _cell(row, PHASE)
-    name = _cell(row, NAME) or scan_name(path)
-    return CohortScan(number, name, path, Path(os.path.normpath(folder / phase)) if phase else None)
+    path, beside = (Path(os.path.normpath(folder / cell)) if (cell := _cell(row, c)) else None for c in (SCAN, PHASE))
+    assert path is not None, "read_manifest refuses rows without one"
+    kinds |= {p: kind_of(p) for p in (path, beside) if p is not None}
+    is_folder = kinds[path] == "folder"
+    own = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix() if is_folder else scan_name(path)
+    return CohortScan(number, _cell(row, NAME) or own, path, beside, is_folder)
 
 
 def _cell(row: Mapping[str, str | None], column: str) -> str:
@@ -87,12 +120,6 @@ def _cell(row: Mapping[str, str | None], column: str) -> str:
 
 def _repeated(values: Iterable[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _missing(scans: Sequence[CohortScan]) -> list[str]:
-    """Of scans and phase images: files that are not there, or in a folder that cannot be read, where Path.is_file raises."""
-    paths = (p for s in scans for p in (s.path, s.phase) if p is not None)
-    return [str(p) for p in paths if not os.path.isfile(p)]  # noqa: PTH113
 
 
 def _shown(values: Sequence[str]) -> str:

@@ -7,21 +7,24 @@ holds results of one manifest and one release. Every file is written whole or no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmb_models import __version__
+from cmb_models.cohort.drift import drift
 from cmb_models.cohort.manifest import CohortScan
+from cmb_models.dataset.statistics import BRIGHT, SPREAD, Reference
 from cmb_models.detection import RESEARCH_USE
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write, read_json, remove_partial, sha256_of, write_json
+from cmb_models.files import atomic_write, read_json, remove_partial, write_json
 
 if TYPE_CHECKING:
     import pyarrow
 
 REQUEST, SUMMARY = "request.json", "summary.json"
 SCANS, DETECTIONS = "scans", "detections"
+INTENSITIES = ("median_intensity", "p99_intensity", SPREAD, BRIGHT)
 BINS = 20  # of the histogram of scores
 
 
@@ -33,18 +36,18 @@ def schemas() -> dict[str, pyarrow.Schema]:
     scan = [("number", whole), ("name", text), ("file", text), ("code", text), ("error", text), ("detections", whole)]
     scan += [("candidates", whole), ("best_score", real), ("input_sha256", text), ("server", text), ("seconds", real)]
     scan += [(f"shape_{axis}", whole) for axis in "ijk"] + [(f"spacing_{axis}_mm", real) for axis in "ijk"]
-    scan += [("median_intensity", real), ("p99_intensity", real)]
+    scan += [(name, real) for name in INTENSITIES]
     found = [("number", whole), ("name", text), *((f"{axis}_mm", real) for axis in "xyz"), *((axis, whole) for axis in "ijk")]
     found += [("diameter_mm", real), ("score", real), ("stage1_score", real), ("stage2_score", real)]
     return {SCANS: pa.schema(scan), DETECTIONS: pa.schema(found)}
 
 
-def open_results(folder: Path, manifest: Path, release: str, threshold: float | None, partition: int) -> None:
+def open_results(folder: Path, manifest_sha256: str, release: str, threshold: float | None, partition: int) -> None:
     """Make `folder` the results of this request, or find that it is. The caller has claimed the folder (files.claimed).
 
     Args:
         folder: Folder to write to, empty but for hidden files or of an earlier run; what a killed one left half written is removed.
-        manifest: The list of scans.
+        manifest_sha256: Of the list of scans (listing.Cohort).
         release: SHA-256 of the release's manifest.
         threshold: Lowest score to keep; None for the release's.
         partition: Scans in a part.
@@ -53,7 +56,7 @@ def open_results(folder: Path, manifest: Path, release: str, threshold: float | 
         InputError: If it holds something else, or cannot be written to.
     """
     request = {
-        "manifest": sha256_of(manifest),
+        "manifest": manifest_sha256,
         "release": release,
         "threshold": threshold,
         "partition": partition,
@@ -113,25 +116,30 @@ def read_table(folder: Path, table: str, columns: Sequence[str] | None = None) -
     return pa.concat_tables(parts) if parts else pa.Table.from_pylist([], schema=schema)
 
 
-def write_summary(folder: Path) -> dict[str, Any]:
-    """Counts and distributions over all finished partitions; written to summary.json and returned."""
-    import numpy as np
+def write_summary(folder: Path, training: Mapping[str, Reference] | None = None) -> dict[str, Any]:
+    """Counts and distributions over all finished partitions; written to summary.json and returned.
 
-    scans = read_table(folder, SCANS).to_pydict()
+    training: of the release's training data, to compare the scans with; None to compare with nothing.
+    """
+    import numpy as np
+    import pyarrow.compute as pc
+
+    columns = (*(f"spacing_{axis}_mm" for axis in "ijk"), *INTENSITIES, "best_score", "seconds")
+    scans = read_table(folder, SCANS, ["code", "error", "detections", *columns])
     scores = np.asarray(read_table(folder, DETECTIONS, ["score"])["score"].to_numpy(), dtype=float)
-    processed = [n for n, code in enumerate(scans["code"]) if not code and not scans["error"][n]]
-    faults = zip(scans["code"], scans["error"], strict=True)
-    codes = Counter(code or "server-failed" for code, error in faults if code or error)
-    columns = (*(f"spacing_{axis}_mm" for axis in "ijk"), "median_intensity", "p99_intensity", "best_score", "seconds")
+    is_processed = pc.and_(pc.equal(scans["code"], ""), pc.equal(scans["error"], ""))
+    rejected, processed = scans.filter(pc.invert(is_processed)), scans.filter(is_processed).to_pydict()
     summary: dict[str, Any] = {
-        "scans": len(scans["code"]),
-        "processed": len(processed),
-        "rejected": codes,
+        "scans": len(scans),
+        "processed": len(scans) - len(rejected),
+        "rejected": Counter(code or "server-failed" for code in rejected["code"].to_pylist()),
         "detections": len(scores),
-        "scans_with_detections": sum(bool(scans["detections"][n]) for n in processed),
+        "scans_with_detections": sum(map(bool, processed["detections"])),
         "scores": np.histogram(scores, bins=BINS, range=(0, 1))[0].tolist(),
-        "quantiles": {name: _quantiles([scans[name][n] for n in processed]) for name in columns},
+        "quantiles": {name: _quantiles(processed[name]) for name in columns},
     }
+    if training is not None:
+        summary["drift"] = drift(processed, training, read_json(folder / REQUEST)["threshold"])
     write_json(folder / SUMMARY, summary)
     return summary
 

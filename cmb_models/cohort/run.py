@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cmb_models.cohort.manifest import CohortScan
+from cmb_models.cohort.reading import read_images
 from cmb_models.cohort.results import is_finished, partitions, write_partition
-from cmb_models.cohort.servers import Servers, read_scan
+from cmb_models.cohort.servers import Servers
+from cmb_models.dataset.statistics import intensities
 from cmb_models.detection import Detection
 from cmb_models.errors import InputError
 from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume
 
 READ_AHEAD = 2  # scans read beyond those that servers work on
-SAMPLE = 4  # every 4th voxel along each axis is enough for intensities
+OF_THE_RUN = ("server-unreachable", "disk-full")  # codes of faults that are no scan's
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_cohort(
         done: Called with the number of scans that are finished, those of earlier runs at first.
 
     Raises:
-        InputError: If no server is left; finished partitions are kept.
+        InputError: If no server is left, or there is no room to convert DICOM series; finished partitions are kept.
     """
     parts = partitions(scans, partition)
     todo = [n for n in range(len(parts)) if not is_finished(folder, n)]
@@ -78,16 +78,16 @@ def run_cohort(
 def look_through(scan: CohortScan, servers: Servers, threshold: float | None) -> Row:
     """Detect in one scan. A scan that is rejected, or on which servers fail, is a row with an error.
 
-    Raises InputError if no server is left.
+    Raises InputError if no server is left, or there is no room to convert DICOM series.
     """
     row: dict[str, Any] = {"number": scan.number, "name": scan.name, "file": str(scan.path), "code": "", "error": ""}
     started = time.monotonic()
     try:
-        volume, phase = read_scan(scan.path, scan.phase, servers.requires_phase)
+        volume, phase = read_images(scan, servers.requires_phase)
         row |= _about(volume)
         answer, server = servers.detect(volume, phase, scan.name)
     except InputError as error:
-        if error.code == "server-unreachable":
+        if error.code in OF_THE_RUN:
             raise
         return Row(row | {"code": error.code, "error": str(error)}, [])
     except (RuntimeError, MemoryError) as error:  # a server failed on this scan twice, or there is no room for it
@@ -123,11 +123,8 @@ def _collect(
 
 
 def _about(volume: Volume) -> dict[str, Any]:
-    """Identity, geometry and intensities of a scan, to compare cohorts by. Zeros and non-finite voxels are left out."""
-    sampled = volume.data[::SAMPLE, ::SAMPLE, ::2]
-    tissue = sampled[np.isfinite(sampled) & (sampled > 0)]
-    median, p99 = (float(q) for q in np.percentile(tissue, (50, 99))) if tissue.size else (None, None)
-    about: dict[str, Any] = {"input_sha256": scan_sha256(volume), "median_intensity": median, "p99_intensity": p99}
+    """Identity, geometry and intensities of a scan, to compare cohorts by."""
+    about: dict[str, Any] = {"input_sha256": scan_sha256(volume)} | intensities(volume)
     about |= {f"shape_{axis}": n for axis, n in zip("ijk", volume.data.shape, strict=True)}
     return about | {f"spacing_{axis}_mm": float(s) for axis, s in zip("ijk", volume.spacing_mm, strict=True)}
 

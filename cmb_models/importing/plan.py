@@ -150,7 +150,7 @@ def plan(
     for (subject, study), own in sorted(by_study.items(), key=lambda item: (item[0][0], item[1][0].when)):
         useful = any(image.role != SKIPPED for image in own)
         session = key.session(subject, study, own[0].session_label) if useful else ""
-        steps += _of_study(own, subject, session, echo_ms, gre_as_swi)
+        steps += of_study(own, subject, session, echo_ms, gre_as_swi)
     return [_noted(step, key) for step in steps]
 
 
@@ -167,7 +167,11 @@ def _noted(step: Step, key: Key) -> Step:
     return replace(step, reason="; ".join(filter(None, notes)))
 
 
-def _of_study(images: Sequence[Image], subject: str, session: str, echo_ms: float | None, gre_as_swi: bool) -> list[Step]:
+def of_study(
+    images: Sequence[Image], subject: str = "", session: str = "", echo_ms: float | None = None, gre_as_swi: bool = False
+) -> list[Step]:
+    """One step per image of one study, as `plan` describes. subject, session: of the targets; "" for a study alone."""
+
     def step(image: Image, reason: str = "", is_fault: bool = False) -> Step:
         return Step(image, subject, session, None, reason, is_fault)
 

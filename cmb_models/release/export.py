@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cmb_models.config.params import Export, PipelineConfig
+from cmb_models.dataset.statistics import Reference
 from cmb_models.detect.detector import detect
 from cmb_models.detect.line_filters import CHANNELS
 from cmb_models.detect.preprocess import prepare
@@ -37,7 +38,13 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def write_bundle(
-    folder: Path, unet: nn.Sequential, cnn: PatchClassifier, config: PipelineConfig, settings: Export, inputs: dict[str, Path]
+    folder: Path,
+    unet: nn.Sequential,
+    cnn: PatchClassifier,
+    config: PipelineConfig,
+    settings: Export,
+    inputs: dict[str, Path],
+    statistics: Mapping[str, Reference] | None = None,
 ) -> dict[str, float]:
     """Write a bundle into an empty folder.
 
@@ -48,6 +55,7 @@ def write_bundle(
         config: The release's settings.
         settings: Of the export.
         inputs: Files that lineage.json is made from (index, split, tuned_unet, tuned_cnn, recipe, calibration).
+        statistics: Of the training scans (`metadata.training_statistics`); None to leave them out.
 
     Returns:
         The largest score difference of ONNX to torch by network.
@@ -60,7 +68,8 @@ def write_bundle(
         write_state(folder / bundle.WEIGHTS_DIR / f"{name}.npz", network.state_dict())
     write_json(folder / bundle.PIPELINE_FILE, config.model_dump(mode="json"))
     parity = _golden(folder, unet, cnn, config, settings)
-    described, origin = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"])), lineage(inputs)
+    described = metadata(config, parity, read_json(inputs["index"]), read_json(inputs["split"]), statistics)
+    origin = lineage(inputs)
     write_json(folder / bundle.METADATA_FILE, described)
     write_json(folder / bundle.LINEAGE_FILE, origin)
     write_text(folder / bundle.CARD_FILE, model_card(config, described, origin))

@@ -7,13 +7,16 @@ scans by `data`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from cmb_models import __version__
-from cmb_models.config.params import PipelineConfig
+from cmb_models.config.params import Decision, PipelineConfig
 from cmb_models.dataset.entries import ScanEntry, ScanIndex, SubjectSplit
+from cmb_models.dataset.statistics import BEST_SCORE, DETECTIONS, Reference, references
+from cmb_models.detect.fusion import calibrated
+from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.release import bundle
 
 NOT_A_DEVICE = "Research software, not a medical device: not for diagnosis, and no substitute for a reader."
@@ -21,10 +24,17 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 PACKAGES = ("openvino", "scipy", "nibabel", "pydantic")  # needed to run a bundle, with numpy
 
 
-def metadata(config: PipelineConfig, parity: dict[str, float], index: ScanIndex, split: SubjectSplit) -> dict[str, Any]:
+def metadata(
+    config: PipelineConfig,
+    parity: dict[str, float],
+    index: ScanIndex,
+    split: SubjectSplit,
+    statistics: Mapping[str, Reference] | None = None,
+) -> dict[str, Any]:
     """The part of metadata.json that is known at export; `cmb release register` adds metrics and changelog.
 
-    index, split: data/index.json and data/split.json. parity: largest score difference of ONNX to torch by network.
+    index, split: data/index.json and data/split.json. parity: largest score difference of ONNX to torch by network. statistics: of
+    the training scans (`training_statistics`); None to leave them out.
     """
     scans = index["scans"]
     return {
@@ -51,7 +61,8 @@ def metadata(config: PipelineConfig, parity: dict[str, float], index: ScanIndex,
         "cnn_data_format": _cnn_format(config),
         "working_spacing_mm": list(config.preprocess.spacing_mm),
         "data": {
-            "training": describe(s for s in scans if s["subject"] in split["folds"]),
+            "training": describe(s for s in scans if s["subject"] in split["folds"])
+            | ({} if statistics is None else {"statistics": dict(statistics)}),
             "locked": describe(s for s in scans if s["subject"] in set(split["locked"])),
         },
         "parity": parity,
@@ -71,6 +82,24 @@ def describe(scans: Iterable[ScanEntry]) -> dict[str, Any]:
         "datasets": dict(sorted(Counter(s["dataset"] for s in scans if "dataset" in s).items())),
         "voxels": [{"mm": list(sides), "scans": n} for sides, n in sorted(voxels.items(), key=lambda v: (-v[1], v[0]))],
     }
+
+
+def training_statistics(
+    measured: Mapping[str, Mapping[str, float | None]], scans: Iterable[ScoredScan], decision: Decision
+) -> dict[str, Reference]:
+    """Quantiles over the training scans by which `cmb cohort` compares others with them.
+
+    Args:
+        measured: Voxel sizes and intensities of each training scan by its key (data/statistics.json).
+        scans: The out-of-fold evaluation, whose scores are not calibrated yet (reports/cross_validate).
+        decision: The release's calibration and threshold.
+    """
+    rows: list[Mapping[str, float | None]] = [*measured.values()]
+    for scan in scans:
+        scores = calibrated(scan.scores, decision)
+        found = float((scores >= decision.threshold).sum())
+        rows.append({BEST_SCORE: float(scores.max(initial=0.0)), DETECTIONS: found})
+    return references(rows)
 
 
 def _phase(config: PipelineConfig) -> bool:

@@ -23,7 +23,7 @@ from cmb_models.client.grpc import Client
 from cmb_models.cohort import servers as servers_module
 from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, open_results, read_table
 from cmb_models.cohort.servers import Servers
-from cmb_models.files import PARTIAL, exclusive
+from cmb_models.files import PARTIAL, exclusive, sha256_of
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
@@ -276,10 +276,10 @@ def test_what_a_killed_run_left_is_removed_and_one_process_writes_at_a_time(coho
     assert "one process to write these results" in words and not (into / "request.json").exists()
     left.touch()
     with refused("folder-taken", got="other files"):
-        open_results(into, cohort, "00", None, PARTITION)
+        open_results(into, sha256_of(cohort), "00", None, PARTITION)
     shutil.rmtree(into / SCANS)
-    open_results(into, cohort, "00", None, PARTITION)
+    open_results(into, sha256_of(cohort), "00", None, PARTITION)
     left.parent.mkdir()
     left.touch()
-    open_results(into, cohort, "00", None, PARTITION)
+    open_results(into, sha256_of(cohort), "00", None, PARTITION)
     assert not left.exists()

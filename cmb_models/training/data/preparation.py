@@ -14,6 +14,7 @@ from cmb_models.config.params import LesionBankSettings, Preprocess
 from cmb_models.dataset.entries import ScanEntry, SubjectSplit
 from cmb_models.dataset.layout import ScanFile, find_scans, phase_beside, read_phase, require_indexed
 from cmb_models.dataset.leakage import check_split
+from cmb_models.dataset.statistics import intensities, sides
 from cmb_models.detect.preprocess import prepare
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
@@ -40,6 +41,15 @@ class PrepareJob:
     with_lesions: bool
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is known of a scan that was prepared. native_mm: its own voxel size in RAS order. statistics: dataset.statistics."""
+
+    key: str
+    native_mm: tuple[float, float, float]
+    statistics: dict[str, float | None]
+
+
 def prepare_training(
     raw_dir: Path,
     index: list[ScanEntry],
@@ -49,10 +59,12 @@ def prepare_training(
     folder: Path,
     track: Track = lambda items, _: items,
     pool: TrainingPool | None = None,
-) -> None:
+) -> dict[str, dict[str, float | None]]:
     """Write the examples of all scans whose subject is in a fold, and the synthetic lesions for their voxel sizes.
 
     index: entries of data/index.json; track: a progress bar; pool: workers that see the same files; None for this process.
+
+    Returns the voxel sides and intensities of each scan by its key, with which those of other scans are compared later.
 
     Raises InputError for a split that does not fit the index, a file that is not the one the index was made from, and a
     preparation that depends on more than the scan itself.
@@ -66,8 +78,9 @@ def prepare_training(
     scans = [found[key] for key in sorted(known)]
     jobs = [PrepareJob(scan, settings, known[scan.key], folder, lesion_bank.lesions > 0) for scan in scans]
     what = "preprocess scans"
-    sizes = set(pool.map(write_prepared, jobs, len(jobs), what) if pool else map(write_prepared, track(jobs, what)))
+    written = list(pool.map(write_prepared, jobs, len(jobs), what) if pool else map(write_prepared, track(jobs, what)))
     _require_written(jobs)
+    sizes = {one.native_mm for one in written}
     write_lesion_bank(folder, sizes, settings, lesion_bank, lambda boxes: track(boxes, "simulate the lesion bank"), pool)
     # By a worker, if workers prepared the scans: only they may keep something of the others.
     alone = pool.map(prepared_alone, jobs[:1], 1, "prepare one again") if pool else map(prepared_alone, jobs[:1])
@@ -76,18 +89,19 @@ def prepare_training(
         raise InputError(
             "leakage", "preprocess", "images that depend on their own scan alone", got, "take no statistics over several scans"
         )
+    return {one.key: one.statistics for one in written}
 
 
-def write_prepared(job: PrepareJob) -> tuple[float, float, float]:
-    """Write a scan's example; its own voxel size in RAS order, mm. Raises InputError for another file than the index has."""
-    example, native_mm = _prepared(job.scan, job.settings, job.entry)
-    save_example(job.folder, example, lesion_bank_name(native_mm) if job.with_lesions else "")
+def write_prepared(job: PrepareJob) -> Written:
+    """Write a scan's example. Raises InputError for another file than the index has."""
+    example, written = _prepared(job.scan, job.settings, job.entry)
+    save_example(job.folder, example, lesion_bank_name(written.native_mm) if job.with_lesions else "")
     count_step(0)
-    return native_mm
+    return written
 
 
-def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[Example, tuple[float, float, float]]:
-    """A scan's example, without synthetic lesions, and its own voxel size in RAS order, mm. entry: its own of data/index.json."""
+def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[Example, Written]:
+    """A scan's example, without synthetic lesions, and what is known of the scan. entry: its own of data/index.json."""
     files, phase = {scan.path: entry["sha256"]}, None
     if settings.phase:
         phase = read_phase(scan.path)
@@ -106,7 +120,7 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[E
         content_sha256=entry.get("content_sha256", ""),
         phase_sha256=entry.get("phase_sha256", "") if settings.phase else "",
     )
-    return example, volume.to_ras().spacing_mm
+    return example, Written(scan.key, volume.to_ras().spacing_mm, sides(volume.spacing_mm) | intensities(volume))
 
 
 def prepared_alone(job: PrepareJob) -> bool:

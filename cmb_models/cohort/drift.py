@@ -1,0 +1,90 @@
+"""Drift: a cohort compared with the data that its release was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from cmb_models.dataset.statistics import (
+    BEST_SCORE,
+    BRIGHT,
+    DETECTIONS,
+    IN_PLANE,
+    QUANTITIES,
+    SLICE,
+    SPREAD,
+    Comparison,
+    Reference,
+    compare,
+    references,
+    sides,
+)
+from cmb_models.errors import InputError
+
+if TYPE_CHECKING:
+    from cmb_models.release.bundle import Bundle
+
+BASE = "base"
+
+
+class Drift(TypedDict):
+    """Comparisons by quantity, and the quantities that the release's metadata do not have or that cannot be compared."""
+
+    quantities: dict[str, Comparison]
+    not_compared: list[str]
+
+
+def open_release(name: str, manifest_sha256: str | None) -> Bundle:
+    """The verified bundle whose training data a cohort is compared with.
+
+    Args:
+        name: A bundle's folder, or "base" for the base release.
+        manifest_sha256: Of the release that earlier results in the same folder have; None for new ones.
+
+    Raises:
+        InputError: If the bundle is not valid or not signed by a trusted key, or is another release.
+    """
+    from cmb_models.release.base import load_base
+    from cmb_models.release.bundle import load_bundle
+    from cmb_models.release.keys import bundle_keys, trusted_keys
+
+    here = Path()
+    bundle = load_base(trusted_keys(here)) if name == BASE else load_bundle(Path(name), bundle_keys(Path(name), here))
+    if manifest_sha256 not in (None, bundle.manifest_sha256):
+        expected, got = (f"the release {sha256[:12]}" for sha256 in (str(manifest_sha256), bundle.manifest_sha256))
+        raise InputError("results-mixed", bundle.path, expected, got, "pass the bundle of the release that the results are of")
+    return bundle
+
+
+def training_references(metadata: Mapping[str, Any]) -> dict[str, Reference]:
+    """What a bundle's metadata.json says of its training data, by quantity.
+
+    Bundles of earlier versions have the voxel sizes alone; {} if not even these.
+    """
+    training = metadata.get("data", {}).get("training", {})
+    if "statistics" in training:
+        return {name: known for name, known in training["statistics"].items() if name in QUANTITIES}
+    return references(sides(voxel["mm"]) for voxel in training.get("voxels", ()) for _ in range(voxel["scans"]))
+
+
+def drift(scans: Mapping[str, Sequence[Any]], training: Mapping[str, Reference], threshold: float | None) -> Drift:
+    """Compare a cohort's processed scans with the training data.
+
+    Args:
+        scans: Columns of the table of scans, of those that were processed.
+        training: By quantity, as of `training_references`.
+        threshold: Lowest score of a detection that was asked for; None for the release's, without which detections do not compare.
+    """
+    spacings = zip(*(scans[f"spacing_{axis}_mm"] for axis in "ijk"), strict=True)
+    columns = {name: [float(v) for v in scans[name] if v is not None] for name in (SPREAD, BRIGHT, DETECTIONS)}
+    voxels = [sides(spacing) for spacing in spacings]
+    columns |= {name: [voxel[name] for voxel in voxels] for name in (IN_PLANE, SLICE)}
+    columns[BEST_SCORE] = [score or 0.0 for score in scans["best_score"]]
+    if threshold is not None:
+        columns[DETECTIONS] = []
+    compared = {}
+    for name in QUANTITIES:
+        if name in training and (comparison := compare(training[name], columns[name])):
+            compared[name] = comparison
+    return {"quantities": compared, "not_compared": [name for name in QUANTITIES if name not in compared]}

@@ -1,0 +1,76 @@
+"""A cohort's scans, from a manifest or from the names of the files in a BIDS dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_models.cohort.manifest import CohortScan, kind_of, read_manifest, require_sound
+from cmb_models.errors import InputError
+from cmb_models.files import files_below, sha256_of
+from cmb_models.importing.file_names import Name, read_name, relative_parts
+from cmb_models.io.nifti import SUFFIXES, scan_name
+from cmb_models.io.series_role import PHASE, SWI
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The scans, and what identifies the list: the SHA-256 of the manifest, or of the images' sorted relative paths."""
+
+    scans: list[CohortScan]
+    sha256: str
+
+
+def list_cohort(place: Path) -> Cohort:
+    """List and check a cohort's scans, before any is opened.
+
+    Args:
+        place: A manifest (`read_manifest`), or the folder of a BIDS dataset, of which all images named sub-*_swi are listed, with
+            their phase images.
+
+    Returns:
+        The scans, at least one; those of a dataset sorted by path, under their files' names.
+
+    Raises:
+        InputError: As `read_manifest`, and for a dataset without SWI, with folders that cannot be read, or with a subject's image
+            in the folder of another.
+    """
+    place = Path(place)
+    return _list_bids(place.absolute()) if place.is_dir() else Cohort(read_manifest(place), sha256_of(place))
+
+
+def _list_bids(dataset: Path) -> Cohort:
+    remedy = "correct the dataset, or list its scans in a CSV file"
+    unread: list[OSError] = []
+    names = {f: _name(f, dataset) for f in files_below(dataset, unread.append) if f.name.lower().endswith(SUFFIXES)}
+    if unread:
+        got = f"{len(unread)} that cannot be read, the first {unread[0].filename}"
+        raise InputError("manifest-invalid", dataset, "folders that may be read", got, remedy)
+    if strays := [f for f, name in names.items() if name.role in (SWI, PHASE) and not name.subject]:
+        got = f"{len(strays)} in another's, the first {strays[0].relative_to(dataset).as_posix()}"
+        raise InputError("manifest-invalid", dataset, "each image in the folder of its subject", got, remedy)
+    phases: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for file, name in names.items():
+        if name.role == PHASE:
+            phases[_acquisition(name)].append(file)
+    found = [(f, phases[_acquisition(name)]) for f, name in names.items() if name.role == SWI]
+    if not found:
+        expected, got = "a CSV file, or a BIDS dataset with images sub-*_swi", f"a folder with {len(names)} images, none named so"
+        raise InputError("manifest-invalid", dataset, expected, got, "list files or DICOM folders in a CSV file")
+    # Of several phase images none is chosen: read_phase looks for the one that is named like its scan.
+    scans = [CohortScan(n, scan_name(f), f, also[0] if len(also) == 1 else None) for n, (f, also) in enumerate(found)]
+    kinds = {p: kind_of(p) for s in scans for p in (s.path, s.phase) if p is not None}
+    require_sound(scans, kinds, dataset, remedy)
+    listed = "\n".join(sorted(p.relative_to(dataset).as_posix() for p in kinds))
+    return Cohort(scans, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest())
+
+
+def _name(file: Path, dataset: Path) -> Name:
+    name = read_name(scan_name(file), *relative_parts(file, dataset))
+    return name if name.is_bids else Name("", "", "", "", "", False)
+
+
+def _acquisition(name: Name) -> tuple[str, ...]:
+    return name.subject, name.session, name.acquisition
