@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.cohort.drift import Drift
-    from cmb_models.dataset.statistics import Comparison
 
 EPILOG = (
     "Exit code: 0 all scans were processed, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
@@ -86,18 +85,17 @@ def cohort(
 
 
 def _show(drift: Drift) -> None:
-    """The comparison with the training data as a table, and what was not compared."""
-    from cmb_models.cli.terminal import console, number, table
-
-    def row(name: str, found: Comparison) -> tuple[str, ...]:
-        flags = [text for text, flag in (("range", found["outside_flag"]), ("distance", found["distance_flag"])) if flag]
-        cohort, training = (", ".join(map(number, percentiles)) for percentiles in (found["cohort"], found["training"]))
-        return name, cohort, training, f"{100 * found['outside']:.3g} %", number(found["distance"]), ", ".join(flags)
+    """A line for each quantity that was compared with the training data, and what was not compared."""
+    from cmb_models.cli.terminal import number
 
     if drift["quantities"]:
-        rows = [row(name, found) for name, found in drift["quantities"].items()]
-        columns = ("5, 50, 95 %", "cohort", "training data", "outside range", "KS distance", "differs by")
-        console().print(table(*columns, rows=rows))
+        typer.echo("5th, 50th and 95th percentiles of the cohort, and of the training data:")
+    for name, found in drift["quantities"].items():
+        cohort, training = (", ".join(map(number, percentiles)) for percentiles in (found["cohort"], found["training"]))
+        flags = [text for text, flag in (("range", found["outside_flag"]), ("distance", found["distance_flag"])) if flag]
+        shares = f"{100 * found['outside']:.3g} % outside the range, KS distance {number(found['distance'])}"
+        differs = f"; differs in {' and '.join(flags)}" if flags else ""
+        typer.echo(f"{name}: {cohort}; training data {training}; {shares}{differs}")
     if drift["not_compared"]:
         typer.echo(f"not compared with the training data: {', '.join(drift['not_compared'])}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from cmb_models.base_release import BASE
 from cmb_models.dataset.statistics import (
     BEST_SCORE,
     BRIGHT,
@@ -24,8 +25,6 @@ from cmb_models.errors import InputError
 
 if TYPE_CHECKING:
     from cmb_models.release.bundle import Bundle
-
-BASE = "base"
 
 
 class Drift(TypedDict):

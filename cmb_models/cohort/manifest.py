@@ -105,12 +105,12 @@ def _rows(file: Path) -> list[dict[str, str | None]]:
 def _scan(number: int, row: Mapping[str, str | None], folder: Path, kinds: dict[Path, str]) -> CohortScan:
     """kinds: the kind of each path is added."""
     # Paths are joined, not resolved: with a hundred thousand files on a network each look at the disk counts.
-    path, beside = (Path(os.path.normpath(folder / cell)) if (cell := _cell(row, c)) else None for c in (SCAN, PHASE))
+    path, phase = (Path(os.path.normpath(folder / cell)) if (cell := _cell(row, c)) else None for c in (SCAN, PHASE))
     assert path is not None, "read_manifest refuses rows without one"
-    kinds |= {p: kind_of(p) for p in (path, beside) if p is not None}
+    kinds |= {p: kind_of(p) for p in (path, phase) if p is not None}
     is_folder = kinds[path] == "folder"
     own = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix() if is_folder else scan_name(path)
-    return CohortScan(number, _cell(row, NAME) or own, path, beside, is_folder)
+    return CohortScan(number, _cell(row, NAME) or own, path, phase, is_folder)
 
 
 def _cell(row: Mapping[str, str | None], column: str) -> str:

@@ -23,11 +23,14 @@ from cmb_models.client.grpc import Client
 from cmb_models.cohort import servers as servers_module
 from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, open_results, read_table
 from cmb_models.cohort.servers import Servers
-from cmb_models.files import PARTIAL, exclusive, sha256_of
+from cmb_models.dataset.statistics import references
+from cmb_models.files import PARTIAL, exclusive, read_json, sha256_of, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.triton_process import running_server
-from tests.support.bundles import head, make_bundle
+from cmb_models.volume import Volume
+from tests.support.bundles import altered, head, make_bundle
+from tests.support.dicom_export import SECRET, write_study
 from tests.support.refused import refused
 
 pytestmark = [pytest.mark.serving, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -68,11 +71,12 @@ def pair(tmp_path_factory):
         yield {"a": one, "b": two}, folder, bundle
 
 
-def start(cohort: Path, into: Path, servers) -> subprocess.Popen:
+def start(cohort: Path, into: Path, servers, *options: str) -> subprocess.Popen:
     addresses = [word for server in servers.values() for word in ("--server", server.grpc_url)]
     cmb = str(Path(sys.executable).with_name("cmb"))
     command = [cmb, "cohort", str(cohort), "--into", str(into), "--partition", str(PARTITION)]
-    return subprocess.Popen([*command, *addresses], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cohort.parent)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *addresses, *options], **pipes, text=True, cwd=cohort.parent)
 
 
 def wait_for_parts(into: Path, count: int, process: subprocess.Popen) -> None:
@@ -138,6 +142,58 @@ def test_the_same_command_again_does_nothing_and_another_request_is_refused(coho
     other = start(cohort.with_name("shorter.csv"), into, servers)
     _, words = other.communicate(timeout=60)
     assert other.returncode == 2 and "manifest" in words and "write to another folder" in words
+
+
+def test_dicom_folders_and_bids_datasets_become_rows_and_are_compared_with_the_training_data(pair, tmp_path):
+    """Of two folders one has no SWI. Found is the same as in NIfTI files, and nothing that the headers say of the patient."""
+    servers, _, bundle = pair
+    spots = head(shape=(64, 64, 24), seed=3)
+    rounded = Volume(np.rint(spots.data), spots.affine)
+    for name, kinds in (("0001", ("swi", "phase", "t1")), ("0002", ("t1", "flair"))):
+        write_study(tmp_path / "in" / name, "SIEMENS", name, rounded, np.random.default_rng(0), kinds)
+    write_volume(tmp_path / "bids/sub-1/swi/sub-1_swi.nii.gz", rounded, np.int16)
+    (tmp_path / "in/list.csv").write_text("scan,name\n0001,\n0002,without\n")
+    found = {}
+    for place in ("in/list.csv", "bids"):
+        run = start(tmp_path / place, tmp_path / "out" / place, servers, "--bundle", str(bundle))
+        out, words = run.communicate(timeout=120)
+        assert run.returncode == (1 if place != "bids" else 0), words
+        assert "not compared with the training data: in_plane_mm, slice_mm" in out  # of these networks no training is known
+        found[place] = read_table(tmp_path / "out" / place, SCANS).to_pylist()
+        assert json.loads((tmp_path / "out" / place / "summary.json").read_text())["drift"]["quantities"] == {}
+    (swi, without), (bids,) = found["in/list.csv"], found["bids"]
+    rows = [(row["name"], row["code"]) for row in (swi, without, bids)]
+    assert rows == [("0001", ""), ("without", "scan-series"), ("sub-1_swi", "")]
+    assert swi["detections"] == bids["detections"] > 0 and swi["best_score"] == pytest.approx(bids["best_score"], abs=1e-3)
+    assert SECRET not in str(found)
+    results = [f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()]
+    assert len(results) >= 8 and not any(SECRET.encode() in content for content in results)
+
+
+def test_a_cohort_is_compared_with_the_statistics_of_its_release_alone(cohort, tmp_path):
+    """The release's training scans had slices of 1 mm, those of the cohort have 2."""
+
+    def known(bundle):
+        metadata = read_json(bundle / "metadata.json")
+        training = references({"in_plane_mm": 1.0, "slice_mm": 1.0, "spread_to_median": s / 100} for s in range(100))
+        write_json(bundle / "metadata.json", metadata | {"data": {"training": {"statistics": training}}})
+
+    bundle = make_bundle(tmp_path / "plain", threshold=0.5)
+    release = altered(bundle, tmp_path / "release", known)
+    with running_server(tmp_path / "f/repository") as only:
+        deploy_bundle(release, 1, tmp_path / "f/repository", only.grpc_url)
+        run = start(cohort, tmp_path / "out", {"f": only}, "--bundle", str(release))
+        out, _ = run.communicate(timeout=120)
+        assert run.returncode == 1 and "slice_mm: 2, 2, 2; training data 1, 1, 1; 100 % outside the range, KS distance 1" in out
+        assert out.count("differs in range and distance") == 1
+        drift = json.loads((tmp_path / "out/summary.json").read_text())["drift"]
+        assert drift["not_compared"] == ["p99_to_median", "best_score", "detections"]
+        flags = {name: (c["outside_flag"], c["distance_flag"]) for name, c in drift["quantities"].items()}
+        assert flags["slice_mm"] == (True, True) and flags["in_plane_mm"] == (False, False)
+        assert drift["quantities"]["slice_mm"] | {"cohort": [2.0] * 3, "training": [1.0] * 3} == drift["quantities"]["slice_mm"]
+        other = start(cohort, tmp_path / "other", {"f": only}, "--bundle", str(bundle))
+        _, words = other.communicate(timeout=60)
+        assert other.returncode == 2 and "on all servers" in words and not (tmp_path / "other/request.json").exists()
 
 
 def test_servers_of_two_releases_are_refused(pair, tmp_path):

@@ -55,7 +55,9 @@ def images(folder):
 
 def test_only_training_scans_are_prepared_and_each_as_if_it_were_alone(site):
     folder, index, split = site
-    preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "all")
+    statistics = preparation.prepare_training(folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "all")
+    assert statistics.keys() == {"s_sub-a", "s_sub-b"} and statistics["s_sub-a"]["slice_mm"] == 2.0
+    assert 0 < statistics["s_sub-a"]["spread_to_median"] < 1 < statistics["s_sub-a"]["p99_to_median"]
     assert set(images(folder / "all")) == {f"s_sub-{s}{ending}" for s in "ab" for ending in (".npy", ".brain.npy")}
     examples = load_training(folder / "all", split)
     assert {e.key: e.sha256 for e in examples} == {e["key"]: e["sha256"] for e in index if e["dataset"] == "s"}

@@ -50,6 +50,8 @@ LINEAGE = {
     **{f"tuned_{n}": {"study": n, "trial": 0} for n in ("unet", "cnn")},
 }
 
+STATISTICS = {"slice_mm": {"scans": 1, "quantiles": [2.0] * 21, "at_most": [1.0] * 21}}
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> tuple[Path, dict]:
@@ -63,7 +65,7 @@ def exported(tmp_path_factory) -> tuple[Path, dict]:
     torch.manual_seed(0)
     networks = build_unet((4, 4, 8), (1, 2, 1)), PatchClassifier((4, 8), 0.0, config.patch_channels)
     inputs = {name: folder / f"{name}.json" for name in LINEAGE}
-    return folder / "bundle", write_bundle(folder / "bundle", *networks, config, params.export, inputs)
+    return folder / "bundle", write_bundle(folder / "bundle", *networks, config, params.export, inputs, STATISTICS)
 
 
 def test_onnx_answers_as_torch_and_the_golden_scan_has_its_phase(exported):
@@ -137,6 +139,7 @@ def test_stage_2_takes_two_channels_and_the_papers_say_so(exported):
     tensors = metadata["cnn_data_format"]["inputs"]["patches"], metadata["network_data_format"]["inputs"]["image"]
     assert [t["num_channels"] for t in tensors] == [2, 1] and tensors[0]["spatial_shape"] == list(PARAMS.cnn.patch_vox)
     known = {k: metadata["data"]["training"][k] for k in ("scans", "microbleeds", "with_phase", "datasets")}
+    assert metadata["data"]["training"]["statistics"] == STATISTICS and "statistics" not in metadata["data"]["locked"]
     assert known == {"scans": 1, "microbleeds": 2, "with_phase": 1, "datasets": {"s": 1}}
 
 
