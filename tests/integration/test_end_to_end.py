@@ -19,6 +19,9 @@ import psutil
 import pytest
 import yaml
 
+from cmb_models.config.params import Decision
+from cmb_models.dataset.statistics import QUANTITIES
+from cmb_models.detect.fusion import calibrated
 from cmb_models.workspace.code_lock import read_lock
 from cmb_models.workspace.template import create
 from tests.support.imports import ROOT
@@ -107,6 +110,20 @@ def test_every_stage_leaves_real_outputs(trained):
     assert json.loads((reports / "export/metrics.json").read_text())["unet"] < 1e-3
     compute = json.loads((trained.folder / "models/bundle/lineage.json").read_text())["compute"]
     assert compute["device"] in ("cpu", "cuda") and compute["precision"] in ("float32", "bfloat16") and compute["processor"]
+
+
+def test_the_bundle_has_the_statistics_of_all_training_scans(trained):
+    """Four scans: quantities that `cmb cohort` compares, scores as they are in the out-of-fold rows after calibration."""
+    training = json.loads((trained.folder / "models/bundle/metadata.json").read_text())["data"]["training"]
+    known = training["statistics"]
+    assert known.keys() == set(QUANTITIES) and {part["scans"] for part in known.values()} == {training["scans"]} == {4}
+    sides = [voxel["mm"] for voxel in training["voxels"]]
+    assert known["slice_mm"]["quantiles"][-1] == max(mm[-1] for mm in sides)
+    assert known["in_plane_mm"]["quantiles"][0] == min(mm[0] for mm in sides)
+    decision = Decision(**json.loads((trained.folder / "models/calibration.json").read_text())["decision"])
+    with (trained.folder / "reports/cross_validate/detections.csv").open() as stream:
+        best = max(float(row["score"]) for row in csv.DictReader(stream))
+    assert known["best_score"]["quantiles"][-1] == pytest.approx(float(calibrated(best, decision)))
 
 
 def test_no_process_opened_a_file_of_the_checkout(trained, tmp_path):
