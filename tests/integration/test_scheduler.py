@@ -85,13 +85,14 @@ def test_scans_and_lesions_prepared_by_workers_are_those_of_this_process(site, t
     folder, index, split = site
     monkeypatch.chdir(folder)
     lesions = PARAMS.lesion_bank.model_copy(update={"lesions": 27})
-    prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("here"))
+    statistics = prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("here"))
     with running_cluster(tmp_path / "cluster", 2) as cluster:
         monkeypatch.setenv(SCHEDULER, cluster.address)
         with scheduler_workers() as pool:
-            prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("there"), pool=pool)
+            from_workers = prepare_training(Path("raw"), index, split, PARAMS.preprocess, lesions, Path("there"), pool=pool)
     here, there = ({p.name: p.read_bytes() for p in Path(place).iterdir()} for place in ("here", "there"))
     assert here == there and any(name.startswith("lesions") for name in here)
+    assert statistics == from_workers and len(statistics) == 2
 
 
 def test_a_killed_workers_job_is_taken_up_by_another(tmp_path, jobs):

@@ -120,7 +120,8 @@ def _prepared(scan: ScanFile, settings: Preprocess, entry: ScanEntry) -> tuple[E
         content_sha256=entry.get("content_sha256", ""),
         phase_sha256=entry.get("phase_sha256", "") if settings.phase else "",
     )
-    return example, Written(scan.key, volume.to_ras().spacing_mm, sides(volume.spacing_mm) | intensities(volume))
+    statistics: dict[str, float | None] = {**sides(volume.spacing_mm), **intensities(volume)}
+    return example, Written(scan.key, volume.to_ras().spacing_mm, statistics)
 
 
 def prepared_alone(job: PrepareJob) -> bool:
