@@ -22,7 +22,7 @@ HEAD = "| | found | sensitivity (95 % CI) | FP/scan (95 % CI) | precision | F1 |
 def summary() -> str:
     """Held-out figures of both demos, for README."""
     rows = [HEAD]
-    for name, label in (("demo", "`make demo`, from the base release"), ("full-demo", "`make full-demo`")):
+    for name, label in (("demo", "`make demo`"), ("full-demo", "`make full-demo`")):
         figures = load(f"docs/results/{name}.json")
         scans = figures["held_out"]["n_scans"]
         rows.append(evaluation_row(f"{label}: 15 training scans, out of fold", figures["out_of_fold"]))

@@ -139,3 +139,36 @@ def test_a_held_out_scan_that_changed_since_it_was_checked_is_not_evaluated(site
     shutil.copy(folder / "raw/s/sub-b/swi/sub-b_swi.nii.gz", folder / "raw/l/sub-a/swi/sub-a_swi.nii.gz")
     with refused("scan-changed", case="raw/l"):
         score_scans(BundleDetector(make_bundle(folder / "bundle")), folder / "raw", locked)
+
+
+class OtherDisk:
+    """Workers that do not share the workspace's storage: what they write lies in a folder of theirs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, jobs, steps, description):
+        return [function(replace(job, folder=self.folder)) for job in jobs]
+
+
+def test_scans_that_workers_wrote_elsewhere_are_missed(site, monkeypatch):
+    monkeypatch.setattr(preparation, "SEEN_S", 1)
+    folder, index, split = site
+    with refused("worker-inputs", case="prepared", got="no s_sub-a, s_sub-b"):
+        preparation.prepare_training(
+            folder / "raw", index, split, PARAMS.preprocess, NO_LESIONS, folder / "prepared", pool=OtherDisk(folder / "elsewhere")
+        )
+
+
+def test_a_scan_that_is_gone_is_named(site):
+    folder, *_ = site
+    scan = next(s for s in preparation.find_scans(folder / "raw/s"))
+    scan.path.unlink()
+    with refused("scan-not-found", case="sub-a_swi", got="no such file"):
+        preparation.require_indexed(scan.path, "00")
