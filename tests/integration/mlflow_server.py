@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,13 +34,18 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(database: str, artifacts: Path, log: Path, *options: str) -> Iterator[str]:
-    """An MLflow server over a database and a folder that only it touches; gives its address. RuntimeError: its log's end."""
-    port = _free_port()
+def mlflow_server(
+    database: str, artifacts: Path | str, log: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """An MLflow server over a database and a folder, or an s3:// prefix, that only it touches; gives its address.
+
+    variables: added to its environment. RuntimeError: its log's end.
+    """
+    port = free_port()
     driver = database.replace("postgresql://", "postgresql+psycopg2://")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", driver, "--serve-artifacts", "--artifacts-destination", str(artifacts), *options]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | SETTINGS
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | SETTINGS | dict(variables or {})
     with log.open("w") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=log.parent)
         try:
@@ -64,7 +69,7 @@ def _await(url: str, process: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"the MLflow server did not start: {log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -241,8 +241,8 @@ def test_the_hosts_of_a_proxy_are_a_setting_of_the_registry(monkeypatch):
 
 def test_versions_are_those_of_the_locks():
     lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line)
-    pinned = dict(re.findall(r"(mlflow|psycopg2-binary)==([\d.]+)", (DEPLOY / "mlflow" / "Dockerfile").read_text()))
-    assert pinned == {name: lock[name] for name in pinned} and len(pinned) == 2
+    pinned = dict(re.findall(r"(mlflow|psycopg2-binary|boto3)==([\d.]+)", (DEPLOY / "mlflow" / "Dockerfile").read_text()))
+    assert pinned == {name: lock[name] for name in pinned} and len(pinned) == 3
     assert compose()["services"]["mlflow"]["image"] == f"cmb-models-mlflow:{lock['mlflow']}"
     assert f"ARG VERSION={__version__}" in DOCKERFILE
 
