@@ -22,6 +22,7 @@ def contents() -> dict[str, str]:
     return {
         "admin_key": secrets.token_hex(32),
         "postgres_password": secrets.token_urlsafe(24),
+        "optuna_password": secrets.token_urlsafe(24),
         "s3_access_key": access,
         "s3_secret_key": secret,
         "s3_identities": json.dumps({"identities": [identity]}),
