@@ -44,9 +44,7 @@ def client(url: str, service: str, key_id: str = "anyone", secret: str = "anythi
     """A client of a service at this address."""
     import boto3
 
-    return boto3.client(
-        service, endpoint_url=url, region_name=REGION, aws_access_key_id=key_id, aws_secret_access_key=secret
-    )
+    return boto3.client(service, endpoint_url=url, region_name=REGION, aws_access_key_id=key_id, aws_secret_access_key=secret)
 
 
 @contextmanager

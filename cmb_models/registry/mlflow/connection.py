@@ -59,7 +59,7 @@ def without_password(uri: str) -> str:
 
 
 def quiet_environment() -> None:
-    """Switch off MLflow's telemetry, job runner and progress bars, and shorten its wait for a dead server."""
+    """Switch off MLflow's telemetry, job runner, progress bars and downloads past the server; shorten its wait for a dead one."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -68,6 +68,8 @@ def quiet_environment() -> None:
         "GIT_PYTHON_REFRESH": "quiet",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default of seven delays a command by minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        # Through the server, which alone need reach its storage: else MLflow sends clients of an S3 store there.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
