@@ -51,6 +51,7 @@ ONLY_IN = {
     "triton_python_backend_utils": ("cmb_models/serving", "serving"),
     "jinja2": ("cmb_models/report",),
     "pyarrow": ("cmb_models/cohort",),
+    "fsspec": ("cmb_models/cohort/objects.py",),
     "pydicom": ("cmb_models/importing",),
     "dcm2niix": ("cmb_models/importing",),
     "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing"),

@@ -61,9 +61,9 @@ def _list_bids(dataset: Path) -> Cohort:
         raise InputError("manifest-invalid", dataset, expected, got, "list files or DICOM folders in a CSV file")
     # Of several phase images none is chosen: read_phase looks for the one that is named like its scan.
     scans = [CohortScan(n, scan_name(f), f, also[0] if len(also) == 1 else None) for n, (f, also) in enumerate(found)]
-    kinds = {p: kind_of(p) for s in scans for p in (s.path, s.phase) if p is not None}
-    require_sound(scans, kinds, dataset, remedy)
-    listed = "\n".join(sorted(p.relative_to(dataset).as_posix() for p in kinds))
+    images = [p for s in scans for p in (s.path, s.phase) if isinstance(p, Path)]
+    require_sound(scans, {p: kind_of(p) for p in images}, dataset, remedy)
+    listed = "\n".join(sorted(p.relative_to(dataset).as_posix() for p in images))
     return Cohort(scans, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_models.cohort.objects import is_url, present
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import scan_name
 
@@ -24,15 +25,15 @@ class CohortScan:
     Args:
         number: Its place in the list, from 0.
         name: Unique in the list.
-        path: A NIfTI file, or a folder with DICOM series.
+        path: A NIfTI file, or a folder with DICOM series; text is the URL of a NIfTI file in object storage.
         phase: The phase image, of the same kind as `path`; None for the image next to a file, or a series in the same folder.
         is_folder: Whether `path` is a folder.
     """
 
     number: int
     name: str
-    path: Path
-    phase: Path | None = None
+    path: Path | str
+    phase: Path | str | None = None
     is_folder: bool = False
 
 
@@ -41,15 +42,15 @@ def read_manifest(file: Path) -> list[CohortScan]:
 
     Args:
         file: CSV in UTF-8 with the column `scan` (path of a NIfTI file or of a folder with DICOM series, relative to the file's
-            folder), and optionally `phase` (path of the phase image, of the same kind) and `name` (unique; if empty, the
-            file's name without ending, or the folder's relative path). Other columns are ignored.
+            folder, or URL of a NIfTI file), and optionally `phase` (the phase image, of the same kind) and `name` (unique; if
+            empty, the file's name without ending, or the folder's relative path). Other columns are ignored.
 
     Returns:
         The scans in the file's order, at least one.
 
     Raises:
         InputError: If it cannot be read, has no scans, names a scan twice, gives two scans one name, or names files or folders that
-            do not exist; faults are counted and the first ones shown.
+            do not exist, faults are counted and the first ones shown; if object storage cannot be reached.
     """
     file = Path(file)
     rows, remedy = _rows(file), "correct the manifest"
@@ -57,13 +58,15 @@ def read_manifest(file: Path) -> list[CohortScan]:
         raise InputError("manifest-invalid", file, "a row for each scan", "none", remedy)
     if without := [f"row {n}" for n, row in enumerate(rows, start=1) if not _cell(row, SCAN)]:
         raise InputError("manifest-invalid", file, "a path in each row", f"{len(without)} without one ({_shown(without)})", remedy)
-    kinds: dict[Path, str] = {}
+    kinds: dict[Path | str, str] = {}
     scans = [_scan(n, row, file.parent.absolute(), kinds) for n, row in enumerate(rows)]
+    there = present(url for url in kinds if isinstance(url, str))
+    kinds |= {url: "file" if url in there else "" for url in kinds if isinstance(url, str)}
     require_sound(scans, kinds, file, remedy)
     return scans
 
 
-def require_sound(scans: Sequence[CohortScan], kinds: Mapping[Path, str], case: Path, remedy: str) -> None:
+def require_sound(scans: Sequence[CohortScan], kinds: Mapping[Path | str, str], case: Path, remedy: str) -> None:
     """Raise InputError with all faults of a list. kinds: of each path, as of `kind_of`."""
     paths = [p for s in scans for p in (s.path, s.phase) if p is not None]
     faults = {
@@ -71,11 +74,16 @@ def require_sound(scans: Sequence[CohortScan], kinds: Mapping[Path, str], case: 
         "names used twice": _repeated(s.name for s in scans),
         "not found": [str(p) for p in paths if not kinds[p]],
         "phase images of another kind than their scan": [
-            str(s.phase) for s in scans if s.phase is not None and {kinds[s.path], kinds[s.phase]} == {"file", "folder"}
+            str(s.phase) for s in scans if s.phase is not None and _differ(s.path, s.phase, kinds)
         ],
     }
     if found := [f"{len(which)} {kind} ({_shown(which)})" for kind, which in faults.items() if which]:
         raise InputError("manifest-invalid", case, "each scan once, under a name of its own", "; ".join(found), remedy)
+
+
+def _differ(path: Path | str, phase: Path | str, kinds: Mapping[Path | str, str]) -> bool:
+    """Whether a folder is paired with a file, or a local scan with a URL."""
+    return {kinds[path], kinds[phase]} == {"file", "folder"} or (isinstance(path, Path) and isinstance(phase, str))
 
 
 def kind_of(path: Path) -> str:
@@ -102,15 +110,22 @@ def _rows(file: Path) -> list[dict[str, str | None]]:
         raise InputError("manifest-invalid", file, "a CSV file in UTF-8", str(error), remedy) from error
 
 
-def _scan(number: int, row: Mapping[str, str | None], folder: Path, kinds: dict[Path, str]) -> CohortScan:
-    """kinds: the kind of each path is added."""
-    # Paths are joined, not resolved: with a hundred thousand files on a network each look at the disk counts.
-    path, phase = (Path(os.path.normpath(folder / cell)) if (cell := _cell(row, c)) else None for c in (SCAN, PHASE))
+def _scan(number: int, row: Mapping[str, str | None], folder: Path, kinds: dict[Path | str, str]) -> CohortScan:
+    """kinds: the kind of each path is added, and "" for URLs."""
+    path, phase = (_place(_cell(row, column), folder) for column in (SCAN, PHASE))
     assert path is not None, "read_manifest refuses rows without one"
-    kinds |= {p: kind_of(p) for p in (path, phase) if p is not None}
-    is_folder = kinds[path] == "folder"
-    own = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix() if is_folder else scan_name(path)
-    return CohortScan(number, _cell(row, NAME) or own, path, phase, is_folder)
+    kinds |= {p: kind_of(p) if isinstance(p, Path) else "" for p in (path, phase) if p is not None}
+    if isinstance(path, Path) and kinds[path] == "folder":
+        own = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+        return CohortScan(number, _cell(row, NAME) or own, path, phase, is_folder=True)
+    return CohortScan(number, _cell(row, NAME) or scan_name(Path(path)), path, phase)
+
+
+def _place(cell: str, folder: Path) -> Path | str | None:
+    if not cell or is_url(cell):
+        return cell or None
+    # Joined, not resolved: with a hundred thousand files on a network each look at the disk counts.
+    return Path(os.path.normpath(folder / cell))
 
 
 def _cell(row: Mapping[str, str | None], column: str) -> str:

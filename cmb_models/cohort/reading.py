@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_models.cohort.manifest import CohortScan
+from cmb_models.cohort.objects import fetched
 from cmb_models.cohort.servers import read_scan
 from cmb_models.errors import InputError
 from cmb_models.files import files_below
@@ -46,10 +47,14 @@ def read_images(scan: CohortScan, requires_phase: bool) -> tuple[Volume, Volume 
     Raises:
         InputError: If the images cannot be used. It names the path of the list, and nothing that DICOM headers say of the patient.
     """
+    if isinstance(scan.path, str):
+        return _read_objects(scan.path, scan.phase, requires_phase)
+    # read_manifest refuses URLs of phase images here
+    folder_or_file, own_phase = scan.path, None if scan.phase is None else Path(scan.phase)
     if not scan.is_folder:
-        return read_scan(scan.path, scan.phase, requires_phase)
+        return read_scan(folder_or_file, own_phase, requires_phase)
     try:
-        swi, phase = choose(_stacks(scan), scan.path)
+        swi, phase = choose(_stacks(folder_or_file, own_phase), folder_or_file)
         if requires_phase and phase is None:
             remedy = "add the phase series to the folder, or its folder as phase to the manifest"
             raise InputError("phase-missing", scan.path, "a phase series on the grid of its SWI", "none", remedy)
@@ -65,6 +70,20 @@ def read_images(scan: CohortScan, requires_phase: bool) -> tuple[Volume, Volume 
             raise InputError("disk-full", place, "room to convert a DICOM series", "none", "free some, or set TMPDIR") from error
         got = f"one that cannot be read ({type(error).__name__})"
         raise InputError("import-conversion", scan.path, "a DICOM series", got, "copy or export it again") from error
+
+
+def _read_objects(url: str, phase: Path | str | None, requires_phase: bool) -> tuple[Volume, Volume | None]:
+    """As `read_images`, of a URL; its phase image has to be named, by a URL too or by a path."""
+    if requires_phase and phase is None:
+        remedy = "name the phase image in the column phase"
+        raise InputError("phase-missing", url, "a phase image, which the release uses", "none", remedy)
+    wanted = [url, phase] if requires_phase and isinstance(phase, str) else [url]
+    with fetched(wanted) as files:
+        local = phase if isinstance(phase, Path) else files[-1]
+        try:
+            return read_scan(files[0], local, requires_phase)
+        except InputError as error:  # names the temporary file
+            raise InputError(error.code, url, error.expected, error.got, error.remedy) from error
 
 
 def choose(stacks: Sequence[Stack], case: Path) -> tuple[Stack, Stack | None]:
@@ -95,16 +114,16 @@ def choose(stacks: Sequence[Stack], case: Path) -> tuple[Stack, Stack | None]:
     raise InputError("scan-series", case, "one SWI series", f"{len(found)}: {described}", remedy)
 
 
-def _stacks(scan: CohortScan) -> list[Stack]:
+def _stacks(folder: Path, phase: Path | None) -> list[Stack]:
     from cmb_models.importing.dicom_series import read_headers, stacks_of
 
     unread: list[str] = []
-    folders = [scan.path] if scan.phase is None else [scan.path, scan.phase]
-    files = [f for folder in folders for f in files_below(folder, lambda error: unread.append(str(error.filename)))]
+    folders = [folder] if phase is None else [folder, phase]
+    files = [f for place in folders for f in files_below(place, lambda error: unread.append(str(error.filename)))]
     with _HEADERS:
         headers, _, damaged = read_headers(files)
         unread += map(str, damaged)
         if unread:
             got = f"{len(unread)} that cannot be read, the first {unread[0]}"
-            raise InputError("import-conversion", scan.path, "DICOM files that can be read", got, "copy or export them again")
+            raise InputError("import-conversion", folder, "DICOM files that can be read", got, "copy or export them again")
         return stacks_of(headers)

@@ -20,7 +20,7 @@ from cmb_models.io.scan_id import scan_sha256
 from cmb_models.volume import Volume
 
 READ_AHEAD = 2  # scans read beyond those that servers work on
-OF_THE_RUN = ("server-unreachable", "disk-full")  # codes of faults that are no scan's
+OF_THE_RUN = ("server-unreachable", "storage-unreachable", "disk-full")  # codes of faults that are no scan's
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def run_cohort(
         done: Called with the number of scans that are finished, those of earlier runs at first.
 
     Raises:
-        InputError: If no server is left, or there is no room to convert DICOM series; finished partitions are kept.
+        InputError: If no server is left, object storage cannot be reached, or there is no room for DICOM series or objects;
+            finished partitions are kept.
     """
     parts = partitions(scans, partition)
     todo = [n for n in range(len(parts)) if not is_finished(folder, n)]
@@ -90,7 +91,7 @@ def look_through(scan: CohortScan, servers: Servers, threshold: float | None) ->
         if error.code in OF_THE_RUN:
             raise
         return Row(row | {"code": error.code, "error": str(error)}, [])
-    except (RuntimeError, MemoryError) as error:  # a server failed on this scan twice, or there is no room for it
+    except (RuntimeError, MemoryError) as error:  # servers failed on this scan, or there is no room for it
         return Row(row | {"error": str(error) or type(error).__name__}, [])
     found = answer.above(answer.threshold if threshold is None else threshold)
     row |= {"detections": len(found), "candidates": len(answer.candidates), "server": server}
