@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks.gpu_check import run_part
-from benchmarks.gpu_full_run import estimate, fitting_share
+from benchmarks.gpu_full_run import estimate, fitting_share, planned_steps, settings
 from scripts.gpu_kit import LIST, OF_THE_SERVER, is_used
 from tests.support.imports import ROOT
 
@@ -66,8 +66,9 @@ def test_a_stage_that_was_cut_off_is_extrapolated():
 
 
 def test_a_training_takes_the_steps_for_which_there_is_time():
-    # 100 steps/s by ten processes, so 50 by five; 8000 steps in 0.7 * 100 s would take 114 steps/s.
-    searched = {"tune_unet": {"steps": 6000, "seconds": 60.0}}
-    assert fitting_share("detect_candidates", searched, 100, 1.0) == pytest.approx(0.7 * 100 * 50 / 8000)
+    # 100 steps/s by ten processes, so 50 by five.
+    searched, steps = {"tune_unet": {"steps": 6000, "seconds": 60.0}}, planned_steps(settings(1.0), "detect_candidates")
+    half_s = steps / 2 / 50
+    assert fitting_share("detect_candidates", searched, half_s, 1.0) == pytest.approx(0.7 / 2)
     assert fitting_share("detect_candidates", searched, 10_000, 1.0) == 1
     assert fitting_share("detect_candidates", {}, 1, 1.0) == fitting_share("preprocess", searched, 1, 1.0) == 1
