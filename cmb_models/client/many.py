@@ -16,7 +16,7 @@ from cmb_models.detection import DetectionResult, Detector
 from cmb_models.errors import InputError
 from cmb_models.volume import ScanLike
 
-# With these the same request may succeed later.
+# With these the same request may succeed later; others (a certificate, a key, the scan itself) need the user.
 RETRIED = ("server-unreachable", "server-without-release", "server-timeout")
 REST_S = (0.5, 15.0)  # between two attempts: doubled each time, from the first to the second
 MOST_FAILURES = 2  # of the server itself at one scan

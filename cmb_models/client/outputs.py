@@ -16,7 +16,7 @@ CSV_FILE, JSON_FILE, CANDIDATES_FILE = "detections.csv", "detections.json", "can
 FORMAT = 1  # of JSON_FILE, docs/reference/detections-1.schema.json; a change that programs would notice makes the next number
 COLUMNS = ("scan", "x_mm", "y_mm", "z_mm", "i", "j", "k", "diameter_mm", "score", "stage1_score", "release", "manifest_sha256")
 
-CANDIDATE_COLUMNS = (*COLUMNS[:9], "stage1_score", "stage2_score", "detection", "lower_score", "release", "manifest_sha256")
+CANDIDATE_COLUMNS = (*COLUMNS[:10], "stage2_score", "detection", "lower_score", "release", "manifest_sha256")
 
 
 @dataclass(frozen=True)

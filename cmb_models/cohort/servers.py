@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmb_models.client.grpc import Client
+from cmb_models.client.many import RETRIED
 from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.volume import Volume
 
 log = logging.getLogger(__name__)
 
-# That can pass; others (a certificate, a key) end a run at its start.
-SERVER_FAULTS = ("server-unreachable", "server-without-release", "server-timeout")
 REST_S = (1.0, 30.0)  # until a server that failed is asked again: doubled each time, from the first to the second
 PATIENCE_S = 600.0  # without any answer before the run ends
 OF_A_SCAN = ("scan-", "phase-")  # first letters of the codes of faults in scans and, of releases with phase, in phase images
@@ -254,7 +253,7 @@ class Servers:
                     continue
                 reasons.append(f"{server.client.url} has no release")
             except InputError as error:
-                if error.code not in SERVER_FAULTS:
+                if error.code not in RETRIED:
                     raise
                 reasons.append(str(error))
             self._leave_out(server, reasons[-1])
