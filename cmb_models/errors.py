@@ -90,7 +90,7 @@ CODES = {
     "results-mixed": "Results come from different releases, or twice from one scan.",
     "rows-invalid": "Saved evaluation rows have unexpected columns or are inconsistent.",
     "rows-missing": "A release lacks the rows of its evaluation.",
-    "storage-unreachable": "Object storage cannot be reached, or refuses the request.",
+    "storage-unreachable": "Storage with scans cannot be reached, or refuses the request.",
     "database-unreachable": "The database that CMB_OPTUNA_STORAGE names cannot be reached.",
     "database-lost": "The connection to the database of the studies was lost during a run.",
     "scheduler-unreachable": "The Dask scheduler that CMB_SCHEDULER names does not answer.",

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
+
 from cmb_models.base_release import BASE
 from cmb_models.dataset.statistics import (
     BEST_SCORE,
     BRIGHT,
     DETECTIONS,
     IN_PLANE,
+    PROBABILITIES,
     QUANTITIES,
     SLICE,
     SPREAD,
-    Comparison,
     Reference,
-    compare,
     references,
     sides,
 )
@@ -25,6 +26,21 @@ from cmb_models.errors import InputError
 
 if TYPE_CHECKING:
     from cmb_models.release.bundle import Bundle
+
+
+SHOWN = (1, 10, 19)  # of PROBABILITIES: 5, 50 and 95 %
+ALPHA = 0.001  # probability of a flag, at most, where scans come from the same distribution
+
+
+class Comparison(TypedDict):
+    """One quantity of a cohort and of the training data, as `compare` describes."""
+
+    cohort: list[float]
+    training: list[float]
+    outside: float
+    distance: float
+    outside_flag: bool
+    distance_flag: bool
 
 
 class Drift(TypedDict):
@@ -87,3 +103,40 @@ def drift(scans: Mapping[str, Sequence[Any]], training: Mapping[str, Reference],
         if name in training and (comparison := compare(training[name], columns[name])):
             compared[name] = comparison
     return {"quantities": compared, "not_compared": [name for name in QUANTITIES if name not in compared]}
+
+
+def compare(training: Reference, values: Sequence[float]) -> Comparison | None:
+    """Compare scans with the training data by one quantity; None without scans.
+
+    `outside` is the share of scans beyond the lowest or highest value of the training data. Of n + m exchangeable scans, the number
+    outside the range of n follows a beta-binomial distribution whatever the quantity's (Wilks 1941, Ann. Math. Stat. 12:91), by
+    which it is flagged. `distance` is the largest difference between both distribution functions at the training data's quantiles,
+    at most the two-sample Kolmogorov-Smirnov statistic, and flagged above that one's asymptotic critical value (Smirnov 1948, Ann.
+    Math. Stat. 19:279). Both at ALPHA.
+
+    Args:
+        training: Of the training data.
+        values: Of m scans.
+
+    Returns:
+        The 5th, 50th and 95th percentiles of both, shares and flags.
+    """
+    from scipy.stats import betabinom
+
+    if not len(values):
+        return None
+    ordered, n, m = np.sort(np.asarray(values, dtype=float)), training["scans"], len(values)
+    quantiles = np.asarray(training["quantiles"])
+    outside = int(((ordered < quantiles[0]) | (ordered > quantiles[-1])).sum())
+    shares = np.searchsorted(ordered, quantiles, side="right") / m
+    below = np.searchsorted(ordered, quantiles[0], side="left") / m  # of the cohort, where the training data have none
+    distance = max(float(np.abs(shares - training["at_most"]).max()), float(below))
+    critical = np.sqrt(-np.log(ALPHA / 2) / 2 * (n + m) / (n * m))
+    return {
+        "cohort": [float(q) for q in np.quantile(ordered, [PROBABILITIES[s] for s in SHOWN])],
+        "training": [training["quantiles"][s] for s in SHOWN],
+        "outside": outside / m,
+        "distance": distance,
+        "outside_flag": bool(n > 1 and betabinom(m, 2, n - 1).sf(outside - 1) < ALPHA),
+        "distance_flag": bool(distance > critical),
+    }

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cmb_models.errors import InputError
+from cmb_models.files import FULL
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 Result = TypeVar("Result")
 
+AT_ONCE = 16  # requests for lists of objects
 URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
@@ -33,12 +36,14 @@ def present(urls: Iterable[str]) -> set[str]:
     prefixes: dict[str, list[str]] = {}
     for url in urls:
         prefixes.setdefault(url.rpartition("/")[0], []).append(url)
-    found: set[str] = set()
-    for prefix, within in prefixes.items():
-        system, place = _opened(prefix)
-        names = {name.rpartition("/")[2] for name in _asked(prefix, _names, system, place)}
-        found |= {url for url in within if url.rpartition("/")[2] in names}
-    return found
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # a prefix for each scan is a usual layout
+        listed = dict(zip(prefixes, pool.map(_listed, prefixes), strict=True))
+    return {url for prefix, within in prefixes.items() for url in within if url.rpartition("/")[2] in listed[prefix]}
+
+
+def _listed(prefix: str) -> set[str]:
+    system, place = _opened(prefix)
+    return {name.rpartition("/")[2] for name in _asked(prefix, _names, system, place)}
 
 
 @contextmanager
@@ -48,15 +53,29 @@ def fetched(urls: Iterable[str]) -> Iterator[list[Path]]:
     Raises:
         InputError: If one is gone, the storage cannot be reached or refuses, or the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="cmb-cohort-") as folder:
-        files = []
-        for number, url in enumerate(urls):
-            system, place = _opened(url)
-            file = Path(folder, str(number), url.rpartition("/")[2])
-            file.parent.mkdir()
-            _asked(url, system.get_file, place, str(file))
-            files.append(file)
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmb-cohort-")))
+            files = [_fetch(url, folder / str(number)) for number, url in enumerate(urls)]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            place = tempfile.gettempdir()
+            raise InputError("disk-full", place, "room to fetch a scan", "none", "free some, or set TMPDIR") from error
         yield files
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    system, place = _opened(url)
+    folder.mkdir()
+    file = folder / url.rpartition("/")[2]
+    try:
+        _asked(url, system.get_file, place, str(file))
+    except _Denied as denied:
+        _listed(url.rpartition("/")[0])  # raises if all of the storage refuses
+        got = " ".join(str(denied.__cause__).split())[:200]
+        raise InputError("scan-file", url, "an object that may be read", got, "restore it or correct its permissions") from denied
+    return file
 
 
 def _names(system: AbstractFileSystem, place: str) -> list[str]:
@@ -80,13 +99,22 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
     return system, place
 
 
+class _Denied(InputError):
+    """The storage refuses one request: all of them, or this object (archived, or without permission)."""
+
+
 def _asked(url: str, question: Callable[..., Result], *arguments: object) -> Result:
     """An answer of the storage; its library repeats what may pass by itself."""
+    remedy = "check address, credentials and network, and run the same command again: finished partitions are kept"
     try:
         return question(*arguments)
     except FileNotFoundError as error:
         raise InputError("file-not-found", url, "an object of that name", "none", "correct the manifest") from error
+    except MemoryError:
+        raise
     except Exception as error:  # each storage's library has exceptions of its own for credentials and connections
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        kind = _Denied if isinstance(error, PermissionError) else InputError
         got = " ".join(str(error).split())[:200] or type(error).__name__
-        remedy = "check address, credentials and network, and run the same command again: finished partitions are kept"
-        raise InputError("storage-unreachable", url, "storage that answers", got, remedy) from error
+        raise kind("storage-unreachable", url, "storage that answers", got, remedy) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import tempfile
 import threading
@@ -14,7 +13,7 @@ from cmb_models.cohort.manifest import CohortScan
 from cmb_models.cohort.objects import fetched
 from cmb_models.cohort.servers import read_scan
 from cmb_models.errors import InputError
-from cmb_models.files import files_below
+from cmb_models.files import FULL, files_below
 from cmb_models.io.series_role import PHASE, SWI
 from cmb_models.volume import Volume
 
@@ -65,7 +64,7 @@ def read_images(scan: CohortScan, requires_phase: bool) -> tuple[Volume, Volume 
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise nearly everything in pydicom, with values of theirs in the message
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in FULL:
             place = tempfile.gettempdir()
             raise InputError("disk-full", place, "room to convert a DICOM series", "none", "free some, or set TMPDIR") from error
         got = f"one that cannot be read ({type(error).__name__})"
@@ -124,6 +123,6 @@ def _stacks(folder: Path, phase: Path | None) -> list[Stack]:
         headers, _, damaged = read_headers(files)
         unread += map(str, damaged)
         if unread:
-            got = f"{len(unread)} that cannot be read, the first {unread[0]}"
+            got = f"{len(unread)} that cannot be read"  # names of files may be those of patients
             raise InputError("import-conversion", folder, "DICOM files that can be read", got, "copy or export them again")
         return stacks_of(headers)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_models.cohort.manifest import CohortScan
+from cmb_models.cohort.manifest import CohortScan, kind_of
 from cmb_models.cohort.reading import read_images
 from cmb_models.cohort.results import is_finished, partitions, write_partition
 from cmb_models.cohort.servers import Servers
@@ -59,14 +60,14 @@ def run_cohort(
     todo = [n for n in range(len(parts)) if not is_finished(folder, n)]
     done(len(scans) - sum(len(parts[n]) for n in todo))
     rows: dict[int, list[Row]] = {n: [] for n in todo}
-    most = servers.slots + READ_AHEAD
+    most, read = servers.slots + READ_AHEAD, deque[Path](maxlen=1)
     with ThreadPoolExecutor(most) as pool:
         waiting: dict[Future[Row], int] = {}
         try:
             for part, scan in _in_order(parts, todo):
                 while len(waiting) >= most:
                     _collect(waiting, rows, parts, folder, done)
-                waiting[pool.submit(look_through, scan, servers, threshold)] = part
+                waiting[pool.submit(look_through, scan, servers, threshold, read)] = part
             while waiting:
                 _collect(waiting, rows, parts, folder, done)
         except BaseException:
@@ -76,20 +77,25 @@ def run_cohort(
             raise
 
 
-def look_through(scan: CohortScan, servers: Servers, threshold: float | None) -> Row:
+def look_through(scan: CohortScan, servers: Servers, threshold: float | None, read: deque[Path]) -> Row:
     """Detect in one scan. A scan that is rejected, or on which servers fail, is a row with an error.
 
-    Raises InputError if no server is left, or there is no room to convert DICOM series.
+    read: the file or folder that was read last, in any thread.
+
+    Raises InputError if no server is left, storage is gone, or there is no room to convert DICOM series.
     """
     row: dict[str, Any] = {"number": scan.number, "name": scan.name, "file": str(scan.path), "code": "", "error": ""}
     started = time.monotonic()
     try:
         volume, phase = read_images(scan, servers.requires_phase)
+        if isinstance(scan.path, Path):
+            read.append(scan.path)
         row |= _about(volume)
         answer, server = servers.detect(volume, phase, scan.name)
     except InputError as error:
         if error.code in OF_THE_RUN:
             raise
+        _require_storage(scan, read)
         return Row(row | {"code": error.code, "error": str(error)}, [])
     except (RuntimeError, MemoryError) as error:  # servers failed on this scan, or there is no room for it
         return Row(row | {"error": str(error) or type(error).__name__}, [])
@@ -97,6 +103,13 @@ def look_through(scan: CohortScan, servers: Servers, threshold: float | None) ->
     row |= {"detections": len(found), "candidates": len(answer.candidates), "server": server}
     row |= {"best_score": max((c.score for c in answer.candidates), default=None), "seconds": time.monotonic() - started}
     return Row(row, [_detection_row(scan, d, volume.in_scanner) for d in found])
+
+
+def _require_storage(scan: CohortScan, read: deque[Path]) -> None:
+    """Raise InputError if a scan is not there and the one that was read before is gone too: all were, when they were listed."""
+    if isinstance(scan.path, Path) and not kind_of(scan.path) and not any(map(kind_of, list(read))):
+        remedy = "mount the storage and run the same command again: finished partitions are kept"
+        raise InputError("storage-unreachable", scan.path, "the file or folder that was listed", "none, nor the one before", remedy)
 
 
 def _in_order(parts: Sequence[Sequence[CohortScan]], todo: Sequence[int]) -> Iterator[tuple[int, CohortScan]]:

@@ -18,10 +18,8 @@ BEST_SCORE, DETECTIONS = "best_score", "detections"  # of a scan
 QUANTITIES = (IN_PLANE, SLICE, SPREAD, BRIGHT, BEST_SCORE, DETECTIONS)
 SAMPLE = (4, 4, 2)  # every so many voxels along the stored axes one is enough for intensities
 HEAD = 0.15  # of the 99th percentile: brighter voxels are the head; the default of preprocess.foreground_fraction
-MM_DIGITS = 2  # that voxel sizes are rounded to: headers hold them in single precision
+MM_DIGITS, MM_OFFSET = 2, 1e-4  # headers hold voxel sizes in single precision, and 0.625 mm must not lie between two rounded ones
 PROBABILITIES = tuple(n / 20 for n in range(21))
-SHOWN = (1, 10, 19)  # of PROBABILITIES: 5, 50 and 95 %
-ALPHA = 0.001  # probability of a flag, at most, where scans come from the same distribution
 
 
 class Reference(TypedDict):
@@ -33,17 +31,6 @@ class Reference(TypedDict):
     scans: int
     quantiles: list[float]
     at_most: list[float]
-
-
-class Comparison(TypedDict):
-    """One quantity of a cohort and of the training data, as `compare` describes."""
-
-    cohort: list[float]
-    training: list[float]
-    outside: float
-    distance: float
-    outside_flag: bool
-    distance_flag: bool
 
 
 def intensities(volume: Volume) -> dict[str, float | None]:
@@ -66,8 +53,13 @@ def intensities(volume: Volume) -> dict[str, float | None]:
 
 def sides(spacing_mm: Iterable[float]) -> dict[str, float]:
     """IN_PLANE and SLICE of a voxel, mm, whatever the order of the axes. spacing_mm: three numbers."""
-    ordered = sorted(spacing_mm)
-    return {IN_PLANE: round(float(ordered[0]), MM_DIGITS), SLICE: round(float(ordered[-1]), MM_DIGITS)}
+    ordered = sorted(map(rounded_mm, spacing_mm))
+    return {IN_PLANE: ordered[0], SLICE: ordered[-1]}
+
+
+def rounded_mm(side: float) -> float:
+    """A side of a voxel, mm, the same for all scans of a protocol, whatever their orientation."""
+    return round(float(side) + MM_OFFSET, MM_DIGITS)
 
 
 def reference(values: Sequence[float]) -> Reference | None:
@@ -88,40 +80,3 @@ def references(scans: Iterable[Mapping[str, float | None]]) -> dict[str, Referen
             if (value := scan.get(name)) is not None:
                 columns[name].append(value)
     return {name: found for name, values in columns.items() if (found := reference(values))}
-
-
-def compare(training: Reference, values: Sequence[float]) -> Comparison | None:
-    """Compare scans with the training data by one quantity; None without scans.
-
-    `outside` is the share of scans beyond the lowest or highest value of the training data. Of n + m exchangeable scans, the number
-    outside the range of n follows a beta-binomial distribution whatever the quantity's (Wilks 1941, Ann. Math. Stat. 12:91), by
-    which it is flagged. `distance` is the largest difference between both distribution functions at the training data's quantiles,
-    at most the two-sample Kolmogorov-Smirnov statistic, and flagged above that one's asymptotic critical value (Smirnov 1948, Ann.
-    Math. Stat. 19:279). Both at ALPHA.
-
-    Args:
-        training: Of the training data.
-        values: Of m scans.
-
-    Returns:
-        The 5th, 50th and 95th percentiles of both, shares and flags.
-    """
-    from scipy.stats import betabinom
-
-    if not len(values):
-        return None
-    ordered, n, m = np.sort(np.asarray(values, dtype=float)), training["scans"], len(values)
-    quantiles = np.asarray(training["quantiles"])
-    outside = int(((ordered < quantiles[0]) | (ordered > quantiles[-1])).sum())
-    shares = np.searchsorted(ordered, quantiles, side="right") / m
-    below = np.searchsorted(ordered, quantiles[0], side="left") / m  # of the cohort, where the training data have none
-    distance = max(float(np.abs(shares - training["at_most"]).max()), float(below))
-    critical = np.sqrt(-np.log(ALPHA / 2) / 2 * (n + m) / (n * m))
-    return {
-        "cohort": [float(q) for q in np.quantile(ordered, [PROBABILITIES[s] for s in SHOWN])],
-        "training": [training["quantiles"][s] for s in SHOWN],
-        "outside": outside / m,
-        "distance": distance,
-        "outside_flag": bool(n > 1 and betabinom(m, 2, n - 1).sf(outside - 1) < ALPHA),
-        "distance_flag": bool(distance > critical),
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from cmb_models.io.sidecar import read_sidecar
 from cmb_models.volume import Volume
 
 CONVERSION_S = 300.0
+EXPANSION = 8  # of JPEG, generously
 END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -50,14 +52,28 @@ def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict
         except subprocess.TimeoutExpired as error:
             raise InputError("import-conversion", name, "a volume", f"none within {CONVERSION_S:g} s", "export it again") from error
         images = sorted(out.glob("*.nii"))
+        if not images:
+            _require_room(source)
         if len(images) != 1:
             got = f"{len(images)} volumes" if images else "none"
             raise InputError("import-conversion", name, "one volume", got, "export it uncompressed, or one series at a time")
-        volume, values = read_volume(images[0]), read_sidecar(images[0])
+        try:
+            volume, values = read_volume(images[0]), read_sidecar(images[0])
+        except InputError:
+            _require_room(source)  # dcm2niix does not say that it could not write all of it
+            raise
     if volume.data.shape[2] != slices:
         got = f"one of {volume.data.shape[2]}"
         raise InputError("import-conversion", name, f"a volume of {slices} slices", got, "export the whole series again")
     return volume, values
+
+
+def _require_room(source: Path) -> None:
+    """Raise InputError if a conversion that failed had no room for its image; compressed series grow by EXPANSION at most."""
+    needed = EXPANSION * sum(file.stat().st_size for file in source.iterdir())
+    if (free := shutil.disk_usage(source).free) < needed:
+        got, place = f"{free / 1e6:.0f} MB", tempfile.gettempdir()
+        raise InputError("disk-full", place, f"{needed / 1e6:.0f} MB to convert a DICOM series", got, "free some, or set TMPDIR")
 
 
 def _offer(file: Path, link: Path, name: str) -> None:

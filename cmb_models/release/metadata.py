@@ -14,7 +14,7 @@ from typing import Any
 from cmb_models import __version__
 from cmb_models.config.params import Decision, PipelineConfig
 from cmb_models.dataset.entries import ScanEntry, ScanIndex, SubjectSplit
-from cmb_models.dataset.statistics import BEST_SCORE, DETECTIONS, Reference, references
+from cmb_models.dataset.statistics import BEST_SCORE, DETECTIONS, Reference, references, rounded_mm
 from cmb_models.detect.fusion import calibrated
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.release import bundle
@@ -72,7 +72,7 @@ def metadata(
 def describe(scans: Iterable[ScanEntry]) -> dict[str, Any]:
     """Counts of scans, subjects and microbleeds, by dataset and by voxel size. scans: entries of data/index.json."""
     scans = list(scans)
-    voxels = Counter(tuple(sorted(round(side, 2) for side in s["spacing_mm"])) for s in scans if "spacing_mm" in s)
+    voxels = Counter(tuple(sorted(map(rounded_mm, s["spacing_mm"]))) for s in scans if "spacing_mm" in s)
     return {
         "scans": len(scans),
         "subjects": len({s["subject"] for s in scans}),

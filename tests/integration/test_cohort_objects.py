@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 from s3fs import S3FileSystem
@@ -78,6 +80,41 @@ def test_wrong_credentials_a_missing_package_and_an_unknown_kind_are_named(acces
         read_manifest(manifest(tmp_path, "nonsense://scans/a.nii"))
     with refused("package-missing", case="gs://"):
         read_manifest(manifest(tmp_path, "gs://scans/a.nii"))
+
+
+def test_one_object_that_is_refused_is_a_fault_of_its_scan(access: ObjectStore, tmp_path, monkeypatch):
+    """As archived ones are; the others of its prefix can be read."""
+    refused_one, other = read_manifest(manifest(tmp_path, "s3://scans/site/a_swi.nii.gz", "s3://scans/site/cut_swi.nii.gz"))
+    get = S3FileSystem._get_file
+
+    async def deny(self, place, *rest, **names):
+        if "a_swi" in place:
+            raise PermissionError("The operation is not valid for the object's storage class")
+        return await get(self, place, *rest, **names)
+
+    monkeypatch.setattr(S3FileSystem, "_get_file", deny)
+    S3FileSystem.clear_instance_cache()  # which has the old method
+    with refused("scan-file", case="a_swi.nii.gz", got="storage class"):
+        read_images(refused_one, requires_phase=False)
+    with objects.fetched([other.path]) as files:
+        assert files[0].stat().st_size == 500
+
+
+def test_room_for_a_scan_is_no_fault_of_the_storage(access: ObjectStore, tmp_path, monkeypatch):
+    (scan,) = read_manifest(manifest(tmp_path, "s3://scans/site/a_swi.nii.gz"))
+
+    async def full(*_args, **_names):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def none(*_args, **_names):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for what in ((S3FileSystem, "_get_file", full), (objects.tempfile, "TemporaryDirectory", none)):
+        with monkeypatch.context() as patch:
+            patch.setattr(*what)
+            S3FileSystem.clear_instance_cache()
+            with refused("disk-full"):
+                read_images(scan, requires_phase=False)
 
 
 def test_storage_that_is_away_ends_the_run(access: ObjectStore, tmp_path, monkeypatch):

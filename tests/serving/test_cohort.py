@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 
 from cmb_models.client.grpc import Client
+from cmb_models.cohort import run
 from cmb_models.cohort import servers as servers_module
+from cmb_models.cohort.listing import list_cohort
 from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, open_results, read_table
 from cmb_models.cohort.servers import Servers
 from cmb_models.dataset.statistics import references
@@ -339,3 +341,21 @@ def test_what_a_killed_run_left_is_removed_and_one_process_writes_at_a_time(coho
     left.touch()
     open_results(into, sha256_of(cohort), "00", None, PARTITION)
     assert not left.exists()
+
+
+def test_a_share_that_is_no_longer_mounted_ends_the_run(cohort, pair, tmp_path):
+    """And writes no row for scans that could not be read; one file that is removed is a row."""
+    share, into = tmp_path / "share", tmp_path / "results"
+    shutil.copytree(cohort.parent, share)
+    into.mkdir()
+    scans = list_cohort(share / "manifest.csv").scans
+    with Servers(urls(pair)) as servers:
+        open_results(into, "00", servers.manifest_sha256, None, PARTITION)
+        read = deque(maxlen=1)
+        assert not run.look_through(scans[0], servers, None, read).scan["code"]
+        scans[1].path.unlink()
+        assert run.look_through(scans[1], servers, None, read).scan["code"] == "file-not-found"
+        share.rename(tmp_path / "away")
+        with refused("storage-unreachable", case="share/scan-"):
+            run.run_cohort(scans, servers, into, PARTITION)
+    assert not is_finished(into, 0)

@@ -11,7 +11,7 @@ from cmb_models.registry.withdrawal.leftovers import leftovers
 from cmb_models.registry.withdrawal.plan import Plan
 from cmb_models.registry.withdrawal.withdraw import Withdrawal, codes_of, dvc
 from cmb_models.workspace.dvc_cache import cache_dir
-from cmb_models.workspace.paths import CANDIDATES, DVC_LOCK, PREPARED, RAW, WITHDRAWAL_LOG
+from cmb_models.workspace.paths import CANDIDATES, DVC_LOCK, PREPARED, RAW, STATISTICS, WITHDRAWAL_LOG
 from cmb_models.workspace.versioning import git_lines
 
 PAGE = "check.html"  # as the documentation names the page of `cmb check`; git ignores it
@@ -78,7 +78,7 @@ def _training(found: Withdrawal, is_trained: bool) -> Iterator[str]:
     if found.split_fault:
         yield f"index and split could not be recomputed, so nothing can be retrained: {found.split_fault}"
     if is_trained:
-        yield f"retrain: `dvc repro`, and commit; until then {PREPARED} and {CANDIDATES} hold the patient's scans"
+        yield f"retrain: `dvc repro`, and commit; until then {PREPARED}, {CANDIDATES} and {STATISTICS} hold the patient's data"
 
 
 def _stores(workspace: Path) -> Iterator[str]:

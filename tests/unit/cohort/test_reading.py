@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -103,16 +105,29 @@ def test_missing_packages_are_found_before_anything_is_read(tmp_path, monkeypatc
         require_readers([CohortScan(0, "file", tmp_path / "a.nii"), listed(tmp_path)])
 
 
-def test_a_full_disk_is_no_fault_of_the_scan(tmp_path, monkeypatch):
-    """The system's answer is replaced: a full file system cannot be made here without rights."""
-    import errno
-    import tempfile
+@pytest.mark.parametrize("kilobytes", [12, 48])
+def test_a_full_disk_is_no_fault_of_the_scan(tmp_path, monkeypatch, kilobytes):
+    """A file system of this size: too small for the links to the slices, or for the image, which dcm2niix does not report."""
+    folder, small = study(tmp_path / "in", kinds=("swi",)), tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(small))
+        with refused("disk-full"):
+            read_images(listed(folder), requires_phase=False)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
-    def refuse(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
+def test_names_of_unreadable_files_are_left_out(tmp_path):
+    """Exports name folders after patients."""
     folder = study(tmp_path / "in", kinds=("swi",))
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    content = (folder / "0001/IM00003").read_bytes()
+    (folder / f"{SECRET}.dcm").write_bytes(content.replace(b"\x18\x00\x81\x00DS", b"\x18\x00\x81\x00ZZ"))
     with pytest.raises(InputError) as caught:
         read_images(listed(folder), requires_phase=False)
-    assert caught.value.code == "disk-full"
+    assert caught.value.code == "import-conversion" and SECRET not in str(caught.value)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cmb_models.cohort.drift import ALPHA, compare
 from cmb_models.dataset.statistics import (
-    ALPHA,
     BRIGHT,
     DETECTIONS,
     IN_PLANE,
     SLICE,
     SPREAD,
-    compare,
     intensities,
     reference,
     references,
@@ -47,6 +46,18 @@ def test_a_scan_without_signal_has_no_statistics(value):
 
 def test_sides_are_sorted_and_rounded():
     assert sides((2.0000001, 0.4999999, 0.5)) == {IN_PLANE: 0.5, SLICE: 2.0}
+
+
+@pytest.mark.parametrize("side", [0.375, 0.625, 0.875])
+def test_common_sides_round_alike_whatever_the_orientation(side):
+    """Headers hold rotated axes in single precision, whose lengths differ in the eighth digit."""
+    found = set()
+    for seed in range(50):
+        axes, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = (axes * side).astype(np.float32)
+        found |= set(sides(Volume(np.zeros((2, 2, 2), np.float32), affine).spacing_mm).values())
+    assert len(found) == 1
 
 
 def test_quantiles_are_values_that_occur_with_their_shares():
