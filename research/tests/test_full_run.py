@@ -22,8 +22,8 @@ def test_settings_are_the_full_demos_with_more_trials():
     params = full_run.settings(PARAMS, 50, 10)
     for tuning in (params.tune_unet, params.tune_cnn):
         assert (tuning.trials, tuning.parallel_trials) == (50, 10)
-    assert params.split.folds == 5 and params.unet.steps == 2600
-    assert params.cnn == PARAMS.cnn and params.gate == PARAMS.gate
+    assert params.split.folds == 5 and (params.unet.steps, params.tune_unet.steps) == (2600, 150)
+    assert params.train.init_from == "random" and params.cnn.channels == (8, 16, 32) and params.gate == PARAMS.gate
 
 
 def test_stages_are_those_of_dvc_up_to_the_bundle():
