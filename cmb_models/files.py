@@ -98,6 +98,11 @@ def _disk_full_as_input_error(path: Path) -> Iterator[None]:
         raise InputError("disk-full", path, "room on the disk", "none left", "free some and run the command again") from error
 
 
+def no_temporary_room(expected: str, got: str = "none") -> InputError:
+    """The error for a full disk below the folder for temporary files. expected, got: the room that is needed, and that is free."""
+    return InputError("disk-full", tempfile.gettempdir(), expected, got, "free some, or set TMPDIR")
+
+
 @contextlib.contextmanager
 def writable(folder: Path, mode: int = 0o777) -> Iterator[None]:
     """Create a folder if it is missing, to create files in it. Raises InputError if it cannot be created or written to."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cmb_models.errors import InputError
-from cmb_models.files import FULL
+from cmb_models.files import FULL, no_temporary_room
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -60,8 +60,7 @@ def fetched(urls: Iterable[str]) -> Iterator[list[Path]]:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            place = tempfile.gettempdir()
-            raise InputError("disk-full", place, "room to fetch a scan", "none", "free some, or set TMPDIR") from error
+            raise no_temporary_room("room to fetch a scan") from error
         yield files
 
 

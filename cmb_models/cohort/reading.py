@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from cmb_models.cohort.manifest import CohortScan
 from cmb_models.cohort.objects import fetched
 from cmb_models.cohort.servers import read_scan
 from cmb_models.errors import InputError
-from cmb_models.files import FULL, files_below
+from cmb_models.files import FULL, files_below, no_temporary_room
 from cmb_models.io.series_role import PHASE, SWI
 from cmb_models.volume import Volume
 
@@ -65,8 +64,7 @@ def read_images(scan: CohortScan, requires_phase: bool) -> tuple[Volume, Volume 
         raise
     except Exception as error:  # damaged files raise nearly everything in pydicom, with values of theirs in the message
         if isinstance(error, OSError) and error.errno in FULL:
-            place = tempfile.gettempdir()
-            raise InputError("disk-full", place, "room to convert a DICOM series", "none", "free some, or set TMPDIR") from error
+            raise no_temporary_room("room to convert a DICOM series") from error
         got = f"one that cannot be read ({type(error).__name__})"
         raise InputError("import-conversion", scan.path, "a DICOM series", got, "copy or export it again") from error
 
@@ -116,13 +114,13 @@ def choose(stacks: Sequence[Stack], case: Path) -> tuple[Stack, Stack | None]:
 def _stacks(folder: Path, phase: Path | None) -> list[Stack]:
     from cmb_models.importing.dicom_series import read_headers, stacks_of
 
-    unread: list[str] = []
+    unread: list[object] = []  # counted alone: names of files may be those of patients
     folders = [folder] if phase is None else [folder, phase]
-    files = [f for place in folders for f in files_below(place, lambda error: unread.append(str(error.filename)))]
+    files = [f for place in folders for f in files_below(place, unread.append)]
     with _HEADERS:
         headers, _, damaged = read_headers(files)
-        unread += map(str, damaged)
+        unread += damaged
         if unread:
-            got = f"{len(unread)} that cannot be read"  # names of files may be those of patients
+            got = f"{len(unread)} that cannot be read"
             raise InputError("import-conversion", folder, "DICOM files that can be read", got, "copy or export them again")
         return stacks_of(headers)

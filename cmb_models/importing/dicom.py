@@ -16,6 +16,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGTransferSyntaxes
 
 from cmb_models.errors import InputError
+from cmb_models.files import no_temporary_room
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.sidecar import read_sidecar
 from cmb_models.volume import Volume
@@ -72,8 +73,7 @@ def _require_room(source: Path) -> None:
     """Raise InputError if a conversion that failed had no room for its image; compressed series grow by EXPANSION at most."""
     needed = EXPANSION * sum(file.stat().st_size for file in source.iterdir())
     if (free := shutil.disk_usage(source).free) < needed:
-        got, place = f"{free / 1e6:.0f} MB", tempfile.gettempdir()
-        raise InputError("disk-full", place, f"{needed / 1e6:.0f} MB to convert a DICOM series", got, "free some, or set TMPDIR")
+        raise no_temporary_room(f"{needed / 1e6:.0f} MB to convert a DICOM series", f"{free / 1e6:.0f} MB")
 
 
 def _offer(file: Path, link: Path, name: str) -> None:
