@@ -1,4 +1,4 @@
-"""Which number format trainings compute in: by the processor, by a timing where that is not enough, or as the user says."""
+"""Which number format trainings compute in: by the instructions of the processor, or as the user says."""
 
 from __future__ import annotations
 
@@ -25,55 +25,36 @@ def undecided(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
-@pytest.fixture
-def processor(monkeypatch):
-    """Sets whether oneDNN has bfloat16 and how much faster a step is in it; records how often that is measured."""
-    measured = []
-
-    def set_to(native: bool, speedup: float = 1.0) -> list:
-        monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
-        monkeypatch.setattr(precision, "bfloat16_speedup", lambda *args, **kwargs: measured.append(kwargs) or speedup)
-        return measured
-
-    return set_to
-
-
-def test_an_emulated_format_is_never_chosen_and_costs_no_measurement(processor):
-    measured = processor(native=False)
-    assert choose_precision(CPU).precision == FLOAT32 and not measured
-
-
-@pytest.mark.parametrize(("speedup", "expected"), [(1.6, BFLOAT16), (1.06, BFLOAT16), (1.04, FLOAT32), (0.4, FLOAT32)])
-def test_where_it_is_native_the_faster_one_is_chosen(processor, speedup, expected):
-    processor(native=True, speedup=speedup)
-    assert choose_precision(CPU).precision == expected
-
-
-def test_it_is_decided_and_logged_once(processor, caplog):
-    measured = processor(native=True, speedup=1.5)
+@pytest.mark.parametrize(("native", "expected"), [(True, BFLOAT16), (False, FLOAT32)])
+def test_the_processors_instructions_decide_and_it_is_logged_once(monkeypatch, caplog, native, expected):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
     with caplog.at_level(logging.INFO, precision.__name__):
         assert choose_precision(CPU) is choose_precision(CPU)
-    assert len(measured) == 1 and [r.getMessage() for r in caplog.records] == [
-        "training on cpu in bfloat16: a step in bfloat16 is 1.50 times as fast as in float32"
-    ]
+    [record] = caplog.records
+    has = "bfloat16" if native else "no bfloat16"
+    assert record.getMessage() == f"training on cpu in {expected}: the processor has {has} instructions that oneDNN uses"
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.parametrize(
+    ("limit", "allowed"), [("", True), ("AVX512_CORE_BF16", True), ("DEFAULT", True), ("AVX512_CORE_VNNI", False), ("avx2", False)]
+)
+def test_the_limit_of_onednn_counts_as_the_processors(monkeypatch, has_instructions, limit, allowed):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert precision.native_bfloat16() is (has_instructions and allowed)
 
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("setting", [FLOAT32, BFLOAT16])
-def test_the_override_wins(processor, monkeypatch, setting, native):
-    processor(native, speedup=1.5 if setting == FLOAT32 else 0.5)
+def test_the_override_wins_and_an_emulated_format_is_a_warning(monkeypatch, caplog, setting, native):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
     monkeypatch.setenv(VARIABLE, setting)
-    assert choose_precision(CPU) == Choice(setting, f"set by ${VARIABLE}")
-
-
-@pytest.mark.parametrize(("speedup", "warnings"), [(0.04, ["25.0 times as long"]), (1.2, [])])
-def test_an_override_that_is_slower_is_warned_of_with_the_ratio(processor, monkeypatch, caplog, speedup, warnings):
-    processor(native=False, speedup=speedup)
-    monkeypatch.setenv(VARIABLE, BFLOAT16)
     for _ in range(2):
-        choose_precision(CPU)
-    got = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(got) == len(warnings) and all(words in message for words, message in zip(warnings, got, strict=True))
+        assert choose_precision(CPU) == Choice(setting, f"set by ${VARIABLE}")
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == (setting == BFLOAT16 and not native)
+    assert all("emulates" in message for message in warnings)
 
 
 @pytest.mark.parametrize("setting", ["float16", "bf16", "fast"])
@@ -95,14 +76,6 @@ def test_networks_compute_in_what_was_chosen(monkeypatch, setting):
     with autocast(CPU):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert str(product.dtype) == f"torch.{setting}"
-
-
-def test_the_speedup_is_that_of_the_processors_own_time():
-    """Of two real steps, whatever they take: both were run, and nothing of the caller's is changed."""
-    torch.manual_seed(5)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    assert 0 < precision.bfloat16_speedup(batch=2, steps=1) < 100
-    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
 def chosen_by_a_worker(_job: int) -> str:
