@@ -27,6 +27,7 @@ CODES = {
     "scan-unread": "Nobody read the scan: annotations.csv has no row for it.",
     "scan-no-head": "The image shows no head.",
     "scan-series": "A folder of DICOM files has no SWI series, or several.",
+    "dicom-frame-of-reference": "A DICOM series has no frame of reference, or several: results cannot be placed.",
     "scan-name-repeated": "Two scans have the same name.",
     "phase-missing": "The release needs a phase image, which is missing.",
     "phase-grid": "The phase image is on a different grid from its SWI.",

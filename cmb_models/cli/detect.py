@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cmb_models.client.outputs import ScanResult
+    from cmb_models.cohort.manifest import CohortScan
     from cmb_models.detection import Detector
+    from cmb_models.outputs.answer import Outputs
     from cmb_models.shadow.compare import Answered
-
-log = logging.getLogger(__name__)
 
 FROC = "evaluation/froc.json"  # in a bundle
 SERVER_STATE = Path("serving-state/server.json")  # written by `cmb server run`
@@ -42,7 +40,13 @@ EPILOG = (
 
 
 def detect(
-    scans: Annotated[list[Path], typer.Argument(help="SWI scans, .nii or .nii.gz, one 3D volume each.", show_default=False)],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            help="SWI scans: .nii or .nii.gz files, folders with them, BIDS datasets, folders of DICOM files with one SWI.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier call are overwritten.")],
     server: Annotated[
         str | None,
@@ -65,13 +69,21 @@ def detect(
     ] = None,
     phase: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A scan's phase image (default: NAME_part-phase_swi next to NAME_swi, if used)."),
+        typer.Option(
+            metavar="FILE",
+            help="A scan's phase image, or folder of its phase series, if used (default: NAME_part-phase_swi next to NAME_swi, or "
+            "in the same folder).",
+        ),
     ] = None,
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its detections.")
     ] = True,
     labels: Annotated[
         bool, typer.Option("--labels", help="Save each scan's detections as a label image with their volumes.")
+    ] = False,
+    dicom: Annotated[
+        bool,
+        typer.Option("--dicom", help="Save the detections in DICOM scans as SEG and SR objects, which carry the patient's name."),
     ] = False,
     all_candidates: Annotated[
         bool, typer.Option("--all-candidates", help="Also write candidates.csv: every candidate with the scores of both networks.")
@@ -90,27 +102,32 @@ def detect(
     """Detect microbleeds in scans.
 
     Writes detections.csv (one row per detection), detections.json (with thresholds, release and rejected scans) and a PNG per scan;
-    with --labels also NAME_desc-cmb_dseg.nii.gz and .tsv, in the space of the scan.
+    with --labels also NAME_desc-cmb_dseg.nii.gz and .tsv, in the space of the scan; with --dicom NAME_cmb_sr.dcm and, if there are
+    detections, NAME_cmb_seg.dcm.
     A rejected scan is reported on stderr, and the others are processed. A release that uses phase needs the phase image of every
     scan; repeat --phase for several scans, in their order.
     """
     from rich.console import Console
 
     from cmb_models.client.outputs import CANDIDATES_FILE, CSV_FILE, JSON_FILE, write_candidates, write_csv, write_summary
+    from cmb_models.cohort.listing import list_scans
+    from cmb_models.outputs.answer import Outputs, require_dicom
+    from cmb_models.outputs.labels import describe_dataset
 
     quiet_nibabel()
-    check_names(scans, labels)
-    phases = phase_files(scans, phase)
+    listed = list_scans(scans, phase_files(scans, phase))
+    check_names(listed, labels)
+    require_dicom([Path(scan.path) for scan in listed], dicom)
     prepare_folder(out)
     check_plotting(figures)
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     if fp_rate is not None:
         threshold = threshold_at(detector, fp_rate, threshold)
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
-    pictures = out if figures else None
-    results = run_scans(
-        scans, lambda path: answer_scan(path, detector, threshold, pictures, phases.get(path), out if labels else None), stderr
-    )
+    outputs = Outputs(out, figures, labels, dicom)
+    results = run_scans(listed, lambda scan: answer_listed(scan, detector, threshold, outputs), stderr)
+    if labels and any(scan.place for scan in listed):
+        describe_dataset(out)
     write_csv(out / CSV_FILE, results)
     write_summary(out / JSON_FILE, results)
     if all_candidates:
@@ -121,6 +138,7 @@ def detect(
         + f", {CANDIDATES_FILE}" * all_candidates
         + ", a picture of each processed scan" * figures
         + ", label images" * labels
+        + ", DICOM SR and SEG" * dicom
     )
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""
@@ -129,20 +147,18 @@ def detect(
     if getattr(detector, "origin", ""):
         stdout.print(TRAIN_HINT, markup=False)
     if shadow:
-        mirror(results, phases, server or started_server(), shadow)
+        mirror(results, {str(scan.path): scan.phase for scan in listed}, server or started_server(), shadow)
     if any(r.answer is None for r in results):
         raise typer.Exit(1)
 
 
-def check_names(scans: list[Path], labels: bool = False) -> None:
+def check_names(scans: Sequence[CohortScan], labels: bool = False) -> None:
     """Raise InputError for two scans of the same name, which identifies results, or whose label images would have one name."""
-    from cmb_models.io.nifti import scan_name
     from cmb_models.outputs.labels import label_name
 
     files = defaultdict(list)
-    for path in scans:
-        name = scan_name(path)
-        files[label_name(name) if labels else name].append(str(path))
+    for scan in scans:
+        files[label_name(scan.name) if labels else scan.name].append(str(scan.path))
     repeated = [f"{', '.join(paths)} (all `{name}`)" for name, paths in files.items() if len(paths) > 1]
     if repeated:
         raise InputError(
@@ -257,68 +273,37 @@ def started_server() -> str:
         ) from error
 
 
-def answer_scan(
-    path: Path,
-    detector: Detector,
-    threshold: float | None,
-    figures: Path | None,
-    phase: Path | None = None,
-    labels: Path | None = None,
-) -> ScanResult:
-    """Detect in one scan; save its picture to the folder `figures`, its label image to `labels`.
+def answer_listed(scan: CohortScan, detector: Detector, threshold: float | None, outputs: Outputs) -> ScanResult:
+    """As `outputs.answer.answer_scan`, of a scan of `list_scans`."""
+    from cmb_models.outputs.answer import answer_scan
 
-    Raises InputError with the path as its case, or the file that could not be written.
-
-    phase: the phase image's file, None for the one next to the scan; opened only if the release uses phase.
-    """
-    from cmb_models.client.outputs import ScanResult
-    from cmb_models.dataset.layout import read_phase
-    from cmb_models.io.nifti import read_volume, scan_name
-    from cmb_models.io.scan_id import scan_sha256
-    from cmb_models.volume import UNPLACED
-
-    volume, requires_phase = read_volume(path, needs_place=False), detector.requires_phase
-    if phase and not requires_phase:
-        log.warning("%s: the release does not use phase, %s is ignored", path, phase)
-    answer = detector.detect(volume, read_phase(path, phase, needs_place=False) if requires_phase else None, case=str(path))
-    answer = replace(answer, volume=None)  # a folder of scans may not fit into memory
-    result = ScanResult(scan_name(path), str(path), answer, threshold=threshold, input_sha256=scan_sha256(volume))
-    result = result if volume.in_scanner else replace(result, warning=UNPLACED)
-    if figures and volume.in_scanner:
-        from cmb_models.figures.findings import save_figure
-
-        save_figure(answer.plot(volume, threshold=threshold, title=result.scan), figures / f"{result.scan}.png")
-    if labels and volume.in_scanner:
-        from cmb_models.outputs.labels import write_labels
-
-        write_labels(labels, result, volume)
-    return result
+    phase = None if scan.phase is None else Path(scan.phase)
+    return answer_scan(scan.name, Path(scan.path), detector, threshold, outputs, phase, scan.place)
 
 
-def mirror(results: Sequence[ScanResult], phases: dict[Path, Path], url: str, shadow: Path) -> None:
-    """Run the server's challenger on the processed scans; the results are unaffected."""
+def mirror(results: Sequence[ScanResult], phases: Mapping[str, Path | str | None], url: str, shadow: Path) -> None:
+    """Run the server's challenger on the processed scans; the results are unaffected. phases: the phase image by a scan's path."""
     from cmb_models.cli.shadow import shadow_scans
 
     answered = [r for r in results if r.answer and not r.warning]  # answers are compared in millimetres
-    shadow_scans([partial(reread_scan, r, phases.get(Path(r.file))) for r in answered], url, shadow)
+    shadow_scans([partial(reread_scan, r, phases.get(r.file)) for r in answered], url, shadow)
 
 
-def reread_scan(result: ScanResult, phase: Path | None) -> Answered:
+def reread_scan(result: ScanResult, phase: Path | str | None) -> Answered:
     """A processed scan, read again for the challenger, with its phase image if there is one."""
-    from cmb_models.dataset.layout import read_phase
-    from cmb_models.io.nifti import read_volume
+    from cmb_models.outputs.answer import read_images
     from cmb_models.shadow.compare import Answered
 
     assert result.answer is not None
-    path = Path(result.file)
+    path, own_phase = Path(result.file), None if phase is None else Path(phase)
     try:
-        image = read_phase(path, phase)
+        images = read_images(path, own_phase, requires_phase=True)
     except InputError:  # the challenger rejects the scan if it needs one
-        image = None
-    return Answered(result.scan, read_volume(path), result.answer, image)
+        images = read_images(path, own_phase, requires_phase=False)
+    return Answered(result.scan, images.swi, result.answer, images.phase)
 
 
-def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: Console) -> list[ScanResult]:
+def run_scans(scans: Sequence[CohortScan], answer: Callable[[CohortScan], ScanResult], errors: Console) -> list[ScanResult]:
     """Process the scans one by one; rejections are printed on `errors`.
 
     A server error stops processing: it is raised if no scan was processed, else recorded for the remaining scans, so that earlier
@@ -327,23 +312,22 @@ def run_scans(scans: list[Path], answer: Callable[[Path], ScanResult], errors: C
     from rich.markup import escape
 
     from cmb_models.client.outputs import ScanResult
-    from cmb_models.io.nifti import scan_name
 
     results = []
     with _progress(errors) as progress:
         bar = progress.add_task("", total=len(scans))
-        for n, path in enumerate(scans):
-            progress.update(bar, description=escape(printable(path.name)))
+        for n, scan in enumerate(scans):
+            progress.update(bar, description=escape(printable(scan.name)))
             try:
-                results.append(answer(path))
+                results.append(answer(scan))
             except (InputError, RuntimeError) as error:  # RuntimeError: the server failed on this scan
                 stop = isinstance(error, InputError) and error.code in SERVER_ERRORS
                 if stop and not any(r.answer for r in results):
                     raise
                 errors.print(f"[bold red]error:[/] {escape(str(error))}")
                 results += [
-                    ScanResult(scan_name(p), str(p), error=str(error), code=getattr(error, "code", ""))
-                    for p in (scans[n:] if stop else [path])
+                    ScanResult(s.name, str(s.path), error=str(error), code=getattr(error, "code", ""))
+                    for s in (scans[n:] if stop else [scan])
                 ]
                 if stop:
                     break

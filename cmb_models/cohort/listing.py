@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmb_models.cohort.manifest import CohortScan, kind_of, read_manifest, require_sound
@@ -41,6 +42,39 @@ def list_cohort(place: Path) -> Cohort:
     return _list_bids(place.absolute()) if place.is_dir() else Cohort(read_manifest(place), sha256_of(place))
 
 
+def list_scans(paths: Sequence[Path], phases: Mapping[Path, Path]) -> list[CohortScan]:
+    """The scans of a command's arguments.
+
+    Args:
+        paths: Each a NIfTI file, a BIDS dataset's folder, a folder with NIfTI files, or one with the DICOM files of one SWI
+            acquisition. Of NIfTI files in a folder those are left out that are named as something else than SWI.
+        phases: The phase image of a path, of the same kind.
+
+    Returns:
+        The scans in the order of the paths, at least one. A folder of DICOM files has its own name.
+
+    Raises:
+        InputError: If a folder has no scan, or for a dataset as in `list_cohort`.
+    """
+    found: list[CohortScan] = []
+    for path in paths:
+        images = [f for f in files_below(path) if f.name.lower().endswith(SUFFIXES)] if path.is_dir() else []
+        if path.is_dir() and not images:
+            found.append(CohortScan(0, path.absolute().name, path, phases.get(path), is_folder=True))
+        elif any(_name(f, path).role == SWI for f in images):
+            found += _list_bids(path.absolute()).scans
+        elif images:
+            named = {f: read_name(scan_name(f), *relative_parts(f, path)).role for f in images}
+            scans = [f for f, role in named.items() if role in ("", SWI)]
+            if not scans:
+                got = f"{len(images)} that are named as something else"
+                raise InputError("file-not-found", path, "SWI among its NIfTI files", got, "pass the files themselves")
+            found += [CohortScan(0, scan_name(f), f) for f in scans]
+        else:
+            found.append(CohortScan(0, scan_name(path), path, phases.get(path)))
+    return [replace(scan, number=n) for n, scan in enumerate(found)]
+
+
 def _list_bids(dataset: Path) -> Cohort:
     remedy = "correct the dataset, or list its scans in a CSV file"
     unread: list[OSError] = []
@@ -60,7 +94,10 @@ def _list_bids(dataset: Path) -> Cohort:
         expected, got = "a CSV file, or a BIDS dataset with images sub-*_swi", f"a folder with {len(names)} images, none named so"
         raise InputError("manifest-invalid", dataset, expected, got, "list files or DICOM folders in a CSV file")
     # Of several phase images none is chosen: read_phase looks for the one that is named like its scan.
-    scans = [CohortScan(n, scan_name(f), f, also[0] if len(also) == 1 else None) for n, (f, also) in enumerate(found)]
+    scans = [
+        CohortScan(n, scan_name(f), f, also[0] if len(also) == 1 else None, place=f.parent.relative_to(dataset).as_posix())
+        for n, (f, also) in enumerate(found)
+    ]
     images = [p for s in scans for p in (s.path, s.phase) if isinstance(p, Path)]
     require_sound(scans, {p: kind_of(p) for p in images}, dataset, remedy)
     listed = "\n".join(sorted(p.relative_to(dataset).as_posix() for p in images))

@@ -28,6 +28,7 @@ class CohortScan:
         path: A NIfTI file, or a folder with DICOM series; text is the URL of a NIfTI file in object storage.
         phase: The phase image, of the same kind as `path`; None for the image next to a file, or a series in the same folder.
         is_folder: Whether `path` is a folder.
+        place: Folder of a BIDS dataset that it lies in, relative; "" for any other scan.
     """
 
     number: int
@@ -35,6 +36,7 @@ class CohortScan:
     path: Path | str
     phase: Path | str | None = None
     is_folder: bool = False
+    place: str = ""
 
 
 def read_manifest(file: Path) -> list[CohortScan]:

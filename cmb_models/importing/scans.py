@@ -162,7 +162,7 @@ def _images_of(sources: Sequence[Path], dataset: Path, options: Options, unread:
 def _dicom(files: Sequence[Path], unread: dict[Path, str]) -> tuple[list[Image], list[Path]]:
     """The stacks of slices among files, and the files that are no DICOM images."""
     try:
-        from cmb_models.importing.dicom_series import read_headers, stacks_of
+        from cmb_models.importing.dicom.series import read_headers, stacks_of
     except ModuleNotFoundError as error:
         remedy = "run pip install 'cmb-models[dicom]', or pass --from nifti"
         raise InputError("package-missing", files[0], "the packages that read DICOM", f"no {error.name}", remedy) from error

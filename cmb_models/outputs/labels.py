@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_models.client.outputs import ScanResult, shown_mm
-from cmb_models.files import atomic_write
+from cmb_models import __version__
+from cmb_models.client.outputs import CANDIDATES_FILE, CSV_FILE, JSON_FILE, ScanResult, shown_mm
+from cmb_models.detection import RESEARCH_USE
+from cmb_models.files import atomic_write, write_json
 from cmb_models.io.nifti import write_volume
 from cmb_models.outputs.extent import instance_labels, volumes_mm3
 from cmb_models.volume import Volume
 
+DESCRIPTION, IGNORED = "dataset_description.json", ".bidsignore"
+BIDS_VERSION = "1.9.0"
 COLUMNS = ("index", "name", "x_mm", "y_mm", "z_mm", "volume_mm3", "score")
 
 
@@ -46,3 +50,21 @@ def write_labels(folder: Path, result: ScanResult, volume: Volume) -> Path:
             writer.writerow([n, "microbleed", *shown_mm(d), f"{size:.2f}", f"{d.score:.6f}"])
     write_volume(image, Volume(labels, volume.affine), np.uint16)
     return image
+
+
+def describe_dataset(folder: Path) -> None:
+    """Write what makes the results of a BIDS dataset a BIDS derivative: its description, and the names that BIDS does not know.
+
+    Raises InputError if the disk is full or the folder cannot be written to.
+    """
+    write_json(
+        folder / DESCRIPTION,
+        {
+            "Name": "Cerebral microbleed detections",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "cmb-models", "Version": __version__, "Description": RESEARCH_USE}],
+        },
+    )
+    with atomic_write(folder / IGNORED) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in (CSV_FILE, JSON_FILE, CANDIDATES_FILE, "*.png")), encoding="utf-8")

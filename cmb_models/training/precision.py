@@ -2,8 +2,8 @@
 
 Decided by instructions rather than by a timing, so that other load on the machine never changes it: one seed gives one set of
 weights on one processor, and a killed training continues from its checkpoint. A training step in bfloat16 is faster where there are
-bfloat16 dot products (AVX512_BF16, AMX), takes twice as long where oneDNN converts to float32 and back (other AVX-512), and more than
-ten times as long on AVX2 (figures in docs/explanation/hardware.md). Weights, optimizer and averages are float32 in either case.
+bfloat16 dot products (AVX512_BF16, AMX), takes twice as long where oneDNN converts to float32 and back (other AVX-512), and more
+than ten times as long on AVX2 (figures in docs/explanation/hardware.md). Weights, optimizer and averages are float32 either way.
 """
 
 from __future__ import annotations

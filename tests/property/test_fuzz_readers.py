@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cmb_models.errors import InputError
-from cmb_models.importing.dicom_series import read_headers, stacks_of
+from cmb_models.importing.dicom.series import read_headers, stacks_of
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import Key
 from cmb_models.importing.plan import plan

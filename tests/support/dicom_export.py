@@ -90,6 +90,7 @@ def write_series(folder: Path, volume: Volume, how: Kind, about: dict) -> None:
         image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = MRImageStorage
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
         image.StudyInstanceUID, image.SeriesInstanceUID = about["study"], about["series"]
+        image.FrameOfReferenceUID = generate_uid(entropy_srcs=[about["study"]])
         image.SeriesNumber, image.InstanceNumber = about["number"], k + 1
         image.Modality, image.Manufacturer = "MR", about["vendor"]
         image.SeriesDescription, image.ImageType = how.description, list(how.image_type)
@@ -97,7 +98,7 @@ def write_series(folder: Path, volume: Volume, how: Kind, about: dict) -> None:
         image.MagneticFieldStrength, image.StudyDate, image.StudyTime = 3.0, "20240117", "081523"
         _identify(image, about["patient"])
         image.Rows, image.Columns = volume.data.shape[1], volume.data.shape[0]
-        spacing = volume.spacing_mm
+        spacing = [round(s, 6) for s in volume.spacing_mm]
         image.PixelSpacing, image.SliceThickness = [spacing[1], spacing[0]], spacing[2]
         image.SpacingBetweenSlices = spacing[2]
         image.ImageOrientationPatient = [round(float(v), 6) for v in (*columns[:, 0], *columns[:, 1])]
@@ -118,17 +119,18 @@ def write_multiframe(file: Path, volume: Volume, component: str = "MAGNITUDE", m
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = EnhancedMRImageStorage
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
-    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = generate_uid(), generate_uid(), generate_uid()
     image.SeriesNumber, image.InstanceNumber, image.Modality, image.Manufacturer = 5, 1, "MR", "Philips Medical Systems"
     image.SeriesDescription, image.ImageType = "SWIp", ["ORIGINAL", "PRIMARY", "T2_STAR", "NONE"]
     image.ComplexImageComponent, image.AcquisitionContrast = component, "T2_STAR"
+    image.StudyDate, image.StudyTime = "20240117", "081523"
     _identify(image, "enhanced")
     image.Rows, image.Columns = volume.data.shape[1], volume.data.shape[0]
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
     slices = [k for k in range(volume.data.shape[2]) if k != missing]
     image.NumberOfFrames = len(slices)
-    spacing = volume.spacing_mm
+    spacing = [round(s, 6) for s in volume.spacing_mm]
     measures = _item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2], SpacingBetweenSlices=spacing[2])
     orientation = _item(ImageOrientationPatient=[round(float(v), 6) for v in (*columns[:, 0], *columns[:, 1])])
     shared = _item(

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.importing.dicom_series import Header, read_headers, stacks_of
+from cmb_models.importing.dicom.series import Header, read_headers, stacks_of
 from cmb_models.importing.file_names import files_of
 from cmb_models.importing.identity import default_key
 from cmb_models.importing.plan import RENAMED

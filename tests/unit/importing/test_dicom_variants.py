@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from cmb_models.dataset.layout import find_scans
-from cmb_models.importing.dicom_series import Header, without_names
+from cmb_models.importing.dicom.series import Header, without_names
 from cmb_models.importing.plan import Step
 from cmb_models.importing.scans import Options, import_scans
 from cmb_models.io.nifti import read_volume

@@ -361,7 +361,7 @@ def test_kinds_of_sources(tmp_path):
 def test_nifti_without_the_packages_for_dicom(tmp_path, monkeypatch):
     write_nifti(tmp_path / "in/a_swi.nii.gz", scan(1))
     (tmp_path / "in/note.txt").write_text("x")
-    for module in ("cmb_models.importing.dicom_series", "cmb_models.importing.dicom"):
+    for module in ("cmb_models.importing.dicom.series", "cmb_models.importing.dicom.convert"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with refused("package-missing", got="pydicom"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cmb_models.dataset.layout import find_scans, subject_and_session, survey
-from cmb_models.importing import dicom_series
+from cmb_models.importing.dicom import series as dicom_series
 from cmb_models.importing.scans import Imported, Options, import_scans
 from cmb_models.io.annotations import EmptyReading, write_annotations
 from cmb_models.io.series_role import PHASE, SWI

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from cmb_models.files import system_reason
-from cmb_models.importing.dicom import convert
+from cmb_models.importing.dicom.convert import convert
 from cmb_models.importing.identity import Who, id_of_one, name_letters, plain
 from cmb_models.importing.technical import kept
 from cmb_models.io.series_role import MAGNITUDE, PHASE, SKIPPED, SWI, SeriesFacts, role_of

@@ -1,0 +1,127 @@
+"""One scan from its file or folder to its result, with the files that are made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmb_models.client.outputs import ScanResult
+from cmb_models.dataset.layout import read_phase
+from cmb_models.detection import Detector
+from cmb_models.errors import InputError
+from cmb_models.importing.dicom.folder import read_scan_folder
+from cmb_models.io.nifti import read_volume
+from cmb_models.io.scan_id import scan_sha256
+from cmb_models.volume import UNPLACED, Volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write of each scan.
+
+    Attributes:
+        folder: Where they are written to.
+        figures: A picture, NAME.png.
+        labels: A label image and its table (labels.py).
+        dicom: A DICOM SEG and SR (dicom/objects.py), of scans that are folders of DICOM files.
+    """
+
+    folder: Path
+    figures: bool = False
+    labels: bool = False
+    dicom: bool = False
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was read of a scan. files: the DICOM files of the SWI, () of a NIfTI file."""
+
+    swi: Volume
+    phase: Volume | None
+    files: Sequence[Path] = ()
+
+
+def read_images(path: Path, phase: Path | None, requires_phase: bool) -> Images:
+    """Read a scan.
+
+    Args:
+        path: A NIfTI file, or a folder with the DICOM files of one SWI acquisition.
+        phase: Its phase image, of the same kind; None for the file next to it, or a series in the same folder.
+        requires_phase: Whether the phase image is read.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    if path.is_dir():
+        found = read_scan_folder(path, phase, requires_phase)
+        return Images(found.swi, found.phase, found.files)
+    volume = read_volume(path, needs_place=False)
+    return Images(volume, read_phase(path, phase, needs_place=False) if requires_phase else None)
+
+
+def answer_scan(
+    name: str, path: Path, detector: Detector, threshold: float | None, outputs: Outputs, phase: Path | None = None, place: str = ""
+) -> ScanResult:
+    """Detect in one scan and write its files; of a scan that is not in scanner space there are none.
+
+    Args:
+        name: Of the scan in the results.
+        path: As in `read_images`.
+        detector: Detects in this process or on a server.
+        threshold: On the score; None for the release's.
+        outputs: What is written.
+        phase: As in `read_images`. It is opened only if the release uses phase.
+        place: Subfolder of the results for the label image.
+
+    Raises:
+        InputError: With the path as its case, or the file that could not be written.
+    """
+    requires_phase = detector.requires_phase
+    if phase and not requires_phase:
+        log.warning("%s: the release does not use phase, %s is ignored", path, phase)
+    images = read_images(path, phase, requires_phase)
+    answer = replace(detector.detect(images.swi, images.phase, case=str(path)), volume=None)  # many scans may not fit into memory
+    result = ScanResult(name, str(path), answer, threshold=threshold, input_sha256=scan_sha256(images.swi))
+    if not images.swi.in_scanner:
+        return replace(result, warning=UNPLACED)
+    _write(result, images, outputs, place)
+    return result
+
+
+def _write(result: ScanResult, images: Images, outputs: Outputs, place: str) -> None:
+    assert result.answer is not None
+    if outputs.figures:
+        from cmb_models.figures.findings import save_figure
+
+        figure = result.answer.plot(images.swi, threshold=result.threshold, title=result.scan)
+        save_figure(figure, outputs.folder / f"{result.scan}.png")
+    if outputs.labels:
+        from cmb_models.outputs.labels import write_labels
+
+        (outputs.folder / place).mkdir(parents=True, exist_ok=True)
+        write_labels(outputs.folder / place, result, images.swi)
+    if outputs.dicom and images.files:
+        from cmb_models.outputs.dicom.objects import write_dicom
+        from cmb_models.outputs.dicom.source import read_source
+
+        write_dicom(outputs.folder, result, images.swi, read_source(images.files, Path(result.file)))
+
+
+def require_dicom(paths: Sequence[Path], wants_dicom: bool) -> None:
+    """Raise InputError, before any scan is read, if packages that DICOM needs are missing, or DICOM results have no DICOM scan."""
+    import importlib.util
+
+    from cmb_models.importing.dicom.folder import require_readers
+
+    folders = [path for path in paths if path.is_dir()]
+    if folders:
+        require_readers(folders[0])
+    if wants_dicom and not folders:
+        remedy = "pass folders of DICOM files, or leave out --dicom"
+        raise InputError("options-conflict", "--dicom", "scans that are folders of DICOM files", "NIfTI files alone", remedy)
+    if wants_dicom and importlib.util.find_spec("highdicom") is None:
+        raise InputError("package-missing", "--dicom", "highdicom", "none", "run pip install 'cmb-models[dicom]'")

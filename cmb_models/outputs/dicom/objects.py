@@ -1,0 +1,200 @@
+"""DICOM SEG and TID 1500 SR of one scan's detections, by highdicom."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from highdicom.sr import CodedConcept
+from pydicom.sr.codedict import Code, codes
+from pydicom.uid import generate_uid
+
+from cmb_models import __version__
+from cmb_models.client.outputs import ScanResult
+from cmb_models.detection import RESEARCH_USE, Detection
+from cmb_models.files import atomic_write
+from cmb_models.outputs.dicom.source import (
+    Source,
+    algorithm_parameters,
+    algorithm_version,
+    frames_of,
+    positions_lps,
+    result_uid,
+)
+from cmb_models.outputs.extent import instance_labels, volumes_mm3
+from cmb_models.volume import Volume
+
+NAME = "cmb-models"
+SEG_SUFFIX, SR_SUFFIX = "_cmb_seg.dcm", "_cmb_sr.dcm"
+SEG_SERIES, SR_SERIES = 9801, 9802  # numbers above those of scanners and their workstations
+# SNOMED CT has no microbleed in the subset that DICOM carries; the tracking identifier says what kind of haemorrhage it is.
+FINDING, CATEGORY, SITE = codes.SCT.Hemorrhage, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Brain
+MILLIMETRE, CUBIC_MILLIMETRE, PERCENT = codes.UCUM.Millimeter, codes.UCUM.CubicMillimeter, codes.UCUM.Percent
+NO_UNIT = codes.UCUM.NoUnits
+
+
+def write_dicom(folder: Path, result: ScanResult, volume: Volume, source: Source) -> list[Path]:
+    """Write NAME_cmb_sr.dcm and, if there are detections, NAME_cmb_seg.dcm.
+
+    Both belong to the study and the frame of reference of the images, name the release that made them, and are unverified. The
+    same images, release and threshold give the same UIDs.
+
+    Args:
+        folder: Folder to write to.
+        result: Of a processed scan.
+        volume: The scan (I, J, K), as read from the images.
+        source: The images.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    labels = instance_labels(volume, result.detections)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values in the headers of the images, such as names
+        segmentation = _segmentation(result, frames_of(labels, volume.affine, source), source) if result.detections else None
+        report = _report(result, volumes_mm3(labels, len(result.detections), volume), source, segmentation)
+        made = {SR_SUFFIX: report} | ({SEG_SUFFIX: segmentation} if segmentation is not None else {})
+        for suffix, what in made.items():
+            with atomic_write(folder / f"{result.scan}{suffix}") as temporary:
+                what.save_as(temporary, enforce_file_format=True)
+    return [folder / f"{result.scan}{suffix}" for suffix in made]
+
+
+def _segmentation(result: ScanResult, frames: np.ndarray, source: Source) -> hd.seg.Segmentation:
+    """frames: (F, rows, columns), n in the extent of the n-th detection."""
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=NAME, family=codes.DCM.ArtificialIntelligence, version=algorithm_version(result), parameters=_parameters(result)
+    )
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=n,
+            segment_label=_label(n),
+            segmented_property_category=CATEGORY,
+            segmented_property_type=FINDING,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_uid=_tracking_uid(result, source, n),
+            tracking_id=_label(n),
+            anatomic_regions=[SITE],
+        )
+        for n in range(1, len(result.detections) + 1)
+    ]
+    return hd.seg.Segmentation(
+        source_images=source.images,
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=result_uid("seg series", result, source),
+        series_number=SEG_SERIES,
+        sop_instance_uid=result_uid("seg", result, source),
+        instance_number=1,
+        manufacturer=NAME,
+        manufacturer_model_name=NAME,
+        software_versions=__version__,
+        device_serial_number=algorithm_version(result)[:64],
+        content_description="Cerebral microbleeds",
+        content_label="CMB",
+        series_description=f"Cerebral microbleeds ({RESEARCH_USE})"[:64],
+    )
+
+
+def _report(
+    result: ScanResult, volumes: np.ndarray, source: Source, segmentation: pydicom.Dataset | None
+) -> hd.sr.Comprehensive3DSR:
+    """volumes: of each detection, mm³."""
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=generate_uid(entropy_srcs=[NAME]), name=NAME, manufacturer_name=NAME, model_name=algorithm_version(result)
+    )
+    observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    places = positions_lps(result)
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.LN.BrainMRI,
+        imaging_measurements=[
+            _count(result, source),
+            *(
+                _finding(result, source, n, detection, places[n - 1], float(volumes[n - 1]))
+                for n, detection in enumerate(result.detections, start=1)
+            ),
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    evidence = [*source.images, *([] if segmentation is None else [segmentation])]
+    return hd.sr.Comprehensive3DSR(
+        evidence=evidence,
+        content=content,
+        series_instance_uid=result_uid("sr series", result, source),
+        series_number=SR_SERIES,
+        sop_instance_uid=result_uid("sr", result, source),
+        instance_number=1,
+        manufacturer=NAME,
+        is_complete=True,
+        is_verified=False,
+        is_final=False,
+        series_description=f"Cerebral microbleeds ({RESEARCH_USE})"[:64],
+    )
+
+
+def _count(result: ScanResult, source: Source) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """The number of findings, which a report without any has too."""
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=_tracking_uid(result, source, 0), identifier="Number of microbleeds"),
+        finding_category=CATEGORY,
+        finding_type=FINDING,
+        finding_sites=[hd.sr.FindingSite(SITE)],
+        algorithm_id=_algorithm(result),
+        measurements=[hd.sr.Measurement(name=codes.SCT.Quantity, value=len(result.detections), unit=NO_UNIT)],
+    )
+
+
+def _finding(
+    result: ScanResult, source: Source, number: int, detection: Detection, place: np.ndarray, volume_mm3: float
+) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """A detection by its centre in the frame of reference, which IHE's profile for results of algorithms calls a point location.
+
+    place: (3,), LPS mm. Its segment has the same tracking identifiers.
+    """
+    measured: list[tuple[Code | CodedConcept, float, Code]] = [
+        (codes.DCM.CertaintyOfFinding, round(100 * detection.score, 4), PERCENT),
+        (codes.SCT.Diameter, round(detection.diameter_mm, 3), MILLIMETRE),
+        (codes.SCT.Volume, round(volume_mm3, 3), CUBIC_MILLIMETRE),
+    ]
+    region = hd.sr.ImageRegion3D(
+        graphic_type=hd.sr.GraphicTypeValues3D.POINT,
+        graphic_data=place.reshape(1, 3),
+        frame_of_reference_uid=source.frame_of_reference,
+    )
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=_tracking_uid(result, source, number), identifier=_label(number)),
+        referenced_region=region,
+        finding_category=CATEGORY,
+        finding_type=FINDING,
+        finding_sites=[hd.sr.FindingSite(SITE)],
+        algorithm_id=_algorithm(result),
+        measurements=[hd.sr.Measurement(name=name, value=value, unit=unit) for name, value, unit in measured],
+        geometric_purpose=codes.DCM.Center,
+    )
+
+
+def _algorithm(result: ScanResult) -> hd.sr.AlgorithmIdentification:
+    parameters = [f"{name}: {value}" for name, value in _parameters(result).items()]
+    return hd.sr.AlgorithmIdentification(name=NAME, version=algorithm_version(result), parameters=parameters)
+
+
+def _parameters(result: ScanResult) -> dict[str, str]:
+    return algorithm_parameters(result) | {"intended use": RESEARCH_USE}
+
+
+def _label(number: int) -> str:
+    return f"Cerebral microbleed {number}"
+
+
+def _tracking_uid(result: ScanResult, source: Source, number: int) -> str:
+    """Of the n-th detection; 0: of their count."""
+    return result_uid(f"finding {number}", result, source)
