@@ -1,0 +1,204 @@
+"""The PACS bridge with a real Orthanc: studies come back with their results, also where the bridge is killed half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from tests.support.bundles import BLOBS_MM, head, make_bundle
+from tests.support.dicom_export import SECRET, write_study
+from tests.support.imports import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not shutil.which("Orthanc"), reason="needs Orthanc, Debian's package of this name"),
+]
+STUDIES = 20
+EXAMPLE = ROOT / "examples/pacs_bridge"
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "not within the time"
+        time.sleep(0.2)
+
+
+class Pacs:
+    """An Orthanc with the example's configuration, on other ports."""
+
+    def __init__(self, folder: Path, forwards: bool) -> None:
+        self.dicom, self.http, self.bridge = free_ports(3)
+        configuration = json.loads((EXAMPLE / "orthanc.json").read_text())
+        configuration |= {"DicomPort": self.dicom, "HttpPort": self.http, "StorageDirectory": "db", "StableAge": 1}
+        configuration["DicomModalities"]["cmb_bridge"][2] = self.bridge
+        if not forwards:
+            configuration["LuaScripts"] = []
+        folder.mkdir()
+        (folder / "orthanc.json").write_text(json.dumps(configuration))
+        shutil.copy(EXAMPLE / "forward.lua", folder)
+        with (folder / "log").open("w") as log:
+            self.process = subprocess.Popen(["Orthanc", "orthanc.json"], cwd=folder, stdout=log, stderr=log)
+        until(self.is_up)
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None
+        with contextlib.suppress(OSError):
+            return bool(self.get("/system"))
+        return False
+
+    def call(self, path: str, data: bytes | None = None) -> bytes:
+        # No proxy: the address is this machine's.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"http://127.0.0.1:{self.http}{path}", data
+        ) as answer:
+            return bytes(answer.read())
+
+    def get(self, path: str):
+        return json.loads(self.call(path))
+
+    def store(self, folder: Path) -> str:
+        """The Orthanc name of the study in a folder."""
+        answers = [json.loads(self.call("/instances", f.read_bytes())) for f in sorted(folder.rglob("IM*"))]
+        return answers[0]["ParentStudy"]
+
+    def send(self, study: str) -> bool:
+        """Whether the bridge took all of a study."""
+        try:
+            return self.call("/modalities/cmb_bridge/store", study.encode()) is not None
+        except urllib.error.HTTPError:
+            return False
+
+    def results(self, study: str) -> Counter:
+        """Number of objects of each modality in a study."""
+        found: Counter = Counter()
+        for series in self.get(f"/studies/{study}/series"):
+            found[series["MainDicomTags"]["Modality"]] += len(series["Instances"])
+        return found
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@contextlib.contextmanager
+def pacs_of(folder: Path, forwards: bool = False) -> Iterator[Pacs]:
+    pacs = Pacs(folder, forwards)
+    try:
+        yield pacs
+    finally:
+        pacs.process.terminate()
+        pacs.process.wait(30)
+
+
+@contextlib.contextmanager
+def bridge_of(pacs: Pacs, folder: Path, bundle: Path, quiet_s: float = 1.0) -> Iterator[subprocess.Popen]:
+    """The example as a process of its own, which has ended after the block."""
+    line = [sys.executable, EXAMPLE / "bridge.py", "--pacs", f"ORTHANC@127.0.0.1:{pacs.dicom}", "--spool", folder / "spool"]
+    line += ["--bundle", bundle, "--port", pacs.bridge, "--quiet-s", quiet_s]
+    with (folder / "bridge.log").open("a") as log:
+        process = subprocess.Popen(list(map(str, line)), stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        until(lambda: process.poll() is not None or is_open(pacs.bridge))
+        assert process.poll() is None, (folder / "bridge.log").read_text()
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def study(folder: Path, number: int, kinds=("swi", "minip")) -> Path:
+    """A study of one patient; every fifth is without microbleeds."""
+    blobs = BLOBS_MM if number % 5 else ()
+    write_study(folder, "SIEMENS", f"p{number}", head(blobs, seed=number), np.random.default_rng(number), kinds)
+    return folder
+
+
+def test_twenty_studies_come_back_once_each_although_the_bridge_is_killed(tmp_path, bundle):
+    with pacs_of(tmp_path / "pacs") as pacs:
+        names = {pacs.store(study(tmp_path / str(n), n)): n for n in range(STUDIES)}
+        slices = pacs.results(next(iter(names)))["MR"]
+        with bridge_of(pacs, tmp_path, bundle) as bridge:
+            for name in list(names)[:12]:
+                assert pacs.send(name)
+            until(lambda: len(list((tmp_path / "spool/done").glob("*.json"))) >= 4)
+            bridge.kill()
+            bridge.wait()
+        assert not pacs.send(list(names)[12])
+        before = len(list((tmp_path / "spool/done").glob("*.json")))
+        assert before < 12
+        with bridge_of(pacs, tmp_path, bundle):
+            for name in list(names)[10:]:  # two for the second time
+                assert pacs.send(name)
+            until(lambda: len(list((tmp_path / "spool/done").glob("*.json"))) == STUDIES, 300)
+            time.sleep(2)  # for anything that would be done twice
+        assert "Traceback" not in (tmp_path / "bridge.log").read_text()
+        for name, number in names.items():
+            expected = {"MR": slices, "SR": 1} | ({"SEG": 1} if number % 5 else {})
+            assert pacs.results(name) == expected, number
+        found = pacs.get("/studies?expand")
+        assert len(found) == STUDIES and all(s["PatientMainDicomTags"]["PatientName"].startswith(SECRET) for s in found)
+    assert not list((tmp_path / "spool/studies").iterdir()) and not list((tmp_path / "spool/results").iterdir())
+    assert SECRET not in (tmp_path / "bridge.log").read_text()
+
+
+def test_orthanc_forwards_each_study_once_and_results_are_not_sent_back(tmp_path, bundle):
+    with pacs_of(tmp_path / "pacs", forwards=True) as pacs, bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
+        name = pacs.store(study(tmp_path / "a", 1))
+        until(lambda: pacs.results(name)["SEG"] == 1)
+        time.sleep(4)  # the study is stable again
+        assert pacs.results(name)["SR"] == pacs.results(name)["SEG"] == 1
+        assert (tmp_path / "bridge.log").read_text().count("objects sent") == 1
+        report = next(s for s in pacs.get(f"/studies/{name}/series") if s["MainDicomTags"]["Modality"] == "SR")
+        (tmp_path / "sr.dcm").write_bytes(pacs.call(f"/instances/{report['Instances'][0]}/file"))
+    assert pydicom.dcmread(tmp_path / "sr.dcm").VerificationFlag == "UNVERIFIED"
+
+
+def test_studies_without_swi_are_done_with_a_code_and_a_pacs_that_is_away_is_waited_for(tmp_path, bundle):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(pacs_of(tmp_path / "first"))
+        other = stack.enter_context(pacs_of(tmp_path / "other"))
+        spool = tmp_path / "spool"
+        names = [first.store(study(tmp_path / "without", 1, ("t1", "minip"))), first.store(study(tmp_path / "with", 2))]
+        other.process.terminate()
+        other.process.wait(30)
+        other.bridge = first.bridge
+        with bridge_of(other, tmp_path, bundle):
+            assert all(first.send(name) for name in names)
+            until(lambda: "accepts no association" in (tmp_path / "bridge.log").read_text())
+            outcomes = [json.loads(f.read_text()) for f in (spool / "done").glob("*.json")]
+            assert [o["code"] for o in outcomes] in ([], ["scan-series"])
+        with bridge_of(first, tmp_path, bundle):
+            until(lambda: len(list((spool / "done").glob("*.json"))) == 2)
+        outcomes = sorted(json.loads(f.read_text())["code"] for f in (spool / "done").glob("*.json"))
+        assert outcomes == ["", "scan-series"]
+        assert first.results(names[1])["SR"] == 1 and first.results(names[0])["SR"] == 0
