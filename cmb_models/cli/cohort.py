@@ -48,12 +48,13 @@ def cohort(
 
     from cmb_models.cli.detect import started_server
     from cmb_models.cli.terminal import quiet_nibabel
-    from cmb_models.cohort.drift import open_release, training_references
+    from cmb_models.cohort.drift import open_release
     from cmb_models.cohort.listing import list_cohort
     from cmb_models.cohort.reading import require_readers
     from cmb_models.cohort.results import open_results, pinned_release, write_summary
     from cmb_models.cohort.run import run_cohort
     from cmb_models.cohort.servers import Servers
+    from cmb_models.dataset.statistics import training_references
     from cmb_models.files import claimed
 
     quiet_nibabel()

@@ -19,7 +19,6 @@ from cmb_models.dataset.statistics import (
     SLICE,
     SPREAD,
     Reference,
-    references,
     sides,
 )
 from cmb_models.errors import InputError
@@ -70,17 +69,6 @@ def open_release(name: str, manifest_sha256: str | None) -> Bundle:
         expected, got = (f"the release {sha256[:12]}" for sha256 in (str(manifest_sha256), bundle.manifest_sha256))
         raise InputError("results-mixed", bundle.path, expected, got, "pass the bundle of the release that the results are of")
     return bundle
-
-
-def training_references(metadata: Mapping[str, Any]) -> dict[str, Reference]:
-    """What a bundle's metadata.json says of its training data, by quantity.
-
-    Bundles of earlier versions have the voxel sizes alone; {} if not even these.
-    """
-    training = metadata.get("data", {}).get("training", {})
-    if "statistics" in training:
-        return {name: known for name, known in training["statistics"].items() if name in QUANTITIES}
-    return references(sides(voxel["mm"]) for voxel in training.get("voxels", ()) for _ in range(voxel["scans"]))
 
 
 def drift(scans: Mapping[str, Sequence[Any]], training: Mapping[str, Reference], threshold: float | None) -> Drift:

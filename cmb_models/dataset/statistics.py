@@ -6,7 +6,7 @@ Of each quantity the training data are kept as quantiles. Intensities are ratios
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -80,3 +80,14 @@ def references(scans: Iterable[Mapping[str, float | None]]) -> dict[str, Referen
             if (value := scan.get(name)) is not None:
                 columns[name].append(value)
     return {name: found for name, values in columns.items() if (found := reference(values))}
+
+
+def training_references(metadata: Mapping[str, Any]) -> dict[str, Reference]:
+    """The quantities of the training data in a bundle's metadata.json, by name.
+
+    Bundles of earlier versions have the voxel sizes alone; {} if not even these.
+    """
+    training = metadata.get("data", {}).get("training", {})
+    if "statistics" in training:
+        return {name: known for name, known in training["statistics"].items() if name in QUANTITIES}
+    return references(sides(voxel["mm"]) for voxel in training.get("voxels", ()) for _ in range(voxel["scans"]))

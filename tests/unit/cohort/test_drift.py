@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmb_models.cohort.drift import drift, open_release, training_references
+from cmb_models.cohort.drift import drift, open_release
 from cmb_models.config.params import Decision
-from cmb_models.dataset.statistics import BEST_SCORE, BRIGHT, DETECTIONS, IN_PLANE, QUANTITIES, SLICE, SPREAD
+from cmb_models.dataset.statistics import BEST_SCORE, BRIGHT, DETECTIONS, IN_PLANE, QUANTITIES, SLICE, SPREAD, training_references
 from cmb_models.detect.fusion import calibrated
 from cmb_models.evaluation.matching import ScoredScan
 from cmb_models.release.base import base_bundle
