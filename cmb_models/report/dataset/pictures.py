@@ -12,6 +12,7 @@ import numpy as np
 from cmb_models.dataset.check.frames import darkness as darkness_of
 from cmb_models.dataset.check.marks import NOT_DARK
 from cmb_models.dataset.layout import ScanFile
+from cmb_models.figures.slices import cut_slice
 from cmb_models.figures.views import CROP_MM, RING, View
 from cmb_models.io.annotations import Annotation
 from cmb_models.report.pictures import data_uri
@@ -102,14 +103,8 @@ def _mark(view: View, annotation: Annotation, dark: bool) -> MarkPicture:
 def _image(view: View, k: int, x_mm: tuple[float, float], y_mm: tuple[float, float], pixel_mm: float) -> Image:
     """Slice k between positions in mm from voxel 0, in radiological convention; black outside the scan."""
     from PIL import Image
-    from scipy import ndimage
 
-    columns = np.arange(x_mm[1], x_mm[0], -pixel_mm) / view.spacing_mm[0]
-    rows = np.arange(y_mm[1], y_mm[0], -pixel_mm) / view.spacing_mm[1]
-    grid = np.stack(np.meshgrid(columns, rows, indexing="xy"))
-    low, high = view.window
-    picture = ndimage.map_coordinates(view.data[:, :, k], grid, order=1, cval=low)
-    return Image.fromarray(np.uint8(255 * np.clip((picture - low) / max(high - low, 1e-6), 0, 1))).convert("RGB")
+    return Image.fromarray(cut_slice(view, 2, k, np.array(x_mm), np.array(y_mm), pixel_mm).grey).convert("RGB")
 
 
 def _uri(image: Image) -> str:
