@@ -85,6 +85,9 @@ def detect(
         bool,
         typer.Option("--dicom", help="Save the detections in DICOM scans as SEG and SR objects, which carry the patient's name."),
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Save a page of each scan, NAME.html, with its detections and a viewer.")
+    ] = False,
     all_candidates: Annotated[
         bool, typer.Option("--all-candidates", help="Also write candidates.csv: every candidate with the scores of both networks.")
     ] = False,
@@ -103,7 +106,7 @@ def detect(
 
     Writes detections.csv (one row per detection), detections.json (with thresholds, release and rejected scans) and a PNG per scan;
     with --labels also NAME_desc-cmb_dseg.nii.gz and .tsv, in the space of the scan; with --dicom NAME_cmb_sr.dcm and, if there are
-    detections, NAME_cmb_seg.dcm.
+    detections, NAME_cmb_seg.dcm; with --report NAME.html.
     A rejected scan is reported on stderr, and the others are processed. A release that uses phase needs the phase image of every
     scan; repeat --phase for several scans, in their order.
     """
@@ -113,6 +116,7 @@ def detect(
     from cmb_models.cohort.listing import list_scans
     from cmb_models.outputs.answer import Outputs, require_dicom
     from cmb_models.outputs.labels import describe_dataset
+    from cmb_models.report.scan.write import check_reporting
 
     quiet_nibabel()
     listed = list_scans(scans, phase_files(scans, phase))
@@ -120,11 +124,12 @@ def detect(
     require_dicom([Path(scan.path) for scan in listed], dicom)
     prepare_folder(out)
     check_plotting(figures)
+    check_reporting(report)
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     if fp_rate is not None:
         threshold = threshold_at(detector, fp_rate, threshold)
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
-    outputs = Outputs(out, figures, labels, dicom)
+    outputs = Outputs(out, figures, labels, dicom, report)
     results = run_scans(listed, lambda scan: answer_listed(scan, detector, threshold, outputs), stderr)
     if labels and any(scan.place for scan in listed):
         describe_dataset(out)
@@ -139,6 +144,7 @@ def detect(
         + ", a picture of each processed scan" * figures
         + ", label images" * labels
         + ", DICOM SR and SEG" * dicom
+        + ", a page of each" * report
     )
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""

@@ -14,6 +14,7 @@ from cmb_models.errors import InputError
 from cmb_models.importing.dicom.folder import read_scan_folder
 from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import scan_sha256
+from cmb_models.report.scan.write import write_report_of
 from cmb_models.volume import UNPLACED, Volume
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,14 @@ class Outputs:
         figures: A picture, NAME.png.
         labels: A label image and its table (labels.py).
         dicom: A DICOM SEG and SR (dicom/objects.py), of scans that are folders of DICOM files.
+        report: A page, NAME.html (report/scan).
     """
 
     folder: Path
     figures: bool = False
     labels: bool = False
     dicom: bool = False
+    report: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def answer_scan(
     if not images.swi.in_scanner:
         return replace(result, warning=UNPLACED)
     _write(result, images, outputs, place)
+    if outputs.report:
+        write_report_of(outputs.folder, result, images.swi, detector)
     return result
 
 

@@ -1,0 +1,82 @@
+"""Writing a scan's report, and the check that what it needs is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cmb_models.errors import InputError
+from cmb_models.files import write_text
+
+if TYPE_CHECKING:
+    from cmb_models.client.outputs import ScanResult
+    from cmb_models.detection import Detector
+    from cmb_models.release.bundle import Bundle
+    from cmb_models.volume import Volume
+
+REGIONS = ("lobar", "deep", "infratentorial", "")
+PACKAGES = {"jinja2": "jinja2", "PIL": "pillow"}  # module: package
+
+
+def check_reporting(report: bool) -> None:
+    """Raise InputError if reports are requested and a package that they need is missing."""
+    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if report and missing:
+        remedy = "run pip install 'cmb-models[client]', or leave out --report"
+        raise InputError("package-missing", "reports", ", ".join(missing), "none", remedy)
+
+
+def write_report_of(folder: Path | None, result: ScanResult, volume: Volume, detector: Detector) -> Path | None:
+    """Write FOLDER/SCAN.html for a result of a detector; None, and no file, without a folder or a place in scanner space.
+
+    A detector that runs in this process brings its bundle, with which the scan is compared; a server does not.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    if folder is None or not volume.in_scanner:
+        return None
+    phase: Literal["", "used"] = "used" if detector.requires_phase else ""
+    path = folder / f"{result.scan}.html"
+    write_scan_report(path, result, volume, bundle=getattr(detector, "bundle", None), phase=phase)
+    return path
+
+
+def write_scan_report(
+    path: Path,
+    result: ScanResult,
+    volume: Volume,
+    *,
+    bundle: Bundle | None = None,
+    phase: Literal["", "used", "missing"] = "",
+    regions: Sequence[str] | None = None,
+    created: datetime | None = None,
+) -> None:
+    """Write a scan's report, a self-contained HTML file, atomically.
+
+    Args:
+        path: The file to write.
+        result: Of a processed scan.
+        volume: The scan as stored, (I, J, K), any orientation, finite values, in scanner space.
+        bundle: The release, whose training data the scan is compared with; None if it is not at hand.
+        phase: Of the scan's phase image: "used", "missing" though the release uses it, "" if the release does not use phase.
+        regions: One of REGIONS for each of `result.detections`, "" for unknown; None to leave the column out.
+        created: Date on the page; None for now.
+
+    Raises:
+        InputError: If the volume is not in scanner space, the disk is full or the folder cannot be written to.
+        ValueError: If the result is of a rejected scan, or regions are too few, too many or unknown.
+    """
+    from cmb_models.report.scan.page import render
+    from cmb_models.volume import UNPLACED
+
+    if result.answer is None:
+        raise ValueError(f"expected the result of a processed scan, got one that was rejected: {result.error}")
+    if not volume.in_scanner:  # a picture would name sides that are unknown
+        raise InputError("scan-space", result.file, "a scan in scanner space", UNPLACED, "correct its header")
+    if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= set(REGIONS)):
+        raise ValueError(f"expected one of {REGIONS} for each of {len(result.detections)} findings, got {list(regions)}")
+    write_text(Path(path), render(result, volume, bundle, phase, regions, created or datetime.now(UTC)))
