@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +16,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from cmb_models.dataset.check.overview import DataCheck
 from cmb_models.errors import InputError
 from cmb_models.report.dataset.page import render
+from tests.support.browser import CHROMIUM, WIDTHS, overflow
 from tests.support.imports import ROOT
 from tests.support.site import build_site
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no chromium")]
-WIDTHS = {"desktop": 1280, "phone": 390}
-# Elements wider than the window, but for those inside a box that scrolls by itself.
-OVERFLOW = """() => [...document.querySelectorAll('article *')].filter(e => {
-    if (e.getBoundingClientRect().right <= innerWidth + 1 || !e.getClientRects().length) return false;
-    for (let p = e; p; p = p.parentElement) if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
-    return true;
-}).map(e => e.outerHTML.slice(0, 100))"""
+OVERFLOW = overflow("article *")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
