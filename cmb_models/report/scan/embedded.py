@@ -17,6 +17,9 @@ MARGIN_MM = 4.0  # around the head, as in its pictures
 SAMPLE = 8  # every so many slices one is compressed to estimate the size of all
 SPARE = 0.97  # of the bytes that may be used: the estimate is not exact
 LEAST_SIDE = 16  # voxels in plane
+# Where the volume is too large: noise in air is a third of its bytes, and below this share of the window all looks black.
+BLACK = 0.08
+COARSE = 128  # grey levels then, between which no eye tells a difference
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Embedded:
         nifti: gzip-compressed NIfTI, uint8 (I, J, K) in the RAS+ order nearest to the scan's axes, as base64.
         spacing_mm: Of its voxels.
         shape: (I, J, K).
+        levels: Grey levels: 256, or COARSE with all below BLACK of the window at 0.
         reduced: Whether it has fewer voxels in plane than the scan has there.
         first: Voxel (3,) of the scan, in RAS+ order, at which it begins.
         factor: Voxels (3,) of the scan per voxel of it.
@@ -35,6 +39,7 @@ class Embedded:
     nifti: str
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
+    levels: int
     reduced: bool
     first: np.ndarray
     factor: np.ndarray
@@ -48,8 +53,8 @@ class Embedded:
 def embed(view: View, most_bytes: int) -> Embedded:
     """The volume for the viewer, of at most `most_bytes` as base64, if LEAST_SIDE voxels in plane are so few.
 
-    Intensities are those of the pictures: the view's window from 0 to 255. Slices are kept as they are; in plane the voxels are
-    made larger by area averaging until the volume is small enough.
+    Intensities are those of the pictures: the view's window from 0 to 255. If that is too large, grey levels become fewer, and if
+    that is not enough, voxels are made larger in plane by area averaging. Slices are kept as they are.
     """
     cut = [_range(view, axis) for axis in range(3)]
     low, high = view.window
@@ -59,17 +64,29 @@ def embed(view: View, most_bytes: int) -> Embedded:
     voxels = (grey + 0.5).astype(np.uint8)
     first = np.array([c[0] for c in cut])
     largest = most_bytes * 3 // 4  # base64 has four characters for three bytes
-    per_voxel = len(_gzip(voxels[:, :, ::SAMPLE].tobytes(order="F"))) / voxels[:, :, ::SAMPLE].size
-    scale = min(1.0, np.sqrt(SPARE * largest / (per_voxel * voxels.size)))
+    part = voxels[:, :, ::SAMPLE]
+    share = voxels.size / part.size
+    levels, size = 256, share * len(_gzip(part.tobytes(order="F")))
+    if size > SPARE * largest:
+        levels, size = COARSE, share * len(_gzip(_coarse(part).tobytes(order="F")))
+    scale = min(1.0, np.sqrt(SPARE * largest / size))
     while True:
         shape = _shape(voxels.shape, scale)
         factor = np.array(voxels.shape) / shape
-        packed = _gzip(_nifti(_reduced(voxels, shape), _affine(view.affine, first, factor)))
+        shown = _reduced(voxels, shape) if levels == 256 else _coarse(_reduced(voxels, shape))
+        packed = _gzip(_nifti(shown, _affine(view.affine, first, factor)))
         if len(packed) <= largest or max(shape[:2]) <= LEAST_SIDE:
             break
         scale *= min(0.95, np.sqrt(SPARE * largest / len(packed)))
     spacing_mm = triple((view.spacing_mm * factor).tolist())
-    return Embedded(base64.b64encode(packed).decode("ascii"), spacing_mm, shape, shape != voxels.shape, first, factor)
+    return Embedded(base64.b64encode(packed).decode("ascii"), spacing_mm, shape, levels, shape != voxels.shape, first, factor)
+
+
+def _coarse(voxels: np.ndarray) -> np.ndarray:
+    """Voxels uint8 with COARSE grey levels, below BLACK of the window 0."""
+    grey = np.arange(256)
+    levels = np.where(grey < 255 * BLACK, 0, grey - grey % (256 // COARSE)).astype(np.uint8)
+    return levels[voxels]
 
 
 def _range(view: View, axis: int) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def render(
         "niivue": base64.b64encode(NIIVUE.read_bytes()).decode("ascii"),
     }
     page = environment().get_template(TEMPLATE)
-    nothing = Embedded("", (1.0, 1.0, 1.0), (1, 1, 1), True, np.zeros(3), np.ones(3))
+    nothing = Embedded("", (1.0, 1.0, 1.0), (1, 1, 1), 128, True, np.zeros(3), np.ones(3))
     bare = page.render(**rows, embedded=nothing, places="")
     embedded = embed(view, MOST_BYTES - len(bare.encode("utf-8")) - _bytes_of_places(listed, below))
     return page.render(**rows, embedded=embedded, places=_places(view, embedded, [*listed, *below]))

@@ -195,14 +195,15 @@ def unpacked(embedded) -> nib.Nifti1Image:
 
 
 @pytest.mark.parametrize("name", STORED)
-@pytest.mark.parametrize("most_bytes", [10_000_000, 60_000], ids=["full", "reduced"])
+@pytest.mark.parametrize("most_bytes", [10_000_000, 25_000], ids=["full", "reduced"])
 def test_the_viewers_volume_has_the_spots_where_the_scan_has_them(name, most_bytes):
     volume = stored(name)
     view = View(volume.to_ras())
     embedded = embed(view, most_bytes)
-    assert len(embedded.nifti) <= most_bytes and embedded.reduced == (most_bytes == 60_000)
+    assert len(embedded.nifti) <= most_bytes and embedded.reduced == (most_bytes == 25_000)
     image = unpacked(embedded)
     assert image.get_data_dtype() == np.uint8 and image.shape == embedded.shape
+    assert embedded.levels == (128 if embedded.reduced else 256) and len(np.unique(image.dataobj)) <= embedded.levels
     data = np.asarray(image.dataobj)
     for blob in BLOBS_MM:
         index = index_from_world(np.array([blob]), image.affine)[0]
@@ -212,12 +213,21 @@ def test_the_viewers_volume_has_the_spots_where_the_scan_has_them(name, most_byt
         assert data[near].min() < 0.75 * np.median(data[data > 40])
 
 
+def test_grey_levels_become_fewer_before_voxels_larger():
+    view = View(head().to_ras())
+    full, coarse = embed(view, 10_000_000), embed(view, 60_000)
+    assert (coarse.levels, coarse.reduced, coarse.shape) == (128, False, full.shape) and len(coarse.nifti) <= 60_000
+    grey, fewer = (np.asarray(unpacked(e).dataobj).astype(int) for e in (full, coarse))
+    visible = grey >= 0.08 * 255
+    assert np.abs(grey - fewer)[visible].max() == 1 and not fewer[~visible].any()
+
+
 def test_a_large_scan_is_reduced_in_plane_and_the_page_says_so(tmp_path):
     shape = (512, 448, 40)
     volume = Volume(np.random.default_rng(0).uniform(60, 90, shape), placed(np.eye(3), (0.45, 0.45, 2), shape))
     html = report(tmp_path / "a.html", volume, scan_result(volume, [(0, 0, 0)]))
     assert 0.9 * page.MOST_BYTES < len(html.encode()) <= page.MOST_BYTES
-    assert re.search(r"the viewer shows the scan at 0\.\d+ × 0\.\d+ × 2\.0 mm in 8 bits", html)
+    assert re.search(r"the viewer shows the scan at 0\.\d+ × 0\.\d+ × 2\.0 mm, cropped to the head, with 128 grey levels", html)
 
 
 def test_findings_beyond_the_room_for_pictures_are_listed(tmp_path, monkeypatch):
