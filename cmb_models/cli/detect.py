@@ -144,7 +144,7 @@ def detect(
         + ", a picture of each processed scan" * figures
         + ", label images" * labels
         + ", DICOM SR and SEG" * dicom
-        + ", a page of each" * report
+        + ", a report of each processed scan" * report
     )
     device = getattr(detector, "device", "")  # of networks in this process
     where = f"; device: {device}" if device else ""

@@ -21,6 +21,7 @@ from cmb_models.release.keys import new_keys
 from cmb_models.volume import Volume
 from tests.integration.registry_workspace import git
 from tests.support.bundles import AFFINE, BLOBS_MM, altered, head, head_phase, make_base, make_bundle
+from tests.support.unplaced import unplaced
 
 FOUND = Detection((1.0, 2.0, 3.0), (4, 5, 6), 3.0, 0.9, 0.8, 0.7)
 
@@ -112,6 +113,42 @@ def test_label_images_hold_each_detection_in_the_space_of_the_scan(work, cmb, bu
     assert code == 2 and "all `spots_desc-cmb_dseg`" in err
     assert not read_volume(work / "results/clean_desc-cmb_dseg.nii.gz").data.any()
     assert len((work / "results/clean_desc-cmb_dseg.tsv").read_text().splitlines()) == 1
+
+
+def test_reports_are_pages_of_the_scans(work, cmb, bundle):
+    """One per processed scan, with the release's comparison; none for a scan that has no place in the scanner."""
+    unplaced(work / "nowhere.nii", head())
+    words = (
+        "detect",
+        "spots.nii.gz",
+        "clean.nii",
+        "nowhere.nii",
+        "--bundle",
+        bundle,
+        "--report",
+        "--no-figures",
+        "--out",
+        "results",
+    )
+    code, out, _ = cmb(*words)
+    assert code == 0 and "a report of each processed scan" in out
+    pages = {p.name: p.read_text(encoding="utf-8") for p in (work / "results").glob("*.html")}
+    assert set(pages) == {"spots.html", "clean.html"}
+    summary = {s["scan"]: s for s in read_json(work / "results/detections.json")["scans"]}
+    for scan, found in (("spots", 3), ("clean", 0)):
+        page = pages[f"{scan}.html"]
+        assert page.count('class="finding" id="finding-') == found and summary[scan]["manifest_sha256"] in page
+        assert summary[scan]["input_sha256"] in page and "not used by this release" in page
+    assert cmb("detect", "spots.nii.gz", "--bundle", bundle, "--out", "without")[0] == 0
+    assert not list((work / "without").glob("*.html"))
+
+
+def test_reports_of_a_release_that_uses_phase_say_so(work, cmb, tmp_path):
+    write_volume(work / "spots_part-phase.nii.gz", head_phase())
+    with_phase = make_bundle(tmp_path / "phase", phase=True)
+    code, _, err = cmb("detect", "spots.nii.gz", "--bundle", with_phase, "--report", "--no-figures", "--out", "results")
+    assert code == 0, err
+    assert "<td>used by this release</td>" in (work / "results/spots.html").read_text(encoding="utf-8")
 
 
 def test_the_threshold_of_a_rate_of_false_positives(work, cmb, tmp_path):

@@ -17,7 +17,11 @@ from tests.support.imports import ROOT
 
 # A document's blocks by number. A tour starts in an empty folder; what one block leaves, the next one uses.
 Tour = list[tuple[str, tuple[int, ...]]]
-FIRST: Tour = [("docs/get-started/first-detection.md", (0, 1)), ("docs/how-to/use-results.md", (0,))]
+FIRST: Tour = [
+    ("docs/get-started/first-detection.md", (0, 1)),
+    ("docs/how-to/use-results.md", (0,)),
+    ("docs/how-to/scan-report.md", (0,)),
+]
 PYTHON: Tour = [("README.md", (2, 3)), ("docs/reference/python.md", (0,))]
 PHANTOM: Tour = [("docs/explanation/phantom.md", (0, 1))]
 PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 3, 4, 5))]

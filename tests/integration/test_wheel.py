@@ -72,6 +72,16 @@ def test_a_base_release_in_the_package_detects_with_the_packages_of_its_extra_al
     assert scan["origin"].startswith("base release") and len(scan["detections"]) == 3
 
 
+def test_reports_and_their_viewer_come_with_the_wheel(installed):
+    """Byte for byte, and without the packages that a client does not have."""
+    names = ("niivue/niivue.umd.js.gz", "niivue/LICENSES.txt")
+    for name in (*names, "../templates/scan.html.j2", "../templates/scan.css.j2", "../templates/scan.js.j2"):
+        place = f"cmb_models/report/scan/{name}"
+        assert sha256_of(installed.packages / place) == sha256_of(ROOT / place)
+    code = "import cmb_models.report.scan.page as p; p.environment().get_template(p.TEMPLATE); print(p.NIIVUE.is_file())"
+    assert installed.run("python", "-c", code, without=" ".join({*HEAVY} - {"jinja2"})).split() == ["True"]
+
+
 def test_a_client_needs_the_packages_of_its_extra_alone(installed):
     assert "--server" in installed.run("cmb", "detect", "--help", without=" ".join(HEAVY))
     assert installed.run("python", "-c", "import cmb_models.client.grpc as g; print(g.__name__)", without=" ".join(HEAVY))

@@ -16,8 +16,8 @@ BRAIN_MM = 110.0  # an adult brain with its cerebellum is higher: fewer do not h
 NAMES = {
     IN_PLANE: ("shortest side of a voxel", "mm"),
     SLICE: ("longest side of a voxel", "mm"),
-    SPREAD: ("intensity range of the head, in medians", ""),
-    BRIGHT: ("99th percentile of the head, in medians", ""),
+    SPREAD: ("intensities of the head, 5th to 95th percentile over the median", ""),
+    BRIGHT: ("intensities of the head, 99th percentile over the median", ""),
 }
 
 
