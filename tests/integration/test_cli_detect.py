@@ -137,7 +137,7 @@ def test_reports_are_pages_of_the_scans(work, cmb, bundle):
     summary = {s["scan"]: s for s in read_json(work / "results/detections.json")["scans"]}
     for scan, found in (("spots", 3), ("clean", 0)):
         page = pages[f"{scan}.html"]
-        assert page.count('class="finding" id="finding-') == found and summary[scan]["manifest_sha256"] in page
+        assert page.count('aria-label="Show finding ') == found and summary[scan]["manifest_sha256"] in page
         assert summary[scan]["input_sha256"] in page and "not used by this release" in page
     assert cmb("detect", "spots.nii.gz", "--bundle", bundle, "--out", "without")[0] == 0
     assert not list((work / "without").glob("*.html"))

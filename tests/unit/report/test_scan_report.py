@@ -93,7 +93,7 @@ def test_a_report_names_what_was_found_and_by_what(tmp_path):
     text = text_of(html)
     assert "3 possible microbleeds Stratum 1–4" in text and "Release 3" in text and "Threshold 0.500" in text
     assert "not a medical device" in text and "2026-05-04 12:30 UTC" in text and "ab" * 32 in text and "cd" * 32 in text
-    assert re.findall(r'<tbody class="finding" id="finding-(\d+)"', html) == ["1", "2", "3"]
+    assert re.findall(r'<tbody class="finding" id="finding-(\d+)"', html) == ["1", "2", "3", "4"]
     first = text_of(re.search(r'<tbody class="finding" id="finding-1".*?</tr>', html, re.DOTALL)[0])
     assert first.startswith("1 0.990 4.0") and first.endswith("−10.0 −5.0 0.0")
     assert html.count("<svg") == 3 + 3 + 1  # slabs, findings and the viewer's circles

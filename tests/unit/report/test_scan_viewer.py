@@ -152,6 +152,27 @@ def test_a_click_on_a_point_highlights_its_row(files, browser):
     page.close()
 
 
+def test_on_a_phone_a_row_brings_the_viewer_into_sight_and_the_viewer_its_row(files, playwright):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE_WEBGL])
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, device_scale_factor=2)
+    page = context.new_page()
+    page.goto(files["many"].as_uri())
+    page.locator("#status").filter(has_text="mm").wait_for(timeout=60_000)
+    page.add_style_tag(content="html { scroll-behavior: auto !important }")
+    page.locator("#finding-40 button").tap()
+    assert page.inner_text("#status").startswith("Finding 40 of 60")
+    canvas = box(page, "#canvas")
+    assert canvas["y"] > 0 and canvas["y"] + canvas["height"] < 844
+    circle = page.locator("#overlay .ring[data-number='40'] circle").first.bounding_box()
+    page.touchscreen.tap(canvas["x"] + canvas["width"] * 0.5, canvas["y"] + canvas["height"] * 0.02)
+    page.touchscreen.tap(circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2)
+    assert re.match(r"Finding \d+ of 60", page.inner_text("#status"))
+    page.locator("#status a").tap()
+    row = box(page, "tbody.current")
+    assert 0 < row["y"] < 844 - 40
+    browser.close()
+
+
 def test_a_circle_of_the_overview_leads_to_its_row(files, browser):
     page, _ = opened(browser, files["three"])
     page.locator(".slabs .ring[data-number='3'] text").first.click()
