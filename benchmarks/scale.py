@@ -34,7 +34,6 @@ from benchmarks.training_processors import environment
 from benchmarks.training_speed import recipe, write_scans
 from cmb_models.base_release import BUNDLE, FOLDER
 from cmb_models.cohort.results import DETECTIONS, SCANS, is_finished, read_table
-from cmb_models.cohort.servers import read_scan
 from cmb_models.files import read_json, write_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.io.scan_id import scan_sha256
@@ -176,7 +175,7 @@ def reading(size: Size, folder: Path) -> dict:
         times = []
         for _ in range(max(1, size.rounds // 4) + 1):
             wall, used = time.perf_counter(), time.process_time()
-            scan_sha256(read_scan(path, None, requires_phase=False)[0])
+            scan_sha256(read_volume(path, needs_place=False))
             times.append((time.perf_counter() - wall, time.process_time() - used))
         wall_s, cpu_s = np.median(times[1:], axis=0)
         row[name] = {"bytes": path.stat().st_size, "seconds": float(wall_s), "cpu_s": float(cpu_s)}

@@ -27,6 +27,8 @@ CODES = {
     "scan-unread": "Nobody read the scan: annotations.csv has no row for it.",
     "scan-no-head": "The image shows no head.",
     "scan-series": "A folder of DICOM files has no SWI series, or several.",
+    "scan-mixed": "A folder has both NIfTI and DICOM files.",
+    "dicom-header": "No DICOM results can refer to these images, by their headers.",
     "dicom-frame-of-reference": "A DICOM series has no frame of reference, or several: results cannot be placed.",
     "scan-name-repeated": "Two scans have the same name.",
     "phase-missing": "The release needs a phase image, which is missing.",

@@ -119,7 +119,7 @@ def detect(
     from cmb_models.report.scan.write import check_reporting
 
     quiet_nibabel()
-    listed = list_scans(scans, phase_files(scans, phase))
+    listed = list_scans(scans, phase_files(scans, phase), without=out)
     check_names(listed, labels)
     require_dicom([Path(scan.path) for scan in listed], dicom)
     prepare_folder(out)
@@ -297,7 +297,7 @@ def mirror(results: Sequence[ScanResult], phases: Mapping[str, Path | str | None
 
 def reread_scan(result: ScanResult, phase: Path | str | None) -> Answered:
     """A processed scan, read again for the challenger, with its phase image if there is one."""
-    from cmb_models.outputs.answer import read_images
+    from cmb_models.outputs.images import read_images
     from cmb_models.shadow.compare import Answered
 
     assert result.answer is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from cmb_models.cohort.manifest import CohortScan, kind_of, read_manifest, require_sound
 from cmb_models.errors import InputError
 from cmb_models.files import files_below, sha256_of
+from cmb_models.importing.dicom.files import dicom_files
 from cmb_models.importing.file_names import Name, read_name, relative_parts
 from cmb_models.io.nifti import SUFFIXES, scan_name
 from cmb_models.io.series_role import PHASE, SWI
@@ -42,37 +43,59 @@ def list_cohort(place: Path) -> Cohort:
     return _list_bids(place.absolute()) if place.is_dir() else Cohort(read_manifest(place), sha256_of(place))
 
 
-def list_scans(paths: Sequence[Path], phases: Mapping[Path, Path]) -> list[CohortScan]:
+def list_scans(paths: Sequence[Path], phases: Mapping[Path, Path], without: Path | None = None) -> list[CohortScan]:
     """The scans of a command's arguments.
 
     Args:
         paths: Each a NIfTI file, a BIDS dataset's folder, a folder with NIfTI files, or one with the DICOM files of one SWI
             acquisition. Of NIfTI files in a folder those are left out that are named as something else than SWI.
-        phases: The phase image of a path, of the same kind.
+        phases: The phase image of a path, of the same kind; not for folders with NIfTI files.
+        without: A folder, such as that of the results, whose files are left out.
 
     Returns:
-        The scans in the order of the paths, at least one. A folder of DICOM files has its own name.
+        The scans in the order of the paths, at least one. A folder of DICOM files has its own name, after its parent's where there
+        are several of this name.
 
     Raises:
-        InputError: If a folder has no scan, or for a dataset as in `list_cohort`.
+        InputError: If a folder has no scan, or NIfTI and DICOM files; for a dataset as in `list_cohort`.
     """
+    names = Counter(path.resolve().name for path in paths if path.is_dir())
     found: list[CohortScan] = []
     for path in paths:
-        images = [f for f in files_below(path) if f.name.lower().endswith(SUFFIXES)] if path.is_dir() else []
-        if path.is_dir() and not images:
-            found.append(CohortScan(0, path.absolute().name, path, phases.get(path), is_folder=True))
-        elif any(_name(f, path).role == SWI for f in images):
-            found += _list_bids(path.absolute()).scans
-        elif images:
-            named = {f: read_name(scan_name(f), *relative_parts(f, path)).role for f in images}
-            scans = [f for f, role in named.items() if role in ("", SWI)]
-            if not scans:
-                got = f"{len(images)} that are named as something else"
-                raise InputError("file-not-found", path, "SWI among its NIfTI files", got, "pass the files themselves")
-            found += [CohortScan(0, scan_name(f), f) for f in scans]
-        else:
+        if not path.is_dir():
             found.append(CohortScan(0, scan_name(path), path, phases.get(path)))
+        elif images := _nifti_below(path, without):
+            if path in phases:
+                got = f"--phase {phases[path]} for a folder with {len(images)} NIfTI files"
+                raise InputError("options-conflict", path, "a phase image for one scan", got, "pass the scans themselves")
+            found += (
+                _list_bids(path.absolute()).scans if any(_name(f, path).role == SWI for f in images) else _unnamed(path, images)
+            )
+        else:
+            place = path.resolve()
+            name = place.name if names[place.name] == 1 else f"{place.parent.name}_{place.name}"
+            found.append(CohortScan(0, name.lstrip("_") or "scan", path, phases.get(path), is_folder=True))
     return [replace(scan, number=n) for n, scan in enumerate(found)]
+
+
+def _nifti_below(folder: Path, without: Path | None) -> list[Path]:
+    """NIfTI files in a folder, in which there are then no DICOM files."""
+    left_out = None if without is None else without.resolve()
+    files = [f for f in files_below(folder) if left_out is None or not f.resolve().is_relative_to(left_out)]
+    images = [f for f in files if f.name.lower().endswith(SUFFIXES)]
+    if images and (count := len(dicom_files(f for f in files if f not in set(images)))):
+        got = f"{len(images)} NIfTI files, such as {images[0].relative_to(folder)}, and {count} DICOM files"
+        raise InputError("scan-mixed", folder, "NIfTI or DICOM files", got, "pass the files or the folders of one kind")
+    return images
+
+
+def _unnamed(folder: Path, images: Sequence[Path]) -> list[CohortScan]:
+    """The scans in a folder that is no BIDS dataset."""
+    scans = [f for f in images if read_name(scan_name(f), *relative_parts(f, folder)).role in ("", SWI)]
+    if not scans:
+        got = f"{len(images)} that are named as something else"
+        raise InputError("file-not-found", folder, "SWI among its NIfTI files", got, "pass the files themselves")
+    return [CohortScan(0, scan_name(f), f) for f in scans]
 
 
 def _list_bids(dataset: Path) -> Cohort:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cmb_models.cohort.manifest import CohortScan
 from cmb_models.cohort.objects import fetched
-from cmb_models.cohort.servers import read_scan
 from cmb_models.errors import InputError
 from cmb_models.importing.dicom import folder as dicom_folder
+from cmb_models.outputs import images as outputs_images
 from cmb_models.volume import Volume
 
 
@@ -36,11 +36,8 @@ def read_images(scan: CohortScan, requires_phase: bool) -> tuple[Volume, Volume 
     if isinstance(scan.path, str):
         return _read_objects(scan.path, scan.phase, requires_phase)
     # read_manifest refuses URLs of phase images here
-    folder_or_file, own_phase = scan.path, None if scan.phase is None else Path(scan.phase)
-    if not scan.is_folder:
-        return read_scan(folder_or_file, own_phase, requires_phase)
-    found = dicom_folder.read_scan_folder(folder_or_file, own_phase, requires_phase)
-    return found.swi, found.phase
+    images = outputs_images.read_images(scan.path, None if scan.phase is None else Path(scan.phase), requires_phase)
+    return images.swi, images.phase
 
 
 def _read_objects(url: str, phase: Path | str | None, requires_phase: bool) -> tuple[Volume, Volume | None]:
@@ -52,6 +49,7 @@ def _read_objects(url: str, phase: Path | str | None, requires_phase: bool) -> t
     with fetched(wanted) as files:
         local = phase if isinstance(phase, Path) else files[-1]
         try:
-            return read_scan(files[0], local, requires_phase)
+            images = outputs_images.read_images(files[0], local, requires_phase)
         except InputError as error:  # names the temporary file
             raise InputError(error.code, url, error.expected, error.got, error.remedy) from error
+        return images.swi, images.phase

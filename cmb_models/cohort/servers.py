@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from cmb_models.client.grpc import Client
 from cmb_models.client.many import RETRIED
@@ -274,11 +273,3 @@ class Servers:
             if server.again_at <= time.monotonic():
                 return server.client.requires_phase
         raise AssertionError("no server answered, which _agree refuses")
-
-
-def read_scan(path: Path, phase: Path | None, requires_phase: bool) -> tuple[Volume, Volume | None]:
-    """A scan and, where the release uses it, its phase image. Raises InputError for unusable files."""
-    from cmb_models.dataset.layout import read_phase
-    from cmb_models.io.nifti import read_volume
-
-    return read_volume(path, needs_place=False), read_phase(path, phase, needs_place=False) if requires_phase else None

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmb_models.client.outputs import ScanResult
-from cmb_models.dataset.layout import read_phase
 from cmb_models.detection import Detector
 from cmb_models.errors import InputError
-from cmb_models.importing.dicom.folder import read_scan_folder
-from cmb_models.io.nifti import read_volume
 from cmb_models.io.scan_id import scan_sha256
+from cmb_models.outputs.images import Images, read_images
 from cmb_models.report.scan.write import write_report_of
-from cmb_models.volume import UNPLACED, Volume
+from cmb_models.volume import UNPLACED
 
 log = logging.getLogger(__name__)
 
@@ -39,33 +37,6 @@ class Outputs:
     report: bool = False
 
 
-@dataclass(frozen=True)
-class Images:
-    """What was read of a scan. files: the DICOM files of the SWI, () of a NIfTI file."""
-
-    swi: Volume
-    phase: Volume | None
-    files: Sequence[Path] = ()
-
-
-def read_images(path: Path, phase: Path | None, requires_phase: bool) -> Images:
-    """Read a scan.
-
-    Args:
-        path: A NIfTI file, or a folder with the DICOM files of one SWI acquisition.
-        phase: Its phase image, of the same kind; None for the file next to it, or a series in the same folder.
-        requires_phase: Whether the phase image is read.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
-    if path.is_dir():
-        found = read_scan_folder(path, phase, requires_phase)
-        return Images(found.swi, found.phase, found.files)
-    volume = read_volume(path, needs_place=False)
-    return Images(volume, read_phase(path, phase, needs_place=False) if requires_phase else None)
-
-
 def answer_scan(
     name: str, path: Path, detector: Detector, threshold: float | None, outputs: Outputs, phase: Path | None = None, place: str = ""
 ) -> ScanResult:
@@ -73,7 +44,7 @@ def answer_scan(
 
     Args:
         name: Of the scan in the results.
-        path: As in `read_images`.
+        path: As in `images.read_images`.
         detector: Detects in this process or on a server.
         threshold: On the score; None for the release's.
         outputs: What is written.

@@ -67,4 +67,6 @@ def describe_dataset(folder: Path) -> None:
         },
     )
     with atomic_write(folder / IGNORED) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in (CSV_FILE, JSON_FILE, CANDIDATES_FILE, "*.png")), encoding="utf-8")
+        temporary.write_text(
+            "".join(f"{name}\n" for name in (CSV_FILE, JSON_FILE, CANDIDATES_FILE, "*.png", "*.html", "*.dcm")), encoding="utf-8"
+        )

@@ -8,25 +8,30 @@ Research software, not a medical device.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 import threading
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from network import NotSent, Peer, send, start_receiver
+from network import NotTaken, Peer, Unreachable, send, start_receiver
 from spool import Spool, Study
 
 from cmb_models.cli.detect import SERVER_ERRORS, open_detector
 from cmb_models.detection import Detector
 from cmb_models.errors import InputError
-from cmb_models.files import claimed
+from cmb_models.files import claimed, read_json, write_json
 from cmb_models.outputs.answer import Outputs, answer_scan
 
 log = logging.getLogger("bridge")
 
 RETRY_S = 10.0  # after a server or a PACS that could not be reached
-MOST_FAILURES = 3  # of the server at one study, before it is given up
+MOST_FAILURES = 3  # at one study, before the others are not held up by it any longer
+OF_A_STUDY = ("scan-", "phase-", "import-", "dicom-")  # first letters of the codes of faults in images
 
 
 def peer_of(text: str) -> Peer:
@@ -41,49 +46,57 @@ def peer_of(text: str) -> Peer:
 def process(study: Study, spool: Spool, detector: Detector, title: str, pacs: Peer) -> None:
     """Detect in a study and send the results; a study without usable SWI is done with its error code.
 
+    Results that were made and not sent are sent, without detecting again.
+
     Raises:
-        InputError: If the server cannot be reached.
-        RuntimeError: If it failed at this study.
-        NotSent: If the PACS did not take the results.
+        InputError: If the server or this machine is at fault.
+        RuntimeError: If the server failed at this study.
+        Unreachable, NotTaken: If the PACS did not take the results.
     """
     results = spool.results / study.uid
-    results.mkdir(exist_ok=True)
-    try:
-        result = answer_scan(study.uid, study.folder, detector, None, Outputs(results, dicom=True))
-    except InputError as error:
-        if error.code in SERVER_ERRORS:
-            raise
-        log.warning("%s", error)
-        spool.finish(study, {"code": error.code, "error": str(error)})
-        return
+    made = results / "made.json"
+    found = read_json(made) if made.is_file() else {}
+    if found.get("images") != study.images:
+        shutil.rmtree(results, ignore_errors=True)
+        results.mkdir()
+        try:
+            result = answer_scan(study.uid, study.folder, detector, None, Outputs(results, dicom=True))
+        except InputError as error:
+            if not error.code.startswith(OF_A_STUDY):
+                raise
+            log.warning("%s", error)
+            spool.finish(study, error.code, error=str(error))
+            return
+        release = result.answer.release if result.answer else 0
+        found = {"images": study.images, "detections": len(result.detections), "release": release}
+        write_json(made, found)
     files = sorted(results.glob("*.dcm"))
     send(files, title, pacs)
-    spool.finish(
-        study, {"code": "", "detections": len(result.detections), "release": result.answer.release if result.answer else 0}
-    )
-    log.info("%s: %d detections, %d objects sent", study.uid, len(result.detections), len(files))
+    spool.finish(study, "", detections=found["detections"], release=found["release"])
+    log.info("%s: %d detections, %d objects sent", study.uid, found["detections"], len(files))
 
 
-def run(spool: Spool, detector: Detector, title: str, pacs: Peer, quiet_s: float, ended: threading.Event) -> None:
-    """Process studies as they come, until `ended` is set."""
-    failures: dict[str, int] = {}
+def run(spool: Spool, work: Callable[[Study], None], quiet_s: float, keep_s: float, ended: threading.Event) -> None:
+    """Process studies as they come, until `ended` is set. A study that fails does not hold up the others."""
+    failures: Counter[str] = Counter()
     while not ended.is_set():
         wait_s = 0.5
-        for study in spool.ready(quiet_s):
+        for study in spool.ready(quiet_s, keep_s):
             if ended.is_set():
                 break
             try:
-                process(study, spool, detector, title, pacs)
-            except (InputError, NotSent) as error:
-                log.warning("%s; trying again in %g s", error, RETRY_S)
+                work(study)
+            except Exception as error:
+                # Messages of other errors may hold values of headers, such as names.
+                described = str(error) if isinstance(error, InputError | Unreachable | NotTaken) else type(error).__name__
+                log.warning("%s: %s; trying again in %g s", study.uid, described, RETRY_S)
                 wait_s = RETRY_S
-                break
-            except RuntimeError as error:
-                failures[study.uid] = failures.get(study.uid, 0) + 1
-                log.warning("%s: %s", study.uid, error)
-                wait_s = RETRY_S
+                if isinstance(error, Unreachable) or (isinstance(error, InputError) and error.code in SERVER_ERRORS):
+                    break  # the others would fail, too
+                failures[study.uid] += 1
                 if failures[study.uid] >= MOST_FAILURES:
-                    spool.finish(study, {"code": "server-failed", "error": str(error)})
+                    del failures[study.uid]
+                    spool.finish(study, "result-refused" if isinstance(error, NotTaken) else "failed", error=described, again=True)
         ended.wait(wait_s)
 
 
@@ -95,22 +108,29 @@ def main(
     title: Annotated[str, typer.Option(help="Application entity title of the bridge.")] = "MICROBLEEDS",
     port: Annotated[int, typer.Option(help="Port to receive on.")] = 11112,
     quiet_s: Annotated[float, typer.Option(min=0.1, help="Seconds without a new image, after which a study is complete.")] = 30.0,
+    keep_h: Annotated[float, typer.Option(min=0, help="Hours that a study's images are kept, for late ones.")] = 1.0,
 ) -> None:
     """Receive studies, detect, and store SR and SEG in the PACS."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.ERROR)
+    for library in ("pynetdicom", "pydicom", "highdicom"):  # their messages may hold values of headers
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    os.umask(0o077)
     peer, ended = peer_of(pacs), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    detector, source = open_detector(server, bundle)
-    with claimed(spool / ".lock", "use this spool"), detector:
-        kept = Spool(spool)
-        receiver = start_receiver(title, port, kept)
-        log.info("%s listens on port %d, detection by %s", title, port, source)
-        try:
-            run(kept, detector, title, peer, quiet_s, ended)
-        finally:
-            receiver.shutdown()
+    try:
+        detector, source = open_detector(server, bundle)
+        with claimed(spool / ".lock", "use this spool"), detector:
+            kept = Spool(spool)
+            receiver = start_receiver(title, port, kept)
+            log.info("%s listens on port %d, detection by %s", title, port, source)
+            try:
+                run(kept, lambda study: process(study, kept, detector, title, peer), quiet_s, 3600 * keep_h, ended)
+            finally:
+                receiver.shutdown()
+    except InputError as error:
+        log.error("%s", error)
+        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

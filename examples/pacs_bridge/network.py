@@ -18,12 +18,17 @@ log = logging.getLogger(__name__)
 
 # Status codes of C-STORE (PS3.4, table B.2-1).
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+STORED = (SUCCESS, 0xB000, 0xB006, 0xB007)  # the last three with a warning, such as an attribute that the PACS replaced
 VERIFICATION = "1.2.840.10008.1.1"  # SOP class of C-ECHO
 TIMEOUT_S = 30
 
 
-class NotSent(Exception):
-    """The PACS cannot be reached, or did not take a result."""
+class Unreachable(Exception):
+    """The PACS accepts no association."""
+
+
+class NotTaken(Exception):
+    """The PACS refused a result."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Peer:
 
 
 def start_receiver(title: str, port: int, spool: Spool) -> AE:
-    """Listen on a port, in threads of its own; `shutdown()` of what is returned ends it."""
+    """Listen on a port, in other threads, until `shutdown()` of the returned entity."""
     entity = AE(ae_title=title)
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
@@ -67,7 +72,8 @@ def send(files: Sequence[Path], title: str, peer: Peer) -> None:
     """Store files in a PACS. Storing one twice is harmless: it has the same UID.
 
     Raises:
-        NotSent: If not all were taken.
+        Unreachable: If it accepts no association, or ends it.
+        NotTaken: If it refused some; the others are stored.
     """
     entity = AE(ae_title=title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
@@ -75,15 +81,22 @@ def send(files: Sequence[Path], title: str, peer: Peer) -> None:
         entity.add_requested_context(storage, ExplicitVRLittleEndian)
     association = entity.associate(peer.host, peer.port, ae_title=peer.title)
     if not association.is_established:
-        raise NotSent(f"{peer.title} at {peer.host}:{peer.port} accepts no association")
+        raise Unreachable(f"{peer.title} at {peer.host}:{peer.port} accepts no association")
+    refused = []
     try:
         for file in files:
             try:
                 status = association.send_c_store(pydicom.dcmread(file))
-            except (ValueError, RuntimeError) as error:  # no accepted context, or the association has ended
-                raise NotSent(f"{peer.title} does not take {file.name}: {error}") from error
-            if "Status" not in status or status.Status != SUCCESS:
-                got = f"status 0x{status.Status:04X}" if "Status" in status else "no answer"
-                raise NotSent(f"{peer.title} does not take {file.name}: {got}")
+            except ValueError as error:  # no accepted context for this kind of object
+                refused.append(f"{file.name} ({error})")
+                continue
+            except RuntimeError as error:
+                raise Unreachable(f"{peer.title} ended the association") from error
+            if "Status" not in status:
+                raise Unreachable(f"{peer.title} gave no answer to {file.name}")
+            if status.Status not in STORED:
+                refused.append(f"{file.name} (status 0x{status.Status:04X})")
     finally:
         association.release()
+    if refused:
+        raise NotTaken(f"{peer.title} refused {', '.join(refused)}")

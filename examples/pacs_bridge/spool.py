@@ -6,20 +6,20 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmb_models.errors import InputError
-from cmb_models.files import atomic_write, files_below, read_json, write_json
+from cmb_models.files import atomic_write, files_below, read_json, remove_partial, write_json
 
 UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A received study. images: hash of the set of its images, whatever else arrives."""
+    """A received study. images: hash of the names of its images, which are their UIDs."""
 
     uid: str
     folder: Path
@@ -27,16 +27,20 @@ class Study:
 
 
 class Spool:
-    """Folders `studies/UID/`, `results/UID/` and files `done/UID.json` below one folder.
+    """Folders `studies/UID/`, `results/UID/` and files `done/UID.json` below one folder, for its owner alone.
 
-    A study is kept until its results have been sent. Its file in `done/` then says for which images; a study that is received again
-    with the same images is not processed again.
+    A study's images stay for a while after it is done, so that late ones complete it. The file in `done/` says what became of which
+    images: a study that is received again with the same images is not processed again, unless it failed for another reason than
+    its images.
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         self.studies, self.results, self.done = (folder / name for name in ("studies", "results", "done"))
         for place in (self.studies, self.results, self.done):
-            place.mkdir(parents=True, exist_ok=True)
+            place.mkdir(exist_ok=True)
+            remove_partial(place, "**/*")
 
     def add(self, study_uid: str, instance_uid: str, data: bytes) -> None:
         """Keep an image, a file of DICOM bytes, on disk before its sender is answered.
@@ -49,21 +53,24 @@ class Spool:
                 raise InputError("setting-invalid", "UID", "digits and dots", "others", "export the study again")
         folder = self.studies / study_uid
         folder.mkdir(exist_ok=True)
-        with atomic_write(folder / f"{instance_uid}.dcm") as temporary:
+        with atomic_write(folder / f"{instance_uid}.dcm", mode=0o600) as temporary:
             temporary.write_bytes(data)
 
-    def ready(self, quiet_s: float) -> Iterator[Study]:
-        """Studies of which nothing has arrived for `quiet_s` seconds and that are not done."""
+    def ready(self, quiet_s: float, keep_s: float) -> Iterator[Study]:
+        """Studies to process: nothing has arrived for `quiet_s` seconds. Images of others are removed after `keep_s`."""
         for folder in sorted(self.studies.iterdir()):
             files = files_below(folder)
-            if not files or time.time() - max(f.stat().st_mtime for f in files) < quiet_s:
+            newest = max((f.stat().st_mtime for f in files), default=0.0)
+            age_s = time.time() - newest
+            if not files or age_s < quiet_s:
                 continue
             images = hashlib.sha256("\n".join(sorted(f.name for f in files)).encode()).hexdigest()
-            study = Study(folder.name, folder, images)
-            if self.outcome(study.uid).get("images") == images:
-                self.remove(study)
-            else:
-                yield study
+            outcome = self.outcome(folder.name)
+            is_done = outcome.get("images") == images and (not outcome.get("again") or newest <= outcome["at"])
+            if not is_done:
+                yield Study(folder.name, folder, images)
+            elif age_s > keep_s:
+                self._remove(folder, files)
 
     def outcome(self, study_uid: str) -> dict[str, Any]:
         """What became of a study; {} if it is not done."""
@@ -71,11 +78,16 @@ class Spool:
         outcome: dict[str, Any] = read_json(file) if file.is_file() else {}
         return outcome
 
-    def finish(self, study: Study, outcome: dict[str, Any]) -> None:
-        """Record that a study is done, then remove its images and results."""
-        write_json(self.done / f"{study.uid}.json", outcome | {"images": study.images})
-        self.remove(study)
+    def finish(self, study: Study, code: str, **more: Any) -> None:
+        """Record that a study is done. code: of an error, or ""."""
+        before = self.outcome(study.uid)
+        if code and before.get("code") == "":  # late images without their study: its result stands
+            code, more = "", {**before, **more}
+        write_json(self.done / f"{study.uid}.json", {**more, "code": code, "images": study.images, "at": time.time()})
+        shutil.rmtree(self.results / study.uid, ignore_errors=True)
 
-    def remove(self, study: Study) -> None:
-        for place in (study.folder, self.results / study.uid):
-            shutil.rmtree(place, ignore_errors=True)
+    def _remove(self, folder: Path, files: Sequence[Path]) -> None:
+        for file in files:
+            file.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_bids_dataset_becomes_a_derivative(tmp_path, bundle):
             write_volume(folder / f"sub-{subject}_ses-{session}_swi.nii.gz", head(blobs))
             write_volume(folder / f"sub-{subject}_ses-{session}_part-phase_swi.nii.gz", head_phase(blobs))
     out = tmp_path / "out"
-    done = cmb("detect", str(dataset), "--out", str(out), "--bundle", bundle, "--labels", "--no-figures")
+    done = cmb("detect", str(dataset), "--out", str(out), "--bundle", bundle, "--labels", "--no-figures", "--report")
     assert done.exit_code == 0, done.output
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "cmb-models"
@@ -82,7 +83,9 @@ def test_a_bids_dataset_becomes_a_derivative(tmp_path, bundle):
     assert counts == [3, 3, 0, 0]
     assert read_volume(out / images[0]).data.max() == 3
     ignored = (out / ".bidsignore").read_text().split()
-    assert all((out / name).exists() for name in ignored if "*" not in name and name != "candidates.csv")
+    known = {"dataset_description.json", ".bidsignore"}
+    others = [f.name for f in out.iterdir() if f.is_file() and f.name not in known]
+    assert "sub-01_ses-a_swi.html" in others and all(any(fnmatch(name, i) for i in ignored) for name in others)
 
 
 def test_a_folder_of_files_leaves_out_what_is_named_as_something_else(tmp_path, bundle):
@@ -131,3 +134,31 @@ def test_dicom_results_need_dicom_scans(tmp_path, bundle):
     with refused("options-conflict", case="--dicom", got="NIfTI files alone"):
         raise cmb(*call).exception
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_both_kinds_of_files_is_refused_but_not_for_its_results(tmp_path, bundle):
+    folder = study(tmp_path / "visit")
+    for _ in range(2):
+        done = cmb("detect", str(folder), "--out", str(folder / "results"), "--bundle", bundle, "--labels", "--no-figures")
+        assert done.exit_code == 0, done.output
+    write_volume(folder / "of_a_tool.nii.gz", head())
+    with refused("scan-mixed", case="visit", got="1 NIfTI files, such as of_a_tool.nii.gz, and [0-9]+ DICOM"):
+        raise cmb("detect", str(folder), "--out", str(folder / "results"), "--bundle", bundle).exception
+
+
+def test_a_phase_image_of_a_whole_dataset_is_refused(tmp_path, bundle):
+    (tmp_path / "files").mkdir()
+    write_volume(tmp_path / "files/a.nii.gz", head())
+    call = ("detect", str(tmp_path / "files"), "--phase", str(tmp_path / "p.nii.gz"), "--out", str(tmp_path / "out"))
+    with refused("options-conflict", case="files"):
+        raise cmb(*call, "--bundle", bundle).exception
+
+
+def test_studies_in_folders_of_one_name_have_their_parents_names_too(tmp_path, bundle, monkeypatch):
+    folders = [str(study(tmp_path / visit / "dicom", ("swi",))) for visit in ("v1", "v2")]
+    done = cmb("detect", *folders, "--out", str(tmp_path / "out"), "--bundle", bundle, "--no-figures")
+    assert done.exit_code == 0, done.output
+    assert {r["scan"] for r in rows(tmp_path / "out/detections.csv")} == {"v1_dicom", "v2_dicom"}
+    monkeypatch.chdir(tmp_path / "v1/dicom/0001")
+    assert cmb("detect", "..", "--out", str(tmp_path / "up"), "--bundle", bundle, "--no-figures").exit_code == 0
+    assert {r["scan"] for r in rows(tmp_path / "up/detections.csv")} == {"dicom"}

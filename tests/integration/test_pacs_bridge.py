@@ -116,10 +116,10 @@ def pacs_of(folder: Path, forwards: bool = False) -> Iterator[Pacs]:
 
 
 @contextlib.contextmanager
-def bridge_of(pacs: Pacs, folder: Path, bundle: Path, quiet_s: float = 1.0) -> Iterator[subprocess.Popen]:
+def bridge_of(pacs: Pacs, folder: Path, bundle: Path, quiet_s: float = 1.0, keep_h: float = 1.0) -> Iterator[subprocess.Popen]:
     """The example as a process of its own, which has ended after the block."""
     line = [sys.executable, EXAMPLE / "bridge.py", "--pacs", f"ORTHANC@127.0.0.1:{pacs.dicom}", "--spool", folder / "spool"]
-    line += ["--bundle", bundle, "--port", pacs.bridge, "--quiet-s", quiet_s]
+    line += ["--bundle", bundle, "--port", pacs.bridge, "--quiet-s", quiet_s, "--keep-h", keep_h]
     with (folder / "bridge.log").open("a") as log:
         process = subprocess.Popen(list(map(str, line)), stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
     try:
@@ -143,62 +143,77 @@ def study(folder: Path, number: int, kinds=("swi", "minip")) -> Path:
     return folder
 
 
+def done(spool: Path) -> dict[str, str]:
+    """Code of each study that is done."""
+    return {f.stem: json.loads(f.read_text())["code"] for f in (spool / "done").glob("*.json")}
+
+
 def test_twenty_studies_come_back_once_each_although_the_bridge_is_killed(tmp_path, bundle):
+    spool = tmp_path / "spool"
     with pacs_of(tmp_path / "pacs") as pacs:
         names = {pacs.store(study(tmp_path / str(n), n)): n for n in range(STUDIES)}
         slices = pacs.results(next(iter(names)))["MR"]
         with bridge_of(pacs, tmp_path, bundle) as bridge:
             for name in list(names)[:12]:
                 assert pacs.send(name)
-            until(lambda: len(list((tmp_path / "spool/done").glob("*.json"))) >= 4)
+            until(lambda: len(done(spool)) >= 4)
             bridge.kill()
             bridge.wait()
         assert not pacs.send(list(names)[12])
-        before = len(list((tmp_path / "spool/done").glob("*.json")))
-        assert before < 12
-        with bridge_of(pacs, tmp_path, bundle):
+        assert len(done(spool)) < 12
+        with bridge_of(pacs, tmp_path, bundle, keep_h=1e-4):
             for name in list(names)[10:]:  # two for the second time
                 assert pacs.send(name)
-            until(lambda: len(list((tmp_path / "spool/done").glob("*.json"))) == STUDIES, 300)
-            time.sleep(2)  # for anything that would be done twice
+            until(lambda: len(done(spool)) == STUDIES, 300)
+            until(lambda: not list((spool / "studies").iterdir()))  # the images are kept no longer than asked for
         assert "Traceback" not in (tmp_path / "bridge.log").read_text()
         for name, number in names.items():
             expected = {"MR": slices, "SR": 1} | ({"SEG": 1} if number % 5 else {})
             assert pacs.results(name) == expected, number
         found = pacs.get("/studies?expand")
         assert len(found) == STUDIES and all(s["PatientMainDicomTags"]["PatientName"].startswith(SECRET) for s in found)
-    assert not list((tmp_path / "spool/studies").iterdir()) and not list((tmp_path / "spool/results").iterdir())
-    assert SECRET not in (tmp_path / "bridge.log").read_text()
+    assert not list((spool / "results").iterdir())
+    assert SECRET not in (tmp_path / "bridge.log").read_text() + "".join(f.read_text() for f in (spool / "done").iterdir())
 
 
-def test_orthanc_forwards_each_study_once_and_results_are_not_sent_back(tmp_path, bundle):
-    with pacs_of(tmp_path / "pacs", forwards=True) as pacs, bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
-        name = pacs.store(study(tmp_path / "a", 1))
-        until(lambda: pacs.results(name)["SEG"] == 1)
-        time.sleep(4)  # the study is stable again
-        assert pacs.results(name)["SR"] == pacs.results(name)["SEG"] == 1
-        assert (tmp_path / "bridge.log").read_text().count("objects sent") == 1
-        report = next(s for s in pacs.get(f"/studies/{name}/series") if s["MainDicomTags"]["Modality"] == "SR")
+def test_orthanc_forwards_each_study_once_also_where_the_bridge_was_away(tmp_path, bundle):
+    """Results are not sent back, and a job that failed is submitted again with the next study."""
+    with pacs_of(tmp_path / "pacs", forwards=True) as pacs:
+        missed = pacs.store(study(tmp_path / "missed", 2))
+        until(lambda: any(pacs.get(f"/jobs/{j}")["State"] == "Failure" for j in pacs.get("/jobs")))
+        with bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
+            names = [missed, pacs.store(study(tmp_path / "a", 1))]
+            until(lambda: all(pacs.results(name)["SEG"] == 1 for name in names))
+            time.sleep(4)  # the studies are stable again
+            for name in names:
+                assert pacs.results(name)["SR"] == pacs.results(name)["SEG"] == 1
+            assert (tmp_path / "bridge.log").read_text().count("objects sent") == 2
+        report = next(s for s in pacs.get(f"/studies/{missed}/series") if s["MainDicomTags"]["Modality"] == "SR")
         (tmp_path / "sr.dcm").write_bytes(pacs.call(f"/instances/{report['Instances'][0]}/file"))
     assert pydicom.dcmread(tmp_path / "sr.dcm").VerificationFlag == "UNVERIFIED"
 
 
-def test_studies_without_swi_are_done_with_a_code_and_a_pacs_that_is_away_is_waited_for(tmp_path, bundle):
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(pacs_of(tmp_path / "first"))
-        other = stack.enter_context(pacs_of(tmp_path / "other"))
-        spool = tmp_path / "spool"
-        names = [first.store(study(tmp_path / "without", 1, ("t1", "minip"))), first.store(study(tmp_path / "with", 2))]
-        other.process.terminate()
-        other.process.wait(30)
-        other.bridge = first.bridge
-        with bridge_of(other, tmp_path, bundle):
-            assert all(first.send(name) for name in names)
+def test_a_study_that_cannot_be_used_is_done_with_its_code_and_an_absent_pacs_is_waited_for(tmp_path, bundle):
+    spool = tmp_path / "spool"
+    with pacs_of(tmp_path / "pacs") as pacs:
+        unusable, usable = (pacs.store(study(tmp_path / k[0], n, k)) for n, k in ((1, ("t1", "minip")), (2, ("swi", "minip"))))
+        address, pacs.dicom = pacs.dicom, free_ports(1)[0]
+        with bridge_of(pacs, tmp_path, bundle):
+            assert pacs.send(unusable) and pacs.send(usable)
             until(lambda: "accepts no association" in (tmp_path / "bridge.log").read_text())
-            outcomes = [json.loads(f.read_text()) for f in (spool / "done").glob("*.json")]
-            assert [o["code"] for o in outcomes] in ([], ["scan-series"])
-        with bridge_of(first, tmp_path, bundle):
-            until(lambda: len(list((spool / "done").glob("*.json"))) == 2)
-        outcomes = sorted(json.loads(f.read_text())["code"] for f in (spool / "done").glob("*.json"))
-        assert outcomes == ["", "scan-series"]
-        assert first.results(names[1])["SR"] == 1 and first.results(names[0])["SR"] == 0
+            assert set(done(spool).values()) <= {"scan-series"}
+        pacs.dicom = address
+        with bridge_of(pacs, tmp_path, bundle):
+            until(lambda: len(done(spool)) == 2)
+        assert sorted(done(spool).values()) == ["", "scan-series"]
+        assert pacs.results(usable)["SR"] == 1 and pacs.results(unusable)["SR"] == 0
+    for place in (spool, *spool.rglob("*")):
+        assert place.stat().st_mode & 0o077 == 0, place
+
+
+def test_the_second_bridge_on_one_spool_is_refused_in_a_sentence(tmp_path, bundle):
+    with pacs_of(tmp_path / "pacs") as pacs, bridge_of(pacs, tmp_path, bundle):
+        line = [sys.executable, EXAMPLE / "bridge.py", "--pacs", f"ORTHANC@127.0.0.1:{pacs.dicom}", "--spool", tmp_path / "spool"]
+        line += ["--bundle", bundle, "--port", free_ports(1)[0]]
+        second = subprocess.run(list(map(str, line)), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert second.returncode == 2 and "use this spool" in second.stderr and "Traceback" not in second.stderr

@@ -20,6 +20,7 @@ import pydicom
 
 from cmb_models.files import system_reason
 from cmb_models.importing.dicom.convert import convert
+from cmb_models.importing.dicom.files import dicom_files
 from cmb_models.importing.identity import Who, id_of_one, name_letters, plain
 from cmb_models.importing.technical import kept
 from cmb_models.io.series_role import MAGNITUDE, PHASE, SKIPPED, SWI, SeriesFacts, role_of
@@ -30,7 +31,6 @@ WORD = re.compile(r"[^\W_]+")
 SHORTEST_NAME = 3  # letters of a part of a name that is looked for within words
 SAME_PLACE_MM = 0.1  # by which positions of one grid may differ
 SAME_SPACING_MM = 1e-3
-PREAMBLE, PREFIX = 128, b"DICM"  # bytes at the beginning of a file
 SAME_GAP = 0.05  # share by which gaps between slices may differ
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType"),
@@ -264,7 +264,7 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path], dict[
             unread[file] = system_reason(error)
             continue
         except Exception:  # damaged headers raise nearly everything in pydicom
-            if _is_dicom(file):
+            if dicom_files([file]):
                 unread[file] = "a damaged DICOM header"
             else:
                 others.append(file)
@@ -274,11 +274,6 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path], dict[
         else:
             others.append(file)  # DICOMDIR, structured reports, presentation states
     return headers, others, unread
-
-
-def _is_dicom(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(PREAMBLE + len(PREFIX))[PREAMBLE:] == PREFIX
 
 
 def _values(file: Path) -> pydicom.Dataset:

@@ -21,6 +21,7 @@ from cmb_models.outputs.dicom.source import (
     algorithm_parameters,
     algorithm_version,
     frames_of,
+    header_errors,
     positions_lps,
     result_uid,
 )
@@ -37,10 +38,10 @@ NO_UNIT = codes.UCUM.NoUnits
 
 
 def write_dicom(folder: Path, result: ScanResult, volume: Volume, source: Source) -> list[Path]:
-    """Write NAME_cmb_sr.dcm and, if there are detections, NAME_cmb_seg.dcm.
+    """Write NAME_cmb_sr.dcm and, if there are detections, NAME_cmb_seg.dcm; without any, one of an earlier call is removed.
 
     Both belong to the study and the frame of reference of the images, name the release that made them, and are unverified. The
-    same images, release and threshold give the same UIDs.
+    same findings of the same release in the same images have the same UIDs.
 
     Args:
         folder: Folder to write to.
@@ -52,18 +53,21 @@ def write_dicom(folder: Path, result: ScanResult, volume: Volume, source: Source
         The files.
 
     Raises:
-        InputError: If the disk is full or the folder cannot be written to.
+        InputError: If no result can be made of the images' headers, the disk is full or the folder cannot be written to.
     """
     labels = instance_labels(volume, result.detections)
-    with warnings.catch_warnings():
+    sizes = volumes_mm3(labels, len(result.detections), volume)
+    with header_errors(source.case), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values in the headers of the images, such as names
         segmentation = _segmentation(result, frames_of(labels, volume.affine, source), source) if result.detections else None
-        report = _report(result, volumes_mm3(labels, len(result.detections), volume), source, segmentation)
-        made = {SR_SUFFIX: report} | ({SEG_SUFFIX: segmentation} if segmentation is not None else {})
-        for suffix, what in made.items():
-            with atomic_write(folder / f"{result.scan}{suffix}") as temporary:
-                what.save_as(temporary, enforce_file_format=True)
-    return [folder / f"{result.scan}{suffix}" for suffix in made]
+        report = _report(result, sizes, source, segmentation)
+    objects = {SR_SUFFIX: report} | ({SEG_SUFFIX: segmentation} if segmentation is not None else {})
+    for suffix, content in objects.items():
+        with atomic_write(folder / f"{result.scan}{suffix}") as temporary:
+            content.save_as(temporary, enforce_file_format=True)
+    if segmentation is None:
+        (folder / f"{result.scan}{SEG_SUFFIX}").unlink(missing_ok=True)
+    return [folder / f"{result.scan}{suffix}" for suffix in objects]
 
 
 def _segmentation(result: ScanResult, frames: np.ndarray, source: Source) -> hd.seg.Segmentation:
@@ -97,7 +101,7 @@ def _segmentation(result: ScanResult, frames: np.ndarray, source: Source) -> hd.
         manufacturer=NAME,
         manufacturer_model_name=NAME,
         software_versions=__version__,
-        device_serial_number=algorithm_version(result)[:64],
+        device_serial_number=_device(result),
         content_description="Cerebral microbleeds",
         content_label="CMB",
         series_description=f"Cerebral microbleeds ({RESEARCH_USE})"[:64],
@@ -109,7 +113,10 @@ def _report(
 ) -> hd.sr.Comprehensive3DSR:
     """volumes: of each detection, mm³."""
     device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=generate_uid(entropy_srcs=[NAME]), name=NAME, manufacturer_name=NAME, model_name=algorithm_version(result)
+        uid=generate_uid(entropy_srcs=[NAME, _device(result)]),
+        name=NAME,
+        manufacturer_name=NAME,
+        model_name=algorithm_version(result),
     )
     observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     places = positions_lps(result)
@@ -163,8 +170,9 @@ def _finding(
     measured: list[tuple[Code | CodedConcept, float, Code]] = [
         (codes.DCM.CertaintyOfFinding, round(100 * detection.score, 4), PERCENT),
         (codes.SCT.Diameter, round(detection.diameter_mm, 3), MILLIMETRE),
-        (codes.SCT.Volume, round(volume_mm3, 3), CUBIC_MILLIMETRE),
     ]
+    if volume_mm3 > 0:  # all voxels of one that overlaps another belong to that one
+        measured.append((codes.SCT.Volume, round(volume_mm3, 3), CUBIC_MILLIMETRE))
     region = hd.sr.ImageRegion3D(
         graphic_type=hd.sr.GraphicTypeValues3D.POINT,
         graphic_data=place.reshape(1, 3),
@@ -189,6 +197,11 @@ def _algorithm(result: ScanResult) -> hd.sr.AlgorithmIdentification:
 
 def _parameters(result: ScanResult) -> dict[str, str]:
     return algorithm_parameters(result) | {"intended use": RESEARCH_USE}
+
+
+def _device(result: ScanResult) -> str:
+    """What stands for a serial number: the release's manifest."""
+    return (result.answer.manifest_sha256 if result.answer else "") or "unknown"
 
 
 def _label(number: int) -> str:

@@ -6,6 +6,7 @@ import errno
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 from cmb_models.client.outputs import ScanResult
 from cmb_models.detection import RESEARCH_USE, Detection, DetectionResult
 from cmb_models.importing.dicom.folder import read_scan_folder
+from cmb_models.outputs.dicom import objects
 from cmb_models.outputs.dicom.objects import write_dicom
-from cmb_models.outputs.dicom.source import frames_of, read_source
+from cmb_models.outputs.dicom.source import FORMS, TEXTS, frames_of, read_source
 from cmb_models.outputs.extent import instance_labels
 from cmb_models.volume import Volume, index_from_world, world_from_index
 from tests.support.dicom_export import write_multiframe, write_study
@@ -171,7 +173,8 @@ def test_both_belong_to_the_study_and_point_at_its_images(made, tmp_path):
     assert segmentation.FrameOfReferenceUID == source[0].FrameOfReferenceUID
     referenced = segmentation.ReferencedSeriesSequence[0]
     assert referenced.SeriesInstanceUID == source[0].SeriesInstanceUID
-    assert {i.ReferencedSOPInstanceUID for i in referenced.ReferencedInstanceSequence} <= images
+    shown = {str(i.ReferencedSOPInstanceUID) for i in referenced.ReferencedInstanceSequence}
+    assert shown and shown <= images
     tracked = [str(s.TrackingUID) for s in segmentation.SegmentSequence]
     assert all(uid in sr.read_bytes().decode("latin-1") for uid in tracked)
     evidence = [s for study in report.CurrentRequestedProcedureEvidenceSequence for s in study.ReferencedSeriesSequence]
@@ -181,13 +184,19 @@ def test_both_belong_to_the_study_and_point_at_its_images(made, tmp_path):
 def test_the_same_result_is_the_same_object_and_another_one_is_not(tmp_path):
     folder = exported(tmp_path / "in", "axial")
 
-    def uid(**changes) -> str:
-        result, volume, files = found_in(folder, 2, **changes)
-        written = write_dicom(tmp_path, result, volume, read_source(files, folder))
-        return " ".join(str(pydicom.dcmread(file).SOPInstanceUID) for file in written)
+    def uids(count: int = 2, of_images: dict | None = None, **changes) -> tuple[str, ...]:
+        result, volume, files = found_in(folder, count, **changes)
+        source = read_source(files, folder)
+        for image in source.images:
+            image.update(of_images or {})
+        written = [pydicom.dcmread(file) for file in write_dicom(tmp_path, result, volume, source)]
+        return tuple(str(file[name].value) for file in written for name in ("SeriesInstanceUID", "SOPInstanceUID"))
 
-    assert uid() == uid()
-    assert len({uid(), uid(release=8), uid(threshold=0.3)}) == 3
+    assert uids() == uids()
+    others = [uids(), uids(release=8), uids(threshold=0.3), uids(3), uids(of_images={"PatientName": "Other"})]
+    others += [uids(of_images={"StudyInstanceUID": "1.2.3"})]
+    everything = [uid for one in others for uid in one]
+    assert len(set(everything)) == len(everything)
 
 
 @pytest.mark.parametrize("frames", ["", "2"])
@@ -205,11 +214,12 @@ def test_images_without_one_frame_of_reference_are_refused(tmp_path, frames):
         read_source(files, folder)
 
 
-def test_a_volume_of_other_images_is_an_error(tmp_path):
+@pytest.mark.parametrize("moved_mm", [(2.0, 0, 0), (0, 0, 2.0), (0, 0, 40.0)])
+def test_a_volume_of_other_images_is_refused(tmp_path, moved_mm):
     _, volume, files = found_in(exported(tmp_path / "in", "axial"), 1)
     moved = volume.affine.copy()
-    moved[:3, 3] += 0.5
-    with pytest.raises(ValueError, match="different voxels"):
+    moved[:3, 3] += moved_mm
+    with refused("dicom-header", got="images at other places"):
         frames_of(np.zeros(volume.data.shape, np.uint16), moved, read_source(files, tmp_path))
 
 
@@ -232,14 +242,109 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     assert [f.name for f in out.iterdir()] == ["head_cmb_sr.dcm"]
 
 
-def test_a_series_of_an_anonymiser_that_removed_what_is_optional_is_taken(tmp_path):
-    """Type 2 attributes may be empty or missing."""
+NAME, PERSON = "PatientName", "Zzyzx^p1"
+HEADERS = {
+    "no birth date, sex, physician and times": {n: None for n in (*TEXTS, *FORMS) if n != NAME},
+    "values of other forms": {"PatientBirthDate": "04.03.1952", "StudyDate": "2024", "StudyTime": "noon", "PatientSex": "f"},
+    "Japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"]},
+    "Korean": {"SpecificCharacterSet": ["", "ISO 2022 IR 149"]},
+    "default repertoire by name": {"SpecificCharacterSet": "ISO_IR 6"},
+    "misspelled": {"SpecificCharacterSet": "ISO-IR 100"},
+    "UTF-8": {"SpecificCharacterSet": "ISO_IR 192", NAME: "Müller^Jörg"},
+    "Latin-1": {"SpecificCharacterSet": "ISO_IR 100", NAME: "Müller^Jörg"},
+    "no slice thickness": {"SliceThickness": None},
+    "cosines with three decimals": {"ImageOrientationPatient": [0.999, 0.0, 0.001, 0.0, 0.999, 0.0]},
+}
+
+
+@VALIDATOR
+@pytest.mark.filterwarnings("ignore")  # of pydicom, for values that are not valid
+@pytest.mark.parametrize("change", HEADERS.values(), ids=HEADERS)
+def test_headers_as_they_come(tmp_path, change):
+    """By scanners and anonymisers: what may be empty is, and the rest is kept."""
     folder = exported(tmp_path / "in", "axial")
     for file in read_scan_folder(folder, None, requires_phase=False).files:
         image = pydicom.dcmread(file)
-        for name in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID", "StudyTime"):
-            if name in image:
-                del image[name]
+        with pydicom.config.disable_value_validation():
+            for name, value in change.items():
+                if value is None:
+                    del image[name]
+                else:
+                    setattr(image, name, value)
+            image.save_as(file)
+    result, volume, files = found_in(folder, 2)
+    sr, seg = write_dicom(tmp_path, result, volume, read_source(files, tmp_path))
+    assert errors_of(sr) == [] and errors_of(seg) == []
+    for file in (sr, seg):
+        assert str(pydicom.dcmread(file).PatientName) == change.get(NAME, PERSON)
+
+
+@VALIDATOR
+def test_measures_of_each_frame_count_where_frames_share_none(tmp_path):
+    folder = exported(tmp_path / "in", "multi-frame oblique")
+    image = pydicom.dcmread(folder / "image")
+    [shared] = image.SharedFunctionalGroupsSequence
+    for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            setattr(frame, name, shared[name].value)
+        delattr(shared, name)
+    image.save_as(folder / "image")
+    result, volume, files = found_in(folder, 2)
+    assert [errors_of(f) for f in write_dicom(tmp_path, result, volume, read_source(files, tmp_path))] == [[], []]
+
+
+def test_slices_at_slightly_uneven_distances_are_placed(tmp_path):
+    """As far as the reader takes them: the second half 1.5 % further apart."""
+    folder = exported(tmp_path / "in", "axial")
+    files = read_scan_folder(folder, None, requires_phase=False).files
+    for n, file in enumerate(files):
+        image = pydicom.dcmread(file)
+        image.ImagePositionPatient[2] += 0.03 * max(0, n - 8)
         image.save_as(file)
-    result, volume, files = found_in(folder, 1)
-    assert len(write_dicom(tmp_path, result, volume, read_source(files, tmp_path))) == 2
+    result, volume, files = found_in(folder, 3)
+    seg = write_dicom(tmp_path, result, volume, read_source(files, tmp_path))[1]
+    voxels = sum(int(frame.sum()) for frame in pydicom.dcmread(seg).pixel_array)
+    assert voxels == np.count_nonzero(instance_labels(volume, result.detections)) > 20
+
+
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "ImagePositionPatient"])
+def test_a_series_that_no_result_can_refer_to_is_refused_without_its_values(tmp_path, name):
+    folder = exported(tmp_path / "in", "axial")
+    *_, files = found_in(folder, 1)
+    for file in files:
+        image = pydicom.dcmread(file)
+        del image[name]
+        image.save_as(file)
+    with refused("dicom-header", case=str(tmp_path)) as error:
+        read_source(files, tmp_path)
+    assert "Zzyzx" not in str(error.value)
+
+
+def test_an_error_of_the_writer_names_the_folder_alone(made, tmp_path, monkeypatch):
+    result, volume, *_ = made
+
+    def fail(*_, **__):
+        raise ValueError("Zzyzx^p1 is no name")
+
+    monkeypatch.setattr(objects, "_report", fail)
+    files = read_scan_folder(Path(result.file), None, requires_phase=False).files
+    with refused("dicom-header", got="ValueError") as error:
+        write_dicom(tmp_path, result, volume, read_source(files, tmp_path))
+    assert "Zzyzx" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_segmentation_of_an_earlier_call_does_not_stay(tmp_path):
+    folder = exported(tmp_path / "in", "axial")
+    for count, expected in ((2, 2), (0, 1)):
+        result, volume, files = found_in(folder, count)
+        written = write_dicom(tmp_path, result, volume, read_source(files, tmp_path))
+        assert sorted(tmp_path.glob("*.dcm")) == sorted(written) and len(written) == expected
+
+
+@READER
+def test_a_finding_whose_voxels_belong_to_another_has_no_volume(tmp_path):
+    result, volume, files = found_in(exported(tmp_path / "in", "axial"), 1)
+    [detection] = result.detections
+    twice = replace(result, answer=replace(result.answer, candidates=(detection, replace(detection, score=0.7))))
+    sr, seg = write_dicom(tmp_path, twice, volume, read_source(files, tmp_path))
+    assert dumped(sr).count('"Volume"') == 1 and len(pydicom.dcmread(seg).SegmentSequence) == 2
