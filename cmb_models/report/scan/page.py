@@ -78,6 +78,7 @@ def render(
         "created": created.strftime("%Y-%m-%d %H:%M UTC"),
         "software": f"cmb-models {__version__}",
         "research_use": RESEARCH_USE,
+        "licences": NIIVUE.with_name("LICENSES.txt").read_text(encoding="utf-8"),
         "niivue": base64.b64encode(NIIVUE.read_bytes()).decode("ascii"),
     }
     page = environment().get_template(TEMPLATE)

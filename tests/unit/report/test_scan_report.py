@@ -97,6 +97,7 @@ def test_a_report_names_what_was_found_and_by_what(tmp_path):
     first = text_of(re.search(r'<tbody class="finding" id="finding-1".*?</tr>', html, re.DOTALL)[0])
     assert first.startswith("1 0.990 4.0") and first.endswith("−10.0 −5.0 0.0")
     assert html.count("<svg") == 3 + 3 + 1  # slabs, findings and the viewer's circles
+    assert "Copyright (c) 2021, Niivue" in text and "Copyright (c) 2020 Trevor Manz" in text, "the file holds a copy of the viewer"
     assert "1 candidate that was rejected" in text and "0.200 0.900 0.300 classifier" in text
 
 

@@ -89,7 +89,8 @@ def touch(page: Page, x: float, y: float) -> None:
 @pytest.mark.parametrize("name", ["three", "none", "many"])
 def test_a_report_fits_shows_the_scan_and_stays_where_it_is(name, width, files, browser):
     page, faults = opened(browser, files[name], width)
-    page.locator("details summary").click() if page.locator("details").count() else None
+    for summary in page.locator("details summary").all():
+        summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(overflow("body *:not(svg *)")) == []
     viewer, findings = box(page, "#viewer"), box(page, ".list")
@@ -193,7 +194,7 @@ def test_a_circle_of_the_overview_leads_to_its_row(files, browser):
 def test_a_rejected_candidate_is_shown_by_its_row_alone(files, browser):
     page, _ = opened(browser, files["three"])
     assert not page.locator("#below table").is_visible() and page.locator("#overlay .ring[data-number='4']").count() == 0
-    page.locator("details summary").click()
+    page.locator("#below summary").click()
     page.locator("#below tbody button").click()
     assert page.inner_text("#status") == "Candidate 4, below the threshold · x 5.0, y −20.0, z 0.0 mm"
     assert page.locator("#overlay .ring[data-number='4']").count() == 3
