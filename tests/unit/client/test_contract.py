@@ -1,10 +1,14 @@
 """Answers to tensors and back."""
 
+import re
+
 import numpy as np
 import pytest
+from tritonclient.utils import np_to_triton_dtype
 
-from cmb_models.client.contract import OUTPUTS, pack, unpack
+from cmb_models.client.contract import INPUTS, OUTPUTS, PHASE, pack, unpack
 from cmb_models.detection import Detection, DetectionResult
+from tests.support.imports import ROOT
 
 FULL = DetectionResult(
     (
@@ -40,3 +44,10 @@ def test_a_score_at_the_threshold_stays_there():
 def test_the_manifest_may_come_as_text():
     tensors = pack(FULL) | {"manifest_sha256": np.array(["ab" * 32], dtype=object)}
     assert unpack(tensors) == FULL
+
+
+def test_documented_tensors_are_those_of_the_contract():
+    text = (ROOT / "docs/reference/wire-contract.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([A-Z0-9]+) \| \((.*?),?\) \|", text, re.MULTILINE)
+    sizes = [(name, kind, tuple(int(s) if s.isdigit() else -1 for s in shape.split(", "))) for name, kind, shape in rows]
+    assert sizes == [(t.name, np_to_triton_dtype(t.dtype), t.shape) for t in (*INPUTS, PHASE, *OUTPUTS)]
