@@ -13,13 +13,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc as grpc_core
-import tritonclient.grpc as grpc
-from tritonclient.utils import InferenceServerException
+import grpc
 
 from cmb_models.client.contract import ADMIN_KEY, PLAIN, SECURE
 from cmb_models.errors import InputError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
 
 CA, CERT, KEY, NAME = "CMB_TLS_CA", "CMB_TLS_CERT", "CMB_TLS_KEY", "CMB_TLS_NAME"
 ADMIN_HEADER = "triton-grpc-protocol-admin-key"  # Triton's prefix and the name given to --grpc-restricted-protocol
@@ -46,9 +48,9 @@ class Tls:
                 "tls-incomplete", "client certificate", f"both {CERT} and {KEY}, or neither", got, "set the other one too"
             )
 
-    def credentials(self) -> grpc_core.ChannelCredentials:
+    def credentials(self) -> grpc.ChannelCredentials:
         """Channel credentials. Raises InputError for a file that cannot be read or is not PEM."""
-        return grpc_core.ssl_channel_credentials(
+        return grpc.ssl_channel_credentials(
             root_certificates=_pem(CA, self.ca), private_key=_pem(KEY, self.key), certificate_chain=_pem(CERT, self.cert)
         )
 
@@ -63,8 +65,8 @@ def tls_from_environment() -> Tls | None:
     return Tls(ca, cert, key, os.environ.get(NAME) or None) if ca else None
 
 
-def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
-    """Create Triton's client for a server; nothing is sent yet.
+def connect(url: str, tls: Tls | None = None) -> InferenceServerClient:
+    """Create Triton's client for a server, to administer it; nothing is sent yet. Needs the `server` extra.
 
     Args:
         url: HOST:PORT, optionally with the prefix grpc:// or grpcs://.
@@ -73,16 +75,18 @@ def connect(url: str, tls: Tls | None = None) -> grpc.InferenceServerClient:
     Raises:
         InputError: If a certificate file is not usable.
     """
+    from tritonclient.grpc import InferenceServerClient
+
     address, tls = endpoint(url, tls)
-    return grpc.InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))
+    return InferenceServerClient(address, creds=tls.credentials() if tls else None, channel_args=_options(tls))
 
 
-def channel(url: str, tls: Tls | None = None) -> grpc_core.Channel:
-    """A plain gRPC channel with the same settings, for messages that Triton's client does not send."""
+def channel(url: str, tls: Tls | None = None) -> grpc.Channel:
+    """Create a gRPC channel to a server; nothing is sent yet. Arguments and errors as of `connect`."""
     address, tls = endpoint(url, tls)
     if tls is None:
-        return grpc_core.insecure_channel(address, options=_options(tls))
-    return grpc_core.secure_channel(address, tls.credentials(), options=_options(tls))
+        return grpc.insecure_channel(address, options=_options(tls))
+    return grpc.secure_channel(address, tls.credentials(), options=_options(tls))
 
 
 def _options(tls: Tls | None) -> list[tuple[str, int | str]]:
@@ -111,9 +115,9 @@ def admin_headers(key: str | None = None) -> dict[str, str] | None:
     return {ADMIN_HEADER: key} if key else None
 
 
-def unreachable(error: InferenceServerException, address: str, tls: Tls | None) -> InputError:
+def unreachable(error: grpc.RpcError, address: str, tls: Tls | None) -> InputError:
     """The error for a failed connection, from gRPC's message. address, tls: from `endpoint`."""
-    text = f"{error.message()} {error.debug_details()}"
+    text = f"{error.details()} {error.debug_error_string()}"
     for words, expected, got, remedy in _REASONS:
         if words in text:
             return InputError("tls-refused", address, expected, got, remedy)

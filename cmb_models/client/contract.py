@@ -27,6 +27,13 @@ class Tensor:
     dtype: type
     shape: tuple[int, ...]
 
+    @property
+    def datatype(self) -> str:
+        """The name of the type in KServe v2."""
+        return DATATYPES[self.dtype]
+
+
+DATATYPES: dict[type, str] = {np.float32: "FP32", np.float64: "FP64", np.int32: "INT32", np.int64: "INT64", np.object_: "BYTES"}
 
 VOLUME = Tensor("volume", np.float32, (-1, -1, -1))  # the scan as stored, (i, j, k)
 AFFINE = Tensor("affine", np.float64, (4, 4))  # voxel index to RAS mm

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import grpc
 import numpy as np
-import tritonclient.grpc as grpc
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cmb_models.client import many
-from cmb_models.client.connection import MAX_BYTES, Tls, connect, endpoint, unreachable
+from cmb_models.client.connection import MAX_BYTES, Tls, channel, endpoint, unreachable
 from cmb_models.client.contract import AFFINE, DETECTOR, OUTPUTS, PHASE, VOLUME, Tensor, inputs_of, unpack
+from cmb_models.client.kserve import Service, infer_request, output_arrays
 from cmb_models.dataset.scans import open_phase, open_scan
 from cmb_models.detect.checks import check_grid
 from cmb_models.detect.phase import check_phase
@@ -49,9 +49,10 @@ class Client:
     def __init__(
         self, url: str, timeout_s: float = 120, model: str = DETECTOR, tls: Tls | None = None, shared_memory: bool = False
     ) -> None:
-        self._client = connect(url, tls)
+        self._channel = channel(url, tls)
+        self._service = Service(self._channel)
         (self.url, self._tls), self.timeout_s, self.model = endpoint(url, tls), timeout_s, model
-        self._inputs = self._shared if shared_memory else self._sent
+        self._request = self._shared if shared_memory else self._sent
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +62,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._channel.close()
 
     def detect(self, scan: ScanLike, phase: ScanLike | None = None, *, case: str | None = None) -> DetectionResult:
         """Detect microbleeds in one scan, as `detection.Detector` describes.
@@ -85,9 +86,9 @@ class Client:
         image = open_phase(phase, scan, case, requires_phase)
         try:
             return self._infer(volume, case, image, requires_phase).found_in(volume)
-        except InferenceServerException as error:
+        except grpc.RpcError as error:
             # The server may have switched to a release of the other kind since the query.
-            if "INVALID_ARGUMENT" not in str(error.status()) or self.requires_phase == requires_phase:
+            if error.code() != grpc.StatusCode.INVALID_ARGUMENT or self.requires_phase == requires_phase:
                 raise self._error(error, case) from error
         return self.detect(scan, phase, case=case)
 
@@ -128,23 +129,22 @@ class Client:
             raise InputError(
                 "scan-too-large", case, "a scan below 2 GiB as float32", f"shape {volume.data.shape}", "crop or resample it"
             )
-        outputs = [grpc.InferRequestedOutput(t.name) for t in OUTPUTS]
-        with self._inputs({tensor: arrays[tensor] for tensor in inputs_of(requires_phase)}) as inputs:
+        with self._request({tensor: arrays[tensor] for tensor in inputs_of(requires_phase)}) as request:
             # No compression, which is ten times slower over loopback.
-            result = self._client.infer(self.model, inputs, outputs=outputs, client_timeout=self.timeout_s)
-        return unpack({t.name: result.as_numpy(t.name) for t in OUTPUTS})
+            response = self._service.send("ModelInfer", request, self.timeout_s)
+        return unpack(output_arrays(response, OUTPUTS))
 
     @contextlib.contextmanager
-    def _sent(self, arrays: Mapping[Tensor, np.ndarray]) -> Iterator[list[grpc.InferInput]]:
-        inputs = [grpc.InferInput(t.name, a.shape, np_to_triton_dtype(t.dtype)) for t, a in arrays.items()]
-        for input_, array in zip(inputs, arrays.values(), strict=True):
-            input_.set_data_from_numpy(array)
-        yield inputs
+    def _sent(self, arrays: Mapping[Tensor, np.ndarray]) -> Iterator[Any]:
+        request = infer_request(self.model, list(arrays.items()), OUTPUTS)
+        for tensor, array in arrays.items():
+            request.raw_input_contents.append(np.asarray(array, np.dtype(tensor.dtype).newbyteorder("<")).tobytes())
+        yield request
 
-    def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[list[grpc.InferInput]]:
-        from cmb_models.client.shared_memory import shared_inputs  # POSIX only
+    def _shared(self, arrays: Mapping[Tensor, np.ndarray]) -> contextlib.AbstractContextManager[Any]:
+        from cmb_models.client.shared_memory import shared_request  # Linux only
 
-        return shared_inputs(self._client, arrays, self.url, self.timeout_s)
+        return shared_request(self._service, self.model, arrays, self.url, self.timeout_s)
 
     @property
     def requires_phase(self) -> bool:
@@ -154,8 +154,8 @@ class Client:
             InputError: As `detect`, naming the server.
         """
         try:
-            metadata = self._client.get_model_metadata(self.model, client_timeout=self.timeout_s)
-        except InferenceServerException as error:
+            metadata = self._service.call("ModelMetadata", self.timeout_s, name=self.model)
+        except grpc.RpcError as error:
             raise self._error(error, self.url) from error
         return PHASE.name in {tensor.name for tensor in metadata.inputs}
 
@@ -166,17 +166,17 @@ class Client:
             InputError: If the server cannot be reached.
         """
         try:
-            if not self._client.is_model_ready(self.model, client_timeout=self.timeout_s):
+            if not self._service.call("ModelReady", self.timeout_s, name=self.model).ready:
                 return None
-            config = self._client.get_model_config(self.model, client_timeout=self.timeout_s).config
-        except InferenceServerException as error:
+            config = self._service.call("ModelConfig", self.timeout_s, name=self.model).config
+        except grpc.RpcError as error:
             raise self._error(error, self.url) from error
         return Serving(int(config.parameters["release"].string_value), config.parameters["manifest_sha256"].string_value)
 
-    def _error(self, error: InferenceServerException, case: str) -> Exception:
-        """The exception to raise for an error of Triton's client."""
-        status, text = str(error.status()), error.message() or ""
-        if "INVALID_ARGUMENT" in status and (rejection := from_status(text, case)):
+    def _error(self, error: grpc.RpcError, case: str) -> Exception:
+        """The exception to raise for an error of gRPC."""
+        status, text = error.code().name, error.details() or ""
+        if status == "INVALID_ARGUMENT" and (rejection := from_status(text, case)):
             return rejection
         if "unknown model" in text or "is not ready" in text or "no available versions" in text:
             return InputError(
@@ -186,13 +186,13 @@ class Client:
                 "one without",
                 "wait if it has just started, else run `cmb server deploy`",
             )
-        if "UNAVAILABLE" in status:
+        if status == "UNAVAILABLE":
             return unreachable(error, self.url, self._tls)
-        if "DEADLINE_EXCEEDED" in status:
+        if status == "DEADLINE_EXCEEDED":
             return InputError(
                 "server-timeout", case, f"an answer within {self.timeout_s:g} s", "none", f"check the server at {self.url}"
             )
-        if "INVALID_ARGUMENT" in status:
+        if status == "INVALID_ARGUMENT":
             return InputError(
                 "request-refused", case, "a scan the server takes", text, "check that client and server are of one version"
             )

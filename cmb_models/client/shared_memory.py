@@ -7,29 +7,31 @@ clients that register memory can make the server read any memory of its user.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
-import tritonclient.grpc as grpc
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype, shared_memory
 
 from cmb_models.client.connection import admin_headers
-from cmb_models.client.contract import ADMIN_KEY, Tensor
+from cmb_models.client.contract import ADMIN_KEY, OUTPUTS, Tensor
+from cmb_models.client.kserve import Service, infer_request
 from cmb_models.errors import InputError
 
+REGIONS = Path("/dev/shm")  # of Linux
 ALIGNED = 64  # bytes, alignment of arrays
 # After these errors the server may still use the region, and Triton does not protect a region that is unregistered meanwhile:
 # it stays registered until the server exits.
-UNKNOWN = ("DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE")
+UNKNOWN = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
 @contextlib.contextmanager
-def shared_inputs(
-    client: grpc.InferenceServerClient, arrays: Mapping[Tensor, np.ndarray], url: str, timeout_s: float
-) -> Iterator[list[grpc.InferInput]]:
-    """Inputs of a request with their arrays in a shared memory region, which is removed on exit.
+def shared_request(service: Service, model: str, arrays: Mapping[Tensor, np.ndarray], url: str, timeout_s: float) -> Iterator[Any]:
+    """A request whose arrays are in a shared memory region, which is removed on exit.
 
     After an exception that leaves the server reading it, the region stays registered with the server.
 
@@ -38,35 +40,49 @@ def shared_inputs(
     """
     starts = np.cumsum([0, *(-(-a.nbytes // ALIGNED) * ALIGNED for a in arrays.values())]).tolist()
     name = f"cmb-scan-{os.getpid()}-{uuid.uuid4().hex}"
-    region = shared_memory.create_shared_memory_region(name, f"/{name}", starts[-1])
-    try:
-        _register(client, name, starts[-1], url, timeout_s)
+    with _region(name, starts[-1]) as region:
+        _register(service, name, starts[-1], url, timeout_s)
         ended = True
         try:
-            inputs = []
-            for (tensor, array), start in zip(arrays.items(), starts, strict=False):
-                shared_memory.set_shared_memory_region(region, [array], start)
-                inputs.append(grpc.InferInput(tensor.name, array.shape, np_to_triton_dtype(tensor.dtype)))
-                inputs[-1].set_shared_memory(name, array.nbytes, start)
+            request = infer_request(model, list(arrays.items()), OUTPUTS)
+            for entry, array, start in zip(request.inputs, arrays.values(), starts, strict=False):
+                region[start : start + array.nbytes] = array.reshape(-1).view(np.uint8).data
+                entry.parameters["shared_memory_region"].string_param = name
+                entry.parameters["shared_memory_byte_size"].int64_param = array.nbytes
+                if start:  # 0 is not sent, and a parameter without a value is refused
+                    entry.parameters["shared_memory_offset"].int64_param = start
             ended = False
-            yield inputs
+            yield request
             ended = True
-        except InferenceServerException as error:
-            ended = not any(status in str(error.status()) for status in UNKNOWN)
+        except grpc.RpcError as error:
+            ended = error.code() not in UNKNOWN
             raise
         finally:
             if ended:
-                with contextlib.suppress(InferenceServerException):  # a server that exited has released it
-                    client.unregister_system_shared_memory(name, headers=admin_headers(), client_timeout=timeout_s)
-    finally:
-        shared_memory.destroy_shared_memory_region(region)
+                with contextlib.suppress(grpc.RpcError):  # a server that exited has released it
+                    service.call("SystemSharedMemoryUnregister", timeout_s, admin_headers(), name=name)
 
 
-def _register(client: grpc.InferenceServerClient, name: str, size: int, url: str, timeout_s: float) -> None:
+@contextlib.contextmanager
+def _region(name: str, size: int) -> Iterator[mmap.mmap]:
+    """A new region that this user alone can open. Its name is removed on exit; processes that mapped it keep it."""
+    path = REGIONS / name
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
-        client.register_system_shared_memory(name, f"/{name}", size, headers=admin_headers(), client_timeout=timeout_s)
-    except InferenceServerException as error:
-        text = error.message() or ""
+        # Unlike ftruncate it fails where memory is short, instead of a later write.
+        os.posix_fallocate(descriptor, 0, size)
+        with mmap.mmap(descriptor, size) as region:
+            yield region
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
+def _register(service: Service, name: str, size: int, url: str, timeout_s: float) -> None:
+    try:
+        service.call("SystemSharedMemoryRegister", timeout_s, admin_headers(), name=name, key=f"/{name}", byte_size=size)
+    except grpc.RpcError as error:
+        text = error.details() or ""
         if "restricted" in text:
             remedy = f"set {ADMIN_KEY} to the server's key, or send scans without shared memory"
             raise InputError(

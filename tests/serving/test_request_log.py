@@ -19,6 +19,7 @@ import onnx
 import pytest
 import tritonclient.grpc as grpc
 
+from cmb_models.client.connection import connect
 from cmb_models.client.contract import CHALLENGER, DETECTOR, OUTPUTS
 from cmb_models.client.grpc import Client
 from cmb_models.client.log_lines import read_lines
@@ -103,8 +104,7 @@ def test_a_refusal_is_one_line_with_its_cause(site):
 
 def test_nothing_of_the_client_but_its_scans_content_gets_into_the_log(site):
     """The request's own id and parameters are free text of the client's."""
-    with Client(site.server.grpc_url) as client:
-        raw = client._client
+    with connect(site.server.grpc_url) as raw:
         inputs = [grpc.InferInput("volume", SCAN.data.shape, "FP32"), grpc.InferInput("affine", (4, 4), "FP64")]
         inputs[0].set_data_from_numpy(SCAN.data)
         inputs[1].set_data_from_numpy(SCAN.affine)

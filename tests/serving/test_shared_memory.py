@@ -5,14 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
 
-from cmb_models.client.connection import connect
+from cmb_models.client.connection import channel, connect
 from cmb_models.client.contract import AFFINE, DETECTOR, VOLUME
 from cmb_models.client.grpc import Client
-from cmb_models.client.shared_memory import _register, shared_inputs
+from cmb_models.client.kserve import Service
+from cmb_models.client.shared_memory import _register, shared_request
 from cmb_models.volume import Volume
 from tests.support.bundles import head
 from tests.support.refused import refused
@@ -56,18 +57,19 @@ def test_many_at_once_do_not_mix(served, neighbour):
 def test_memory_of_a_request_that_was_given_up_is_not_taken_from_the_server(served):
     scan = head(shape=(160, 160, 60))
     arrays = {VOLUME: np.ascontiguousarray(scan.data), AFFINE: np.ascontiguousarray(scan.affine)}
-    with connect(served.server.grpc_url) as client:
+    with connect(served.server.grpc_url) as client, channel(served.server.grpc_url) as connection:
+        service = Service(connection)
         before = set(client.get_system_shared_memory_status().regions)
         with (
-            pytest.raises(InferenceServerException, match="Deadline"),
-            shared_inputs(client, arrays, served.server.grpc_url, 10) as inputs,
+            pytest.raises(grpc.RpcError, match="Deadline"),
+            shared_request(service, DETECTOR, arrays, served.server.grpc_url, 10) as request,
         ):
-            client.infer(DETECTOR, inputs, client_timeout=0.02)
+            service.send("ModelInfer", request, 0.02)
         (kept,) = set(client.get_system_shared_memory_status().regions) - before
         assert kept not in regions(), "its name is gone, so that it ends with the server"
         assert served.client.detect(head()).candidates
 
 
 def test_a_server_that_cannot_open_the_memory_is_told_of(served):
-    with connect(served.server.grpc_url) as client, refused("shared-memory-unavailable"):
-        _register(client, "cmb-of-another-machine", 64, served.server.grpc_url, 10)
+    with channel(served.server.grpc_url) as connection, refused("shared-memory-unavailable"):
+        _register(Service(connection), "cmb-of-another-machine", 64, served.server.grpc_url, 10)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tritonclient.utils import np_to_triton_dtype
 
-from cmb_models.client.connection import connect
+from cmb_models.client.connection import channel
 from cmb_models.client.contract import DETECTOR, OUTPUTS, Tensor, inputs_of
 from cmb_models.client.grpc import Client
+from cmb_models.client.kserve import Service
 from cmb_models.detection import DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.io.nifti import read_volume
@@ -34,6 +34,7 @@ LARGE = ((512, 448, 80), (0.45, 0.45, 1.75))
 ORDERS = {"LPS": ((0, 1, 2), (-1, -1, 1)), "sagittal": ((1, 2, 0), (-1, -1, 1)), "coronal": ((0, 2, 1), (1, -1, -1))}
 REJECTED = {"nan": "NaN", "constant": "constant", "thin": "field of view"}  # fault: a word that the error must contain
 CLIENTS, REQUESTS_EACH = 8, 2
+QUERY_S = 30
 NEAR_MM = 3.0
 
 
@@ -69,8 +70,8 @@ def contract(server: Server) -> str:
         if client.serving() is None:
             raise Failed(f"{server.model} is not deployed; run `cmb server deploy`")
         inputs = inputs_of(client.requires_phase)
-    with connect(server.url) as raw:
-        metadata = raw.get_model_metadata(server.model, client_timeout=30)
+    with channel(server.url) as connection:
+        metadata = Service(connection).call("ModelMetadata", QUERY_S, name=server.model)
     for kind, tensors, served in (("inputs", inputs, metadata.inputs), ("outputs", OUTPUTS, metadata.outputs)):
         expected, got = {_described(t) for t in tensors}, {(t.name, t.datatype, tuple(t.shape)) for t in served}
         if expected != got:
@@ -82,14 +83,15 @@ def contract(server: Server) -> str:
 
 def pins(server: Server) -> str:
     """Every step of the ensemble is loaded and pinned to the release that the ensemble names."""
-    with connect(server.url) as raw:
-        config = raw.get_model_config(server.model, client_timeout=30).config
+    with channel(server.url) as connection:
+        service = Service(connection)
+        config = service.call("ModelConfig", QUERY_S, name=server.model).config
         release = int(config.parameters["release"].string_value)
         steps = {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
         mixed = {name: version for name, version in steps.items() if version != release}
         if mixed or not steps:
             raise Failed(f"release {release} with steps of other releases: {mixed or 'no steps'}")
-        absent = [name for name in steps if not raw.is_model_ready(name, str(release), client_timeout=30)]
+        absent = [name for name in steps if not service.call("ModelReady", QUERY_S, name=name, version=str(release)).ready]
     if absent:
         raise Failed(f"steps not loaded in version {release}: {', '.join(absent)}")
     return f"release {release}, manifest {config.parameters['manifest_sha256'].string_value[:12]}, {len(steps)} steps"
@@ -212,7 +214,7 @@ def checks(sizes: dict[str, tuple]) -> dict[str, Callable[[Server], str]]:
 
 
 def _described(tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
-    return tensor.name, np_to_triton_dtype(tensor.dtype), tensor.shape
+    return tensor.name, tensor.datatype, tensor.shape
 
 
 def _timed(server: Server, volume: Volume, size: str, phase: Volume) -> DetectionResult:

@@ -79,7 +79,7 @@ def run_checks(server: Server, sizes: dict[str, tuple]) -> list[Result]:
 
 
 def _result(server: Server, name: str, check) -> Result:
-    from tritonclient.utils import InferenceServerException
+    from grpc import RpcError
 
     from cmb_models.serving.check.checks import Failed, Inconclusive
 
@@ -88,7 +88,9 @@ def _result(server: Server, name: str, check) -> Result:
         status, observed = "passed", check()
     except Inconclusive as error:
         status, observed = "not shown", str(error)
-    except (Failed, InputError, RuntimeError, InferenceServerException) as error:
+    except RpcError as error:
+        status, observed = "failed", f"{error.code().name}: {error.details()}"
+    except (Failed, InputError, RuntimeError) as error:
         status, observed = "failed", str(error)
     return Result(server.model, name, status, observed, time.perf_counter() - start)
 

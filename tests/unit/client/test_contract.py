@@ -50,4 +50,8 @@ def test_documented_tensors_are_those_of_the_contract():
     text = (ROOT / "docs/reference/wire-contract.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([A-Z0-9]+) \| \((.*?),?\) \|", text, re.MULTILINE)
     sizes = [(name, kind, tuple(int(s) if s.isdigit() else -1 for s in shape.split(", "))) for name, kind, shape in rows]
-    assert sizes == [(t.name, np_to_triton_dtype(t.dtype), t.shape) for t in (*INPUTS, PHASE, *OUTPUTS)]
+    assert sizes == [(t.name, t.datatype, t.shape) for t in (*INPUTS, PHASE, *OUTPUTS)]
+
+
+def test_types_are_named_as_triton_names_them():
+    assert [t.datatype for t in (*INPUTS, *OUTPUTS)] == [np_to_triton_dtype(t.dtype) for t in (*INPUTS, *OUTPUTS)]
