@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cmb_models.base_release import BASE
 from cmb_models.detection import Detection, DetectionResult, Detector
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, optional_packages
 from cmb_models.volume import Volume
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare results with annotated microbleeds.
+    """Compare results with annotated microbleeds. Needs the `analysis` extra.
 
     Args:
         results: Result of each scan by its name: SUBJECT or SUBJECT_SESSION as in the annotations, optionally with a dataset's name
@@ -128,7 +128,8 @@ def evaluate(
         InputError: If there are no results, two results of one scan, annotations of a scan without a result, or if `threshold` is
             None and the results come from releases with different thresholds.
     """
-    from cmb_models.evaluation.run import evaluate_results
+    with optional_packages("evaluate"):
+        from cmb_models.evaluation.run import evaluate_results
     from cmb_models.io.annotations import read_annotations
 
     rows = read_annotations(Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 Array = Any  # np.ndarray, or torch.Tensor on the device
 NEIGHBOURS = np.asarray(sorted((np.asarray(s) - 1 for s in np.ndindex(3, 3, 3)), key=lambda step: (abs(step).sum(), *step)))[1:]
@@ -79,6 +78,8 @@ def smooth_and_interpolate(array: np.ndarray, factor: np.ndarray, shape: tuple[i
     Axes made coarser are smoothed first (sigma of (factor - 1) / 2 voxels, scikit-image's rule), or small lesions would be missed
     between samples. Beyond the edge an image goes on with its outermost voxels. It is linear and separable in the axes.
     """
+    from scipy import ndimage  # here and below: clients import this module, and have no SciPy
+
     smooth = ndimage.gaussian_filter(array, sigma=np.maximum(0, (factor - 1) / 2), truncate=3, mode="nearest")
     # The first new voxel's centre lies half a new voxel inside the edge of the first old one.
     sampled: np.ndarray = ndimage.affine_transform(
@@ -134,6 +135,8 @@ class NumpyArrays:
         return result
 
     def closed(self, array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        from scipy import ndimage
+
         result: np.ndarray = ndimage.grey_closing(array, size=tuple(size))
         return result
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, optional_packages
 from cmb_models.volume import UNPLACED, ScanLike, Volume
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class DetectionResult:
         return tuple(c for c in self.candidates if c.score >= threshold)
 
     def to_dataframe(self, threshold: float | None = None) -> DataFrame:
-        """The detections as a table. Needs pandas.
+        """The detections as a table. Needs the `analysis` extra.
 
         Args:
             threshold: Lowest score to list, in [0, 1]; the release's threshold if None.
@@ -83,14 +83,17 @@ class DetectionResult:
         Returns:
             One row per detection, best first, with the columns of TABLE; no rows if there are no detections.
         """
-        from pandas import DataFrame
+        with optional_packages("to_dataframe"):
+            from pandas import DataFrame
 
         found = self.above(self.threshold if threshold is None else threshold)
         rows = [(*d.position_mm, *d.index, d.diameter_mm, d.score, d.stage1_score, d.stage2_score) for d in found]
         return DataFrame(rows, columns=list(TABLE))
 
     def plot(self, volume: Volume | None = None, *, threshold: float | None = None, title: str = "") -> Figure:
-        """Plot the scan as axial minimum-intensity slabs with its detections circled, and the best ones enlarged. Needs matplotlib.
+        """Plot the scan as axial minimum-intensity slabs with its detections circled, and the best ones enlarged.
+
+        Needs the `analysis` extra.
 
         Args:
             volume: The scan to draw on; the result's own if None.
@@ -101,7 +104,8 @@ class DetectionResult:
             A matplotlib figure, not registered with pyplot.
 
         Raises:
-            InputError: If the result does not hold its volume and none is passed, or the volume is not in scanner space.
+            InputError: If the result does not hold its volume and none is passed, the volume is not in scanner space, or the
+                extra is not installed.
         """
         from cmb_models.figures.findings import findings_figure
 
@@ -114,7 +118,8 @@ class DetectionResult:
         found = self.above(threshold)
         findings = {0: "no detections", 1: "1 detection"}.get(len(found), f"{len(found)} detections")
         release = f"release {self.release}" if self.release else self.origin or "unregistered bundle"
-        return findings_figure(volume, found, title, f"{findings} at threshold {threshold:.3f}   |   {release}", RESEARCH_USE)
+        with optional_packages("plot"):
+            return findings_figure(volume, found, title, f"{findings} at threshold {threshold:.3f}   |   {release}", RESEARCH_USE)
 
 
 class Detector(Protocol):

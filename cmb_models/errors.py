@@ -215,6 +215,28 @@ class InputError(ValueError):
         return {k: getattr(self, k) for k in ("code", "case", "expected", "got", "remedy")}
 
 
+# Packages by extra, without those whose absence is reported where they are imported.
+EXTRAS = {
+    "analysis": ("scipy", "matplotlib", "pandas", "jinja2", "markupsafe"),
+    "server": ("tritonclient",),
+    "client": ("grpc", "google"),
+}
+
+
+@contextlib.contextmanager
+def optional_packages(case: object) -> Iterator[None]:
+    """Raise InputError, naming `case` and the extra to install, where a package of EXTRAS is missing in the block."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+        if extra is None:
+            raise
+        remedy = f"run pip install 'cmb-models[{extra}]'"
+        raise InputError("package-missing", case, f"the packages of the extra {extra}", f"no {package}", remedy) from error
+
+
 @contextlib.contextmanager
 def collected(faults: list[InputError]) -> Iterator[None]:
     """Add an InputError of the block to a list instead of raising it."""

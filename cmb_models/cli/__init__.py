@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cmb_models import __version__
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, optional_packages
 from cmb_models.machine import LOG_LEVELS
 
 app = typer.Typer(
@@ -69,7 +69,8 @@ def main() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        build_app()()
+        with optional_packages("cmb"):
+            build_app()()
     except (InputError, RuntimeError) as error:  # RuntimeError: a failed server, with the end of its log
         if "--json" in sys.argv and isinstance(error, InputError):
             typer.echo(json.dumps({"error": error.as_dict()}))

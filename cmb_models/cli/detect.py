@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmb_models.base_release import BASE, is_shipped
-from cmb_models.cli.terminal import quiet_nibabel
+from cmb_models.cli.terminal import check_analysis, quiet_nibabel
 from cmb_models.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -76,8 +75,13 @@ def detect(
         ),
     ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures/--no-figures", help="Save a picture of each scan with its detections.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--figures/--no-figures",
+            help="Save a picture of each scan with its detections (default: where the extra `analysis` is installed).",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="Save each scan's detections as a label image with their volumes.")
     ] = False,
@@ -123,7 +127,7 @@ def detect(
     check_names(listed, labels)
     require_dicom([Path(scan.path) for scan in listed], dicom)
     prepare_folder(out)
-    check_plotting(figures)
+    figures = check_analysis(figures, labels)
     check_reporting(report)
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     if fp_rate is not None:
@@ -198,14 +202,6 @@ def prepare_folder(out: Path) -> None:
     except OSError as error:
         got = "a file" if out.is_file() else (error.strerror or str(error)).lower()
         raise InputError("folder-not-writable", out, "a folder to write results into", got, "pass another --out") from error
-
-
-def check_plotting(figures: bool) -> None:
-    """Raise InputError if pictures are requested and matplotlib is missing."""
-    if figures and importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "package-missing", "figures", "matplotlib", "none", "run pip install 'cmb-models[client]', or pass --no-figures"
-        )
 
 
 def open_detector(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from typing import Annotated
 
 import typer
+
+log = logging.getLogger(__name__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -46,3 +49,28 @@ def number(value) -> str:
         return f"{float(value):.3g}"
     except (TypeError, ValueError):
         return "-"
+
+
+def check_analysis(figures: bool | None, labels: bool) -> bool:
+    """Whether pictures are drawn: as requested, else if their packages are installed.
+
+    Raises InputError if what was requested, pictures or label images, lacks its packages.
+    """
+    from cmb_models.errors import InputError
+
+    missing = next((name for name in ("matplotlib", "scipy") if not is_installed(name)), None)
+    if missing and (figures or labels):
+        case, option = ("figures", "--no-figures") if figures else ("label images", "no --labels")
+        remedy = f"run pip install 'cmb-models[analysis]', or pass {option}"
+        raise InputError("package-missing", case, "the packages of the extra analysis", f"no {missing}", remedy)
+    if missing and figures is None:
+        log.warning("no pictures: %s is not installed (extra `analysis`)", missing)
+    return figures is not False and not missing
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of a finder that hides it
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from cmb_models.arrays import NUMPY, Array, Arrays
 from cmb_models.config.params import Candidates
@@ -82,6 +81,8 @@ def dark_spot(image: Array, index: np.ndarray, spacing_mm: tuple[float, float, f
     image: (I, J, K), of `arrays`. index: (3,). The mask is empty where the surroundings are
     darker than every voxel next to `index`.
     """
+    from scipy import ndimage  # here: clients import this module, and have no SciPy
+
     reach = [max(1, round(WINDOW_MM / s)) for s in spacing_mm]
     low = [max(0, c - r) for c, r in zip(index, reach, strict=True)]
     window = arrays.host(image[tuple(slice(a, c + r + 1) for a, c, r in zip(low, index, reach, strict=True))])

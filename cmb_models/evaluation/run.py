@@ -98,13 +98,13 @@ class Evaluation:
         return row["sensitivity"], row["low"], row["high"]
 
     def to_dataframe(self) -> DataFrame:
-        """The FROC table, one row per FP rate. Needs pandas."""
+        """The FROC table, one row per FP rate. Needs the `analysis` extra."""
         from pandas import DataFrame
 
         return DataFrame(list(self.froc))
 
     def plot(self, title: str = "FROC") -> Figure:
-        """The FROC curve with its 95 % band and the operating point. Needs matplotlib."""
+        """The FROC curve with its 95 % band and the operating point. Needs the `analysis` extra."""
         return make_froc_figure(self.scans, self.metrics, self.tolerance_mm, title, self._draws)
 
     @cached_property

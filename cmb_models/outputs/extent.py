@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from cmb_models.detect.candidates import LARGEST_MM, DarkSpot, dark_spot
 from cmb_models.detection import Detection
@@ -67,6 +66,8 @@ def _centre(spot: DarkSpot, index: np.ndarray, spacing_mm: tuple[float, float, f
 
     The darkest alone is no centre: many microbleeds are without any signal inside.
     """
+    from scipy import ndimage  # here: label names are formed without it
+
     if not spot.mask.any():
         return spot.darkest
     depth_mm = ndimage.distance_transform_edt(spot.mask, sampling=spacing_mm)

@@ -7,9 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cmb_models import __version__, load
 from cmb_models.files import sha256_of
@@ -23,6 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # Neither the client nor what a site runs on a workstation without training needs these.
 HEAVY = ("torch", "monai", "mlflow", "dvc", "optuna", "onnx", "onnxruntime", "openvino", "nilearn", "jinja2", "model_signing")
+NOT_OF_THE_CLIENT = (*HEAVY, "matplotlib", "pandas", "scipy", "tritonclient", "ml_dtypes")
+OF_ANALYSIS = {"jinja2", "matplotlib", "pandas", "scipy"}
+MOST_CLIENT_MB, MOST_IMPORT_S = 150, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +85,56 @@ def test_reports_and_their_viewer_come_with_the_wheel(installed):
         place = f"cmb_models/report/scan/{name}"
         assert sha256_of(installed.packages / place) == sha256_of(ROOT / place)
     code = "import cmb_models.report.scan.page as p; p.environment().get_template(p.TEMPLATE); print(p.NIIVUE.is_file())"
-    assert installed.run("python", "-c", code, without=" ".join({*HEAVY} - {"jinja2"})).split() == ["True"]
+    assert installed.run("python", "-c", code, without=" ".join({*NOT_OF_THE_CLIENT} - OF_ANALYSIS)).split() == ["True"]
 
 
-def test_a_client_needs_the_packages_of_its_extra_alone(installed):
-    assert "--server" in installed.run("cmb", "detect", "--help", without=" ".join(HEAVY))
-    assert installed.run("python", "-c", "import cmb_models.client.grpc as g; print(g.__name__)", without=" ".join(HEAVY))
-    code = "import importlib.util as u\ntry:\n    import torch\nexcept ModuleNotFoundError: print('hidden')"
-    assert installed.run("python", "-c", code, without=" ".join(HEAVY)).split() == ["hidden"]
+def test_a_client_detects_with_the_packages_of_its_extra_alone(installed, tmp_path):
+    """Without pictures, which are drawn only where their packages are installed, and by the server's check."""
+    hidden = " ".join(NOT_OF_THE_CLIENT)
+    code = "import importlib.util as u\ntry:\n    import scipy\nexcept ModuleNotFoundError: print('hidden')"
+    assert installed.run("python", "-c", code, without=hidden).split() == ["hidden"]
+    assert "--server" in installed.run("cmb", "detect", "--help", without=hidden)
+    bundle = make_bundle(tmp_path / "bundle")
+    with running_server(tmp_path / "repository") as server:
+        deploy_bundle(bundle, 1, tmp_path / "repository", server.grpc_url)
+        scan = str(bundle / "golden/scan.nii.gz")
+        installed.run("cmb", "detect", scan, "--server", server.grpc_url, "--out", "answers", without=hidden)
+        assert "passed" in installed.run("cmb", "server", "check", server.grpc_url, without=hidden)
+    assert {p.name for p in (installed.folder / "answers").iterdir()} == {"detections.csv", "detections.json"}
+    (entry,) = json.loads((installed.folder / "answers/detections.json").read_text())["scans"]
+    assert len(entry["detections"]) == 3
+
+
+def requirements(name: str, extras: frozenset[str], found: set[str]) -> set[str]:
+    """Names of the installed distributions that `name` with these extras needs, itself included, added to `found`."""
+    found.add(canonicalize_name(name))
+    for text in metadata.requires(name) or ():
+        requirement = Requirement(text)
+        needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": e}) for e in ("", *extras))
+        if needed and canonicalize_name(requirement.name) not in found:
+            requirements(requirement.name, frozenset(requirement.extras), found)
+    return found
+
+
+def test_the_client_extra_stays_small(installed):
+    """By the installed sizes, compiled modules included, of what the extra requires; the package itself is the wheel's."""
+    (package,) = metadata.distributions(path=[str(installed.packages)], name="cmb-models")
+    names: set[str] = set()
+    for text in package.requires or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "client"}):
+            requirements(requirement.name, frozenset(requirement.extras), names)
+    assert {"grpcio", "numpy", "nibabel"} <= names and not names & set(NOT_OF_THE_CLIENT)
+    files = [file for name in names for file in (metadata.files(name) or ())] + [*(package.files or ())]
+    size_mb = sum(file.locate().stat().st_size for file in files if file.locate().is_file()) / 1e6
+    assert 100 < size_mb <= MOST_CLIENT_MB
+
+
+def test_the_package_is_imported_fast(installed):
+    """The best of five, since other processes take time too."""
+    code = "import time; t = time.perf_counter(); import cmb_models; cmb_models.connect; print(time.perf_counter() - t)"
+    hidden = " ".join(NOT_OF_THE_CLIENT)
+    assert min(float(installed.run("python", "-c", code, without=hidden)) for _ in range(5)) <= MOST_IMPORT_S
 
 
 @pytest.mark.ci
@@ -98,7 +146,11 @@ def test_the_client_extra_alone_detects_by_a_server(installed, tmp_path):
     package = f"cmb-models[client] @ {installed.wheel.as_uri()}"
     subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pins, package], check=True)
     packages = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format", "json"], text=True))
-    assert not {p["name"] for p in packages} & set(HEAVY)
+    assert not {p["name"].replace("-", "_") for p in packages} & set(NOT_OF_THE_CLIENT)
+    folder = next((tmp_path / "client").glob("lib/python*/site-packages"))
+    of_pip = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils")
+    sizes = [f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.relative_to(folder).parts[0].startswith(of_pip)]
+    assert sum(sizes) / 1e6 <= MOST_CLIENT_MB
 
     bundle = make_bundle(tmp_path / "bundle")
     with running_server(tmp_path / "repository") as server:

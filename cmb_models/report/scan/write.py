@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from cmb_models.volume import Volume
 
 REGIONS = ("lobar", "deep", "infratentorial", "")
-PACKAGES = {"jinja2": "jinja2", "PIL": "pillow"}  # module: package
+PACKAGES = {"jinja2": "jinja2", "PIL": "pillow", "scipy": "scipy"}  # module: package
 
 
 def check_reporting(report: bool) -> None:
     """Raise InputError if reports are requested and a package that they need is missing."""
-    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if report and missing:
-        remedy = "run pip install 'cmb-models[client]', or leave out --report"
+    missing = [package for module, package in PACKAGES.items() if report and importlib.util.find_spec(module) is None]
+    if missing:
+        remedy = "run pip install 'cmb-models[analysis]', or leave out --report"
         raise InputError("package-missing", "reports", ", ".join(missing), "none", remedy)
 
 
