@@ -31,6 +31,7 @@ CODES = {
     "dicom-header": "No DICOM results can refer to these images, by their headers.",
     "dicom-frame-of-reference": "A DICOM series has no frame of reference, or several: results cannot be placed.",
     "scan-name-repeated": "Two scans have the same name.",
+    "registration-failed": "Two scans could not be registered: no place of one is known in the other.",
     "phase-missing": "The release needs a phase image, which is missing.",
     "phase-grid": "The phase image is on a different grid from its SWI.",
     "phase-not-finite": "The phase image has NaN or infinite voxels.",

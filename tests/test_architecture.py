@@ -27,7 +27,7 @@ LAYERS = (
     ("cmb_models/config",),
     ("cmb_models/workspace",),
     ("cmb_models/io",),
-    ("cmb_models/dataset", "cmb_models/detect", "cmb_models/evaluation"),
+    ("cmb_models/dataset", "cmb_models/detect", "cmb_models/evaluation", "cmb_models/registration"),
     ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom", "cmb_models/importing"),
     ("cmb_models/training",),
     ("cmb_models/release",),
@@ -55,7 +55,7 @@ ONLY_IN = {
     "pydicom": ("cmb_models/importing", "cmb_models/outputs/dicom"),
     "highdicom": ("cmb_models/outputs/dicom",),
     "dcm2niix": ("cmb_models/importing",),
-    "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing"),
+    "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing", "cmb_models/registration"),
     "openpyxl": ("cmb_models/importing",),
     "dvc": (),
 }
