@@ -28,7 +28,7 @@ LAYERS = (
     ("cmb_models/workspace",),
     ("cmb_models/io",),
     ("cmb_models/dataset", "cmb_models/detect", "cmb_models/evaluation", "cmb_models/registration"),
-    ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom", "cmb_models/importing"),
+    ("cmb_models/networks", "cmb_models/runtime", "cmb_models/phantom", "cmb_models/importing", "cmb_models/regions"),
     ("cmb_models/training",),
     ("cmb_models/release",),
     ("cmb_models/registry", "cmb_models/report", "cmb_models/client", "cmb_models/outputs", "cmb_models/shadow"),
@@ -55,7 +55,7 @@ ONLY_IN = {
     "pydicom": ("cmb_models/importing", "cmb_models/outputs/dicom"),
     "highdicom": ("cmb_models/outputs/dicom",),
     "dcm2niix": ("cmb_models/importing",),
-    "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing", "cmb_models/registration"),
+    "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing", "cmb_models/registration", "cmb_models/regions"),
     "openpyxl": ("cmb_models/importing",),
     "dvc": (),
 }
