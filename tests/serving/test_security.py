@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from cmb_models.client.connection import Tls, admin_headers, connect
-from cmb_models.client.contract import AFFINE
+from cmb_models.client.connection import Tls, admin_headers, channel, connect
+from cmb_models.client.contract import AFFINE, DETECTOR
 from cmb_models.client.grpc import Client
-from cmb_models.client.shared_memory import shared_inputs
+from cmb_models.client.kserve import Service
+from cmb_models.client.shared_memory import shared_request
 from cmb_models.errors import InputError
 from cmb_models.serving.deploy.fleet import deploy_bundle
 from cmb_models.serving.run.settings import Security, is_loopback
@@ -74,11 +75,11 @@ def test_calls_that_change_a_server_are_restricted_over_grpc(keyed, call):
 
 def test_shared_memory_is_for_the_keys_holders_too(keyed, monkeypatch):
     monkeypatch.delenv("CMB_ADMIN_KEY", raising=False)
-    arrays, client = {AFFINE: np.eye(4)}, connect(keyed.grpc_url)
-    with refused("admin-key-wrong"), shared_inputs(client, arrays, keyed.grpc_url, 10):
+    arrays, client, service = {AFFINE: np.eye(4)}, connect(keyed.grpc_url), Service(channel(keyed.grpc_url))
+    with refused("admin-key-wrong"), shared_request(service, DETECTOR, arrays, keyed.grpc_url, 10):
         pass
     monkeypatch.setenv("CMB_ADMIN_KEY", KEY)
-    with shared_inputs(client, arrays, keyed.grpc_url, 10):
+    with shared_request(service, DETECTOR, arrays, keyed.grpc_url, 10):
         (region,) = client.get_system_shared_memory_status(headers=admin_headers()).regions.values()
         assert region.byte_size == 128
     assert not client.get_system_shared_memory_status(headers=admin_headers()).regions

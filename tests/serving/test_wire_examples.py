@@ -33,7 +33,8 @@ from tests.support.refusals import REFUSALS
 
 pytestmark = pytest.mark.serving
 EXAMPLES = ROOT / "examples/wire"
-OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT", "No matching distribution", "Connection")
+NPM_OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT")
+PIP_OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def finished(process: subprocess.Popen) -> tuple[int, dict]:
 def set_up(command: list[str], folder: Path) -> None:
     """Install an example's pinned packages; skip where their registry is not reachable."""
     done = subprocess.run(command, cwd=folder, text=True, capture_output=True, timeout=280)
-    if done.returncode and any(sign in done.stderr for sign in OFFLINE):
+    if done.returncode and any(sign in done.stderr for sign in NPM_OFFLINE + PIP_OFFLINE):
         pytest.skip(f"the registry of {command[0]} is not reachable: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
 

@@ -116,6 +116,10 @@ def upside_down(scan: SimulatedScan) -> Volume:
     return Volume(scan.swi.data, np.diag([1.0, 1.0, -1.0, 1.0]) @ scan.swi.affine)
 
 
+def back_to_front(scan: SimulatedScan) -> Volume:
+    return Volume(scan.swi.data, np.diag([1.0, -1.0, 1.0, 1.0]) @ scan.swi.affine)
+
+
 def not_finite(scan: SimulatedScan) -> Volume:
     data = scan.swi.data.copy()
     data[0, 0, 0] = np.nan
@@ -126,7 +130,7 @@ def unplaced(scan: SimulatedScan) -> Volume:
     return Volume(scan.swi.data, scan.swi.affine, in_scanner=False)
 
 
-@pytest.mark.parametrize("change", [noise, empty, upside_down, not_finite, unplaced])
+@pytest.mark.parametrize("change", [noise, empty, upside_down, back_to_front, not_finite, unplaced])
 def test_scan_to_which_the_atlas_does_not_fit(scan, change, caplog):
     with caplog.at_level(logging.WARNING):
         assert regions_of(change(scan), lesions_mm(scan), "sub-01") is None
