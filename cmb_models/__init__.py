@@ -6,7 +6,7 @@ The names of `cmb_models.api` are available here and imported on first use.
 import importlib
 
 __version__ = "0.2.0"
-__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "connect", "evaluate", "load", "simulate"]
+__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "compare", "connect", "evaluate", "load", "simulate"]
 
 
 def __getattr__(name: str) -> object:

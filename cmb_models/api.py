@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from cmb_models.client.connection import Tls
     from cmb_models.client.grpc import Client
     from cmb_models.evaluation.run import Evaluation
+    from cmb_models.followup.compare import Comparison
     from cmb_models.io.annotations import Annotation
     from cmb_models.phantom import SimulatedScan
     from cmb_models.release.bundle import BundleDetector
 
-__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "connect", "evaluate", "load", "simulate"]
+__all__ = ["Detection", "DetectionResult", "Detector", "InputError", "Volume", "compare", "connect", "evaluate", "load", "simulate"]
 
 
 def load(
@@ -134,6 +135,25 @@ def evaluate(
 
     rows = read_annotations(Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations
     return evaluate_results(results, rows, threshold, tolerance_mm, resamples, seed)
+
+
+def compare(baseline: DetectionResult, followup: DetectionResult, *, threshold: float | None = None) -> Comparison:
+    """Compare two scans of one patient: which microbleeds are new. Needs the `compare` extra; takes seconds.
+
+    Args:
+        baseline: Result of the earlier scan, as `Detector.detect` returns it, with its scan.
+        followup: Result of the later scan, by the same release.
+        threshold: Lowest score of a detection, in [0, 1]; the release's if None.
+
+    Returns:
+        The lesions of both scans by class, with the severity of ARIA-H by the number of new ones.
+
+    Raises:
+        InputError: If the scans cannot be registered, one is not in scanner space or missing, or the results are of two releases.
+    """
+    from cmb_models.followup.compare import compare_results
+
+    return compare_results(baseline, followup, threshold)
 
 
 def simulate(*, seed: int = 0, n_microbleeds: int = 4, protocol: str = "ukb") -> SimulatedScan:

@@ -49,10 +49,10 @@ def options(
 @cache
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    from cmb_models.cli import check, cohort, data, detect, importing, init, keys, server, simulate
+    from cmb_models.cli import check, cohort, data, detect, followup, importing, init, keys, server, simulate
     from cmb_models.cli.release import add_to as add_release
 
-    for module in (init, importing, check, data, detect, cohort, simulate):
+    for module in (init, importing, check, data, detect, followup, cohort, simulate):
         module.add_to(app)
     add_release(app)
     for module in (server, keys):

@@ -16,6 +16,7 @@ from cmb_models.volume import Volume
 # Detail is what lies between these widths: finer is noise, coarser is common to all heads and to coil shading.
 DETAIL_MM = (1.5, 6.0)
 RIND_MM = 8.0  # left out below the skin, whose contour is alike in every head
+EDGE_MM = 4.0  # within which a voxel of the mask may hold air
 WRONG_MM, WRONG_DEG = 15.0, 15.0  # of the wrong poses, along and about each axis
 # Limits, with what was measured on simulated heads (research/followup.md): the same head, another head, 15 mm or degrees off.
 LEAST_MARGIN = 0.1  # of the detail correlation over the best wrong pose: .3 and up, .15 and up, below 0
@@ -148,20 +149,28 @@ def compared(fixed: Head, moving: Head, matrix: np.ndarray) -> tuple[float, floa
     smaller_mm3 = min(h.mask.sum() * np.prod(h.image.spacing_mm) for h in (fixed, moving))
     common = float(both.sum() * np.prod(fixed.image.spacing_mm) / smaller_mm3)
     overlap = float(2 * both.sum() / max(1, one.sum() + other.sum()))
-    inner = ndimage.distance_transform_edt(both, sampling=fixed.image.spacing_mm) > RIND_MM
+    depth_mm = ndimage.distance_transform_edt(both, sampling=fixed.image.spacing_mm)
+    inner = depth_mm > RIND_MM
     if inner.sum() < 2:
         return -1.0, overlap, min(common, 1.0)
-    values = [_detail(v, both, fixed.image.spacing_mm)[inner] for v in (fixed.image.data, np.where(seen, image, 0))]
+    values = [_detail(v, depth_mm > EDGE_MM, fixed.image.spacing_mm)[inner] for v in (fixed.image.data, np.where(seen, image, 0))]
     if min(np.ptp(v) for v in values) == 0:
         return -1.0, overlap, min(common, 1.0)
     return float(np.corrcoef(*values)[0, 1]), overlap, min(common, 1.0)
 
 
 def _detail(image: np.ndarray, inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """An image (I, J, K) between the widths of DETAIL_MM, its extremes clipped, so that a few black veins do not decide alone."""
-    clipped = np.clip(image, *np.percentile(image[inside], [1, 99]))
-    fine, coarse = (ndimage.gaussian_filter(clipped, s / np.asarray(spacing_mm)) for s in DETAIL_MM)
-    return np.asarray(fine - coarse)
+    """An image (I, J, K) between the widths of DETAIL_MM, its extremes clipped, so that a few black veins do not decide alone.
+
+    Means are taken over the voxels inside alone: the step at the edge of a head, alike in all heads, is no detail.
+    """
+    clipped = np.where(inside, np.clip(image, *np.percentile(image[inside], [1, 99])), 0)
+    means = []
+    for width_mm in DETAIL_MM:
+        sigma = width_mm / np.asarray(spacing_mm)
+        weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+        means.append(ndimage.gaussian_filter(clipped, sigma) / np.maximum(weight, 1e-3))
+    return np.asarray(means[0] - means[1])
 
 
 def _wrong_poses(centre_mm: np.ndarray) -> list[np.ndarray]:

@@ -25,6 +25,7 @@ FIRST: Tour = [
 PYTHON: Tour = [("README.md", (2, 3)), ("docs/reference/python.md", (0,))]
 PHANTOM: Tour = [("docs/explanation/phantom.md", (0, 1))]
 PREPARE: Tour = [("docs/how-to/prepare-data.md", (0, 3, 4, 5))]
+COMPARE: Tour = [("docs/how-to/compare-scans.md", (1, 2, 3))]
 SITE: Tour = [
     ("README.md", (4,)),
     ("docs/how-to/serve.md", (0, 1, 2, 3)),
@@ -64,7 +65,7 @@ def session(tmp_path) -> Iterator[Session]:
 
 
 def test_every_block_is_run_or_says_why_not():
-    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, PREPARE, BACK_UP, SITE) for b in chosen(tour)}
+    run = {(b.document, b.number) for tour in (FIRST, PYTHON, PHANTOM, PREPARE, COMPARE, BACK_UP, SITE) for b in chosen(tour)}
     marked = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document) if b.why_not}
     everything = {(b.document, b.number) for document in DOCUMENTS for b in blocks(document)}
     assert sorted(everything - run - marked) == [], "blocks in no tour, without `<!-- not run: REASON -->`"
@@ -84,7 +85,7 @@ def test_a_block_that_fails_is_noticed(session, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("tour", [PYTHON, PHANTOM, PREPARE], ids=["python", "phantom", "prepare"])
+@pytest.mark.parametrize("tour", [PYTHON, PHANTOM, PREPARE, COMPARE], ids=["python", "phantom", "prepare", "compare"])
 def test_steps_before_training(tour, session):
     for block in chosen(tour):
         session.run(block)

@@ -32,6 +32,7 @@ cmb() {
         init*) command cmb "$@"; PYTHONPATH=$CHECKOUT python -m tests.support.tiny "$2"; git -C "$2" add params.yaml ;;
         "simulate data/raw/site") command cmb "$@" --scans 6 --cmbs 14 --preset small ;;
         "simulate data/raw/site-b") command cmb "$@" --scans 2 --cmbs 4 --preset small --te-ms 30 --field-t 1.5 ;;
+        "simulate followup") command cmb "$@" --preset small ;;
         "simulate OUT") command cmb "$@" --scans 1 --cmbs 2 --preset small ;;
         "server run")
             if [ -e "$HOME/server.pid" ]; then

@@ -14,7 +14,7 @@ from cmb_models.cli import build_app
 from tests.support.command_line import cmb
 
 GROUPS = {
-    "": {"init", "import", "check", "data", "lock", "detect", "cohort", "simulate", "release", "server", "keys"},
+    "": {"init", "import", "check", "data", "lock", "detect", "compare-scans", "cohort", "simulate", "release", "server", "keys"},
     "release": {"register", "list", "show", "compare", "promote", "rollback", "challenge", "repair", "history", "verify"}
     | {"merge", "export", "lineage", "reproduce"},
     "server": {"run", "deploy", "status", "check", "export", "shadow-report"},

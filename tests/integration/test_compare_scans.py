@@ -1,0 +1,125 @@
+"""`cmb compare-scans` as a person runs it: what it writes, prints and rejects."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+
+from cmb_models import base_release, cli
+from cmb_models.files import read_json
+from cmb_models.io.nifti import read_volume, write_volume
+from cmb_models.volume import Volume
+from tests.support.bundles import make_bundle
+from tests.support.unplaced import unplaced
+from tests.support.visits import BEFORE_MM, NEW_MM, two_visits, visit
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@pytest.fixture
+def work(tmp_path, tmp_path_factory, monkeypatch):
+    """A working folder with two scans of one head, the later with two more spots, and one of another; without a base release."""
+    monkeypatch.setattr(base_release, "FOLDER", tmp_path_factory.mktemp("package"))
+    monkeypatch.chdir(tmp_path)
+    baseline, followup, _ = two_visits()
+    write_volume(tmp_path / "one_swi.nii.gz", baseline)
+    write_volume(tmp_path / "two_swi.nii.gz", followup)
+    write_volume(tmp_path / "other_swi.nii.gz", visit(BEFORE_MM, seed=3, head_seed=5))
+    return tmp_path
+
+
+@pytest.fixture
+def cmb(monkeypatch, capsys):
+    """Run the command line; give its exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        report = capsys.readouterr()
+        return ended.value.code or 0, report.out, report.err
+
+    return run
+
+
+def rows(path) -> list[dict]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_new_lesions_are_found_where_they_are(work, bundle, cmb):
+    code, out, err = cmb("compare-scans", "one_swi.nii.gz", "two_swi.nii.gz", "--out", "out", "--bundle", bundle)
+    assert code == 0 and err == "" and "2 new, 0 uncertain, 2 persisting" in out and "mild" in out
+    found = rows(work / "out/comparison.csv")
+    assert sorted(r["change"] for r in found) == ["new", "new", "persisting", "persisting"]
+    places = two_visits()[2]
+    for row in found:
+        at = [float(row[f"followup_{axis}_mm"]) for axis in "xyz"]
+        number = int(np.argmin(np.linalg.norm(places - at, axis=1)))
+        assert np.linalg.norm(places[number] - at) < 1.5 and (row["change"] == "new") == (number >= len(BEFORE_MM))
+    saved = read_json(work / "out/comparison.json")
+    assert saved["format"] == 1 and saved["counts"]["new"] == len(NEW_MM) and saved["followup"]["scan"] == "two_swi"
+    assert sorted(p.name for p in (work / "out").iterdir()) == ["comparison-1.png", "comparison.csv", "comparison.json"]
+    # Backwards they are gone; results of the earlier call do not stay.
+    code, out, _ = cmb("compare-scans", "two_swi.nii.gz", "one_swi.nii.gz", "--out", "out", "--bundle", bundle, "--no-figures")
+    assert code == 0 and "0 new, 0 uncertain, 2 persisting" in out
+    assert read_json(work / "out/comparison.json")["counts"]["not_seen_again"] == 2
+    assert sorted(p.name for p in (work / "out").iterdir()) == ["comparison.csv", "comparison.json"]
+
+
+def test_scans_of_two_heads_are_rejected_and_leave_no_results(work, bundle, cmb):
+    cmb("compare-scans", "one_swi.nii.gz", "two_swi.nii.gz", "--out", "out", "--bundle", bundle, "--no-figures")
+    code, out, err = cmb("compare-scans", "other_swi.nii.gz", "two_swi.nii.gz", "--out", "out", "--bundle", bundle)
+    assert code == 1 and "error: other_swi.nii.gz and two_swi.nii.gz: expected" in err and "comparison" not in out
+    assert list((work / "out").iterdir()) == []
+
+
+def test_a_table_of_pairs_goes_on_after_a_failed_one(work, bundle, cmb):
+    unplaced(work / "unplaced.nii.gz", read_volume(work / "one_swi.nii.gz"))
+    table = "baseline;followup;name\n../other_swi.nii.gz;../two_swi.nii.gz;p1\n../unplaced.nii.gz;../two_swi.nii.gz;p2\n"
+    (work / "lists").mkdir()
+    (work / "lists/pairs.csv").write_text(
+        table + "../none.nii.gz;../two_swi.nii.gz;p3\n../one_swi.nii.gz;../two_swi.nii.gz;p4\n", encoding="utf-8"
+    )
+    code, out, err = cmb("compare-scans", "--pairs", "lists/pairs.csv", "--out", "out", "--bundle", bundle, "--no-figures")
+    assert code == 1 and err.count("error:") == 3 and "rejected" in out
+    found = rows(work / "out/pairs.csv")
+    assert [r["error"] for r in found] == ["registration-failed", "scan-space", "file-not-found", ""]
+    assert (found[3]["name"], found[3]["new"], found[3]["severity"]) == ("p4", "2", "mild")
+    assert read_json(work / "out/p4/comparison.json")["counts"]["persisting"] == 2
+
+
+def test_a_noisy_scan_without_a_head_is_rejected_by_the_detector(work, bundle, cmb):
+    noise = np.abs(np.random.default_rng(0).normal(100, 40, (80, 80, 32)))
+    write_volume(work / "noise.nii.gz", Volume(noise, np.diag([1.0, 1, 2, 1])))
+    code, _, err = cmb("compare-scans", "one_swi.nii.gz", "noise.nii.gz", "--out", "out", "--bundle", bundle)
+    assert code == 1 and "noise" in err
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("baseline,followup\na,b\n", "none named name"),
+        ("baseline,followup,name\n", "none"),
+        ("baseline,followup,name\na,b,x\na,c,X\n", "line 2: the name 'x' again"),
+        ("baseline,followup,name\na,b,../x\n", "the name '../x'"),
+        ("baseline,followup,name\na,,x\n", "no baseline or no followup"),
+    ],
+)
+def test_a_table_at_fault_starts_nothing(work, bundle, cmb, table, fault):
+    (work / "pairs.csv").write_text(table, encoding="utf-8")
+    code, _, err = cmb("compare-scans", "--pairs", "pairs.csv", "--out", "out", "--bundle", bundle)
+    assert code == 2 and fault in err and not (work / "out").exists()
+
+
+def test_two_scans_or_a_table_are_needed(work, bundle, cmb):
+    code, _, err = cmb("compare-scans", "one_swi.nii.gz", "--out", "out", "--bundle", bundle)
+    assert code == 2 and "BASELINE and FOLLOWUP" in err
+    code, _, err = cmb("compare-scans", "one_swi.nii.gz", "two_swi.nii.gz", "--pairs", "p.csv", "--out", "out", "--bundle", bundle)
+    assert code == 2 and "drop one" in err
