@@ -18,14 +18,14 @@ DETAIL_MM = (1.5, 6.0)
 RIND_MM = 8.0  # left out below the skin, whose contour is alike in every head
 EDGE_MM = 4.0  # within which a voxel of the mask may hold air
 WRONG_MM, WRONG_DEG = 15.0, 15.0  # of the wrong poses, along and about each axis
-# Limits, with what was measured on simulated heads (research/followup.md): the same head, another head, 15 mm or degrees off.
-LEAST_MARGIN = 0.1  # of the detail correlation over the best wrong pose: .3 and up, .15 and up, below 0
+# Limits, with what was measured on simulated heads: the same head, another head, 15 mm or degrees off.
+LEAST_MARGIN = 0.1  # of the detail correlation over the best wrong pose: .3 and up, .07 and up (affine .2), below 0
 LEAST_OVERLAP = 0.85  # Dice coefficient of the heads where both scans see: .99, .94 and up, .88 to .95
 LEAST_COMMON = 0.25  # of the smaller head: less of a head does not determine six parameters well
 MOST_ROTATION_DEG = 45.0  # a head in a coil turns less, and no starting pose is farther off
 MOST_SHIFT_MM = 100.0  # between the centres of the two heads, of which one may be seen in part
 SCALES = (0.7, 1.4)  # of an affine transform along any axis: heads of adults differ by less
-MOST_INCONSISTENCY_MM = 2.0  # .05 to .15 for the same head
+MOST_INCONSISTENCY_MM = 2.0  # .05 to .25, .8 to 1.4 for another head
 REMEDY = "check that both are whole SWI scans of one patient in scanner space, and compare them by eye"
 
 
@@ -37,7 +37,7 @@ class Registration:
         kind: "rigid" or "affine".
         moving_to_fixed: (4, 4), RAS mm of the moving scan to RAS mm of the fixed one.
         detail: Correlation, in [-1, 1], of the two images' detail within the common part of the head. Near 1 for two scans of one
-            head by one protocol; two heads keep well below (research/followup.md).
+            head by one protocol; two heads keep well below.
         wrong_detail: The largest one in twelve wrong poses.
         overlap: Dice coefficient of the two heads within the common field of view, in [0, 1].
         common: Part of the smaller head that both scans see, in [0, 1].

@@ -200,6 +200,38 @@ REAL_PLANES = {
         "dark_share": "slice: share of pixels below 0.7",
     },
 }
+
+
+def followup() -> str:
+    """New microbleeds in simulated pairs of scans, and how well these are registered."""
+    figures = load("research/results/followup.json")
+    lesions, false, severity = figures["lesions"], figures["false_new"], figures["severity"]
+    one, other, pairs = figures["same_head"], figures["other_head"], figures["compared"]
+    false_new = (
+        f"{false['false_new_by_false_positive']} false positives, {false['false_new_of_old_lesion']} lesions that were there"
+    )
+    errors = {name: f"{e['rms']:.1f} mm, at most {e['max']:.1f} mm" for name, e in figures["error_mm"].items()}
+    rows = {
+        "pairs compared": f"{pairs} of {figures['pairs']}",
+        "new microbleeds that the detector finds and the baseline shows": f"{lesions['could_be_seen']} of {lesions['new']}",
+        "of these called new (95 % CI)": f"{lesions['called_new']} ({_share(lesions['called_new_95'])})",
+        "called new without being so, per pair": f"{false['per_pair']:.2f} ({false_new})",
+        "class of ARIA-H right (95 % CI)": f"{severity['right']} of {pairs} ({_share(severity['right_95'])})",
+        "right for the new microbleeds that the detector finds": f"{severity['right_for_those_seen']} of {pairs}",
+        "the most probable class right": f"{severity['most_probable_right']} of {pairs}",
+        "expected number of new microbleeds, all pairs": f"{figures['expected_new']:.0f}, of {lesions['new']} simulated",
+        "error of the registration at lesions, root mean square": errors["registration"],
+        "error of a detection's place": errors["localisation"],
+        "correlation of detail: one head, two heads": f"{one['detail_min']:.2f} and up; {other['detail_max']:.2f} and below",
+        "scans of another head rejected": f"{other['rejected']} of {other['pairs']}",
+    }
+    return "\n".join(["| | |\n|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _share(interval: list[float]) -> str:
+    return f"{interval[0]:.2f}–{interval[1]:.2f}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "demo": lambda: evaluations("demo"),
@@ -213,6 +245,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "site-scans": site_scans,
     "thresholds": thresholds,
     "real-planes": real_planes,
+    "followup": followup,
     "training-steps-per-second": training_speed,
     **planning.BLOCKS,
 }
