@@ -127,7 +127,7 @@ def detect(
     check_names(listed, labels)
     require_dicom([Path(scan.path) for scan in listed], dicom)
     prepare_folder(out)
-    figures = check_analysis(figures, labels)
+    figures = check_analysis(figures, "label images" if labels else "")
     check_reporting(report)
     detector, source = open_detector(server, bundle, shadow, shared_memory, device)
     if fp_rate is not None:

@@ -51,17 +51,18 @@ def number(value) -> str:
         return "-"
 
 
-def check_analysis(figures: bool | None, labels: bool) -> bool:
+def check_analysis(figures: bool | None, needed_for: str = "") -> bool:
     """Whether pictures are drawn: as requested, else if their packages are installed.
 
-    Raises InputError if what was requested, pictures or label images, lacks its packages.
+    needed_for: What else was requested that needs them, "" for nothing. Raises InputError if what was requested lacks its packages.
     """
     from cmb_models.errors import InputError
 
     missing = next((name for name in ("matplotlib", "scipy") if not is_installed(name)), None)
-    if missing and (figures or labels):
-        case, option = ("figures", "--no-figures") if figures else ("label images", "no --labels")
-        remedy = f"run pip install 'cmb-models[analysis]', or pass {option}"
+    if missing and (figures or needed_for):
+        instead = "" if needed_for else ", or pass --no-figures"
+        remedy = f"run pip install 'cmb-models[analysis]'{instead}"
+        case = needed_for or "figures"
         raise InputError("package-missing", case, "the packages of the extra analysis", f"no {missing}", remedy)
     if missing and figures is None:
         log.warning("no pictures: %s is not installed (extra `analysis`)", missing)

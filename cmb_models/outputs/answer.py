@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from cmb_models.client.outputs import ScanResult
 from cmb_models.detection import Detector
@@ -13,7 +16,7 @@ from cmb_models.errors import InputError
 from cmb_models.io.scan_id import scan_sha256
 from cmb_models.outputs.images import Images, read_images
 from cmb_models.report.scan.write import write_report_of
-from cmb_models.volume import UNPLACED
+from cmb_models.volume import UNPLACED, Volume
 
 log = logging.getLogger(__name__)
 
@@ -37,35 +40,66 @@ class Outputs:
     report: bool = False
 
 
-def answer_scan(
-    name: str, path: Path, detector: Detector, threshold: float | None, outputs: Outputs, phase: Path | None = None, place: str = ""
-) -> ScanResult:
-    """Detect in one scan and write its files; of a scan that is not in scanner space there are none.
+def detect_scan(
+    name: str, path: Path, detector: Detector, threshold: float | None, phase: Path | None = None
+) -> tuple[ScanResult, Images]:
+    """Detect in one scan.
 
     Args:
         name: Of the scan in the results.
         path: As in `images.read_images`.
         detector: Detects in this process or on a server.
         threshold: On the score; None for the release's.
-        outputs: What is written.
-        phase: As in `read_images`. It is opened only if the release uses phase.
-        place: Subfolder of the results for the label image.
+        phase: As in `images.read_images`. It is opened only if the release uses phase.
+
+    Returns:
+        The result, without its volume, since many scans may not fit into memory; the images.
 
     Raises:
-        InputError: With the path as its case, or the file that could not be written.
+        InputError: With the path as its case.
     """
     requires_phase = detector.requires_phase
     if phase and not requires_phase:
         log.warning("%s: the release does not use phase, %s is ignored", path, phase)
     images = read_images(path, phase, requires_phase)
-    answer = replace(detector.detect(images.swi, images.phase, case=str(path)), volume=None)  # many scans may not fit into memory
-    result = ScanResult(name, str(path), answer, threshold=threshold, input_sha256=scan_sha256(images.swi))
-    if not images.swi.in_scanner:
-        return replace(result, warning=UNPLACED)
-    _write(result, images, outputs, place)
-    if outputs.report:
-        write_report_of(outputs.folder, result, images.swi, detector)
+    answer = replace(detector.detect(images.swi, images.phase, case=str(path)), volume=None)
+    warning = "" if images.swi.in_scanner else UNPLACED
+    return ScanResult(name, str(path), answer, "", "", threshold, scan_sha256(images.swi), warning), images
+
+
+def answer_scan(
+    name: str, path: Path, detector: Detector, threshold: float | None, outputs: Outputs, phase: Path | None = None, place: str = ""
+) -> ScanResult:
+    """Detect in one scan, as `detect_scan`, and write its files; of a scan that is not in scanner space there are none.
+
+    Args:
+        name: As in `detect_scan`.
+        path: As in `detect_scan`.
+        detector: As in `detect_scan`.
+        threshold: As in `detect_scan`.
+        outputs: What is written.
+        phase: As in `detect_scan`.
+        place: Subfolder of the results for the label image.
+
+    Raises:
+        InputError: With the path as its case, or the file that could not be written.
+    """
+    result, images = detect_scan(name, path, detector, threshold, phase)
+    if images.swi.in_scanner:
+        _write(result, images, outputs, place)
+        if outputs.report:
+            write_report_of(outputs.folder, result, images.swi, detector, *_regions(result, images.swi))
     return result
+
+
+def _regions(result: ScanResult, volume: Volume) -> tuple[Sequence[str] | None, str]:
+    """The regions of the findings, and why there are none."""
+    if importlib.util.find_spec("SimpleITK") is None:
+        return None, "not determined: SimpleITK is not installed (extra compare)"
+    from cmb_models.regions import regions_of
+
+    regions = regions_of(volume, np.array([d.position_mm for d in result.detections]), case=result.file)
+    return regions, "" if regions is not None else "not determined: the atlas could not be registered to this scan"
 
 
 def _write(result: ScanResult, images: Images, outputs: Outputs, place: str) -> None:
@@ -89,8 +123,6 @@ def _write(result: ScanResult, images: Images, outputs: Outputs, place: str) -> 
 
 def require_dicom(paths: Sequence[Path], wants_dicom: bool) -> None:
     """Raise InputError, before any scan is read, if packages that DICOM needs are missing, or DICOM results have no DICOM scan."""
-    import importlib.util
-
     from cmb_models.importing.dicom.folder import require_readers
 
     folders = [path for path in paths if path.is_dir()]

@@ -79,6 +79,7 @@ def test_a_bids_dataset_becomes_a_derivative(tmp_path, bundle):
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "cmb-models"
     images = sorted(f.relative_to(out).as_posix() for f in out.rglob("*.nii.gz"))
     assert images == [f"sub-{s}/ses-{v}/swi/sub-{s}_ses-{v}_desc-cmb_dseg.nii.gz" for s in ("01", "02") for v in ("a", "b")]
+    assert "the atlas could not be registered" in (out / "sub-01_ses-a_swi.html").read_text()  # to an ellipsoid
     counts = [len(rows(out / i.replace(".nii.gz", ".tsv"))) for i in images]
     assert counts == [3, 3, 0, 0]
     assert read_volume(out / images[0]).data.max() == 3

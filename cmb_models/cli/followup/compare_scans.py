@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmb_models.cli.detect import SERVER_ERRORS, TRAIN_HINT, answer_scan, check_plotting, open_detector, prepare_folder
-from cmb_models.cli.terminal import quiet_nibabel
+from cmb_models.cli.detect import SERVER_ERRORS, TRAIN_HINT, open_detector, prepare_folder
+from cmb_models.cli.terminal import check_analysis, quiet_nibabel
 from cmb_models.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ EPILOG = (
 
 def compare_scans(
     out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier call are overwritten.")],
-    baseline: Annotated[Path | None, typer.Argument(help="The earlier SWI scan, .nii or .nii.gz.", show_default=False)] = None,
+    baseline: Annotated[
+        Path | None, typer.Argument(help="The earlier SWI scan: .nii, .nii.gz, or a folder of DICOM files.", show_default=False)
+    ] = None,
     followup: Annotated[Path | None, typer.Argument(help="The later scan of the same patient.", show_default=False)] = None,
     pairs: Annotated[
         Path | None,
@@ -70,7 +72,7 @@ def compare_scans(
 
     quiet_nibabel()
     require_package()
-    check_plotting(figures)
+    figures = check_analysis(figures, "pairing lesions")
     if pairs is None:
         if baseline is None or followup is None:
             raise InputError("option-count", COMMAND, "BASELINE and FOLLOWUP, or --pairs", "one or none", "pass both scans")
@@ -121,13 +123,13 @@ def compare_pair(pair: Pair, folder: Path, detector: Detector, threshold: float 
 
 
 def answer_with_volume(path: Path, detector: Detector, threshold: float | None) -> ScanResult:
-    """Detect in a scan that lies in scanner space; the result keeps its volume."""
-    from cmb_models.io.nifti import read_volume
+    """Detect in a scan; the result keeps its volume."""
+    from cmb_models.io.nifti import scan_name
+    from cmb_models.outputs.answer import detect_scan
 
-    volume = read_volume(path)
-    result = answer_scan(path, detector, threshold, None)
+    result, images = detect_scan(scan_name(path), path, detector, threshold)
     assert result.answer is not None
-    return replace(result, answer=replace(result.answer, volume=volume))
+    return replace(result, answer=replace(result.answer, volume=images.swi))
 
 
 def run_pairs(wanted: list[tuple[Pair, Path]], compare, errors: Console) -> list[Pair]:

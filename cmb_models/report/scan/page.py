@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,7 +52,13 @@ class Finding:
 
 
 def render(
-    result: ScanResult, volume: Volume, bundle: Bundle | None, phase: str, regions: Sequence[str] | None, created: datetime
+    result: ScanResult,
+    volume: Volume,
+    bundle: Bundle | None,
+    phase: str,
+    regions: Sequence[str] | None,
+    without_regions: str,
+    created: datetime,
 ) -> str:
     """The page as HTML; arguments as of `write_scan_report`."""
     assert result.answer is not None
@@ -67,10 +74,11 @@ def render(
         "findings": listed,
         "below": below,
         "has_regions": regions is not None,
+        "by_region": ", ".join(f"{count} {region}" for region, count in Counter(filter(None, regions or ())).most_common()),
         "without_picture": sum(f.drawing is None for f in listed),
         "stratum": STRATA[int(stratum(np.array([len(found)]))[0])].replace("10 or more", "≥ 10").replace("-", "–"),
         "slabs": draw_slabs(view, found),
-        "notes": quality_notes(volume, view, phase, result.warning),
+        "notes": quality_notes(volume, view, phase, result.warning, without_regions),
         "compared": compare(volume, training_references(bundle.metadata)) if bundle else [],
         "has_bundle": bundle is not None,
         "crop_mm": CROP_MM,

@@ -43,7 +43,7 @@ class Compared:
     outside: bool
 
 
-def quality_notes(volume: Volume, view: View, phase: str, warning: str) -> list[Note]:
+def quality_notes(volume: Volume, view: View, phase: str, warning: str, without_regions: str = "") -> list[Note]:
     """What a reader should know of the scan.
 
     Args:
@@ -51,6 +51,7 @@ def quality_notes(volume: Volume, view: View, phase: str, warning: str) -> list[
         view: The same, in RAS+ order.
         phase: "used", "missing" or "" if the release does not use phase.
         warning: Of the result, "" for none.
+        without_regions: Why findings have no regions, "" to say nothing.
     """
     voxel = " × ".join(f"{s:.2f}" for s in view.spacing_mm)
     shape = " × ".join(map(str, view.data.shape))
@@ -77,7 +78,8 @@ def quality_notes(volume: Volume, view: View, phase: str, warning: str) -> list[
         "used": "used by this release",
         "missing": "missing, and this release was trained with it",
     }
-    return [*notes, Note("phase image", texts[phase], phase == "missing")]
+    notes.append(Note("phase image", texts[phase], phase == "missing"))
+    return [*notes, Note("regions of the brain", without_regions, True)] if without_regions else notes
 
 
 def compare(volume: Volume, training: Mapping[str, Reference]) -> list[Compared]:

@@ -29,7 +29,14 @@ def check_reporting(report: bool) -> None:
         raise InputError("package-missing", "reports", ", ".join(missing), "none", remedy)
 
 
-def write_report_of(folder: Path | None, result: ScanResult, volume: Volume, detector: Detector) -> Path | None:
+def write_report_of(
+    folder: Path | None,
+    result: ScanResult,
+    volume: Volume,
+    detector: Detector,
+    regions: Sequence[str] | None = None,
+    without_regions: str = "",
+) -> Path | None:
     """Write FOLDER/SCAN.html for a result of a detector; None, and no file, without a folder or a place in scanner space.
 
     A detector that runs in this process brings its bundle, with which the scan is compared; a server does not.
@@ -41,7 +48,15 @@ def write_report_of(folder: Path | None, result: ScanResult, volume: Volume, det
         return None
     phase: Literal["", "used"] = "used" if detector.requires_phase else ""
     path = folder / f"{result.scan}.html"
-    write_scan_report(path, result, volume, bundle=getattr(detector, "bundle", None), phase=phase)
+    write_scan_report(
+        path,
+        result,
+        volume,
+        bundle=getattr(detector, "bundle", None),
+        phase=phase,
+        regions=regions,
+        without_regions=without_regions,
+    )
     return path
 
 
@@ -53,6 +68,7 @@ def write_scan_report(
     bundle: Bundle | None = None,
     phase: Literal["", "used", "missing"] = "",
     regions: Sequence[str] | None = None,
+    without_regions: str = "",
     created: datetime | None = None,
 ) -> None:
     """Write a scan's report, a self-contained HTML file, atomically.
@@ -64,6 +80,7 @@ def write_scan_report(
         bundle: The release, whose training data the scan is compared with; None if it is not at hand.
         phase: Of the scan's phase image: "used", "missing" though the release uses it, "" if the release does not use phase.
         regions: One of REGIONS for each of `result.detections`, "" for unknown; None to leave the column out.
+        without_regions: Why there are none, for the notes on quality; "" to say nothing.
         created: Date on the page; None for now.
 
     Raises:
@@ -79,4 +96,4 @@ def write_scan_report(
         raise InputError("scan-space", result.file, "a scan in scanner space", UNPLACED, "correct its header")
     if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= set(REGIONS)):
         raise ValueError(f"expected one of {REGIONS} for each of {len(result.detections)} findings, got {list(regions)}")
-    write_text(Path(path), render(result, volume, bundle, phase, regions, created or datetime.now(UTC)))
+    write_text(Path(path), render(result, volume, bundle, phase, regions, without_regions, created or datetime.now(UTC)))
