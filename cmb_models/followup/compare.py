@@ -21,8 +21,8 @@ from cmb_models.volume import UNPLACED, Volume, index_from_world, spacing_of, tr
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Correlation of detail (registration.evidence) from which two scans count as of one head. Measured in simulated pairs
-# (research/results/followup.json): .85 and up for one head, up to .6 for two.
+# Correlation of detail (registration.evidence) from which two scans count as of one head. In simulated pairs of one protocol
+# (research/results/followup.json) .92 and up for one head, .57 and below for two; .88 and up for one head by two protocols.
 SAME_HEAD = 0.7
 REGISTRATION_MM = 0.3  # root mean square error at lesions in simulated pairs, when both directions agree
 EDGE_MM = 2.0  # nearer to the edge of a field of view a lesion is not shown whole

@@ -74,6 +74,12 @@ def test_a_scan_that_covers_half_the_head_is_registered(visits):
     assert apart.max() < 1  # 40 mm of it, and lesions outside
 
 
+def test_scans_of_other_contrast_are_registered(visits):
+    before, after = visits
+    apart = np.linalg.norm(register(after.swi, before.magnitude).to_fixed(centres(before)) - centres(after), axis=1)
+    assert apart.max() < 0.5
+
+
 def test_an_affine_registration_finds_another_size(visits):
     swi, grown = visits[0].swi, np.diag([1.08, 1.05, 0.95, 1.0])
     found = register(Volume(swi.data, grown @ swi.affine), swi, "affine")
