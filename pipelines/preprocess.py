@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cmb_models.config.params import load_params
-from cmb_models.files import read_json, write_json
+from cmb_models.files import atomic_directory, read_json, write_json
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.validation.pool import scheduler_workers
@@ -22,7 +22,8 @@ def main() -> None:
         track = (lambda items, what: bar.track(items, description=what)) if bar else (lambda items, _: items)
         statistics = prepare_training(raw, index, read_json(SPLIT), params.preprocess, params.lesion_bank, PREPARED, track, pool)
     write_json(STATISTICS, statistics)
-    shutil.copytree(INITIAL, PREPARED / INITIAL.name)
+    with atomic_directory(PREPARED / INITIAL.name) as temporary:  # of an earlier run there may be one
+        shutil.copytree(INITIAL, temporary, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ ONLY_IN = {
     "pyarrow": ("cmb_models/cohort",),
     "fsspec": ("cmb_models/cohort/objects.py",),
     "pydicom": ("cmb_models/importing", "cmb_models/outputs/dicom"),
-    "highdicom": ("cmb_models/outputs/dicom",),
+    "highdicom": ("cmb_models/outputs/dicom", "cmb_models/followup/dicom.py"),
     "dcm2niix": ("cmb_models/importing",),
     "SimpleITK": ("cmb_models/io/formats.py", "cmb_models/importing", "cmb_models/registration", "cmb_models/regions"),
     "openpyxl": ("cmb_models/importing",),

@@ -36,7 +36,11 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full_run")
     full_run.simulate(folder / "data/raw/site", SMALL, 1)
     full_run.simulate(folder / "data/raw/locked", SMALL, 1, seed=2)
-    create_workspace(folder, PARAMS.model_copy(update={"split": PARAMS.split.model_copy(update={"folds": 2})}), "locked")
+    few = {
+        "split": PARAMS.split.model_copy(update={"folds": 2}),
+        "lesion_bank": PARAMS.lesion_bank.model_copy(update={"lesions": 4}),
+    }
+    create_workspace(folder, PARAMS.model_copy(update=few), "locked")
     return folder
 
 
@@ -53,6 +57,12 @@ def test_each_stage_is_told_of_when_it_is_done(workspace):
         assert (workspace / f"data/{('index', 'split')[n]}.json").is_file()
     split = read_json(workspace / "data/split.json")
     assert set(split["folds"].values()) == {0, 1} and len(split["locked"]) == 4
+
+
+def test_stages_run_again_over_what_they_wrote_before(workspace):
+    stages = ("ingest", "split", "initialise", "preprocess")
+    for _ in range(2):
+        assert [stage for stage, _ in run_stages(workspace, stages)] == list(stages)
 
 
 def test_a_stage_that_fails_is_named(tmp_path):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from cmb_models import base_release, cli
@@ -13,6 +18,7 @@ from cmb_models.files import read_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
 from tests.support.bundles import make_bundle
+from tests.support.dicom_export import SECRET, write_study
 from tests.support.unplaced import unplaced
 from tests.support.visits import BEFORE_MM, NEW_MM, two_visits, visit
 
@@ -123,3 +129,39 @@ def test_two_scans_or_a_table_are_needed(work, bundle, cmb):
     assert code == 2 and "BASELINE and FOLLOWUP" in err
     code, _, err = cmb("compare-scans", "one_swi.nii.gz", "two_swi.nii.gz", "--pairs", "p.csv", "--out", "out", "--bundle", bundle)
     assert code == 2 and "drop one" in err
+
+
+def studies(work, patients=("p1", "p1")) -> tuple[Path, Path]:
+    """The two visits as DICOM studies, with whole numbers as DICOM holds them."""
+    baseline, followup, _ = two_visits()
+    for name, volume, patient in (("before", baseline, patients[0]), ("after", followup, patients[1])):
+        whole = Volume(np.rint(volume.data).astype(np.float32), volume.affine)
+        write_study(work / name, "SIEMENS", patient, whole, np.random.default_rng(0), ("swi", "minip"))
+    return work / "before", work / "after"
+
+
+@pytest.mark.skipif(not shutil.which("dsrdump") or not shutil.which("dciodvfy"), reason="needs dcmtk and dicom3tools")
+def test_dicom_studies_are_compared_in_a_report_of_the_follow_up_that_refers_to_the_baseline(work, bundle, cmb):
+    before, after = studies(work)
+    code, out, err = cmb("compare-scans", before, after, "--out", "out", "--bundle", bundle, "--dicom", "--no-figures")
+    assert code == 0 and err == "" and "2 new, 0 uncertain, 2 persisting" in out and "a DICOM SR" in out
+    file = work / "out/after_cmb_change_sr.dcm"
+    checked = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
+    assert not [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
+    text = subprocess.run(["dsrdump", "+Pl", file], capture_output=True, text=True, check=True).stdout
+    assert text.count('(new,99CMBMODELS,"new")') == 2 and text.count('(persisting,99CMBMODELS,"persisting")') == 2
+    assert '(mild,99CMBMODELS,"mild")' in text and '"Quantity")="2.0"' in text
+    places = re.findall(r"POINT,,([-\d.e]+)/([-\d.e]+)/([-\d.e]+)\)", text)
+    expected = [[float(r[f"followup_{axis}_mm"]) for axis in "xyz"] for r in rows(work / "out/comparison.csv")]
+    np.testing.assert_allclose(np.array(places, dtype=float) * [-1, -1, 1], expected, atol=0.01)
+    report, first, last = (pydicom.dcmread(f) for f in (file, *(next(p.rglob("IM*")) for p in (before, after))))
+    assert report.StudyInstanceUID == last.StudyInstanceUID != first.StudyInstanceUID
+    assert [s.StudyInstanceUID for s in report.PertinentOtherEvidenceSequence] == [first.StudyInstanceUID]
+    others = [f for f in (work / "out").iterdir() if f.suffix != ".dcm"]
+    assert others and all(SECRET.encode() not in f.read_bytes() for f in others)
+
+
+def test_studies_of_two_patients_are_not_compared_in_one_report(work, bundle, cmb):
+    before, after = studies(work, ("p1", "p2"))
+    code, _, err = cmb("compare-scans", before, after, "--out", "out", "--bundle", bundle, "--dicom", "--no-figures")
+    assert code == 1 and "two patient IDs" in err and SECRET not in err and not list((work / "out").glob("*.dcm"))

@@ -207,8 +207,8 @@ def test_a_study_that_cannot_be_used_is_done_with_its_code_and_an_absent_pacs_is
             until(lambda: len(done(spool)) == 2)
         assert sorted(done(spool).values()) == ["", "scan-series"]
         assert pacs.results(usable)["SR"] == 1 and pacs.results(unusable)["SR"] == 0
-    for place in (spool, *spool.rglob("*")):
-        assert place.stat().st_mode & 0o077 == 0, place
+    assert spool.stat().st_mode & 0o077 == 0  # what is inside is out of the reach of others
+    assert list((spool / "studies").rglob("*.dcm")) and all(f.stat().st_mode & 0o077 == 0 for f in spool.rglob("studies/*/*.dcm"))
 
 
 def test_the_second_bridge_on_one_spool_is_refused_in_a_sentence(tmp_path, bundle):

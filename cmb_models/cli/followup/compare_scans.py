@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cmb_models.detection import Detector
     from cmb_models.followup.compare import Comparison
     from cmb_models.followup.outputs import Pair
+    from cmb_models.outputs.dicom.source import Source
+    from cmb_models.outputs.images import Images
 
 COMMAND = "cmb compare-scans"
 EPILOG = (
@@ -54,6 +56,9 @@ def compare_scans(
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Save pictures of the lesions in both scans, side by side.")
     ] = True,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Save the comparison of DICOM scans as SR object, which carries the patient's name.")
+    ] = False,
     device: Annotated[
         str | None,
         typer.Option(metavar="DEVICE", help="Without a server: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
@@ -68,6 +73,7 @@ def compare_scans(
     from rich.console import Console
 
     from cmb_models.followup.outputs import CSV_FILE, JSON_FILE, PAIRS_FILE, Pair, write_pairs
+    from cmb_models.outputs.answer import require_dicom
     from cmb_models.registration.itk import require_package
 
     quiet_nibabel()
@@ -83,16 +89,17 @@ def compare_scans(
         from cmb_models.followup.pairs import read_pairs
 
         wanted = [(pair, out / pair.name) for pair in read_pairs(pairs)]
+    require_dicom([path for pair, _ in wanted for path in (pair.baseline, pair.followup)], dicom)
     prepare_folder(out)
     detector, source = open_detector(server, bundle, device=device)
     stderr, stdout = Console(stderr=True, soft_wrap=True, highlight=False), Console(soft_wrap=True, highlight=False)
-    results = run_pairs(wanted, partial(compare_pair, detector=detector, threshold=threshold, figures=figures), stderr)
+    results = run_pairs(wanted, partial(compare_pair, detector=detector, threshold=threshold, figures=figures, dicom=dicom), stderr)
     if pairs is not None:
         write_pairs(out / PAIRS_FILE, results)
         show_pairs(Console(), results, source)
     elif (comparison := results[0].comparison) is not None:
         show_lesions(Console(), comparison, source)
-    files = f"{CSV_FILE}, {JSON_FILE}" + ", pictures of the lesions" * figures
+    files = f"{CSV_FILE}, {JSON_FILE}" + ", pictures of the lesions" * figures + ", a DICOM SR" * dicom
     written = files if pairs is None else f"{PAIRS_FILE}, and a folder for each pair with {files}"
     if any(r.comparison for r in results) or pairs is not None:
         stdout.print(f"in {out}: {written}", markup=False)
@@ -102,7 +109,9 @@ def compare_scans(
         raise typer.Exit(1)
 
 
-def compare_pair(pair: Pair, folder: Path, detector: Detector, threshold: float | None, figures: bool) -> Comparison:
+def compare_pair(
+    pair: Pair, folder: Path, detector: Detector, threshold: float | None, figures: bool, dicom: bool = False
+) -> Comparison:
     """Compare one pair and write its files to a folder. Raises InputError, or RuntimeError if the server failed."""
     from cmb_models.followup.compare import compare_results
     from cmb_models.followup.figure import write_pages
@@ -110,26 +119,35 @@ def compare_pair(pair: Pair, folder: Path, detector: Detector, threshold: float 
 
     prepare_folder(folder)
     # An earlier call may have had more pages, and a rejected pair has no results.
-    for old in (*folder.glob("comparison-*.png"), folder / CSV_FILE, folder / JSON_FILE):
+    for old in (*folder.glob("comparison-*.png"), *folder.glob("*_cmb_change_sr.dcm"), folder / CSV_FILE, folder / JSON_FILE):
         old.unlink(missing_ok=True)
-    before, after = (answer_with_volume(path, detector, threshold) for path in (pair.baseline, pair.followup))
+    (before, earlier), (after, later) = (answer_with_volume(p, detector, threshold) for p in (pair.baseline, pair.followup))
     assert before.answer is not None and after.answer is not None
+    sources: tuple[Source, Source] | None = None
+    if dicom and earlier.files and later.files:
+        from cmb_models.followup.dicom import require_one_patient, write_change_report
+        from cmb_models.outputs.dicom.source import read_source
+
+        sources = read_source(earlier.files, pair.baseline), read_source(later.files, pair.followup)
+        require_one_patient(*sources)
     comparison = compare_results(before.answer, after.answer, threshold, f"{pair.baseline} and {pair.followup}")
     if figures:
         write_pages(folder, comparison, printable(pair.name))
     write_lesions(folder / CSV_FILE, comparison)
     write_comparison(folder / JSON_FILE, comparison, before, after)
+    if sources:
+        write_change_report(folder, comparison, before, after, *sources)
     return comparison
 
 
-def answer_with_volume(path: Path, detector: Detector, threshold: float | None) -> ScanResult:
+def answer_with_volume(path: Path, detector: Detector, threshold: float | None) -> tuple[ScanResult, Images]:
     """Detect in a scan; the result keeps its volume."""
     from cmb_models.io.nifti import scan_name
     from cmb_models.outputs.answer import detect_scan
 
-    result, images = detect_scan(scan_name(path), path, detector, threshold)
+    result, images = detect_scan(scan_name(path.resolve()), path, detector, threshold)
     assert result.answer is not None
-    return replace(result, answer=replace(result.answer, volume=images.swi))
+    return replace(result, answer=replace(result.answer, volume=images.swi)), images
 
 
 def run_pairs(wanted: list[tuple[Pair, Path]], compare, errors: Console) -> list[Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -35,6 +36,7 @@ SEG_SERIES, SR_SERIES = 9801, 9802  # numbers above those of scanners and their 
 FINDING, CATEGORY, SITE = codes.SCT.Hemorrhage, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Brain
 MILLIMETRE, CUBIC_MILLIMETRE, PERCENT = codes.UCUM.Millimeter, codes.UCUM.CubicMillimeter, codes.UCUM.Percent
 NO_UNIT = codes.UCUM.NoUnits
+Group = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
 
 
 def write_dicom(folder: Path, result: ScanResult, volume: Volume, source: Source) -> list[Path]:
@@ -83,7 +85,7 @@ def _segmentation(result: ScanResult, frames: np.ndarray, source: Source) -> hd.
             segmented_property_type=FINDING,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            tracking_uid=_tracking_uid(result, source, n),
+            tracking_uid=result_uid(f"finding {n}", result, source),
             tracking_id=_label(n),
             anatomic_regions=[SITE],
         )
@@ -112,6 +114,34 @@ def _report(
     result: ScanResult, volumes: np.ndarray, source: Source, segmentation: pydicom.Dataset | None
 ) -> hd.sr.Comprehensive3DSR:
     """volumes: of each detection, mm³."""
+    uids = [result_uid(f"finding {n}", result, source) for n in range(len(result.detections) + 1)]
+    groups: list[Group] = [count_group(result, "Number of microbleeds", uids[0], len(result.detections))]
+    for n, (detection, place) in enumerate(zip(result.detections, positions_lps(result), strict=True), start=1):
+        # All voxels of one that overlaps another belong to that one.
+        volume = [measurement(codes.SCT.Volume, float(volumes[n - 1]), CUBIC_MILLIMETRE)] if volumes[n - 1] > 0 else []
+        groups.append(finding_group(result, source, _label(n), uids[n], place, [*measurements_of(detection), *volume]))
+    uids = [result_uid(kind, result, source) for kind in ("sr series", "sr")]
+    return report_of(groups, result, [*source.images, *([] if segmentation is None else [segmentation])], uids[0], uids[1])
+
+
+def report_of(
+    groups: Sequence[Group],
+    result: ScanResult,
+    evidence: Sequence[pydicom.Dataset],
+    series_uid: str,
+    uid: str,
+    prior: Sequence[pydicom.Dataset] = (),
+) -> hd.sr.Comprehensive3DSR:
+    """A measurement report, unverified and preliminary.
+
+    Args:
+        groups: Its measurement groups.
+        result: Of the scan; names the release.
+        evidence: Images and results that it is about, the scan's images first: patient and study are theirs.
+        series_uid: Of the series that it makes.
+        uid: Its own.
+        prior: Images of an earlier examination that it refers to.
+    """
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=[NAME, _device(result)]),
         name=NAME,
@@ -119,26 +149,19 @@ def _report(
         model_name=algorithm_version(result),
     )
     observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    places = positions_lps(result)
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.BrainMRI,
-        imaging_measurements=[
-            _count(result, source),
-            *(
-                _finding(result, source, n, detection, places[n - 1], float(volumes[n - 1]))
-                for n, detection in enumerate(result.detections, start=1)
-            ),
-        ],
+        imaging_measurements=list(groups),
         title=codes.DCM.ImagingMeasurementReport,
+        referenced_images=list(prior) or None,
     )
-    evidence = [*source.images, *([] if segmentation is None else [segmentation])]
     return hd.sr.Comprehensive3DSR(
-        evidence=evidence,
+        evidence=[*evidence, *prior],
         content=content,
-        series_instance_uid=result_uid("sr series", result, source),
+        series_instance_uid=series_uid,
         series_number=SR_SERIES,
-        sop_instance_uid=result_uid("sr", result, source),
+        sop_instance_uid=uid,
         instance_number=1,
         manufacturer=NAME,
         is_complete=True,
@@ -148,46 +171,68 @@ def _report(
     )
 
 
-def _count(result: ScanResult, source: Source) -> hd.sr.MeasurementsAndQualitativeEvaluations:
-    """The number of findings, which a report without any has too."""
+def count_group(
+    result: ScanResult,
+    label: str,
+    uid: str,
+    count: int,
+    more: Sequence[hd.sr.Measurement] = (),
+    evaluations: Sequence[hd.sr.QualitativeEvaluation] = (),
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """A number of findings, which a report without any has too. uid: for tracking."""
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(uid=_tracking_uid(result, source, 0), identifier="Number of microbleeds"),
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=uid, identifier=label),
         finding_category=CATEGORY,
         finding_type=FINDING,
         finding_sites=[hd.sr.FindingSite(SITE)],
         algorithm_id=_algorithm(result),
-        measurements=[hd.sr.Measurement(name=codes.SCT.Quantity, value=len(result.detections), unit=NO_UNIT)],
+        measurements=[measurement(codes.SCT.Quantity, count, NO_UNIT), *more],
+        qualitative_evaluations=list(evaluations) or None,
     )
 
 
-def _finding(
-    result: ScanResult, source: Source, number: int, detection: Detection, place: np.ndarray, volume_mm3: float
+def finding_group(
+    result: ScanResult,
+    source: Source,
+    label: str,
+    uid: str,
+    place: np.ndarray,
+    measurements: Sequence[hd.sr.Measurement],
+    evaluations: Sequence[hd.sr.QualitativeEvaluation] = (),
 ) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    """A detection by its centre in the frame of reference, which IHE's profile for results of algorithms calls a point location.
+    """A finding by its centre in the frame of reference, which IHE's profile for results of algorithms calls a point location.
 
-    place: (3,), LPS mm. Its segment has the same tracking identifiers.
+    place: (3,), LPS mm. uid: for tracking; a segment of the same finding has it too.
     """
-    measured: list[tuple[Code | CodedConcept, float, Code]] = [
-        (codes.DCM.CertaintyOfFinding, round(100 * detection.score, 4), PERCENT),
-        (codes.SCT.Diameter, round(detection.diameter_mm, 3), MILLIMETRE),
-    ]
-    if volume_mm3 > 0:  # all voxels of one that overlaps another belong to that one
-        measured.append((codes.SCT.Volume, round(volume_mm3, 3), CUBIC_MILLIMETRE))
     region = hd.sr.ImageRegion3D(
         graphic_type=hd.sr.GraphicTypeValues3D.POINT,
         graphic_data=place.reshape(1, 3),
         frame_of_reference_uid=source.frame_of_reference,
     )
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(uid=_tracking_uid(result, source, number), identifier=_label(number)),
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=uid, identifier=label),
         referenced_region=region,
         finding_category=CATEGORY,
         finding_type=FINDING,
         finding_sites=[hd.sr.FindingSite(SITE)],
         algorithm_id=_algorithm(result),
-        measurements=[hd.sr.Measurement(name=name, value=value, unit=unit) for name, value, unit in measured],
+        measurements=list(measurements) or None,
+        qualitative_evaluations=list(evaluations) or None,
         geometric_purpose=codes.DCM.Center,
     )
+
+
+def measurements_of(detection: Detection) -> list[hd.sr.Measurement]:
+    """Score and diameter."""
+    return [
+        measurement(codes.DCM.CertaintyOfFinding, 100 * detection.score, PERCENT),
+        measurement(codes.SCT.Diameter, detection.diameter_mm, MILLIMETRE),
+    ]
+
+
+def measurement(name: Code | CodedConcept, value: float, unit: Code) -> hd.sr.Measurement:
+    """A number, with the digits that its attribute can hold."""
+    return hd.sr.Measurement(name=name, value=round(value, 4), unit=unit)
 
 
 def _algorithm(result: ScanResult) -> hd.sr.AlgorithmIdentification:
@@ -206,8 +251,3 @@ def _device(result: ScanResult) -> str:
 
 def _label(number: int) -> str:
     return f"Cerebral microbleed {number}"
-
-
-def _tracking_uid(result: ScanResult, source: Source, number: int) -> str:
-    """Of the n-th detection; 0: of their count."""
-    return result_uid(f"finding {number}", result, source)

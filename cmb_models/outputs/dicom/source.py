@@ -184,10 +184,11 @@ def _other_images(case: Path) -> InputError:
     return InputError("dicom-header", case, "images at the places of the volume's slices", "images at other places", remedy)
 
 
-def result_uid(kind: str, result: ScanResult, source: Source) -> str:
+def result_uid(kind: str, result: ScanResult, source: Source, *depends_on: str) -> str:
     """A UID that the same findings of the same release in the same images of the same patient always have.
 
-    So a result that is stored twice is one object for a PACS, and one with other content is another object.
+    So a result that is stored twice is one object for a PACS, and one with other content is another object. depends_on: what else
+    the content of this kind depends on.
     """
     assert result.answer is not None
     image = source.images[0]
@@ -195,7 +196,7 @@ def result_uid(kind: str, result: ScanResult, source: Source) -> str:
     images = sorted(str(image.SOPInstanceUID) for image in source.images)
     answer = [result.answer.manifest_sha256, str(result.answer.release), f"{result.threshold_used:.9f}", __version__]
     found = [f"{d.index} {d.score:.3f} {d.diameter_mm:.1f}" for d in result.detections]
-    return str(generate_uid(entropy_srcs=[kind, *of_whom, *answer, result.input_sha256, *found, *images]))
+    return str(generate_uid(entropy_srcs=[kind, *depends_on, *of_whom, *answer, result.input_sha256, *found, *images]))
 
 
 def algorithm_version(result: ScanResult) -> str:
