@@ -165,3 +165,16 @@ def test_studies_of_two_patients_are_not_compared_in_one_report(work, bundle, cm
     before, after = studies(work, ("p1", "p2"))
     code, _, err = cmb("compare-scans", before, after, "--out", "out", "--bundle", bundle, "--dicom", "--no-figures")
     assert code == 1 and "two patient IDs" in err and SECRET not in err and not list((work / "out").glob("*.dcm"))
+
+
+def test_the_page_holds_each_lesion_in_both_scans_and_loads_nothing(work, bundle, cmb):
+    name = "a<b>&'\"_swi"
+    shutil.copyfile(work / "two_swi.nii.gz", work / f"{name}.nii.gz")
+    call = ("compare-scans", "one_swi.nii.gz", f"{name}.nii.gz", "--out", "out", "--bundle", bundle, "--no-figures")
+    code, out, _ = cmb(*call, "--report")
+    assert code == 0 and "comparison.html" in out
+    page = (work / "out/comparison.html").read_text()
+    assert page.count('id="lesion-') == 4 and page.count("data:image/jpeg") == 8
+    assert '<p class="big">2 <small>new microbleeds' in page and "0 uncertain, 2 persisting" in page
+    assert "a&lt;b&gt;&amp;" in page and "<b>&" not in page and "http" not in page.replace("http-equiv", "")
+    assert cmb(*call)[0] == 0 and not (work / "out/comparison.html").exists()  # an earlier call's page does not stay

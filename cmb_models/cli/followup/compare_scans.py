@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cmb_models.outputs.images import Images
 
 COMMAND = "cmb compare-scans"
+PAGE = "comparison.html"
 EPILOG = (
     "Exit code: 0 all pairs were compared, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
@@ -56,6 +57,9 @@ def compare_scans(
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Save pictures of the lesions in both scans, side by side.")
     ] = True,
+    report: Annotated[
+        bool, typer.Option("--report", help="Save the comparison as a page, comparison.html, with pictures of each lesion.")
+    ] = False,
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Save the comparison of DICOM scans as SR object, which carries the patient's name.")
     ] = False,
@@ -75,6 +79,7 @@ def compare_scans(
     from cmb_models.followup.outputs import CSV_FILE, JSON_FILE, PAIRS_FILE, Pair, write_pairs
     from cmb_models.outputs.answer import require_dicom
     from cmb_models.registration.itk import require_package
+    from cmb_models.report.scan.write import check_reporting
 
     quiet_nibabel()
     require_package()
@@ -89,17 +94,19 @@ def compare_scans(
         from cmb_models.followup.pairs import read_pairs
 
         wanted = [(pair, out / pair.name) for pair in read_pairs(pairs)]
+    check_reporting(report)
     require_dicom([path for pair, _ in wanted for path in (pair.baseline, pair.followup)], dicom)
     prepare_folder(out)
     detector, source = open_detector(server, bundle, device=device)
     stderr, stdout = Console(stderr=True, soft_wrap=True, highlight=False), Console(soft_wrap=True, highlight=False)
-    results = run_pairs(wanted, partial(compare_pair, detector=detector, threshold=threshold, figures=figures, dicom=dicom), stderr)
+    compare = partial(compare_pair, detector=detector, threshold=threshold, figures=figures, report=report, dicom=dicom)
+    results = run_pairs(wanted, compare, stderr)
     if pairs is not None:
         write_pairs(out / PAIRS_FILE, results)
         show_pairs(Console(), results, source)
     elif (comparison := results[0].comparison) is not None:
         show_lesions(Console(), comparison, source)
-    files = f"{CSV_FILE}, {JSON_FILE}" + ", pictures of the lesions" * figures + ", a DICOM SR" * dicom
+    files = f"{CSV_FILE}, {JSON_FILE}" + ", pictures of the lesions" * figures + f", {PAGE}" * report + ", a DICOM SR" * dicom
     written = files if pairs is None else f"{PAIRS_FILE}, and a folder for each pair with {files}"
     if any(r.comparison for r in results) or pairs is not None:
         stdout.print(f"in {out}: {written}", markup=False)
@@ -110,7 +117,7 @@ def compare_scans(
 
 
 def compare_pair(
-    pair: Pair, folder: Path, detector: Detector, threshold: float | None, figures: bool, dicom: bool = False
+    pair: Pair, folder: Path, detector: Detector, threshold: float | None, figures: bool, report: bool = False, dicom: bool = False
 ) -> Comparison:
     """Compare one pair and write its files to a folder. Raises InputError, or RuntimeError if the server failed."""
     from cmb_models.followup.compare import compare_results
@@ -119,7 +126,13 @@ def compare_pair(
 
     prepare_folder(folder)
     # An earlier call may have had more pages, and a rejected pair has no results.
-    for old in (*folder.glob("comparison-*.png"), *folder.glob("*_cmb_change_sr.dcm"), folder / CSV_FILE, folder / JSON_FILE):
+    for old in (
+        *folder.glob("comparison-*.png"),
+        *folder.glob("*_cmb_change_sr.dcm"),
+        folder / PAGE,
+        folder / CSV_FILE,
+        folder / JSON_FILE,
+    ):
         old.unlink(missing_ok=True)
     (before, earlier), (after, later) = (answer_with_volume(p, detector, threshold) for p in (pair.baseline, pair.followup))
     assert before.answer is not None and after.answer is not None
@@ -135,6 +148,10 @@ def compare_pair(
         write_pages(folder, comparison, printable(pair.name))
     write_lesions(folder / CSV_FILE, comparison)
     write_comparison(folder / JSON_FILE, comparison, before, after)
+    if report:
+        from cmb_models.report.scan.change import write_change_page
+
+        write_change_page(folder / PAGE, comparison, before, after)
     if sources:
         write_change_report(folder, comparison, before, after, *sources)
     return comparison
