@@ -30,6 +30,7 @@ CODES = {
     "scan-mixed": "A folder has both NIfTI and DICOM files.",
     "dicom-header": "No DICOM results can refer to these images, by their headers.",
     "dicom-patients": "Two DICOM series that are compared have different patient IDs.",
+    "dicom-order": "The baseline of a comparison is a later study than the follow-up.",
     "dicom-frame-of-reference": "A DICOM series has no frame of reference, or several: results cannot be placed.",
     "scan-name-repeated": "Two scans have the same name.",
     "registration-failed": "Two scans could not be registered: no place of one is known in the other.",

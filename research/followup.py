@@ -23,7 +23,7 @@ from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.evaluation.statistics.bootstrap import wilson
 from cmb_models.files import read_json, write_json
-from cmb_models.followup.compare import SAME_HEAD, compare_registered, in_view, places_mm
+from cmb_models.followup.compare import SAME_HEAD, compare_registered, in_view, is_cut, places_mm
 from cmb_models.followup.correspondence import FAR
 from cmb_models.followup.severity import CLASSES, severity
 from cmb_models.phantom import SimulatedScan, draw_config, scan, simulate_scan, simulate_subject
@@ -99,7 +99,7 @@ def answer(result: DetectionResult, volume: Volume) -> dict:
 
 
 def compared(row: dict) -> dict:
-    """The product's comparison of a pair, counted against what was simulated.
+    """The product's comparison of a pair, counted against what was simulated; places are seen by the field of view alone.
 
     A lesion is found by a detection within max(3 mm, its radius). A new lesion could be seen if the follow-up finds it and the
     baseline's field of view holds its place. False new ones are findings called new where no new lesion is: a false positive of the
@@ -109,7 +109,8 @@ def compared(row: dict) -> dict:
     baseline, followup = (result(row[name]) for name in ("baseline", "followup"))
     seen_baseline = seen(row["followup"], registration.to_fixed(places_mm(baseline)))
     seen_followup = seen(row["baseline"], registration.to_moving(places_mm(followup)))
-    found = compare_registered(baseline, followup, registration, seen_baseline, seen_followup)
+    cut = (is_cut(baseline), is_cut(followup))
+    found = compare_registered(baseline, followup, registration, seen_baseline, seen_followup, cut=cut)
     places, radii = lesions(row["followup_cmbs"])
     old = len(row["baseline_cmbs"])
     detected = followup.detections
@@ -173,7 +174,7 @@ def summary(rows: list[dict]) -> dict:
     right = sum(p["severity"] == p["severity_found"] for p in pairs)
     right_seen = sum(p["severity_of_those_seen"] == p["severity_found"] for p in pairs)
     errors = {k: np.concatenate([p[k] for p in pairs]) for k in ("registration_error_mm", "localisation_error_mm")}
-    others = [r["other_head"] for r in rows if r["other_head"]]
+    others = [r["other_head"] for r in rows if r["number"] % OTHER_HEADS == 0]
     details = [o["detail"] for o in others if "error" not in o]
     return {
         "protocol": PROTOCOL,
@@ -185,6 +186,9 @@ def summary(rows: list[dict]) -> dict:
             "right": right,
             "right_for_those_seen": right_seen,
             "most_probable_right": sum(p["severity"] == p["most_probable"] for p in pairs),
+            "most_probable_right_of": {
+                name: sum(p["most_probable"] == name for p in pairs if p["severity"] == name) for name in CLASSES
+            },
             "right_95": wilson(right, len(pairs)),
             "true": {name: sum(p["severity"] == name for p in pairs) for name in CLASSES},
             "mean_probability_of_true_class": float(np.mean([p["probabilities"][p["severity"]] for p in pairs])),

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
-from cmb_models.followup.correspondence import CHANGES, Change, Fate, Side, correspond, new_probabilities, tolerance_mm
+from cmb_models.followup.correspondence import BASE_RATE, CHANGES, Change, Fate, Side, correspond, new_probabilities, tolerance_mm
 from cmb_models.followup.severity import class_probabilities, severity
 from cmb_models.registration import Registration, register
 from cmb_models.registration.evidence import failed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # (research/results/followup.json) .92 and up for one head, .57 and below for two; .88 and up for one head by two protocols.
 SAME_HEAD = 0.7
 REGISTRATION_MM = 0.3  # root mean square error at lesions in simulated pairs, when both directions agree
+MAX_CANDIDATES = 60  # candidates.max_per_scan of releases, unless a site changed it
 EDGE_MM = 2.0  # nearer to the edge of a field of view a lesion is not shown whole
 TABLE = (
     *("change", "baseline_x_mm", "baseline_y_mm", "baseline_z_mm", "followup_x_mm", "followup_y_mm", "followup_z_mm"),
@@ -72,9 +73,10 @@ class Comparison:
         tolerance_mm: How far apart two detections of one lesion may lie.
         registration: Of the baseline (moving) to the follow-up (fixed).
         probabilities: Of each class of severity, by independent candidates.
-        expected_new: Expected number of new microbleeds, over all candidates.
+        expected_new: Expected number of new microbleeds among the follow-up's detections.
         baseline: The baseline's result.
         followup: The follow-up's.
+        is_cut: Whether the baseline's and the follow-up's list of candidates may lack some that matter (`is_cut`).
     """
 
     lesions: tuple[Lesion, ...]
@@ -85,6 +87,7 @@ class Comparison:
     expected_new: float
     baseline: DetectionResult
     followup: DetectionResult
+    is_cut: tuple[bool, bool] = (False, False)
 
     def of(self, change: Change) -> tuple[Lesion, ...]:
         """The lesions of a class, best first; () if there are none."""
@@ -120,7 +123,11 @@ def lesion_row(lesion: Lesion, threshold: float) -> tuple:
 
 
 def compare_results(
-    baseline: DetectionResult, followup: DetectionResult, threshold: float | None = None, case: str = "comparison"
+    baseline: DetectionResult,
+    followup: DetectionResult,
+    threshold: float | None = None,
+    case: str = "comparison",
+    max_candidates: int = MAX_CANDIDATES,
 ) -> Comparison:
     """Compare two results of one release, each with its scan.
 
@@ -129,6 +136,7 @@ def compare_results(
         followup: Of the later one, with its volume.
         threshold: Lowest score of a detection, in [0, 1]; the release's if None.
         case: Name of the pair in error messages.
+        max_candidates: Of a scan, by the release's settings.
 
     Raises:
         InputError: results-incomplete without a volume; scan-space for one that is not in scanner space; results-mixed for results
@@ -145,7 +153,8 @@ def compare_results(
     heads = [find_head(v) for v in volumes]
     seen_baseline = shows(heads[1], volumes[1], registration.to_fixed(places_mm(baseline)))
     seen_followup = shows(heads[0], volumes[0], registration.to_moving(places_mm(followup)))
-    return compare_registered(baseline, followup, registration, seen_baseline, seen_followup, threshold)
+    cut = (is_cut(baseline, max_candidates), is_cut(followup, max_candidates))
+    return compare_registered(baseline, followup, registration, seen_baseline, seen_followup, threshold, cut)
 
 
 def compare_registered(
@@ -155,6 +164,7 @@ def compare_registered(
     seen_baseline: np.ndarray,
     seen_followup: np.ndarray,
     threshold: float | None = None,
+    cut: tuple[bool, bool] = (False, False),
 ) -> Comparison:
     """Compare two results whose scans are registered.
 
@@ -165,16 +175,18 @@ def compare_registered(
         seen_baseline: (N,) bool, whether the follow-up shows the places of the baseline's candidates.
         seen_followup: (M,) bool, whether the baseline shows those of the follow-up's.
         threshold: Lowest score of a detection, in [0, 1]; the release's if None.
+        cut: Whether the baseline's and the follow-up's list is cut, as `is_cut` says.
     """
     threshold = followup.threshold if threshold is None else threshold
     tolerance = tolerance_mm(float(np.hypot(REGISTRATION_MM, registration.inconsistency_mm)))
     sides = (
-        Side(baseline.candidates, registration.to_fixed(places_mm(baseline)), threshold, seen_baseline),
-        Side(followup.candidates, places_mm(followup), threshold, seen_followup),
+        Side(baseline.candidates, registration.to_fixed(places_mm(baseline)), threshold, seen_baseline, cut[0]),
+        Side(followup.candidates, places_mm(followup), threshold, seen_followup, cut[1]),
     )
-    new = new_probabilities(*sides, tolerance)
+    fates = correspond(*sides, tolerance)
+    new = new_probabilities(fates, *sides)
     return Comparison(
-        lesions=tuple(_lesion(fate, baseline, followup, registration) for fate in correspond(*sides, tolerance)),
+        lesions=tuple(_lesion(fate, baseline, followup, registration) for fate in fates),
         threshold=threshold,
         tolerance_mm=tolerance,
         registration=registration,
@@ -182,7 +194,14 @@ def compare_registered(
         expected_new=float(new.sum()),
         baseline=baseline,
         followup=followup,
+        is_cut=cut,
     )
+
+
+def is_cut(result: DetectionResult, max_candidates: int = MAX_CANDIDATES) -> bool:
+    """Whether a list of candidates is full and its last one still speaks for a lesion: others were then left out."""
+    scores = [c.score for c in result.candidates]
+    return len(scores) >= max_candidates and min(scores) >= BASE_RATE
 
 
 def places_mm(result: DetectionResult) -> np.ndarray:

@@ -35,12 +35,14 @@ class Side:
         places_mm: Their centres (N, 3) in the follow-up's frame.
         threshold: Scores from here on are detections.
         seen: (N,) bool, whether the other scan shows their places.
+        is_cut: Whether the list may lack candidates that matter, so that no candidate at a place is no evidence.
     """
 
     candidates: Sequence[Detection]
     places_mm: np.ndarray
     threshold: float
     seen: np.ndarray
+    is_cut: bool = False
 
     @property
     def found(self) -> np.ndarray:
@@ -99,7 +101,8 @@ def correspond(baseline: Side, followup: Side, tolerance: float) -> list[Fate]:
 
     One to one, most pairs, then least total distance (Hungarian): first detections with detections, then the rest of them with the
     other scan's candidates below the threshold that speak for a lesion: whose `there` is at least one half. A pair may be as far
-    apart as the tolerance, or the radius of the larger of its two.
+    apart as the tolerance, or the radius of the larger of its two. A detection without a counterpart is uncertain, too, where the
+    other scan's list is cut.
 
     Args:
         baseline: Candidates of the baseline.
@@ -119,24 +122,27 @@ def correspond(baseline: Side, followup: Side, tolerance: float) -> list[Fate]:
     fates += [Fate("uncertain-new", b, f, float(apart[b, f])) for b, f in uncertain_new]
     fates += [Fate("uncertain-gone", b, f, float(apart[b, f])) for b, f in uncertain_gone]
     for f in np.flatnonzero(_without(alone_followup, [f for _, f in uncertain_new])):
-        fates.append(Fate("new" if followup.seen[f] else "outside-baseline", -1, int(f), np.nan))
+        new: Change = "uncertain-new" if baseline.is_cut else "new"
+        fates.append(Fate(new if followup.seen[f] else "outside-baseline", -1, int(f), np.nan))
     for b in np.flatnonzero(_without(alone_baseline, [b for b, _ in uncertain_gone])):
-        fates.append(Fate("not-seen-again" if baseline.seen[b] else "outside-followup", int(b), -1, np.nan))
+        gone: Change = "uncertain-gone" if followup.is_cut else "not-seen-again"
+        fates.append(Fate(gone if baseline.seen[b] else "outside-followup", int(b), -1, np.nan))
     return sorted(fates, key=lambda fate: (CHANGES.index(fate.change), fate.followup, fate.baseline))
 
 
-def new_probabilities(baseline: Side, followup: Side, tolerance: float) -> np.ndarray:
-    """Probability (M,) that each of the follow-up's candidates is a microbleed and new, in [0, 1].
+def new_probabilities(fates: Sequence[Fate], baseline: Side, followup: Side) -> np.ndarray:
+    """Probability (N,) that each of the follow-up's detections is a microbleed and new, in [0, 1]; N may be 0.
 
-    The candidate's score times the probability that it was not `there` in the baseline, by the highest score within the tolerance
-    of its place. 0 where the baseline does not show the place. M may be 0.
+    The detection's score times the probability that it was not `there` in the baseline, by the candidate that it is paired with.
+    Detections whose place the baseline does not show are left out, and so are candidates below the threshold.
     """
-    scores = np.array([c.score for c in followup.candidates])
-    apart = _distances(baseline, followup, tolerance)
-    best = np.zeros(len(scores))
-    if len(apart):
-        best = np.where(apart < FAR, np.array([c.score for c in baseline.candidates])[:, None], 0).max(axis=0)
-    return np.array([s * (1 - there(b)) for s, b in zip(scores, best, strict=True)]) * followup.seen
+    unknown = ALREADY if baseline.is_cut else 0.0
+    found = []
+    for fate in fates:
+        if fate.followup >= 0 and followup.found[fate.followup] and fate.change != "outside-baseline":
+            before = there(baseline.candidates[fate.baseline].score) if fate.baseline >= 0 else unknown
+            found.append(followup.candidates[fate.followup].score * (1 - before))
+    return np.array(found)
 
 
 def _distances(baseline: Side, followup: Side, tolerance: float) -> np.ndarray:

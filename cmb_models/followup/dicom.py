@@ -13,28 +13,41 @@ from cmb_models.client.outputs import ScanResult
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
 from cmb_models.followup.compare import Comparison, Lesion
-from cmb_models.outputs.dicom.objects import PERCENT, Group, count_group, finding_group, measurement, measurements_of, report_of
+from cmb_models.outputs.dicom.objects import (
+    NO_UNIT,
+    PERCENT,
+    Group,
+    count_group,
+    finding_group,
+    measurement,
+    measurements_of,
+    report_of,
+)
 from cmb_models.outputs.dicom.source import LPS, Source, header_errors, result_uid
 
 SUFFIX = "_cmb_change_sr.dcm"
 SCHEME = "99CMBMODELS"  # no public scheme has these concepts
 CHANGE = CodedConcept("change", SCHEME, "Change since the prior examination")
 SEVERITY = CodedConcept("aria-h", SCHEME, "ARIA-H class by the number of new microbleeds")
-LARGEST_VALUE = 16  # characters of a code
+NUMBER_OF_NEW = CodedConcept("new-count", SCHEME, "Number of new microbleeds")
+UNCERTAIN = CodedConcept("uncertain-count", SCHEME, "Number of microbleeds that may be new")
+SERIES = 9803  # its number, next to those of SEG and SR of a scan
 
 
-def require_one_patient(prior: Source, source: Source) -> None:
-    """Raise InputError if the images name patients with different IDs; the message names the folders alone."""
-    ids = {str(one.images[0].PatientID or "").strip() for one in (prior, source)} - {""}
-    if len(ids) > 1:
-        remedy = "pass two scans of one patient, or leave out --dicom"
-        raise InputError("dicom-patients", f"{prior.case} and {source.case}", "images of one patient", "two patient IDs", remedy)
+def require_order(prior: Source, source: Source) -> None:
+    """Raise InputError if the images have different patient IDs, or the baseline's study is later; it names the folders alone."""
+    case, remedy = f"{prior.case} and {source.case}", "pass the earlier scan of the patient first, or leave out --dicom"
+    before, after = (one.images[0] for one in (prior, source))
+    if len({str(image.PatientID or "").strip() for image in (before, after)} - {""}) > 1:
+        raise InputError("dicom-patients", case, "images of one patient", "two patient IDs", remedy)
+    if before.StudyDate and after.StudyDate and str(before.StudyDate) > str(after.StudyDate):
+        raise InputError("dicom-order", case, "a baseline that is not later than the follow-up", "a later one", remedy)
 
 
 def write_change_report(
     folder: Path, comparison: Comparison, baseline: ScanResult, followup: ScanResult, prior: Source, source: Source
 ) -> Path:
-    """Write NAME_cmb_change_sr.dcm, with the lesions of all classes at their places in the follow-up.
+    """Write NAME_cmb_change_sr.dcm, with the lesions at their places in the follow-up, as far as that shows them.
 
     Args:
         folder: Folder to write to; NAME is the follow-up's name in the results.
@@ -57,8 +70,12 @@ def write_change_report(
                 "Number of new microbleeds",
                 result_uid("new", followup, source, *depends_on),
                 len(comparison.of("new")),
-                [_probability(name, value) for name, value in comparison.probabilities.items()],
+                [
+                    measurement(UNCERTAIN, len(comparison.of("uncertain-new")), NO_UNIT),
+                    *(_probability(name, value) for name, value in comparison.probabilities.items()),
+                ],
                 [hd.sr.QualitativeEvaluation(name=SEVERITY, value=_concept(comparison.severity))],
+                NUMBER_OF_NEW,
             ),
             *(
                 finding_group(
@@ -71,10 +88,12 @@ def write_change_report(
                     [hd.sr.QualitativeEvaluation(name=CHANGE, value=_concept(lesion.change))],
                 )
                 for n, lesion in enumerate(comparison.lesions, start=1)
+                if lesion.change != "outside-followup"
             ),
         ]
         series_uid, uid = (result_uid(kind, followup, source, *depends_on) for kind in ("series", "report"))
-        report = report_of(groups, followup, source.images, series_uid, uid, prior=prior.images)
+        series = (series_uid, SERIES, "Change of cerebral microbleeds")
+        report = report_of(groups, followup, source.images, series, uid, prior.images)
     path = folder / f"{followup.scan}{SUFFIX}"
     with atomic_write(path) as temporary:
         report.save_as(temporary, enforce_file_format=True)
@@ -92,4 +111,4 @@ def _probability(name: str, value: float) -> hd.sr.Measurement:
 
 
 def _concept(name: str) -> CodedConcept:
-    return CodedConcept(name[:LARGEST_VALUE], SCHEME, name.replace("-", " "))
+    return CodedConcept(name, SCHEME, name.replace("-", " "))

@@ -86,6 +86,7 @@ def write_comparison(path: Path, comparison: Comparison, baseline: ScanResult, f
             "severity_with_uncertain": comparison.severity_with_uncertain,
             "severity_probabilities": comparison.probabilities,
             "expected_new": comparison.expected_new,
+            "candidates_cut": dict(zip(("baseline", "followup"), comparison.is_cut, strict=True)),
             "lesions": [_lesion(lesion) for lesion in comparison.lesions],
         },
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from cmb_models.errors import InputError
-from cmb_models.followup.outputs import Pair
+from cmb_models.followup.outputs import PAIRS_FILE, Pair
 from cmb_models.io.tables import faults_by_line, read_table
 
 COLUMNS = ("baseline", "followup", "name")
@@ -39,6 +39,8 @@ def read_pairs(file: Path) -> list[Pair]:
             faults.append((row.line, "no baseline or no followup"))
         if not NAME.fullmatch(name):
             faults.append((row.line, f"the name {name!r}, which is not of letters, digits, '.', '_' and '-'"))
+        elif name == PAIRS_FILE:
+            faults.append((row.line, f"the name {name!r}, which the table of results has"))
         elif uses[name.lower()] > 1:
             faults.append((row.line, f"the name {name!r} again"))
     if faults:

@@ -14,6 +14,7 @@ from cmb_models.client.outputs import ScanResult
 from cmb_models.detection import Detector
 from cmb_models.errors import InputError
 from cmb_models.io.scan_id import scan_sha256
+from cmb_models.outputs.dicom.names import SEG_SUFFIX, SR_SUFFIX
 from cmb_models.outputs.images import Images, read_images
 from cmb_models.report.scan.write import write_report_of
 from cmb_models.volume import UNPLACED, Volume
@@ -84,6 +85,7 @@ def answer_scan(
     Raises:
         InputError: With the path as its case, or the file that could not be written.
     """
+    _remove_earlier(name, outputs.folder, place)
     result, images = detect_scan(name, path, detector, threshold, phase)
     if images.swi.in_scanner:
         _write(result, images, outputs, place)
@@ -92,8 +94,20 @@ def answer_scan(
     return result
 
 
+def _remove_earlier(name: str, folder: Path, place: str) -> None:
+    """Remove the files of an earlier call: the scan may be rejected now, and options may be others."""
+    from cmb_models.outputs.labels import label_name
+
+    for suffix in (".png", ".html", SEG_SUFFIX, SR_SUFFIX):
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    for suffix in (".nii.gz", ".tsv"):
+        (folder / place / f"{label_name(name)}{suffix}").unlink(missing_ok=True)
+
+
 def _regions(result: ScanResult, volume: Volume) -> tuple[Sequence[str] | None, str]:
     """The regions of the findings, and why there are none."""
+    if not result.detections:
+        return [], ""
     if importlib.util.find_spec("SimpleITK") is None:
         return None, "not determined: SimpleITK is not installed (extra compare)"
     from cmb_models.regions import regions_of

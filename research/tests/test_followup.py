@@ -56,7 +56,7 @@ def test_a_faint_candidate_in_the_baseline_makes_a_new_lesion_uncertain():
 def test_pairs_add_up():
     good = pair(scan((20, 0.9), (30, 0.9)), scan((25, 0.9), (35, 0.9), (60, 0.7)), REGISTRATION | {"detail": 0.5})
     bad = good | {"registration": {"error": {"code": "registration-failed"}}, "other_head": {"error": {}}}
-    figures = summary([good, bad, good | {"other_head": None}])
+    figures = summary([good, bad, good | {"other_head": None, "number": 1}])
     assert (figures["pairs"], figures["compared"], figures["lesions"]["called_new"]) == (3, 2, 2)
     assert figures["severity"]["right"] == 2 and figures["severity"]["true"]["mild"] == 2
     assert figures["other_head"] == {"pairs": 2, "rejected": 2, "detail_max": 0.5}

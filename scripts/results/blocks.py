@@ -210,6 +210,8 @@ def followup() -> str:
     false_new = (
         f"{false['false_new_by_false_positive']} false positives, {false['false_new_of_old_lesion']} lesions that were there"
     )
+    of = severity["most_probable_right_of"]
+    by_class = ", ".join(f"{name} {of[name]} of {count}" for name, count in severity["true"].items())
     errors = {name: f"{e['rms']:.1f} mm, at most {e['max']:.1f} mm" for name, e in figures["error_mm"].items()}
     rows = {
         "pairs compared": f"{pairs} of {figures['pairs']}",
@@ -218,7 +220,7 @@ def followup() -> str:
         "called new without being so, per pair": f"{false['per_pair']:.2f} ({false_new})",
         "class of ARIA-H right (95 % CI)": f"{severity['right']} of {pairs} ({_share(severity['right_95'])})",
         "right for the new microbleeds that the detector finds": f"{severity['right_for_those_seen']} of {pairs}",
-        "the most probable class right": f"{severity['most_probable_right']} of {pairs}",
+        "the most probable class right": f"{severity['most_probable_right']} of {pairs} ({by_class})",
         "expected number of new microbleeds, all pairs": f"{figures['expected_new']:.0f}, of {lesions['new']} simulated",
         "error of the registration at lesions, root mean square": errors["registration"],
         "error of a detection's place": errors["localisation"],

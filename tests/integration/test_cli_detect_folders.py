@@ -163,3 +163,17 @@ def test_studies_in_folders_of_one_name_have_their_parents_names_too(tmp_path, b
     monkeypatch.chdir(tmp_path / "v1/dicom/0001")
     assert cmb("detect", "..", "--out", str(tmp_path / "up"), "--bundle", bundle, "--no-figures").exit_code == 0
     assert {r["scan"] for r in rows(tmp_path / "up/detections.csv")} == {"dicom"}
+
+
+def test_files_of_an_earlier_call_do_not_stay(tmp_path, bundle):
+    folder, out = study(tmp_path / "visit"), tmp_path / "out"
+    call = ("detect", str(folder), "--out", str(out), "--bundle", bundle)
+    assert cmb(*call, "--dicom", "--labels", "--report").exit_code == 0
+    written = {f.name for f in out.iterdir()}
+    assert len(written) == 8
+    assert cmb(*call, "--no-figures").exit_code == 0
+    assert {f.name for f in out.iterdir()} == {"detections.csv", "detections.json"}
+    assert cmb(*call, "--dicom", "--labels", "--report").exit_code == 0
+    (folder / "0001/IM00009").unlink()
+    assert cmb(*call, "--dicom", "--labels", "--report").exit_code == 1
+    assert {f.name for f in out.iterdir()} == {"detections.csv", "detections.json"}

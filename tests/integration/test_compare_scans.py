@@ -17,7 +17,7 @@ from cmb_models import base_release, cli
 from cmb_models.files import read_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
-from tests.support.bundles import make_bundle
+from tests.support.bundles import altered, candidates, make_bundle
 from tests.support.dicom_export import SECRET, write_study
 from tests.support.unplaced import unplaced
 from tests.support.visits import BEFORE_MM, NEW_MM, two_visits, visit
@@ -25,7 +25,9 @@ from tests.support.visits import BEFORE_MM, NEW_MM, two_visits, visit
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+    """One that keeps all candidates: a list that is full makes what has no counterpart uncertain."""
+    folder = tmp_path_factory.mktemp("bundle")
+    return altered(make_bundle(folder / "b"), folder / "all", candidates(max_per_scan=1000))
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_dicom_studies_are_compared_in_a_report_of_the_follow_up_that_refers_to_
     assert not [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")]
     text = subprocess.run(["dsrdump", "+Pl", file], capture_output=True, text=True, check=True).stdout
     assert text.count('(new,99CMBMODELS,"new")') == 2 and text.count('(persisting,99CMBMODELS,"persisting")') == 2
-    assert '(mild,99CMBMODELS,"mild")' in text and '"Quantity")="2.0"' in text
+    assert '(mild,99CMBMODELS,"mild")' in text and '"Number of new microbleeds")="2.0"' in text
     places = re.findall(r"POINT,,([-\d.e]+)/([-\d.e]+)/([-\d.e]+)\)", text)
     expected = [[float(r[f"followup_{axis}_mm"]) for axis in "xyz"] for r in rows(work / "out/comparison.csv")]
     np.testing.assert_allclose(np.array(places, dtype=float) * [-1, -1, 1], expected, atol=0.01)
@@ -161,10 +163,41 @@ def test_dicom_studies_are_compared_in_a_report_of_the_follow_up_that_refers_to_
     assert others and all(SECRET.encode() not in f.read_bytes() for f in others)
 
 
-def test_studies_of_two_patients_are_not_compared_in_one_report(work, bundle, cmb):
-    before, after = studies(work, ("p1", "p2"))
-    code, _, err = cmb("compare-scans", before, after, "--out", "out", "--bundle", bundle, "--dicom", "--no-figures")
-    assert code == 1 and "two patient IDs" in err and SECRET not in err and not list((work / "out").glob("*.dcm"))
+def test_studies_of_two_patients_or_in_the_wrong_order_are_not_compared_in_one_report(work, bundle, cmb):
+    for name, (code, words) in {"patients": ("p2", "two patient IDs"), "order": ("p1", "a later one")}.items():
+        before, after = studies(work / name, ("p1", code))
+        if name == "order":
+            for file in before.rglob("IM*"):
+                image = pydicom.dcmread(file)
+                image.StudyDate = "20250101"
+                image.save_as(file)
+        code, _, err = cmb("compare-scans", before, after, "--out", name, "--bundle", bundle, "--dicom", "--no-figures")
+        assert code == 1 and words in err and SECRET not in err and not list((work / name).glob("*.dcm"))
+
+
+def test_a_full_list_of_candidates_makes_new_ones_uncertain(work, bundle, cmb, tmp_path):
+    few = altered(bundle, tmp_path / "few", candidates(max_per_scan=2))
+    code, out, _ = cmb("compare-scans", "one_swi.nii.gz", "two_swi.nii.gz", "--out", "out", "--bundle", few, "--no-figures")
+    assert code == 0 and "0 new" in out and "more candidates than the release keeps" in out
+    assert read_json(work / "out/comparison.json")["candidates_cut"] == {"baseline": True, "followup": True}
+
+
+def test_one_scan_twice_and_a_report_of_files_are_refused(work, bundle, cmb):
+    code, _, err = cmb("compare-scans", "one_swi.nii.gz", "one_swi.nii.gz", "--out", "out", "--bundle", bundle, "--no-figures")
+    assert code == 1 and "the same scan twice" in err
+    before, _ = studies(work)
+    code, _, err = cmb("compare-scans", before, "two_swi.nii.gz", "--out", "out", "--bundle", bundle, "--dicom")
+    assert code == 2 and "pairs of folders of DICOM files" in err
+
+
+def test_the_table_of_pairs_is_not_overwritten(work, bundle, cmb):
+    table = "baseline,followup,name\none_swi.nii.gz,two_swi.nii.gz,a\n"
+    (work / "pairs.csv").write_text(table)
+    code, _, err = cmb("compare-scans", "--pairs", "pairs.csv", "--out", ".", "--bundle", bundle, "--no-figures")
+    assert code == 2 and "pass another --out" in err and (work / "pairs.csv").read_text() == table
+    (work / "table.csv").write_text(table.replace(",a", ",pairs.csv"))
+    code, _, err = cmb("compare-scans", "--pairs", "table.csv", "--out", "o", "--bundle", bundle, "--no-figures")
+    assert code == 2 and "which the table of results has" in err
 
 
 def test_the_page_holds_each_lesion_in_both_scans_and_loads_nothing(work, bundle, cmb):

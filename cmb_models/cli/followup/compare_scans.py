@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND = "cmb compare-scans"
 PAGE = "comparison.html"
+CUT = "a scan has more candidates than the release keeps: lesions without a counterpart are uncertain"
 EPILOG = (
     "Exit code: 0 all pairs were compared, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
@@ -93,9 +94,15 @@ def compare_scans(
             raise InputError("options-conflict", COMMAND, "two scans or --pairs", "both", "drop one")
         from cmb_models.followup.pairs import read_pairs
 
+        if (out / PAIRS_FILE).resolve() == pairs.resolve():
+            raise InputError("options-conflict", "--out", f"a folder without the table {pairs}", str(out), "pass another --out")
         wanted = [(pair, out / pair.name) for pair in read_pairs(pairs)]
     check_reporting(report)
-    require_dicom([path for pair, _ in wanted for path in (pair.baseline, pair.followup)], dicom)
+    paths = [path for pair, _ in wanted for path in (pair.baseline, pair.followup)]
+    require_dicom(paths, dicom)
+    if dicom and (no_folder := next((path for path in paths if not path.is_dir()), None)):
+        remedy = "leave out --dicom, or compare two DICOM studies"
+        raise InputError("options-conflict", "--dicom", "pairs of folders of DICOM files", str(no_folder), remedy)
     prepare_folder(out)
     detector, source = open_detector(server, bundle, device=device)
     stderr, stdout = Console(stderr=True, soft_wrap=True, highlight=False), Console(soft_wrap=True, highlight=False)
@@ -120,7 +127,7 @@ def compare_pair(
     pair: Pair, folder: Path, detector: Detector, threshold: float | None, figures: bool, report: bool = False, dicom: bool = False
 ) -> Comparison:
     """Compare one pair and write its files to a folder. Raises InputError, or RuntimeError if the server failed."""
-    from cmb_models.followup.compare import compare_results
+    from cmb_models.followup.compare import MAX_CANDIDATES, compare_results
     from cmb_models.followup.figure import write_pages
     from cmb_models.followup.outputs import CSV_FILE, JSON_FILE, write_comparison, write_lesions
 
@@ -138,12 +145,17 @@ def compare_pair(
     assert before.answer is not None and after.answer is not None
     sources: tuple[Source, Source] | None = None
     if dicom and earlier.files and later.files:
-        from cmb_models.followup.dicom import require_one_patient, write_change_report
+        from cmb_models.followup.dicom import require_order, write_change_report
         from cmb_models.outputs.dicom.source import read_source
 
         sources = read_source(earlier.files, pair.baseline), read_source(later.files, pair.followup)
-        require_one_patient(*sources)
-    comparison = compare_results(before.answer, after.answer, threshold, f"{pair.baseline} and {pair.followup}")
+        require_order(*sources)
+    case = f"{pair.baseline} and {pair.followup}"
+    if before.input_sha256 == after.input_sha256:
+        raise InputError("scan-repeated", case, "two scans", "the same scan twice", "pass the scan of another time point")
+    settings = getattr(getattr(detector, "bundle", None), "config", None)  # of a detector in this process
+    most = settings.candidates.max_per_scan if settings else MAX_CANDIDATES
+    comparison = compare_results(before.answer, after.answer, threshold, case, most)
     if figures:
         write_pages(folder, comparison, printable(pair.name))
     write_lesions(folder / CSV_FILE, comparison)
@@ -229,6 +241,10 @@ def show_lesions(console: Console, comparison: Comparison, source: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if outside := counts["outside-baseline"]:
+        console.print(f"{outside} outside of the baseline, which are not counted", soft_wrap=True)
+    if any(comparison.is_cut):
+        console.print(CUT, soft_wrap=True)
 
 
 def show_pairs(console: Console, results: list[Pair], source: str) -> None:
@@ -238,14 +254,15 @@ def show_pairs(console: Console, results: list[Pair], source: str) -> None:
 
     table = Table(title=f"New microbleeds by {escape(source)}", title_justify="left")
     table.add_column("pair", overflow="fold")
-    for name in ("new", "uncertain", "persisting", "ARIA-H", "probability"):
+    for name in ("new", "uncertain", "persisting", "outside", "ARIA-H", "probability"):
         table.add_column(name, justify="right")
+    table.add_column("error", overflow="fold")
     for pair in results:
         found = pair.comparison
         if found is None:
-            table.add_row(escape(printable(pair.name)), "[red]rejected[/]", "", "", escape(pair.code), "")
+            table.add_row(escape(printable(pair.name)), "[red]rejected[/]", "", "", "", "", "", escape(pair.code))
             continue
-        numbers = [str(found.counts[c]) for c in ("new", "uncertain-new", "persisting")]
+        numbers = [str(found.counts[c]) for c in ("new", "uncertain-new", "persisting", "outside-baseline")]
         chance = f"{found.probabilities[found.severity]:.2f}"
-        table.add_row(escape(printable(pair.name)), *numbers, found.severity, chance)
+        table.add_row(escape(printable(pair.name)), *numbers, found.severity, chance, "")
     console.print(table)

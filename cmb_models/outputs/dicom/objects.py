@@ -17,6 +17,7 @@ from cmb_models import __version__
 from cmb_models.client.outputs import ScanResult
 from cmb_models.detection import RESEARCH_USE, Detection
 from cmb_models.files import atomic_write
+from cmb_models.outputs.dicom.names import SEG_SUFFIX, SR_SUFFIX
 from cmb_models.outputs.dicom.source import (
     Source,
     algorithm_parameters,
@@ -30,7 +31,6 @@ from cmb_models.outputs.extent import instance_labels, volumes_mm3
 from cmb_models.volume import Volume
 
 NAME = "cmb-models"
-SEG_SUFFIX, SR_SUFFIX = "_cmb_seg.dcm", "_cmb_sr.dcm"
 SEG_SERIES, SR_SERIES = 9801, 9802  # numbers above those of scanners and their workstations
 # SNOMED CT has no microbleed in the subset that DICOM carries; the tracking identifier says what kind of haemorrhage it is.
 FINDING, CATEGORY, SITE = codes.SCT.Hemorrhage, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Brain
@@ -120,15 +120,16 @@ def _report(
         # All voxels of one that overlaps another belong to that one.
         volume = [measurement(codes.SCT.Volume, float(volumes[n - 1]), CUBIC_MILLIMETRE)] if volumes[n - 1] > 0 else []
         groups.append(finding_group(result, source, _label(n), uids[n], place, [*measurements_of(detection), *volume]))
-    uids = [result_uid(kind, result, source) for kind in ("sr series", "sr")]
-    return report_of(groups, result, [*source.images, *([] if segmentation is None else [segmentation])], uids[0], uids[1])
+    series = (result_uid("sr series", result, source), SR_SERIES, "Cerebral microbleeds")
+    evidence = [*source.images, *([] if segmentation is None else [segmentation])]
+    return report_of(groups, result, evidence, series, result_uid("sr", result, source))
 
 
 def report_of(
     groups: Sequence[Group],
     result: ScanResult,
     evidence: Sequence[pydicom.Dataset],
-    series_uid: str,
+    series: tuple[str, int, str],
     uid: str,
     prior: Sequence[pydicom.Dataset] = (),
 ) -> hd.sr.Comprehensive3DSR:
@@ -138,7 +139,7 @@ def report_of(
         groups: Its measurement groups.
         result: Of the scan; names the release.
         evidence: Images and results that it is about, the scan's images first: patient and study are theirs.
-        series_uid: Of the series that it makes.
+        series: UID, number and description of the series that it makes.
         uid: Its own.
         prior: Images of an earlier examination that it refers to.
     """
@@ -159,15 +160,15 @@ def report_of(
     return hd.sr.Comprehensive3DSR(
         evidence=[*evidence, *prior],
         content=content,
-        series_instance_uid=series_uid,
-        series_number=SR_SERIES,
+        series_instance_uid=series[0],
+        series_number=series[1],
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=NAME,
         is_complete=True,
         is_verified=False,
         is_final=False,
-        series_description=f"Cerebral microbleeds ({RESEARCH_USE})"[:64],
+        series_description=f"{series[2]} ({RESEARCH_USE})"[:64],
     )
 
 
@@ -178,6 +179,7 @@ def count_group(
     count: int,
     more: Sequence[hd.sr.Measurement] = (),
     evaluations: Sequence[hd.sr.QualitativeEvaluation] = (),
+    name: Code | CodedConcept = codes.SCT.Quantity,
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """A number of findings, which a report without any has too. uid: for tracking."""
     return hd.sr.MeasurementsAndQualitativeEvaluations(
@@ -186,7 +188,7 @@ def count_group(
         finding_type=FINDING,
         finding_sites=[hd.sr.FindingSite(SITE)],
         algorithm_id=_algorithm(result),
-        measurements=[measurement(codes.SCT.Quantity, count, NO_UNIT), *more],
+        measurements=[measurement(name, count, NO_UNIT), *more],
         qualitative_evaluations=list(evaluations) or None,
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from cmb_models import __version__
 from cmb_models.client.outputs import ScanResult
@@ -24,7 +25,8 @@ LPS = np.diag([-1.0, -1.0, 1.0])  # DICOM's patient coordinates from RAS, and ba
 # files of anonymisers and of old scanners lack them, or have values that no result may repeat.
 REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 TEXTS = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
-FORMS = {"PatientBirthDate": r"\d{8}", "StudyDate": r"\d{8}", "StudyTime": r"\d{2,6}(\.\d{1,6})?", "PatientSex": "[MFO]"}
+DATE, TIME = r"\d{8}", r"\d{2}(\d{2}){0,2}(\.\d{1,6})?"
+FORMS = {"PatientBirthDate": DATE, "StudyDate": DATE, "StudyTime": TIME, "PatientSex": "[MFO]"}
 UTF8 = "ISO_IR 192"
 SHARED, OF_A_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 OFF_CENTRE_VOX = 0.5  # between the middle of a frame and of its slice: cosines and positions in headers are rounded
@@ -104,8 +106,7 @@ def _complete(image: pydicom.Dataset, thickness_mm: float) -> None:
         if name not in image:
             setattr(image, name, None)
     for name, form in FORMS.items():
-        raw = image.get(name)
-        if raw is None or not re.fullmatch(form, str(raw)):
+        if not _is_valid(image.get(name), form):
             setattr(image, name, None)
     groups = image
     if OF_A_FRAME in image:
@@ -118,8 +119,19 @@ def _complete(image: pydicom.Dataset, thickness_mm: float) -> None:
         _normalise(shared.PlaneOrientationSequence[0])
     else:
         _normalise(image)
-    if not groups.get("SliceThickness"):
+    if not next(iter(Header(Path(), groups).numbers("SliceThickness")), 0.0) > 0:
         groups.SliceThickness = f"{thickness_mm:.6g}"
+
+
+def _is_valid(value: object, form: str) -> bool:
+    """Whether a value has a form and, of dates and times, exists: anonymisers write 00000000."""
+    if value is None or not re.fullmatch(form, str(value)):
+        return False
+    try:
+        _ = DA(str(value)) if form == DATE else TM(str(value)) if form == TIME else None
+    except ValueError:
+        return False
+    return True
 
 
 def _normalise(plane: pydicom.Dataset) -> None:

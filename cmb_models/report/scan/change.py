@@ -60,6 +60,7 @@ def write_change_page(
         "scans": (("baseline", baseline), ("follow-up", followup)),
         "answer": comparison.followup,
         "name": printable(followup.scan),
+        "printable": printable,
         "crop_mm": CROP_MM,
         "colours": {"background": BACKGROUND, "ink": INK, "faint": FAINT, "ring": RING},
         "created": (created or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),

@@ -70,6 +70,7 @@ def render(
         "result": result,
         "answer": result.answer,
         "name": printable(result.scan),
+        "shown_file": printable(str(result.file)),
         "threshold": result.threshold_used,
         "findings": listed,
         "below": below,

@@ -14,10 +14,11 @@ from cmb_models.client.outputs import ScanResult
 from cmb_models.detection import Detection, DetectionResult
 from cmb_models.errors import InputError
 from cmb_models.files import read_json
-from cmb_models.followup.compare import EDGE_MM, TABLE, in_view
+from cmb_models.followup.compare import EDGE_MM, TABLE, in_view, is_cut, shows
 from cmb_models.followup.figure import page_names, write_pages
 from cmb_models.followup.outputs import CSV_FILE, JSON_FILE, PAIR_COLUMNS, Pair, write_comparison, write_lesions, write_pairs
 from cmb_models.registration.evidence import mapped
+from cmb_models.registration.head import find_head
 from cmb_models.volume import Volume
 from tests.support.visits import BEFORE_MM, NEW_MM, moved, visit
 
@@ -158,3 +159,21 @@ def test_pages_show_the_lesions_in_the_follow_up_alone(comparison, tmp_path):
 
     assert width == 1320 and height > width / 2
     assert darkest(0.15) > 150 > 100 > darkest(0.15 + (12 - 0.45 - 0.2) / 2 + 0.1 + 0.15)
+
+
+def test_a_full_list_whose_last_candidate_counts_is_cut():
+    full = result(visit((), seed=0), *(((float(n), 0.0, 0.0), 0.3) for n in range(60)))
+    assert is_cut(full) and not is_cut(full, 61)
+    assert not is_cut(replace(full, candidates=(*full.candidates[:59], replace(full.candidates[0], score=0.01))))
+    assert not is_cut(replace(full, candidates=()))
+
+
+def test_a_place_without_signal_is_not_shown_though_it_lies_in_the_field_of_view():
+    """As of a padded scan."""
+    volume = visit((), seed=0)
+    data = volume.data.copy()
+    data[:, :, 20:] = 0
+    padded, places = Volume(data, volume.affine), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 14.0]])
+    assert in_view(volume.affine, data.shape, places).all()
+    assert shows(find_head(volume), volume, places).all()
+    assert shows(find_head(padded), padded, places).tolist() == [True, False]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -106,13 +108,36 @@ def test_a_score_at_the_base_rate_speaks_neither_for_nor_against():
     assert there(0.2) == pytest.approx(4.75 / 5.75)
 
 
+def new(baseline: Side, followup: Side) -> list[float]:
+    return sorted(new_probabilities(correspond(baseline, followup, 3.0), baseline, followup).tolist(), reverse=True)
+
+
 def test_probability_of_being_new():
-    baseline = side((0, 0.2), (2, 0.05), (40, 0.9))
-    followup = side((1, 0.8), (20, 0.6), (60, 0.5), unseen=(2,))
-    # The first: not there by the better of two candidates; the second: nothing there; the third: not shown.
-    assert new_probabilities(baseline, followup, 3.0) == pytest.approx([0.8 * (1 - 4.75 / 5.75), 0.6, 0])
-    assert new_probabilities(side(), followup, 3.0) == pytest.approx([0.8, 0.6, 0])
-    assert new_probabilities(baseline, side(), 3.0).shape == (0,)
+    baseline = side((0, 0.2), (40, 0.9), (80, 0.9))
+    followup = side((1, 0.8), (20, 0.6), (60, 0.7), (81, 0.9), (90, 0.04), unseen=(2,))
+    # .8 where a candidate of .2 was (there 4.75 / 5.75), .6 where nothing was, .9 where .9 was (odds 9 * 19); the baseline does not
+    # show the place of .7, and .04 is no detection.
+    assert new(baseline, followup) == pytest.approx([0.6, 0.8 * (1 - 4.75 / 5.75), 0.9 * (1 / 172)])
+    assert new(side(), followup) == pytest.approx([0.9, 0.8, 0.6])
+    assert new(baseline, side()) == []
+
+
+def test_the_same_candidates_twice_are_not_new():
+    many = [(10 * n, 0.02) for n in range(60)]
+    assert sum(new(side((-10, 0.9), *many), side((-10, 0.9), *many))) < 0.01
+
+
+def test_one_new_lesion_next_to_an_old_one_is_both_counted_and_probable():
+    baseline, followup = side((0, 0.95)), side((-1.5, 0.95), (2.7, 0.95))
+    assert [c for c, *_ in classes(baseline, followup)] == ["new", "persisting"]
+    assert new(baseline, followup)[0] == pytest.approx(0.95)
+
+
+def test_nothing_at_a_place_is_no_evidence_in_a_list_that_is_cut():
+    cut = replace(side((0, 0.9)), is_cut=True)
+    assert classes(cut, side((0, 0.9), (20, 0.8))) == [("uncertain-new", -1, 1), ("persisting", 0, 0)]
+    assert classes(side((0, 0.9), (20, 0.8)), cut) == [("persisting", 0, 0), ("uncertain-gone", 1, -1)]
+    assert new(cut, side((20, 0.8))) == pytest.approx([0.4])
 
 
 def test_the_tolerance_covers_the_errors_and_keeps_its_limits():

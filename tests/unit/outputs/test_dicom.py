@@ -246,6 +246,9 @@ NAME, PERSON = "PatientName", "Zzyzx^p1"
 HEADERS = {
     "no birth date, sex, physician and times": {n: None for n in (*TEXTS, *FORMS) if n != NAME},
     "values of other forms": {"PatientBirthDate": "04.03.1952", "StudyDate": "2024", "StudyTime": "noon", "PatientSex": "f"},
+    "dates and times that do not exist": {"PatientBirthDate": "00000000", "StudyDate": "19520000", "StudyTime": "256199"},
+    "midnight at the end of a day": {"StudyTime": "240000"},
+    "a time of three digits": {"StudyTime": "123"},
     "Japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"]},
     "Korean": {"SpecificCharacterSet": ["", "ISO 2022 IR 149"]},
     "default repertoire by name": {"SpecificCharacterSet": "ISO_IR 6"},

@@ -1,0 +1,3 @@
+"""Names of the DICOM results, for code that does without pydicom."""
+
+SEG_SUFFIX, SR_SUFFIX = "_cmb_seg.dcm", "_cmb_sr.dcm"
