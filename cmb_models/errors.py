@@ -44,6 +44,7 @@ CODES = {
     "import-identity": "Images do not say whose they are, or two patients would share a subject code.",
     "import-key": "The key file of an import lies with shared data, is readable by others, damaged, or not the dataset's.",
     "import-conversion": "A DICOM series could not be converted to one whole volume.",
+    "import-timeout": "A DICOM series was not converted in time.",
     "marks-form": "A file of marks has no known form, or is not a whole one of its form.",
     "marks-option": "A file of marks does not say what an option must say then.",
     "marks-unmatched": "Marks belong to no scan of the dataset, or to several.",

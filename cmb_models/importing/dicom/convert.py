@@ -35,7 +35,7 @@ def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict
         slices: How many slices it has.
 
     Raises:
-        InputError: If dcm2niix makes no image of it, or one with another number of slices.
+        InputError: If dcm2niix makes no image of it, or one with another number of slices, or takes longer than CONVERSION_S.
     """
     import dcm2niix
 
@@ -51,7 +51,8 @@ def convert(name: str, files: Iterable[Path], slices: int) -> tuple[Volume, dict
             command = [dcm2niix.bin, *options, "-o", str(out), str(source)]
             subprocess.run(command, capture_output=True, timeout=CONVERSION_S, check=False, env=environment)
         except subprocess.TimeoutExpired as error:
-            raise InputError("import-conversion", name, "a volume", f"none within {CONVERSION_S:g} s", "export it again") from error
+            remedy = "try again when the machine is less busy, then export the series again"
+            raise InputError("import-timeout", name, "a volume", f"none within {CONVERSION_S:g} s", remedy) from error
         images = sorted(out.glob("*.nii"))
         if not images:
             _require_room(source)
