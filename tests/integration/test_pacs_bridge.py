@@ -60,9 +60,18 @@ class Pacs:
         folder.mkdir()
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         shutil.copy(EXAMPLE / "forward.lua", folder)
-        with (folder / "log").open("w") as log:
-            self.process = subprocess.Popen(["Orthanc", "orthanc.json"], cwd=folder, stdout=log, stderr=log)
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(["Orthanc", "orthanc.json"], cwd=self.folder, stdout=log, stderr=log)
         until(self.is_up)
+
+    def restart(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.start()
 
     def is_up(self) -> bool:
         assert self.process.poll() is None
@@ -70,19 +79,18 @@ class Pacs:
             return bool(self.get("/system"))
         return False
 
-    def call(self, path: str, data: bytes | None = None) -> bytes:
+    def call(self, path: str, data: bytes | None = None, method: str | None = None) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data, method=method)
         # No proxy: the address is this machine's.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            f"http://127.0.0.1:{self.http}{path}", data
-        ) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
             return bytes(answer.read())
 
     def get(self, path: str):
         return json.loads(self.call(path))
 
-    def store(self, folder: Path) -> str:
+    def store(self, folder: Path, images: slice = slice(None)) -> str:
         """The Orthanc name of the study in a folder."""
-        answers = [json.loads(self.call("/instances", f.read_bytes())) for f in sorted(folder.rglob("IM*"))]
+        answers = [json.loads(self.call("/instances", f.read_bytes())) for f in sorted(folder.rglob("IM*"))[images]]
         return answers[0]["ParentStudy"]
 
     def send(self, study: str) -> bool:
@@ -131,6 +139,10 @@ def bridge_of(pacs: Pacs, folder: Path, bundle: Path, quiet_s: float = 1.0, keep
         process.wait(60)
 
 
+def jobs(pacs: Pacs, state: str) -> list[str]:
+    return [j for j in pacs.get("/jobs") if pacs.get(f"/jobs/{j}")["State"] == state]
+
+
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -145,7 +157,7 @@ def study(folder: Path, number: int, kinds=("swi", "minip")) -> Path:
 
 def done(spool: Path) -> dict[str, str]:
     """Code of each study that is done."""
-    return {f.stem: json.loads(f.read_text())["code"] for f in (spool / "done").glob("*.json")}
+    return {f.stem: json.loads(f.read_text())["code"] for f in (spool / "done").glob("[0-9]*.json")}
 
 
 def test_twenty_studies_come_back_once_each_although_the_bridge_is_killed(tmp_path, bundle):
@@ -177,10 +189,17 @@ def test_twenty_studies_come_back_once_each_although_the_bridge_is_killed(tmp_pa
 
 
 def test_orthanc_forwards_each_study_once_also_where_the_bridge_was_away(tmp_path, bundle):
-    """Results are not sent back, and a job that failed is submitted again with the next study."""
-    with pacs_of(tmp_path / "pacs", forwards=True) as pacs:
+    """Results are not sent back, and a study whose job failed is sent again with the next one, to the bridge alone."""
+    with pacs_of(tmp_path / "pacs", forwards=True) as pacs, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        address = json.dumps({"AET": "OTHER", "Host": "127.0.0.1", "Port": other.getsockname()[1]})
+        pacs.call("/modalities/other", address.encode(), "PUT")
         missed = pacs.store(study(tmp_path / "missed", 2))
-        until(lambda: any(pacs.get(f"/jobs/{j}")["State"] == "Failure" for j in pacs.get("/jobs")))
+        until(lambda: len(jobs(pacs, "Failure")) == 1)
+        pacs.call("/modalities/other/store", json.dumps({"Resources": [missed], "Synchronous": False}).encode())
+        until(lambda: len(jobs(pacs, "Failure")) == 2)
+        other.listen()
+        other.setblocking(False)
         with bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
             names = [missed, pacs.store(study(tmp_path / "a", 1))]
             until(lambda: all(pacs.results(name)["SEG"] == 1 for name in names))
@@ -188,9 +207,47 @@ def test_orthanc_forwards_each_study_once_also_where_the_bridge_was_away(tmp_pat
             for name in names:
                 assert pacs.results(name)["SR"] == pacs.results(name)["SEG"] == 1
             assert (tmp_path / "bridge.log").read_text().count("objects sent") == 2
+        with pytest.raises(BlockingIOError):
+            other.accept()
         report = next(s for s in pacs.get(f"/studies/{missed}/series") if s["MainDicomTags"]["Modality"] == "SR")
         (tmp_path / "sr.dcm").write_bytes(pacs.call(f"/instances/{report['Instances'][0]}/file"))
     assert pydicom.dcmread(tmp_path / "sr.dcm").VerificationFlag == "UNVERIFIED"
+
+
+def test_orthanc_sends_all_studies_that_the_bridge_missed(tmp_path, bundle):
+    """More than the ten finished jobs that Orthanc keeps."""
+    missed = 12
+    with pacs_of(tmp_path / "pacs", forwards=True) as pacs:
+        for number in range(missed + 1):
+            write_study(
+                tmp_path / str(number), "SIEMENS", f"p{number}", head((), shape=(8, 8, 2)), np.random.default_rng(0), ("t1",)
+            )
+        for number in range(missed):
+            pacs.store(tmp_path / str(number))
+        until(lambda: [c["ChangeType"] for c in pacs.get("/changes?limit=1000")["Changes"]].count("StableStudy") == missed)
+        until(lambda: not jobs(pacs, "Pending") and not jobs(pacs, "Running"))
+        assert len(jobs(pacs, "Failure")) < missed
+        with bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
+            pacs.store(tmp_path / str(missed))
+            until(lambda: len(done(tmp_path / "spool")) == missed + 1)
+    assert set(done(tmp_path / "spool").values()) == {"scan-series"}
+
+
+def test_orthanc_sends_a_study_again_for_late_images_also_after_its_restart(tmp_path, bundle):
+    folder = study(tmp_path / "a", 1, ("swi",))
+    log = tmp_path / "bridge.log"
+    with pacs_of(tmp_path / "pacs", forwards=True) as pacs, bridge_of(pacs, tmp_path, bundle, quiet_s=0.5):
+        name = pacs.store(folder, slice(-2))
+        until(lambda: pacs.results(name)["SEG"] == 1)
+        time.sleep(4)  # the study is stable again
+        assert log.read_text().count("objects sent") == 1
+        pacs.restart()
+        pacs.store(folder, slice(-2, -1))
+        until(lambda: pacs.results(name)["SEG"] == 2)
+        pacs.store(folder, slice(-1, None))
+        until(lambda: pacs.results(name)["SEG"] == 3)
+        time.sleep(4)
+        assert log.read_text().count("objects sent") == pacs.results(name)["SR"] == 3
 
 
 def test_a_study_that_cannot_be_used_is_done_with_its_code_and_an_absent_pacs_is_waited_for(tmp_path, bundle):
