@@ -7,6 +7,7 @@ Research software, not a medical device.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -24,7 +25,7 @@ from spool import Spool, Study
 from cmb_models.cli.detect import SERVER_ERRORS, open_detector
 from cmb_models.detection import Detector
 from cmb_models.errors import InputError
-from cmb_models.files import claimed, read_json, write_json
+from cmb_models.files import FULL, claimed, read_json, write_json
 from cmb_models.outputs.answer import Outputs, answer_scan
 
 log = logging.getLogger("bridge")
@@ -32,6 +33,9 @@ log = logging.getLogger("bridge")
 RETRY_S = 10.0  # after a server or a PACS that could not be reached
 MOST_FAILURES = 3  # at one study, before the others are not held up by it any longer
 OF_A_STUDY = ("scan-", "phase-", "import-", "dicom-")  # first letters of the codes of faults in images
+CONVERSION_TIMEOUT, SERVER_TIMEOUT = "import-timeout", "server-timeout"  # of a busy machine, or of one scan
+# Codes with which every study fails until someone mends it.
+WAITED_FOR = {*SERVER_ERRORS, "disk-full", "folder-not-writable"}
 
 
 def peer_of(text: str) -> Peer:
@@ -62,7 +66,7 @@ def process(study: Study, spool: Spool, detector: Detector, title: str, pacs: Pe
         try:
             result = answer_scan(study.uid, study.folder, detector, None, Outputs(results, dicom=True))
         except InputError as error:
-            if not error.code.startswith(OF_A_STUDY):
+            if not error.code.startswith(OF_A_STUDY) or error.code == CONVERSION_TIMEOUT:
                 raise
             log.warning("%s", error)
             spool.finish(study, error.code, error=str(error))
@@ -80,24 +84,41 @@ def run(spool: Spool, work: Callable[[Study], None], quiet_s: float, keep_s: flo
     """Process studies as they come, until `ended` is set. A study that fails does not hold up the others."""
     failures: Counter[str] = Counter()
     while not ended.is_set():
-        wait_s = 0.5
-        for study in spool.ready(quiet_s, keep_s):
-            if ended.is_set():
-                break
-            try:
-                work(study)
-            except Exception as error:
-                # Messages of other errors may hold values of headers, such as names.
-                described = str(error) if isinstance(error, InputError | Unreachable | NotTaken) else type(error).__name__
-                log.warning("%s: %s; trying again in %g s", study.uid, described, RETRY_S)
-                wait_s = RETRY_S
-                if isinstance(error, Unreachable) or (isinstance(error, InputError) and error.code in SERVER_ERRORS):
-                    break  # the others would fail, too
-                failures[study.uid] += 1
-                if failures[study.uid] >= MOST_FAILURES:
-                    del failures[study.uid]
-                    spool.finish(study, "result-refused" if isinstance(error, NotTaken) else "failed", error=described, again=True)
+        try:
+            wait_s = 0.5
+            for study in spool.ready(quiet_s, keep_s):
+                if ended.is_set():
+                    break
+                try:
+                    work(study)
+                    failures.pop(study.uid, None)
+                except Exception as error:
+                    if is_waited_for(error):
+                        raise  # the others would fail, too
+                    log.warning("%s: %s; trying again in %g s", study.uid, described(error), RETRY_S)
+                    wait_s = RETRY_S
+                    failures[study.uid] += getattr(error, "code", "") != SERVER_TIMEOUT
+                    if failures[study.uid] >= MOST_FAILURES:
+                        code = "result-refused" if isinstance(error, NotTaken) else "failed"
+                        spool.finish(study, code, again=True, error=described(error))
+                        del failures[study.uid]
+        except Exception as error:  # of the spool, too, such as a full disk
+            log.warning("%s; trying again in %g s", described(error), RETRY_S)
+            wait_s = RETRY_S
         ended.wait(wait_s)
+
+
+def is_waited_for(error: Exception) -> bool:
+    """Whether no study is at fault, and all fail until someone mends it."""
+    if isinstance(error, InputError):
+        return error.code in WAITED_FOR
+    full_or_forbidden = isinstance(error, OSError) and (error.errno in (*FULL, errno.EROFS) or isinstance(error, PermissionError))
+    return isinstance(error, Unreachable) or full_or_forbidden
+
+
+def described(error: Exception) -> str:
+    """The message, unless it may hold values of headers, such as names."""
+    return str(error) if isinstance(error, InputError | Unreachable | NotTaken) else type(error).__name__
 
 
 def main(

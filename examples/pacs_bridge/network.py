@@ -28,7 +28,7 @@ class Unreachable(Exception):
 
 
 class NotTaken(Exception):
-    """The PACS refused a result."""
+    """The PACS refused a result, or ended the association at it: perhaps this study's alone, so that others are sent."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def send(files: Sequence[Path], title: str, peer: Peer) -> None:
     """Store files in a PACS. Storing one twice is harmless: it has the same UID.
 
     Raises:
-        Unreachable: If it accepts no association, or ends it.
-        NotTaken: If it refused some; the others are stored.
+        Unreachable: If it accepts no association.
+        NotTaken: If it refused some, the others being stored, or ended the association or did not answer at one.
     """
     entity = AE(ae_title=title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
@@ -91,9 +91,9 @@ def send(files: Sequence[Path], title: str, peer: Peer) -> None:
                 refused.append(f"{file.name} ({error})")
                 continue
             except RuntimeError as error:
-                raise Unreachable(f"{peer.title} ended the association") from error
+                raise NotTaken(f"{peer.title} ended the association before {file.name}") from error
             if "Status" not in status:
-                raise Unreachable(f"{peer.title} gave no answer to {file.name}")
+                raise NotTaken(f"{peer.title} gave no answer to {file.name}")
             if status.Status not in STORED:
                 refused.append(f"{file.name} (status 0x{status.Status:04X})")
     finally:

@@ -46,14 +46,12 @@ class Spool:
         """Keep an image, a file of DICOM bytes, on disk before its sender is answered.
 
         Raises:
-            InputError: If the disk is full, or a UID is none.
+            InputError: If the disk is full, the folder cannot be written to, or a UID is none.
         """
         for uid in (study_uid, instance_uid):
             if not UID.fullmatch(uid) or not uid.strip("."):
                 raise InputError("setting-invalid", "UID", "digits and dots", "others", "export the study again")
-        folder = self.studies / study_uid
-        folder.mkdir(exist_ok=True)
-        with atomic_write(folder / f"{instance_uid}.dcm", mode=0o600) as temporary:
+        with atomic_write(self.studies / study_uid / f"{instance_uid}.dcm", mode=0o600) as temporary:
             temporary.write_bytes(data)
 
     def ready(self, quiet_s: float, keep_s: float) -> Iterator[Study]:
@@ -78,12 +76,13 @@ class Spool:
         outcome: dict[str, Any] = read_json(file) if file.is_file() else {}
         return outcome
 
-    def finish(self, study: Study, code: str, **more: Any) -> None:
-        """Record that a study is done. code: of an error, or ""."""
+    def finish(self, study: Study, code: str, again: bool = False, **more: Any) -> None:
+        """Record that a study is done. code: of an error, or "". again: it is repeated if it is sent again."""
         before = self.outcome(study.uid)
-        if code and before.get("code") == "":  # late images without their study: its result stands
+        if code and not again and before.get("code") == "":  # late images without their study: its result stands
             code, more = "", {**before, **more}
-        write_json(self.done / f"{study.uid}.json", {**more, "code": code, "images": study.images, "at": time.time()})
+        more |= {"code": code, "again": again, "images": study.images, "at": time.time()}
+        write_json(self.done / f"{study.uid}.json", more)
         shutil.rmtree(self.results / study.uid, ignore_errors=True)
 
     def _remove(self, folder: Path, files: Sequence[Path]) -> None:

@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from cmb_models.errors import InputError
+from cmb_models.importing.dicom import convert
 from cmb_models.release.bundle import BundleDetector
 from tests.support.bundles import head, make_bundle
 from tests.support.dicom_export import write_study
@@ -41,10 +42,13 @@ def detector(tmp_path_factory):
 
 
 class Pacs:
-    """A storage SCP that answers with the statuses given, the last one again and again. stored: modalities, in order."""
+    """A storage SCP that answers with the statuses given, the last one again and again. stored: modalities, in order.
 
-    def __init__(self, *statuses: int, without=()) -> None:
-        self.statuses, self.stored = list(statuses), []
+    aborts_at: a part of a patient's name, at whose results it ends the association.
+    """
+
+    def __init__(self, *statuses: int, without=(), aborts_at: str = "") -> None:
+        self.statuses, self.stored, self.aborts_at = list(statuses), [], aborts_at
         self.entity = AE(ae_title=TITLE)
         for context in AllStoragePresentationContexts:
             if context.abstract_syntax not in without:
@@ -52,6 +56,9 @@ class Pacs:
         self.server = self.entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self.answer)])
 
     def answer(self, event) -> int:
+        if self.aborts_at and self.aborts_at in str(event.dataset.PatientName):
+            event.assoc.abort()
+            return 0xC000
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         if status in (0, 0xB000):
             self.stored.append(event.dataset.Modality)
@@ -59,8 +66,8 @@ class Pacs:
 
 
 @contextmanager
-def pacs_of(*statuses: int, without=()):
-    pacs = Pacs(*statuses, without=without)
+def pacs_of(*statuses: int, **options):
+    pacs = Pacs(*statuses, **options)
     try:
         yield pacs
     finally:
@@ -85,7 +92,7 @@ def work(bridge, detector, tmp_path):
                 self.spool.add(f"1.2.{number}", str(image.SOPInstanceUID), file.read_bytes())
 
         def outcomes(self) -> dict[str, str]:
-            return {f.stem: self.spool.outcome(f.stem)["code"] for f in self.spool.done.glob("*.json")}
+            return {f.stem: self.spool.outcome(f.stem)["code"] for f in self.spool.done.glob("[0-9]*.json")}
 
         def until(self, pacs, condition, detector=detector) -> None:
             ended = threading.Event()
@@ -173,18 +180,118 @@ def test_late_images_complete_a_study_and_fewer_do_not_undo_it(work, tmp_path):
         assert work.outcomes() == {"1.2.1": ""} and len(pacs.stored) == 2 * first
 
 
-def test_a_full_disk_is_waited_for(work, bridge, monkeypatch):
-    answer, calls = bridge.answer_scan, []
-
-    def full_at_first(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 1:
-            raise InputError("disk-full", "/tmp", "room", os.strerror(errno.ENOSPC), "free some")
-        return answer(*arguments, **options)
-
-    monkeypatch.setattr(bridge, "answer_scan", full_at_first)
+def test_a_more_complete_result_that_is_refused_is_recorded_so_and_may_be_sent_again(work):
+    work.receive(1, leave_out=1)
+    with pacs_of(0) as pacs:
+        work.until(pacs, lambda found: found == {"1.2.1": ""})
+    work.receive(1)
+    with pacs_of(0xA900) as pacs:
+        work.until(pacs, lambda found: found == {"1.2.1": "result-refused"})
+    time.sleep(0.02)
     work.receive(1)
     with pacs_of(0) as pacs:
+        work.until(pacs, lambda found: found == {"1.2.1": ""})
+
+
+def test_a_pacs_that_ends_the_association_at_one_study_has_the_results_of_the_others(work):
+    work.receive(1)
+    work.receive(2)
+    with pacs_of(0, aborts_at="p1") as pacs:
+        work.until(pacs, lambda found: found == {"1.2.1": "result-refused", "1.2.2": ""})
+        assert sorted(pacs.stored) == ["SEG", "SR"]
+
+
+@contextmanager
+def failing(owner, name: str, error: Exception, at):
+    """`owner.name` raises an error at the calls whose numbers, from 1, are in `at`."""
+    function, calls = getattr(owner, name), []
+
+    def fails(*arguments, **options):
+        calls.append(1)
+        if len(calls) in at:
+            raise error
+        return function(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fails)
+        yield calls
+
+
+WAITED_FOR = {
+    **{code: InputError(code, "/tmp", "one", "none", "wait") for code in ("disk-full", "folder-not-writable", "server-timeout")},
+    "no room": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "no permission": PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+}
+
+
+@pytest.mark.parametrize("error", WAITED_FOR.values(), ids=WAITED_FOR)
+def test_what_is_no_studys_fault_is_waited_for(work, bridge, error):
+    tries = bridge.MOST_FAILURES + 1
+    work.receive(1)
+    with pacs_of(0) as pacs, failing(bridge, "answer_scan", error, range(1, tries + 1)) as calls:
+        work.until(pacs, lambda found: found == {"1.2.1": ""})
+        assert len(calls) == tries + 1
+
+
+def test_a_server_without_an_answer_to_one_study_has_the_others(work, bridge):
+    answer = bridge.answer_scan
+
+    def late(study_uid, *arguments, **options):
+        if study_uid == "1.2.1":
+            raise WAITED_FOR["server-timeout"]
+        return answer(study_uid, *arguments, **options)
+
+    work.receive(1)
+    work.receive(2)
+    with pacs_of(0) as pacs, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge, "answer_scan", late)
+        work.until(pacs, lambda found: found == {"1.2.2": ""})
+
+
+def test_a_state_that_cannot_be_written_is_waited_for(work, bridge):
+    """When a result is recorded, and when a failure is."""
+    work.receive(1)
+    with pacs_of(0) as pacs, failing(work.spool, "finish", WAITED_FOR["disk-full"], (1,)):
+        work.until(pacs, lambda found: found == {"1.2.1": ""})
+    work.receive(2)
+    with pacs_of(0xA900) as pacs, failing(work.spool, "finish", WAITED_FOR["no room"], (1,)):
+        work.until(pacs, lambda found: found.get("1.2.2") == "result-refused")
+
+
+def test_a_state_that_cannot_be_read_ends_no_bridge(work, caplog):
+    record = work.spool.done / "1.2.1.json"
+    record.mkdir()
+    work.receive(1)
+
+    def mended(found) -> bool:
+        if record.is_dir() and "trying again" in caplog.text:
+            record.rmdir()
+        return found == {"1.2.1": ""}
+
+    work.outcomes = lambda: {} if record.is_dir() else type(work).outcomes(work)
+    with pacs_of(0) as pacs:
+        work.until(pacs, mended)
+
+
+def test_failures_before_a_success_are_not_counted_after_it(work, bridge):
+    work.receive(1, leave_out=1)
+    with pacs_of(0) as pacs, failing(bridge, "answer_scan", RuntimeError(), (1, 2, 4, 5)):
+        work.until(pacs, lambda found: found == {"1.2.1": ""})
+        work.receive(1)
+        images = work.spool.outcome("1.2.1")["images"]
+        work.until(pacs, lambda found: work.spool.outcome("1.2.1")["images"] != images)
+    assert work.outcomes() == {"1.2.1": ""}
+
+
+def test_a_series_that_was_not_converted_in_time_may_be_sent_again(work, monkeypatch):
+    monkeypatch.setattr(convert, "CONVERSION_S", 1e-3)
+    work.receive(1)
+    with pacs_of(0) as pacs:
+        work.until(pacs, lambda found: found == {"1.2.1": "failed"})
+        assert "within 0.001 s" in work.spool.outcome("1.2.1")["error"]
+        monkeypatch.undo()
+        time.sleep(0.02)
+        work.receive(1)
         work.until(pacs, lambda found: found == {"1.2.1": ""})
 
 
