@@ -80,7 +80,7 @@ def connect(address: str, *, timeout_s: float = 120, tls: Tls | None = None, sha
         address: HOST:PORT of the server's gRPC service, optionally with the prefix grpc:// or grpcs://.
         timeout_s: Seconds to wait for each response.
         tls: Certificates; if None, the environment decides (client.connection).
-        shared_memory: Pass scans through shared memory to a server on the same machine; needs CMB_ADMIN_KEY.
+        shared_memory: Pass scans through shared memory to a server on the same machine; Linux only, needs CMB_ADMIN_KEY.
 
     Returns:
         A detector that may be used from several threads, until it is closed or leaves its `with` block.
@@ -149,9 +149,11 @@ def compare(baseline: DetectionResult, followup: DetectionResult, *, threshold: 
         The lesions of both scans by class, with the severity of ARIA-H by the number of new ones.
 
     Raises:
-        InputError: If the scans cannot be registered, one is not in scanner space or missing, or the results are of two releases.
+        InputError: If the scans cannot be registered, one is not in scanner space or missing, the results are of two releases, or
+            packages are missing.
     """
-    from cmb_models.followup.compare import compare_results
+    with optional_packages("compare", "compare"):
+        from cmb_models.followup.compare import compare_results
 
     return compare_results(baseline, followup, threshold)
 

@@ -224,17 +224,22 @@ EXTRAS = {
     "analysis": ("scipy", "matplotlib", "pandas", "jinja2", "markupsafe"),
     "server": ("tritonclient",),
     "client": ("grpc", "google"),
+    "train": ("mlflow",),
+    "compare": ("scipy",),
 }
 
 
 @contextlib.contextmanager
-def optional_packages(case: object) -> Iterator[None]:
-    """Raise InputError, naming `case` and the extra to install, where a package of EXTRAS is missing in the block."""
+def optional_packages(case: object, needed: str = "") -> Iterator[None]:
+    """Raise InputError, naming `case` and the extra to install, where a package of EXTRAS is missing in the block.
+
+    needed: The extra that the block needs; "" for the first one in EXTRAS that has the package.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+        extra = next((name for name in ([needed] if needed else EXTRAS) if package in EXTRAS[name]), None)
         if extra is None:
             raise
         remedy = f"run pip install 'cmb-models[{extra}]'"

@@ -207,21 +207,22 @@ def test_a_missing_runtime_is_named_with_its_remedy(base, bundle, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("package", "call"),
+    ("package", "call", "extra"),
     [
-        ("pandas", "result.to_dataframe()"),
-        ("matplotlib", "result.plot(c.Volume(np.ones((20, 20, 20)), np.eye(4)))"),
-        ("scipy", "c.evaluate({'sub-01': result}, [], resamples=20)"),
+        ("pandas", "result.to_dataframe()", "analysis"),
+        ("matplotlib", "result.plot(c.Volume(np.ones((20, 20, 20)), np.eye(4)))", "analysis"),
+        ("scipy", "c.evaluate({'sub-01': result}, [], resamples=20)", "analysis"),
+        ("scipy", "c.compare(result, result)", "compare"),
     ],
 )
-def test_a_missing_package_of_analysis_is_named_with_its_remedy(package, call):
+def test_a_missing_package_of_an_extra_is_named_with_its_remedy(package, call, extra):
     """In an interpreter of its own, since modules that were imported before keep their packages."""
     code = (
         f"import sys; sys.modules['{package}'] = None\nimport numpy as np, cmb_models as c\nresult = c.DetectionResult((), 0.5)\n"
         f"try:\n    {call}\nexcept c.InputError as e:\n    print(e.code, '|', e.got, '|', e.remedy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"package-missing | no {package} | run pip install 'cmb-models[analysis]'"
+    assert done.stdout.strip() == f"package-missing | no {package} | run pip install 'cmb-models[{extra}]'"
 
 
 def test_connecting_sends_nothing_and_an_absent_server_is_named():

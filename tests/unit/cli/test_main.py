@@ -55,6 +55,19 @@ def test_an_error_is_one_line_and_with_json_its_code_and_parts(tmp_path):
     assert run("lock", "nowhere", cwd=tmp_path).stdout == ""
 
 
+def test_a_missing_mlflow_is_an_error_with_the_extra(tmp_path):
+    """In an interpreter of its own, since mlflow may have been imported before."""
+    assert cmb("init", str(tmp_path / "site")).exit_code == 0
+    for command in (["release", "list"], ["server", "status", "--server", "localhost:1"]):
+        code = "import sys; sys.modules['mlflow'] = None; from cmb_models.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "--json"], cwd=tmp_path / "site", text=True, capture_output=True
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        error = json.loads(done.stdout)["error"]
+        assert (error["code"], error["got"]) == ("package-missing", "no mlflow") and "cmb-models[train]" in error["remedy"]
+
+
 def test_a_workspace_is_created_and_upgraded(tmp_path):
     created = cmb("init", str(tmp_path / "site"))
     assert created.exit_code == 0 and "dvc repro" in created.output, created.output
