@@ -170,6 +170,7 @@ CODES = {
     "server-unreachable": "The server does not respond.",
     "server-without-release": "The server has no release loaded.",
     "server-timeout": "The server did not respond in time.",
+    "server-version": "The server's answer has not the form that this version of the client reads.",
     "server-refused-release": "The server rejected the release.",
     "server-environment": "The bundled server's environment is missing or incomplete.",
     "shared-memory-unavailable": "Client and server cannot share memory.",

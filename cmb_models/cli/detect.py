@@ -29,7 +29,8 @@ FROC = "evaluation/froc.json"  # in a bundle
 SERVER_STATE = Path("serving-state/server.json")  # written by `cmb server run`
 # Errors that every further scan would get too.
 SERVER_ERRORS = (
-    *("server-unreachable", "server-without-release", "server-not-running", "shared-memory-unavailable"),
+    *("server-unreachable", "server-without-release", "server-not-running", "server-version"),
+    "shared-memory-unavailable",
     *("tls-refused", "tls-file", "tls-incomplete", "admin-key-wrong"),
 )
 TRAIN_HINT = "To train on your own scans, which simulated ones do not replace: `cmb init FOLDER`"

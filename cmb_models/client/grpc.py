@@ -40,7 +40,7 @@ class Client:
         timeout_s: Seconds to wait for each response.
         model: Name of the served model, which selects the role.
         tls: Certificates; if None, the environment decides (client.connection).
-        shared_memory: Pass scans through shared memory to a server on the same machine; needs CMB_ADMIN_KEY.
+        shared_memory: Pass scans through shared memory to a server on the same machine; Linux only, needs CMB_ADMIN_KEY.
 
     Raises:
         InputError: If a certificate file is not usable.
@@ -78,7 +78,7 @@ class Client:
 
         Raises:
             InputError: Naming `case` if the scan is rejected or its phase image is missing, naming the server if it cannot be
-                reached or has no release.
+                reached, has no release or answers in another form.
             RuntimeError: If the server itself fails.
         """
         volume, case = open_scan(scan, case)
@@ -132,7 +132,11 @@ class Client:
         with self._request({tensor: arrays[tensor] for tensor in inputs_of(requires_phase)}) as request:
             # No compression, which is ten times slower over loopback.
             response = self._service.send("ModelInfer", request, self.timeout_s)
-        return unpack(output_arrays(response, OUTPUTS))
+        try:
+            return unpack(output_arrays(response, OUTPUTS))
+        except ValueError as error:
+            remedy = "check that client and server are of one version"
+            raise InputError("server-version", self.url, "an answer in this client's form", str(error), remedy) from error
 
     @contextlib.contextmanager
     def _sent(self, arrays: Mapping[Tensor, np.ndarray]) -> Iterator[Any]:

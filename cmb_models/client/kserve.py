@@ -1,8 +1,7 @@
 """The messages and calls of KServe v2 that a client needs, by gRPC and protobuf alone.
 
 Triton's own client brings 35 MB that are not needed to send a scan (ml_dtypes, rapidjson). Messages are built here from the numbers
-of their fields, so that no generated code has to match the installed protobuf. Their package differs from Triton's, whose client
-may be loaded in the same process; names of packages are not sent. Fields that are left out are skipped in responses.
+of their fields, so that no generated code has to match the installed protobuf. Fields that are left out are skipped in responses.
 """
 
 from __future__ import annotations
@@ -120,16 +119,28 @@ def infer_request(model: str, tensors: Sequence[tuple[Tensor, np.ndarray]], outp
 
 
 def output_arrays(response: Any, outputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """The outputs of a ModelInferResponse by name, of each tensor's type; BYTES as an object array of bytes."""
-    types = {tensor.name: tensor.dtype for tensor in outputs}
-    arrays = {}
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if tensor.datatype == "BYTES":
-            values = np.array(list(_elements(raw)), dtype=np.object_)
-        else:
-            values = np.frombuffer(raw, dtype=np.dtype(types[tensor.name]).newbyteorder("<"))
-        arrays[tensor.name] = values.reshape(tuple(tensor.shape))
+    """The outputs of a ModelInferResponse by name, of each tensor's type and shape; BYTES as an object array of bytes.
+
+    Further outputs are left out. Raises ValueError if one of `outputs` is missing, or has another type, shape or size.
+    """
+    sent = {entry.name: (entry, raw) for entry, raw in zip(response.outputs, response.raw_output_contents, strict=True)}
+    if missing := [tensor.name for tensor in outputs if tensor.name not in sent]:
+        raise ValueError(f"no {', '.join(missing)}")
+    arrays = {tensor.name: _array(tensor, *sent[tensor.name]) for tensor in outputs}
+    if len(lengths := {len(arrays[tensor.name]) for tensor in outputs if tensor.shape[0] == -1}) > 1:  # -1 is N in each
+        raise ValueError(f"between {min(lengths)} and {max(lengths)} candidates, by the output")
     return arrays
+
+
+def _array(tensor: Tensor, entry: Any, raw: bytes) -> np.ndarray:
+    shape = tuple(entry.shape)
+    if len(shape) != len(tensor.shape) or any(n != m != -1 for n, m in zip(shape, tensor.shape, strict=True)):
+        raise ValueError(f"{tensor.name} of shape {shape}")
+    if entry.datatype != tensor.datatype:
+        raise ValueError(f"{tensor.name} of type {entry.datatype or '(none)'}")
+    if tensor.datatype == "BYTES":
+        return np.array(list(_elements(raw)), dtype=np.object_).reshape(shape)
+    return np.frombuffer(raw, dtype=np.dtype(tensor.dtype).newbyteorder("<")).reshape(shape)
 
 
 def _elements(raw: bytes) -> Iterator[bytes]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from cmb_models.client.contract import AFFINE, CENTRE_MM, INDEX, MANIFEST, OUTPUTS, SCORE, VOLUME
+from cmb_models.client.contract import AFFINE, CENTRE_MM, INDEX, INPUTS, MANIFEST, OUTPUTS, SCORE, VOLUME, pack
+from cmb_models.client.grpc import Client
 from cmb_models.client.kserve import CALLS, CLASSES, infer_request, output_arrays
+from cmb_models.detection import Detection, DetectionResult
+from tests.support.bundles import head
+from tests.support.kserve import kserve
 
 TRITONS = {
     "Model": service_pb2.ModelMetadataRequest,
@@ -62,7 +68,57 @@ def test_response_of_tritons_code_is_read(n):
     for (tensor, shape), raw in zip(arrays.items(), contents, strict=True):
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
         response.raw_output_contents.append(raw)
-    read = output_arrays(CLASSES["ModelInferResponse"].FromString(response.SerializeToString()), OUTPUTS)
+    response.outputs.add(name="of_a_later_version", datatype="BF16", shape=(1,))
+    response.raw_output_contents.append(b"12")
+    read = output_arrays(CLASSES["ModelInferResponse"].FromString(response.SerializeToString()), list(arrays))
     assert read["manifest_sha256"].tolist() == [b"abc"]
     assert read["index"].tolist() == np.arange(3 * n).reshape(n, 3).tolist() and read["index"].dtype == np.int32
     assert read["centre_mm"].shape == (n, 3)
+
+
+RESULT = DetectionResult((Detection((1.0, 2.0, 3.0), (4, 5, 6), 4.0, 0.9, 0.75, 0.5),), 0.25, 7, "abc")
+
+
+def answer(changes: dict[str, tuple[str, np.ndarray] | None]) -> service_pb2.ModelInferResponse:
+    """RESULT as Triton sends it, with other types and arrays by output; None for one that is missing."""
+    response = service_pb2.ModelInferResponse(model_name="cmb_detector")
+    arrays = pack(RESULT)
+    for tensor in OUTPUTS:
+        if (sent := changes.get(tensor.name, (tensor.datatype, arrays[tensor.name]))) is not None:
+            datatype, array = sent
+            response.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
+            raw = len(array[0]).to_bytes(4, "little") + array[0] if datatype == "BYTES" else array.tobytes()
+            response.raw_output_contents.append(raw)
+    return response
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({}, ""),
+        ({"score": ("FP32", np.array([0.9], np.float32))}, "score of type FP32"),
+        # As many bytes as the contract's type: it would be read as another number.
+        ({"score": ("INT64", np.array([1]))}, "score of type INT64"),
+        ({"release": ("BYTES", np.array([b"7"], np.object_))}, "release of type BYTES"),
+        ({"threshold": None, "release": None}, "no threshold, release"),
+        ({"index": ("INT32", np.zeros((1, 2), np.int32))}, r"index of shape \(1, 2\)"),
+        ({"threshold": ("FP64", np.zeros(0))}, r"threshold of shape \(0,\)"),
+        ({"score": ("FP64", np.array([0.9, 0.8]))}, "between 1 and 2 candidates"),
+    ],
+    ids=["as it should be", "FP32", "INT64", "BYTES", "missing", "columns", "empty", "rows"],
+)
+def test_an_answer_in_another_form_is_an_error_for_each_scan(changes, got):
+    metadata = service_pb2.ModelMetadataResponse()
+    for tensor in INPUTS:
+        metadata.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    with (
+        kserve({"ModelMetadata": lambda *_: metadata, "ModelInfer": lambda *_: answer(changes)}) as url,
+        Client(url, timeout_s=30) as client,
+    ):
+        answers = list(client.detect_many([head(), head(seed=1)]))
+        if not changes:
+            assert [a.result.candidates for a in answers] == [RESULT.candidates] * 2
+            return
+        for found in answers:
+            assert found.error.code == "server-version" and found.error.case == url and re.search(got, found.error.got)
+            assert "one version" in found.error.remedy
