@@ -35,8 +35,9 @@ def shared_request(service: Service, model: str, arrays: Mapping[Tensor, np.ndar
 
     After an exception that leaves the server reading it, the region stays registered with the server.
 
-    arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError if the server cannot open the
-    region: it is on another machine, in a container with separate memory, or requires an admin key.
+    arrays: contiguous, of each tensor's type. url: of the server, for messages. Raises InputError if this machine has no room for
+    the region, or the server cannot open it: it is on another machine, in a container with separate memory, or requires an admin
+    key.
     """
     starts = np.cumsum([0, *(-(-a.nbytes // ALIGNED) * ALIGNED for a in arrays.values())]).tolist()
     name = f"cmb-scan-{os.getpid()}-{uuid.uuid4().hex}"
@@ -65,17 +66,25 @@ def shared_request(service: Service, model: str, arrays: Mapping[Tensor, np.ndar
 
 @contextlib.contextmanager
 def _region(name: str, size: int) -> Iterator[mmap.mmap]:
-    """A new region that this user alone can open. Its name is removed on exit; processes that mapped it keep it."""
+    """A new region that this user alone can open. Its name is removed on exit; processes that mapped it keep it.
+
+    Raises InputError if it cannot be created, as where memory is short.
+    """
     path = REGIONS / name
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    try:
-        # Unlike ftruncate it fails where memory is short, instead of a later write.
-        os.posix_fallocate(descriptor, 0, size)
-        with mmap.mmap(descriptor, size) as region:
-            yield region
-    finally:
-        os.close(descriptor)
-        path.unlink()
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            stack.callback(path.unlink)
+            stack.callback(os.close, descriptor)
+            # Unlike ftruncate it fails where memory is short, instead of a later write.
+            os.posix_fallocate(descriptor, 0, size)
+            region = stack.enter_context(mmap.mmap(descriptor, size))
+        except OSError as error:
+            remedy = "enlarge it (containers: --shm-size), or send scans without shared memory"
+            raise InputError(
+                "shared-memory-unavailable", REGIONS, f"room for {size} bytes", error.strerror or str(error), remedy
+            ) from error
+        yield region
 
 
 def _register(service: Service, name: str, size: int, url: str, timeout_s: float) -> None:
