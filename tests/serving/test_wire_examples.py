@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -29,6 +30,7 @@ from cmb_models.volume import Volume
 from tests.support import pace
 from tests.support.bundles import BLOBS_MM, head, head_phase, make_bundle
 from tests.support.imports import ROOT
+from tests.support.kserve import MAX_BYTES, kserve
 from tests.support.refusals import REFUSALS
 
 pytestmark = pytest.mark.serving
@@ -214,6 +216,26 @@ def test_server_that_answers_later(served, example, tmp_path):
         process.wait(timeout=pace.seconds(3))
     with forwarded(port, served.server.grpc_url):
         assert finished(process) == (0, expected)
+
+
+def test_server_without_a_release_at_first(served, example, tmp_path):
+    """NOT_FOUND to the first two requests for the metadata and to the first scan; then a server with a release."""
+    path, refusals = plain(tmp_path / "scan.nii.gz"), {"ModelMetadata": 2, "ModelInfer": 1}
+    with cmb_models.connect(served.server.grpc_url) as client:
+        expected = as_printed(client.detect(path))
+    options = [("grpc.max_send_message_length", MAX_BYTES)]
+    with grpc.insecure_channel(served.server.grpc_url, options=options) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def answer(call, request, context):
+            if refusals[call]:
+                refusals[call] -= 1
+                context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{DETECTOR}'")
+            return getattr(stub, call)(request, timeout=120)
+
+        with kserve({call: partial(answer, call) for call in refusals}) as url:
+            assert example.run(url, path) == (0, expected)
+    assert not any(refusals.values())
 
 
 def test_statuses_of_the_contract(served):

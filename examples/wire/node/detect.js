@@ -13,7 +13,8 @@ const MODEL = 'cmb_detector'
 const MESSAGE_BYTES = 2 ** 31 - 1
 const TIMEOUT_MS = 120_000 // of one attempt
 const DEADLINE_MS = 600_000 // after which no further attempt begins
-const RETRIED = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED]
+// NOT_FOUND: a server that starts has no release loaded yet.
+const RETRIED = [grpc.status.NOT_FOUND, grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED]
 const COLUMNS = ['centre_mm', 'index', 'diameter_mm', 'score', 'stage1_score', 'stage2_score']
 
 // Bytes per element and the Buffer method that reads one, little-endian.
@@ -55,7 +56,7 @@ function requestOf(inputs) {
   }
 }
 
-// The response; sent again, after growing pauses, while no server answers.
+// The response; sent again, after growing pauses, while no server or release answers.
 async function attempt(client, method, message) {
   const began = Date.now()
   for (let pauseMs = 500; ; pauseMs = Math.min(2 * pauseMs, 15_000)) {

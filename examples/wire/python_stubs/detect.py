@@ -19,7 +19,8 @@ MODEL = "cmb_detector"
 MESSAGE_BYTES = 2**31 - 1
 TIMEOUT_S = 120  # of one attempt
 DEADLINE_S = 600  # after which no further attempt begins
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# NOT_FOUND: a server that starts has no release loaded yet.
+RETRIED = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 DTYPES = {"FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
 
 
@@ -64,7 +65,7 @@ def request(arrays: dict[str, np.ndarray]) -> pb.ModelInferRequest:
 
 
 def attempt(call, message):
-    """The response; sent again, after growing pauses, while no server answers."""
+    """The response; sent again, after growing pauses, while no server or release answers."""
     began, pause_s = time.monotonic(), 0.5
     while True:
         try:
