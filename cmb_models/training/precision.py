@@ -3,7 +3,8 @@
 Decided by instructions rather than by a timing, so that other load on the machine never changes it: one seed gives one set of
 weights on one processor, and a killed training continues from its checkpoint. A training step in bfloat16 is faster where there are
 bfloat16 dot products (AVX512_BF16, AMX), takes twice as long where oneDNN converts to float32 and back (other AVX-512), and more
-than ten times as long on AVX2 (figures in docs/explanation/hardware.md). Weights, optimizer and averages are float32 either way.
+than ten times as long on AVX2 (figures in docs/explanation/hardware.md). Processors other than x86 train in float32: their
+bfloat16 instructions were not measured. Weights, optimizer and averages are float32 either way.
 """
 
 from __future__ import annotations
@@ -94,13 +95,14 @@ def _decide(device: torch.device) -> Choice:
 
 
 def _decide_on_cpu(setting: str) -> Choice:
-    """As `_decide`, on the CPU; an emulated bfloat16 is allowed, with a warning."""
+    """As `_decide`, on the CPU; bfloat16 without its instructions is allowed, with a warning."""
     native = native_bfloat16()
     if setting == "auto":
-        reason = f"the processor has {'bfloat16' if native else 'no bfloat16'} instructions that oneDNN uses"
+        reason = f"the processor has {'bfloat16' if native else 'no bfloat16'} instructions that this library uses"
         return Choice(BFLOAT16 if native else FLOAT32, reason)
     if setting == BFLOAT16 and not native:
-        log.warning("$%s=bfloat16: this processor only emulates it, slower than float32; unset it to train in float32", VARIABLE)
+        text = "$%s=bfloat16: this processor has no bfloat16 instructions that this library uses; unset it to train in float32"
+        log.warning(text, VARIABLE)
     return Choice(setting, f"set by ${VARIABLE}")
 
 

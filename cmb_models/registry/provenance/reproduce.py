@@ -242,7 +242,7 @@ def _short(sha256: str) -> str:
 
 
 def _precision(lineage: Mapping[str, Any]) -> str:
-    """The release's training precision; "" if the user set one or this processor would have to emulate it."""
+    """The release's training precision; "" if the user set one or this processor lacks the instructions for it."""
     from cmb_models.training.precision import BFLOAT16, best_device, native_bfloat16
 
     precision = lineage.get("compute", {}).get("precision", "")

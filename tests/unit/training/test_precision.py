@@ -32,7 +32,7 @@ def test_the_processors_instructions_decide_and_it_is_logged_once(monkeypatch, c
         assert choose_precision(CPU) is choose_precision(CPU)
     [record] = caplog.records
     has = "bfloat16" if native else "no bfloat16"
-    assert record.getMessage() == f"training on cpu in {expected}: the processor has {has} instructions that oneDNN uses"
+    assert record.getMessage() == f"training on cpu in {expected}: the processor has {has} instructions that this library uses"
 
 
 @pytest.mark.parametrize("has_instructions", [True, False])
@@ -47,14 +47,14 @@ def test_the_limit_of_onednn_counts_as_the_processors(monkeypatch, has_instructi
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("setting", [FLOAT32, BFLOAT16])
-def test_the_override_wins_and_an_emulated_format_is_a_warning(monkeypatch, caplog, setting, native):
+def test_the_override_wins_and_bfloat16_without_instructions_is_a_warning(monkeypatch, caplog, setting, native):
     monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
     monkeypatch.setenv(VARIABLE, setting)
     for _ in range(2):
         assert choose_precision(CPU) == Choice(setting, f"set by ${VARIABLE}")
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == (setting == BFLOAT16 and not native)
-    assert all("emulates" in message for message in warnings)
+    assert all("has no bfloat16 instructions that this library uses" in message for message in warnings)
 
 
 @pytest.mark.parametrize("setting", ["float16", "bf16", "fast"])
