@@ -113,10 +113,10 @@ def _fault(fixed: Head, moving: Head, matrix: np.ndarray, centre: np.ndarray) ->
     scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if scales.min() < SCALES[0] or scales.max() > SCALES[1]:
         return f"scales of {scales.min():.2f} to {scales.max():.2f}"
-    detail, overlap, common = compared(fixed, moving, matrix)
+    detail, overlap, common = compared(fixed, moving, matrix, with_edges=True)
     if common < LEAST_COMMON or overlap < LEAST_OVERLAP:
         return f"heads that overlap by {overlap:.2f}, with {common:.0%} in common"
-    wrong = max(compared(fixed, moving, matrix @ pose)[0] for pose in _wrong_poses(centre))
+    wrong = max(compared(fixed, moving, matrix @ pose, with_edges=True)[0] for pose in _wrong_poses(centre))
     if detail - wrong < LEAST_MARGIN:
         return f"a correlation of {detail:.2f}, with {wrong:.2f} at a wrong pose"
     return ""

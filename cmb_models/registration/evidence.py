@@ -136,10 +136,11 @@ def judged(fixed: Head, moving: Head, matrix: np.ndarray, back: np.ndarray, kind
     return found
 
 
-def compared(fixed: Head, moving: Head, matrix: np.ndarray) -> tuple[float, float, float]:
+def compared(fixed: Head, moving: Head, matrix: np.ndarray, with_edges: bool = False) -> tuple[float, float, float]:
     """Correlation of detail, overlap and common part (`Registration`) at a pose (4, 4) from fixed to moving.
 
-    The correlation is -1 where there is nothing to correlate.
+    The correlation is -1 where there is nothing to correlate. with_edges: whether the edge of the head is detail. It says nothing
+    of whose head it is, and much of whether an atlas lies in it.
     """
     image = resample(moving.image, fixed.image, matrix, np.nan).data
     seen = np.isfinite(image)
@@ -153,22 +154,25 @@ def compared(fixed: Head, moving: Head, matrix: np.ndarray) -> tuple[float, floa
     inner = depth_mm > RIND_MM
     if inner.sum() < 2:
         return -1.0, overlap, min(common, 1.0)
-    values = [_detail(v, depth_mm > EDGE_MM, fixed.image.spacing_mm)[inner] for v in (fixed.image.data, np.where(seen, image, 0))]
+    inside = both if with_edges else depth_mm > EDGE_MM
+    used = np.ones_like(both) if with_edges else inside
+    images = (fixed.image.data, np.where(seen, image, 0))
+    values = [_detail(v, inside, used, fixed.image.spacing_mm)[inner] for v in images]
     if min(np.ptp(v) for v in values) == 0:
         return -1.0, overlap, min(common, 1.0)
     return float(np.corrcoef(*values)[0, 1]), overlap, min(common, 1.0)
 
 
-def _detail(image: np.ndarray, inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def _detail(image: np.ndarray, inside: np.ndarray, used: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """An image (I, J, K) between the widths of DETAIL_MM, its extremes clipped, so that a few black veins do not decide alone.
 
-    Means are taken over the voxels inside alone: the step at the edge of a head, alike in all heads, is no detail.
+    Means are taken over the voxels used alone: without the edge of a head, which is alike in all heads, its step is no detail.
     """
-    clipped = np.where(inside, np.clip(image, *np.percentile(image[inside], [1, 99])), 0)
+    clipped = np.where(used, np.clip(image, *np.percentile(image[inside], [1, 99])), 0)
     means = []
     for width_mm in DETAIL_MM:
         sigma = width_mm / np.asarray(spacing_mm)
-        weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+        weight = ndimage.gaussian_filter(used.astype(np.float32), sigma)
         means.append(ndimage.gaussian_filter(clipped, sigma) / np.maximum(weight, 1e-3))
     return np.asarray(means[0] - means[1])
 
