@@ -38,6 +38,23 @@ EPILOG = (
     "Exit code: 0 all scans were processed, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
 
+# How a command chooses its detector (`open_detector`).
+ServerOption = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here, else --bundle base)."),
+]
+BundleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="A bundle to run in this process, without a server; base: the package's, trained on simulated scans only.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="Without a server: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
+]
+
 
 def detect(
     scans: Annotated[
@@ -48,17 +65,8 @@ def detect(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier call are overwritten.")],
-    server: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here, else --bundle base)."),
-    ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="A bundle to run in this process, without a server; base: the package's, trained on simulated scans only.",
-        ),
-    ] = None,
+    server: ServerOption = None,
+    bundle: BundleOption = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Lowest score to report (default: the release's).")] = None,
     fp_rate: Annotated[
         float | None,
@@ -102,10 +110,7 @@ def detect(
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Pass scans to a server on this machine by shared memory; needs CMB_ADMIN_KEY.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", help="Without a server: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Detect microbleeds in scans.
 

@@ -13,6 +13,7 @@ from cmb_models.client.outputs import ScanResult
 from cmb_models.errors import InputError
 from cmb_models.files import atomic_write
 from cmb_models.followup.compare import Comparison, Lesion
+from cmb_models.outputs.dicom.names import CHANGE_SUFFIX
 from cmb_models.outputs.dicom.objects import (
     NO_UNIT,
     PERCENT,
@@ -25,7 +26,6 @@ from cmb_models.outputs.dicom.objects import (
 )
 from cmb_models.outputs.dicom.source import LPS, Source, header_errors, result_uid
 
-SUFFIX = "_cmb_change_sr.dcm"
 SCHEME = "99CMBMODELS"  # no public scheme has these concepts
 CHANGE = CodedConcept("change", SCHEME, "Change since the prior examination")
 SEVERITY = CodedConcept("aria-h", SCHEME, "ARIA-H class by the number of new microbleeds")
@@ -94,7 +94,7 @@ def write_change_report(
         series_uid, uid = (result_uid(kind, followup, source, *depends_on) for kind in ("series", "report"))
         series = (series_uid, SERIES, "Change of cerebral microbleeds")
         report = report_of(groups, followup, source.images, series, uid, prior.images)
-    path = folder / f"{followup.scan}{SUFFIX}"
+    path = folder / f"{followup.scan}{CHANGE_SUFFIX}"
     with atomic_write(path) as temporary:
         report.save_as(temporary, enforce_file_format=True)
     return path

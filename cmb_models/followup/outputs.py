@@ -16,6 +16,7 @@ from cmb_models.files import atomic_write, write_json
 from cmb_models.followup.compare import TABLE, Comparison, Lesion, lesion_row
 
 CSV_FILE, JSON_FILE, PAIRS_FILE = "comparison.csv", "comparison.json", "pairs.csv"
+CUT = "a scan has more candidates than the release keeps: lesions without a counterpart are uncertain"
 FORMAT = 1  # of JSON_FILE; a change that programs would notice makes the next number
 COUNTS = ("new", "uncertain_new", "persisting", "uncertain_gone", "not_seen_again", "outside_baseline", "outside_followup")
 PAIR_COLUMNS = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from cmb_models import cli
 from tests.integration.registry_site import copy_site, make_site
 
 
@@ -28,3 +30,17 @@ def site(made, tmp_path, monkeypatch) -> Path:
     folder = copy_site(made, tmp_path / "site")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def cmb(monkeypatch, capsys):
+    """Run the command line; give its exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        report = capsys.readouterr()
+        return ended.value.code or 0, report.out, report.err
+
+    return run

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from cmb_models import base_release, cli
+from cmb_models import base_release
 from cmb_models.cli.detect import TRAIN_HINT
 from cmb_models.client.outputs import COLUMNS
 from cmb_models.detection import Detection, DetectionResult
@@ -39,20 +39,6 @@ def work(tmp_path, tmp_path_factory, monkeypatch):
     write_volume(tmp_path / "spots.nii.gz", head())
     write_volume(tmp_path / "clean.nii", head(blobs_mm=(), seed=2))
     return tmp_path
-
-
-@pytest.fixture
-def cmb(monkeypatch, capsys):
-    """Run the command line; give its exit code, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        report = capsys.readouterr()
-        return ended.value.code or 0, report.out, report.err
-
-    return run
 
 
 def rows(path) -> list[dict]:

@@ -6,14 +6,13 @@ import csv
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
-from cmb_models import base_release, cli
+from cmb_models import base_release
 from cmb_models.files import read_json
 from cmb_models.io.nifti import read_volume, write_volume
 from cmb_models.volume import Volume
@@ -40,20 +39,6 @@ def work(tmp_path, tmp_path_factory, monkeypatch):
     write_volume(tmp_path / "two_swi.nii.gz", followup)
     write_volume(tmp_path / "other_swi.nii.gz", visit(BEFORE_MM, seed=3, head_seed=5))
     return tmp_path
-
-
-@pytest.fixture
-def cmb(monkeypatch, capsys):
-    """Run the command line; give its exit code, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cmb", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        report = capsys.readouterr()
-        return ended.value.code or 0, report.out, report.err
-
-    return run
 
 
 def rows(path) -> list[dict]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmb_models.cli.detect import SERVER_ERRORS, TRAIN_HINT, open_detector, prepare_folder
+from cmb_models.cli.detect import SERVER_ERRORS, TRAIN_HINT, BundleOption, DeviceOption, ServerOption, open_detector, prepare_folder
 from cmb_models.cli.terminal import check_analysis, quiet_nibabel
 from cmb_models.errors import InputError, printable
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 COMMAND = "cmb compare-scans"
 PAGE = "comparison.html"
-CUT = "a scan has more candidates than the release keeps: lesions without a counterpart are uncertain"
 EPILOG = (
     "Exit code: 0 all pairs were compared, 1 some were rejected, 2 nothing could start. Research software, not a medical device."
 )
@@ -41,17 +40,8 @@ def compare_scans(
         Path | None,
         typer.Option(metavar="TABLE", help="Instead of two scans: a CSV file with the columns baseline, followup, name."),
     ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="gRPC address of a server (default: the one started here, else --bundle base)."),
-    ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="A bundle to run in this process, without a server; base: the package's, trained on simulated scans only.",
-        ),
-    ] = None,
+    server: ServerOption = None,
+    bundle: BundleOption = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lowest score of a detection (default: the release's).")
     ] = None,
@@ -64,10 +54,7 @@ def compare_scans(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Save the comparison of DICOM scans as SR object, which carries the patient's name.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", help="Without a server: cpu, cuda, or auto for a CUDA device that works (default: auto)."),
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Find new microbleeds between two scans of a patient.
 
@@ -130,12 +117,13 @@ def compare_pair(
     from cmb_models.followup.compare import MAX_CANDIDATES, compare_results
     from cmb_models.followup.figure import write_pages
     from cmb_models.followup.outputs import CSV_FILE, JSON_FILE, write_comparison, write_lesions
+    from cmb_models.outputs.dicom.names import CHANGE_SUFFIX
 
     prepare_folder(folder)
     # An earlier call may have had more pages, and a rejected pair has no results.
     for old in (
         *folder.glob("comparison-*.png"),
-        *folder.glob("*_cmb_change_sr.dcm"),
+        *folder.glob(f"*{CHANGE_SUFFIX}"),
         folder / PAGE,
         folder / CSV_FILE,
         folder / JSON_FILE,
@@ -144,7 +132,7 @@ def compare_pair(
     (before, earlier), (after, later) = (answer_with_volume(p, detector, threshold) for p in (pair.baseline, pair.followup))
     assert before.answer is not None and after.answer is not None
     sources: tuple[Source, Source] | None = None
-    if dicom and earlier.files and later.files:
+    if dicom:
         from cmb_models.followup.dicom import require_order, write_change_report
         from cmb_models.outputs.dicom.source import read_source
 
@@ -244,6 +232,8 @@ def show_lesions(console: Console, comparison: Comparison, source: str) -> None:
     if outside := counts["outside-baseline"]:
         console.print(f"{outside} outside of the baseline, which are not counted", soft_wrap=True)
     if any(comparison.is_cut):
+        from cmb_models.followup.outputs import CUT
+
         console.print(CUT, soft_wrap=True)
 
 

@@ -49,6 +49,7 @@ def write_change_page(
     Raises:
         InputError: If the disk is full or the folder cannot be written to.
     """
+    from cmb_models.followup.outputs import CUT
     from cmb_models.report.environment import environment
 
     rows = _rows(comparison)
@@ -61,6 +62,7 @@ def write_change_page(
         "answer": comparison.followup,
         "name": printable(followup.scan),
         "printable": printable,
+        "cut": CUT if any(comparison.is_cut) else "",
         "crop_mm": CROP_MM,
         "colours": {"background": BACKGROUND, "ink": INK, "faint": FAINT, "ring": RING},
         "created": (created or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
