@@ -19,7 +19,7 @@ SPARE = 0.97  # of the bytes that may be used: the estimate is not exact
 LEAST_SIDE = 16  # voxels in plane
 # Where the volume is too large: noise in air is a third of its bytes, and below this share of the window all looks black.
 BLACK = 0.08
-COARSE = 128  # grey levels then, between which no eye tells a difference
+COARSE = 128  # grey levels then, whose steps are not visible
 
 
 @dataclass(frozen=True)

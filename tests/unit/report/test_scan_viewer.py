@@ -95,8 +95,8 @@ def test_a_report_fits_shows_the_scan_and_stays_where_it_is(name, width, files, 
     assert page.evaluate(overflow("body *:not(svg *)")) == []
     viewer, findings = box(page, "#viewer"), box(page, ".list")
     if name != "none":
-        beside = findings["x"] + findings["width"] <= viewer["x"]
-        assert beside if width == WIDTHS["desktop"] else viewer["y"] + viewer["height"] <= findings["y"]
+        side_by_side = findings["x"] + findings["width"] <= viewer["x"]
+        assert side_by_side if width == WIDTHS["desktop"] else viewer["y"] + viewer["height"] <= findings["y"]
     screen = grey(page.locator("#canvas"))
     assert (screen > 60).mean() > 0.05 and (screen < 10).mean() > 0.05
     assert faults == []
