@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +18,35 @@ SHARE = max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(min(SHARE, int(os.environ.get(variable) or SHARE)))
 
+READ = ("CMB_", "ONEDNN_", "DNNL_", "OMP_", "OPENBLAS_", "MKL_", "ATEN_", "CUDA_", "MLFLOW_", "DVC_", "TMPDIR")
 OF_BENCHMARKS = ("test_training_speed",)
 
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
 # and then stop that way: an ignored signal is inherited, a handler is not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_behind() -> Iterator[None]:
+    """No file of tests leaves a variable or a setting of torch changed: results of later tests would depend on which ran before."""
+    before = _process_state()
+    yield
+    now = _process_state()
+    changed = {name: (before.get(name), now.get(name)) for name in before | now if before.get(name) != now.get(name)}
+    assert not changed, f"left changed (before, after): {changed}"
+
+
+def _process_state() -> dict[str, object]:
+    """Variables that the library or its kernels read, and torch's settings as they are once torch is imported."""
+    state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(READ)}
+    torch, precision = sys.modules.get("torch"), sys.modules.get("cmb_models.training.precision")
+    # Without the number of threads before its import: it has the same then.
+    state["threads"] = torch.get_num_threads() if torch else SHARE
+    state["dtype"] = str(torch.get_default_dtype()) if torch else "torch.float32"
+    state["deterministic"] = torch.are_deterministic_algorithms_enabled() if torch else False
+    state["precision"] = {kind: choice.precision for kind, choice in precision._adopted.items()} if precision else {}
+    return state
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

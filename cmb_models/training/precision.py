@@ -34,7 +34,8 @@ class Choice:
     reason: str
 
 
-_chosen: dict[str, Choice] = {}
+_chosen: dict[tuple[str, str], Choice] = {}  # by type of device and $CMB_PRECISION, so that a change of the variable counts
+_adopted: dict[str, Choice] = {}  # by type of device
 
 
 def best_device() -> torch.device:
@@ -43,26 +44,30 @@ def best_device() -> torch.device:
 
 
 def choose_precision(device: torch.device) -> Choice:
-    """Decide once per process and device type; the same choice is returned, and nothing logged, from then on.
+    """Decide once per process, device type and $CMB_PRECISION; the same choice is returned, and nothing logged, from then on.
 
     Args:
         device: where the training runs.
 
     Returns:
-        The override of $CMB_PRECISION if it is set (`float32`, `bfloat16`), else bfloat16 where the device computes in it.
+        The choice that was adopted, if one was; else the override of $CMB_PRECISION if it is set (`float32`, `bfloat16`); else
+        bfloat16 where the device computes in it.
 
     Raises:
         InputError: $CMB_PRECISION is something else.
     """
-    if device.type not in _chosen:
-        adopt_precision(device, _decide(device))
-        log.info("training on %s in %s: %s", device.type, _chosen[device.type].precision, _chosen[device.type].reason)
-    return _chosen[device.type]
+    if device.type in _adopted:
+        return _adopted[device.type]
+    key = (device.type, os.environ.get(VARIABLE, "auto") or "auto")
+    if key not in _chosen:
+        _chosen[key] = _decide(device, key[1])
+        log.info("training on %s in %s: %s", device.type, _chosen[key].precision, _chosen[key].reason)
+    return _chosen[key]
 
 
 def adopt_precision(device: torch.device, choice: Choice) -> None:
-    """Take over a decision, as worker processes do from the process that started them."""
-    _chosen[device.type] = choice
+    """Take over a decision, whatever $CMB_PRECISION says, as worker processes do from the process that started them."""
+    _adopted[device.type] = choice
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -76,8 +81,7 @@ def describe_compute(device: torch.device) -> dict[str, str]:
     return {"device": device.type, "processor": name, "precision": choose_precision(device).precision}
 
 
-def _decide(device: torch.device) -> Choice:
-    setting = os.environ.get(VARIABLE, "auto") or "auto"
+def _decide(device: torch.device, setting: str) -> Choice:
     if setting not in SETTINGS:
         raise InputError(
             "setting-invalid",

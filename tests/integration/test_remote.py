@@ -42,7 +42,6 @@ class Machine:
             f"GIT_{who}_{what}": f"{home.name}@site.example" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
         self.variables = kept | identity | {
-            "CMB_PRECISION": "float32",  # else the load of the moment decides
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),

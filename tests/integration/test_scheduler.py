@@ -16,7 +16,6 @@ from pathlib import Path
 import dask
 import pytest
 
-from cmb_models.training import precision
 from cmb_models.training.data.preparation import prepare_training
 from cmb_models.training.validation import scheduler as module
 from cmb_models.training.validation.pool import SCHEDULER, scheduler_workers
@@ -147,7 +146,6 @@ def test_a_run_without_workers_says_so_and_goes_on_with_one_that_joins(tmp_path,
 
 def test_the_clients_precision_is_that_of_the_workers(tmp_path, jobs, monkeypatch):
     monkeypatch.setenv("CMB_PRECISION", "bfloat16")
-    monkeypatch.setattr(precision, "_chosen", {})
     with (
         running_cluster(tmp_path / "cluster", 1, worker_environment={"CMB_PRECISION": "float32"}) as cluster,
         DaskWorkers(cluster.address) as workers,

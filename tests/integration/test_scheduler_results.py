@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from cmb_models.training import precision
 from cmb_models.training.validation.jobs import UnetJob, pipeline_config
 from cmb_models.training.validation.nested import nested_cross_validate
 from cmb_models.training.validation.pool import SCHEDULER
@@ -41,8 +40,6 @@ def kill_two(cluster: Cluster, folder) -> None:
 def test_results_do_not_depend_on_the_workers(workspace, tmp_path, monkeypatch):  # noqa: F811 - the fixture
     monkeypatch.setenv("CMB_CORES", "2")  # the local pool then runs two trainings of one thread each, as the workers do
     monkeypatch.delenv(SCHEDULER, raising=False)
-    monkeypatch.setenv(precision.VARIABLE, precision.FLOAT32)  # else each process times which format is faster, and load decides
-    monkeypatch.setattr(precision, "_chosen", {})
     expected = results(workspace("here"))
     assert np.isfinite([score for fold in expected["folds"] for _, scores in fold[1] for score in scores]).all()
     assert len(set(expected["weights"])) == 3

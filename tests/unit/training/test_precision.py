@@ -22,6 +22,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def undecided(monkeypatch):
     """As in a new process, whatever the environment of the tests says."""
     monkeypatch.setattr(precision, "_chosen", {})
+    monkeypatch.setattr(precision, "_adopted", {})
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -55,6 +56,14 @@ def test_the_override_wins_and_bfloat16_without_instructions_is_a_warning(monkey
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == (setting == BFLOAT16 and not native)
     assert all("has no bfloat16 instructions that this library uses" in message for message in warnings)
+
+
+def test_a_changed_override_counts_at_once_and_an_adopted_choice_stays(monkeypatch):
+    for setting in (FLOAT32, BFLOAT16, FLOAT32):
+        monkeypatch.setenv(VARIABLE, setting)
+        assert choose_precision(CPU).precision == setting
+    precision.adopt_precision(CPU, Choice(BFLOAT16, "as the test says"))
+    assert choose_precision(CPU).precision == BFLOAT16
 
 
 @pytest.mark.parametrize("setting", ["float16", "bf16", "fast"])
