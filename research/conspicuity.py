@@ -1,10 +1,10 @@
-"""How far microbleeds stand off their surroundings, and how many of each are found: by a release, on locked scans.
+"""Sensitivity by contrast-to-noise ratio (CNR) of the microbleed: of a release, on held-out phantoms.
 
     python -m research.conspicuity --workspace demo-full [--seed 11 --seed 13] [--fp-per-scan 0.6] [--out FILE.json]
+    python -m research.conspicuity --seed 11 --seed 13    # the base release
 
-By a rule that no network has a part in: how many robust standard deviations of its surroundings a place's darkest voxel lies below
-their median. The workspace's own locked scans are read from its rows; each --seed adds as many scans, drawn as `make full-demo`
-draws its locked ones and kept in research/.cache, that the release looks through.
+The CNR is computed from the image alone. The held-out scans of a workspace are read from its evaluation; each --seed adds a set,
+simulated as `make full-demo` simulates its held-out scans and kept in research/.cache.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from cmb_models.figures.views import RING, View, bare, draw_image
 from cmb_models.files import atomic_write, read_json, write_json
 from cmb_models.io.nifti import read_volume
 from cmb_models.machine import cores
+from cmb_models.release.base import base_bundle
 from cmb_models.release.bundle import BundleDetector
 from cmb_models.volume import Volume, index_from_world, world_from_index
+from research.exposure import EXPOSURE_LOG, log_evaluation
 from research.full_run import simulate
-from research.looks import LOOKS, count_look
-from research.ood_simulator.evaluate import own_locked
+from research.ood_simulator.evaluate import own_locked, sensitivity_at
 from research.stages import ROOT
 from scripts.demo import LOCKED_FULL
 
@@ -45,17 +46,19 @@ if TYPE_CHECKING:
 
 CORE_MM = 1.5  # from the place: within it a microbleed is darkest
 SHELL_MM = (4.0, 9.0)  # its surroundings: beyond the rim of all but the largest (95 % of marked ones measure less than 4.8 mm)
-BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes, in standard deviations
+BOUNDS = (3.0, 4.5, 6.0, 8.0)  # of the classes of CNR
 CLASSES = class_names(BOUNDS, "below {:g}", "{:g} to below {:g}", "{:g} and more")
+RATES = (0.25, 0.5, 0.6, 1.0)  # false positives per scan
 SHOWN, CROP_MM = 12, 24.0  # of each class in the picture, and its width
 CACHE = ROOT / "research/.cache"
 
 
-def stand_off(volume: Volume, centre_mm: np.ndarray) -> float:
-    """How far the darkest voxel within CORE_MM of a place, or the nearest one, lies below the median of its surroundings.
+def contrast_to_noise(volume: Volume, centre_mm: np.ndarray) -> float:
+    """CNR of a place: median of its surroundings minus its darkest voxel, over the standard deviation of the surroundings.
 
-    centre_mm: (3,) scanner RAS. In robust standard deviations, 1.4826 times the median absolute deviation, of all voxels in
-    SHELL_MM, whatever they are. 0 for a place without surroundings in the volume, or whose surroundings do not differ.
+    centre_mm: (3,) scanner RAS. The darkest voxel is that within CORE_MM, or the nearest one; the surroundings are all voxels in
+    SHELL_MM, whatever tissue they show; their deviation is 1.4826 times the median absolute deviation. 0 for a place without
+    surroundings in the volume, or whose surroundings do not vary.
     """
     middle, reach = index_from_world(np.asarray(centre_mm, dtype=float)[None], volume.affine)[0], SHELL_MM[1]
     half = np.ceil(reach / np.asarray(volume.spacing_mm)).astype(int)
@@ -73,7 +76,7 @@ def stand_off(volume: Volume, centre_mm: np.ndarray) -> float:
 
 
 def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: float) -> tuple[list[dict], list[dict]]:
-    """A scan's microbleeds, as annotated and whether found, and its candidates that are none, with whether taken for one.
+    """A scan's microbleeds, each with whether it is found, and its other candidates, each with whether it is a false positive.
 
     At the threshold as every figure counts them; below it a candidate is of none when with no threshold it would find none.
     """
@@ -81,10 +84,10 @@ def places(scan: ScoredScan, volume: Volume, threshold: float, tolerance_mm: flo
     above = scan.scores >= threshold
     false = np.where(above, found.false, every.false)
     lesions = [
-        {"stand_off": stand_off(volume, np.array(a.centre_mm)), "about": a, "found": n in found.lesion_of}
+        {"cnr": contrast_to_noise(volume, np.array(a.centre_mm)), "about": a, "found": n in found.lesion_of}
         for n, a in enumerate(scan.cmbs)
     ]
-    others = [{"stand_off": stand_off(volume, scan.centres_mm[n]), "found": bool(above[n])} for n in np.flatnonzero(false)]
+    others = [{"cnr": contrast_to_noise(volume, scan.centres_mm[n]), "found": bool(above[n])} for n in np.flatnonzero(false)]
     return lesions, others
 
 
@@ -93,58 +96,60 @@ def class_name(value: float) -> str:
 
 
 def by_class(lesions: Sequence[dict], others: Sequence[dict], scans: int) -> list[dict]:
-    """A row a class: microbleeds and how many were found, other candidates a scan and how many were taken for one."""
+    """A row per class: microbleeds and how many are found, other candidates and false positives per scan."""
     rows = []
     for name in CLASSES:
-        own = [x["found"] for x in lesions if class_name(x["stand_off"]) == name]
-        mimic = [x["found"] for x in others if class_name(x["stand_off"]) == name]
+        own = [x["found"] for x in lesions if class_name(x["cnr"]) == name]
+        mimic = [x["found"] for x in others if class_name(x["cnr"]) == name]
         interval = wilson(sum(own), len(own)) if own else None
-        row = {"stand_off": name, "lesions": len(own), "found": sum(own), "interval_95": interval}
+        row = {"cnr": name, "lesions": len(own), "found": sum(own), "interval_95": interval}
         rows.append(row | {"others_per_scan": len(mimic) / scans, "false_positives_per_scan": sum(mimic) / scans})
     return rows
 
 
 def sets(
-    workspace: Path, detector: BundleDetector, seeds: Iterable[int], tolerance_mm: float
+    workspace: Path | None, detector: BundleDetector, seeds: Iterable[int], tolerance_mm: float
 ) -> list[tuple[Path, list[ScoredScan]]]:
-    """Folders of scans, each with what the release finds in them: the workspace's own, then each seed's; all looks."""
-    threshold = detector.bundle.config.decision.threshold
-    own, locked = own_locked(workspace / "reports/evaluate", threshold), read_json(workspace / "data/split.json")["locked"]
-    index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in locked]
-    print(f"{workspace}: {count_look(detector, index, own, tolerance_mm)}")
-    found = [(workspace / "data/raw/locked", own)]
+    """Folders of scans, each with the release's candidates: those of the workspace, then each seed's. Each evaluation is logged."""
+    found = []
+    if workspace:
+        threshold = detector.bundle.config.decision.threshold
+        own, locked = own_locked(workspace / "reports/evaluate", threshold), read_json(workspace / "data/split.json")["locked"]
+        index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in locked]
+        print(f"{workspace}: {log_evaluation(detector, index, own, tolerance_mm)}")
+        found.append((workspace / "data/raw/locked", own))
     for seed in seeds:
         raw, name = CACHE / f"locked-{seed}", f"seed{seed}"
         simulate(raw / name, LOCKED_FULL, cores(), seed)
         index = index_datasets(raw)["scans"]
         scans = score_scans(detector, raw, index)
-        print(f"seed {seed}: {count_look(detector, index, scans, tolerance_mm)}")
+        print(f"seed {seed}: {log_evaluation(detector, index, scans, tolerance_mm)}")
         found.append((raw / name, scans))
     return found
 
 
 def table(rows: Sequence[dict]) -> str:
-    lines = [f"{'stands off by SD':18}{'microbleeds':>12}{'found':>7}{'':10}{'other candidates':>18}{'taken for one, a scan':>24}"]
+    lines = [f"{'CNR':18}{'microbleeds':>12}{'found':>7}{'':10}{'other candidates':>18}{'FP/scan':>24}"]
     for r in rows:
         share = f"{r['found'] / r['lesions']:.0%}" if r["lesions"] else "-"
-        cells = f"{r['stand_off']:18}{r['lesions']:12}{r['found']:7}{share:>10}"
+        cells = f"{r['cnr']:18}{r['lesions']:12}{r['found']:7}{share:>10}"
         lines.append(f"{cells}{r['others_per_scan']:18.2f}{r['false_positives_per_scan']:24.2f}")
     return "\n".join(lines)
 
 
 def picture(lesions: Sequence[dict], path: Path) -> None:
-    """A row a class of up to SHOWN microbleeds drawn at random, an axial slice each with the microbleed in the middle."""
+    """A row per class of up to SHOWN microbleeds chosen at random, each in the middle of an axial slice."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.3 * SHOWN, 1.42 * len(CLASSES)), facecolor="white", layout="constrained")
     rng, panels = np.random.default_rng(0), figure.subplots(len(CLASSES), SHOWN)
     for row, name in zip(panels, CLASSES, strict=True):
-        own = [x for x in lesions if class_name(x["stand_off"]) == name]
+        own = [x for x in lesions if class_name(x["cnr"]) == name]
         drawn = [own[n] for n in rng.permutation(len(own))[:SHOWN]]
         row[0].set_ylabel(name, fontsize=10)
         for axes, lesion in zip(row, [*drawn, *[None] * (SHOWN - len(drawn))], strict=True):
             _enlarged(axes, lesion)
-    figure.suptitle("microbleeds by standard deviations of their surroundings; framed in orange: missed", fontsize=11)
+    figure.suptitle("microbleeds by CNR; framed in orange: missed", fontsize=11)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
 
@@ -164,15 +169,19 @@ def _enlarged(axes: Axes, lesion: dict | None) -> None:
 
 
 def main(
-    workspace: Annotated[Path, typer.Option(help="A site's workspace: its release and its locked scans.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Of more locked scans; may be given several times.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="A site's workspace: its release and its held-out scans. Default: the base release.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of a further set of held-out scans; may be given several times.")] = None,
     fp_per_scan: Annotated[float | None, typer.Option(help="Read off the curve there, not at the release's threshold.")] = None,
     out: Path = ROOT / "research/results/conspicuity.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
-    require_whole(LOOKS)
+    if not workspace and not seed:
+        raise InputError("options-conflict", "research.conspicuity", "--workspace or --seed", "neither", "name the scans")
+    require_whole(EXPOSURE_LOG)
     params: Params = load_params(params_file)
-    detector = BundleDetector(workspace / "models/bundle")
+    detector = BundleDetector(workspace / "models/bundle" if workspace else base_bundle())
     threshold, tolerance = detector.bundle.config.decision.threshold, params.evaluate.tolerance_mm
     found = sets(workspace, detector, seed or (), tolerance)
     if fp_per_scan is not None:
@@ -186,10 +195,11 @@ def main(
             lesions, others, count = lesions + own, others + mimics, count + 1
     cortex = [x for x in lesions if "cortex" in x["about"].region]
     rows = {"all": by_class(lesions, others, count), "cortex": by_class(cortex, (), count)}
+    rows |= {"total": sensitivity_at([s for _, scans in found for s in scans], RATES, params)}
     about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ()), "threshold": threshold}
     write_json(out, about | rows)
     picture(lesions, out.with_suffix(".png"))
-    print("\n\n".join(f"{name}\n{table(part)}" for name, part in rows.items()))
+    print("\n\n".join(f"{name}\n{table(rows[name])}" for name in ("all", "cortex")))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m research.full_run [--trials 50] [--side-by-side 10] [--locked-seed 17] [--keep FOLDER] [--out FILE.json]
 
-The stages run one after the other as `dvc repro` runs them, then the bundle looks through the locked scans. What is measured is
+The stages run one after the other as `dvc repro` runs them, then the bundle is evaluated on the held-out scans. What is measured is
 written after every stage, so that a run that is stopped tells of those that it finished. On a CUDA device trainings use it.
 """
 
@@ -25,13 +25,23 @@ from cmb_models.evaluation.summary import locked_metrics
 from cmb_models.files import read_json, write_json
 from cmb_models.machine import cores
 from cmb_models.release.bundle import BundleDetector
-from research.looks import LOOKS, count_look
+from research.exposure import EXPOSURE_LOG, log_evaluation
 from research.stages import ROOT, create_workspace, folder_for, run_stages
 from scripts.demo import LOCKED_FULL, SETTINGS_FULL, SITE_FULL
 
 SITE, LOCKED = "site", "locked"
 LIMIT_MINUTES = 30.0  # asked of one H200
-TOLD = ("n_scans", "n_lesions", "hits", "sensitivity", "fp_per_scan", "precision", "f1", "sensitivity_at_0.6_fp", "intervals_95")
+REPORTED = (
+    "n_scans",
+    "n_lesions",
+    "hits",
+    "sensitivity",
+    "fp_per_scan",
+    "precision",
+    "f1",
+    "sensitivity_at_0.6_fp",
+    "intervals_95",
+)
 
 
 def settings(params: Params, trials: int, parallel_trials: int) -> Params:
@@ -63,15 +73,15 @@ def tuned(workspace: Path) -> dict:
 
 
 def judge(workspace: Path, params: Params) -> dict:
-    """Figures out of fold, and of the bundle on the locked scans: a look that is counted."""
+    """Figures out of fold, and of the bundle on the locked scans: an evaluation that is logged."""
     detector, split = BundleDetector(workspace / "models/bundle"), read_json(workspace / "data/split.json")
     index = [s for s in read_json(workspace / "data/index.json")["scans"] if s["subject"] in split["locked"]]
     scans = score_scans(detector, workspace / "data/raw", index)
-    print(count_look(detector, index, scans, params.evaluate.tolerance_mm))
+    print(log_evaluation(detector, index, scans, params.evaluate.tolerance_mm))
     rng = np.random.default_rng(params.evaluate.seed)
     locked, _ = locked_metrics(scans, detector.bundle.config.decision.threshold, params, rng)
     out_of_fold = read_json(workspace / "reports/cross_validate/metrics.json")
-    return {"out_of_fold": {k: out_of_fold[k] for k in TOLD}, "locked": {k: locked[k] for k in TOLD}}
+    return {"out_of_fold": {k: out_of_fold[k] for k in REPORTED}, "locked": {k: locked[k] for k in REPORTED}}
 
 
 def main(
@@ -82,7 +92,7 @@ def main(
     out: Path = ROOT / "research/results/full_run.json",
     params_file: Annotated[Path, typer.Option("--params")] = ROOT / "params.yaml",
 ) -> None:
-    require_whole(LOOKS)
+    require_whole(EXPOSURE_LOG)
     params, n_cores = settings(load_params(params_file), trials, parallel_trials), cores()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report = {"device": device, "cores": n_cores, "torch": torch.__version__, "folds": params.split.folds, "trials": trials}

@@ -1,1 +1,1 @@
-"""Does it hold on SWI of another make? A second generator, which shares neither code nor a modelling idea with the phantom."""
+"""Out-of-distribution (OOD) simulator: SWI-like scans by a generator that shares no code and no model with the phantom."""

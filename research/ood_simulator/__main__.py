@@ -1,8 +1,8 @@
-"""Measures a release on SWI-like scans that a second, independent generator made, beside its figures on its own locked scans.
+"""Evaluate a release on SWI-like scans of a second, independent simulator, next to its figures on its own held-out scans.
 
     python -m research.ood_simulator --bundle FOLDER [--scans 20] [--seed 0]
-    python -m research.ood_simulator --workspace FOLDER    # its models/bundle, and its reports/evaluate beside it
-    python -m research.ood_simulator --train    # the recipe of params.yaml on 15 scans of the other make, tested on others
+    python -m research.ood_simulator --workspace FOLDER    # its models/bundle, and its reports/evaluate
+    python -m research.ood_simulator --train    # the recipe of params.yaml on 15 scans of this simulator, evaluated on others
 
 Writes ood_simulator.json, ood_simulator.png (curves) and ood_simulator_scans.png to research/results.
 """
@@ -21,14 +21,16 @@ from cmb_models.errors import InputError
 from cmb_models.files import write_json
 from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator.dataset import write_scans
-from research.ood_simulator.evaluate import own_locked, score, table, told
+from research.ood_simulator.evaluate import own_locked, score, table, with_intervals
 from research.ood_simulator.pictures import froc_picture, scans_picture
-from research.ood_simulator.scan import PROTOCOLS, STAND_OFF
+from research.ood_simulator.scan import MIN_CNR, PROTOCOLS
 from research.stages import ROOT, create_workspace, folder_for, run_stages
 
 TEST, SITE = "other", "other_site"
 SITE_SEED = 1_000_000  # added to the seed of the training scans, so that no test scan is among them
-GIVEN, OWN, TRAINED = "scans of another make", "the release's own locked scans", "trained on the other make"
+GIVEN = "out-of-distribution scans"
+OWN = "the release's own held-out scans"
+TRAINED = "trained on out-of-distribution scans"
 
 
 def chosen_bundle(bundle: Path | None, workspace: Path | None, training: bool) -> Path | None:
@@ -42,10 +44,12 @@ def chosen_bundle(bundle: Path | None, workspace: Path | None, training: bool) -
 
 def main(
     bundle: Annotated[Path | None, typer.Option(help="Folder of a release.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="A site's workspace: its release and its locked scans' figures.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="A site's workspace: its release and the figures of its held-out scans.")
+    ] = None,
     scans: Annotated[int, typer.Option(min=1)] = 20,
     seed: Annotated[int, typer.Option(min=0, max=SITE_SEED - 1)] = 0,
-    training: Annotated[bool, typer.Option("--train", help="Also train the recipe on scans of the other make.")] = False,
+    training: Annotated[bool, typer.Option("--train", help="Also train the recipe on scans of this simulator.")] = False,
     site_scans: Annotated[int, typer.Option(min=3, help="Scans to train on.")] = 15,
     keep: Annotated[Path | None, typer.Option(help="Keep the scans, and what was trained, in this new folder.")] = None,
     out: Path = ROOT / "research/results",
@@ -69,8 +73,8 @@ def main(
             list(run_stages(folder))
             trained = BundleDetector(folder / "models/bundle")
             evaluated[TRAINED] = (score(trained, raw, TEST), trained.bundle.config.decision)
-    figures = {name: told(own, decided, params) for name, (own, decided) in evaluated.items()}
-    about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "stand_off_noise_sd": STAND_OFF}
+    figures = {name: with_intervals(own, decided, params) for name, (own, decided) in evaluated.items()}
+    about = {"scans": scans, "seed": seed, "voxels_mm": [list(p) for p in PROTOCOLS], "min_cnr": MIN_CNR}
     release_sha256 = detector.bundle.manifest_sha256 if detector else None
     site = {"scans": site_scans, "seed": SITE_SEED + seed} if training else None
     write_json(

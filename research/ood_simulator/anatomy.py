@@ -36,7 +36,7 @@ STEM = (((0, 2, -6), (0, -5, -14), (0, -6, -28), (0, -18, -60), (0, -22, -80)), 
 
 @dataclass(frozen=True)
 class Traits:
-    """One person and how tissue looks in this scan; brightness is in units of white matter's. iron: 0 to 1. size: of three axes."""
+    """A person and how this scan shows tissue; brightness is in units of white matter's. iron: 0 to 1. size: of three axes."""
 
     size: tuple[float, float, float]
     atrophy: float

@@ -1,4 +1,4 @@
-"""Scans of another make in a site's layout, with what a reader would mark in annotations.csv."""
+"""Out-of-distribution scans in a site's layout, with what a reader would mark in annotations.csv."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a release finds in scans of another make, by the measures of `cmb_models.evaluation`, and in its own locked scans."""
+"""Figures of a release on out-of-distribution scans and on its own held-out scans, by `cmb_models.evaluation`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cmb_models.evaluation.summary import figures
 from cmb_models.io.annotations import MIMIC_PREFIX, Annotation
 from cmb_models.release.bundle import BundleDetector
 
-RATES = (0.5, 1.0, 2.0, 4.0)  # false positives per scan at which sensitivity is told
+RATES = (0.5, 1.0, 2.0, 4.0)  # false positives per scan at which sensitivity is reported
 AT_THRESHOLD = ("sensitivity", "precision", "fp_per_scan", "fp_per_cmb_free_scan")
 STRATA = ("voxel_size", "size", "region")
 
@@ -34,7 +34,7 @@ def score(bundle: BundleDetector, raw: Path, dataset: str) -> list[ScoredScan]:
 
 
 def own_locked(folder: Path, threshold: float) -> list[ScoredScan]:
-    """The release's saved rows of its own locked scans (reports/evaluate). Raises InputError when they are another release's."""
+    """The release's saved rows of its own held-out scans (reports/evaluate). Raises InputError when they are another release's."""
     saved = read_rows(folder)
     if saved.threshold != threshold:
         got = f"rows at {saved.threshold:.6f}"
@@ -50,7 +50,7 @@ def sensitivity_at(scans: Sequence[ScoredScan], rates: Sequence[float], params: 
     return {"cmbs": sum(len(s.cmbs) for s in scans), "froc": froc_table(scans, params.evaluate.tolerance_mm, draws, rates)}
 
 
-def told(scans: Sequence[ScoredScan], decision: Decision, params: Params) -> dict:
+def with_intervals(scans: Sequence[ScoredScan], decision: Decision, params: Params) -> dict:
     """Figures with 95 % intervals over subjects: FROC at RATES, at the threshold, by stratum, and what errors were.
 
     decision: the release's.
@@ -81,9 +81,9 @@ def told(scans: Sequence[ScoredScan], decision: Decision, params: Params) -> dic
 
 
 def without_mimics(scans: Sequence[ScoredScan], tolerance_mm: float) -> list[ScoredScan]:
-    """The scans with every candidate left aside that lies at a marked mimic and at no microbleed: neither hit nor false positive.
+    """The scans without candidates that lie at a marked mimic and at no microbleed: neither hits nor false positives.
 
-    Many mimics of this make are drawn as round and as black as its microbleeds. Without them one sees what else is taken for one.
+    Many mimics of this simulator are as round and as dark as its microbleeds. Without them the other false positives remain.
     """
     return [_without_mimics(scan, tolerance_mm) for scan in scans]
 
@@ -122,7 +122,7 @@ def table(parts: dict[str, dict]) -> str:
         lines.append(f"{name:34}{part['n_scans']:6}{part['n_lesions']:6}{row}")
         if rows := part.get("froc_without_mimics"):
             apart = [_cell(row["sensitivity"], (row["low"], row["high"])) for row in rows]
-            lines.append(f"{'  its marked mimics left aside':46}" + "".join(f"{cell:>18}" for cell in apart))
+            lines.append(f"{'  without candidates at marked mimics':46}" + "".join(f"{cell:>18}" for cell in apart))
     return "\n".join(lines)
 
 

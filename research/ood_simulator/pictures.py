@@ -1,4 +1,4 @@
-"""What the scans of another make look like, and the curves."""
+"""Pictures of the out-of-distribution scans, and FROC curves."""
 
 from __future__ import annotations
 

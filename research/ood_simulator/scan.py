@@ -1,4 +1,4 @@
-"""One scan of another make: a head seen through a slab of thick slices, its contrast, shading and noise drawn at random."""
+"""One out-of-distribution scan: a head seen through a slab of thick slices, its contrast, shading and noise drawn at random."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from research.ood_simulator.veins import draw_sinuses, draw_veins, share
 # Voxel sizes in mm: UK Biobank, AIBL, and clinical ones from fine to thick.
 PROTOCOLS = ((0.8, 0.8, 3.0), (0.94, 0.94, 1.75), (0.5, 0.5, 2.0), (0.9, 0.9, 4.0), (0.7, 0.7, 5.0))
 FINE_MM = 1.0  # slices are averaged from layers at most this thick
-STAND_OFF = 4.0  # times noise and uneven tissue by which a microbleed must differ from its surroundings, or no reader would mark it
+MIN_CNR = 4.0  # of a microbleed, by noise and uneven tissue around it: a fainter one would not be marked by a reader
 TRIES = 400  # for a scan's places
 APART_MM = 3.0  # between the rims of two bodies
 VEIN_SHARE = 0.03  # most vein in and beside a microbleed: one on a vein nobody would tell from it
 
 
 @dataclass(frozen=True)
-class OtherScan:
+class OodScan:
     """What was made. clean: noise-free signal, noise: standard deviation of the noise, both (I, J, K) float32 as swi's voxels.
 
     centres_vox: (N, 3) of the annotations, in voxels of swi.
@@ -67,22 +67,22 @@ class Slab:
         return np.atleast_2d(centre_mm) @ self.to_index[:3, :3].T + self.to_index[:3, 3]
 
 
-def simulate(seed: np.random.SeedSequence, spacing_mm: tuple[float, float, float], n_cmbs: int, subject: str) -> OtherScan:
+def simulate(seed: np.random.SeedSequence, spacing_mm: tuple[float, float, float], n_cmbs: int, subject: str) -> OodScan:
     """Draw a person with microbleeds, mimics and veins, and scan them: 5 to 8 s on one core.
 
     Raises InputError when the head has no room for so many microbleeds that can be seen.
     """
-    person, pose, look = (np.random.default_rng(s) for s in seed.spawn(3))
+    person, pose, appearance = (np.random.default_rng(s) for s in seed.spawn(3))
     head = build_head(person, draw_traits(person))
     slab = _slab(pose, spacing_mm)
-    fine = _seen(look, head, slab)
-    veins = share(look, draw_veins(person, head), slab.to_layer, slab.fine_shape, np.prod(spacing_mm) / slab.layers)
-    fine *= 1 - look.uniform(0.55, 0.95) * np.minimum(1, look.uniform(1.0, 1.7) * veins)
-    noise = _noise_level(look, slab)
+    fine = _seen(appearance, head, slab)
+    veins = share(appearance, draw_veins(person, head), slab.to_layer, slab.fine_shape, np.prod(spacing_mm) / slab.layers)
+    fine *= 1 - appearance.uniform(0.55, 0.95) * np.minimum(1, appearance.uniform(1.0, 1.7) * veins)
+    noise = _noise_level(appearance, slab)
     clean = slab.averaged(fine)
     bodies = _planted(person, head, slab, clean, slab.averaged(veins), noise, n_cmbs)
-    data = _noisy(look, clean, noise) * np.float32(look.uniform(300, 3000) / clean.max())
-    return _stored(look, slab, np.rint(data), clean, noise, bodies, subject)
+    data = _noisy(appearance, clean, noise) * np.float32(appearance.uniform(300, 3000) / clean.max())
+    return _stored(appearance, slab, np.rint(data), clean, noise, bodies, subject)
 
 
 def _slab(rng: np.random.Generator, spacing_mm: tuple[float, float, float]) -> Slab:
@@ -153,14 +153,16 @@ def _planted(rng, head: Head, slab: Slab, clean: np.ndarray, veins: np.ndarray, 
             continue
         before = clean[there[0]].copy()
         clean[there[0]] *= there[1]
-        if stand_off(slab, clean, before, there[0], body, noise) >= STAND_OFF:
+        if contrast_to_noise(slab, clean, before, there[0], body, noise) >= MIN_CNR:
             bodies.append(body)
             wanted.pop()
         else:
             clean[there[0]] = before
     if wanted:
         got = f"none for {len(wanted)} of them"
-        raise InputError("phantom-no-room", "other SWI", f"room for {n_cmbs} microbleeds that stand off", got, "ask for fewer")
+        raise InputError(
+            "phantom-no-room", "OOD simulator", f"room for {n_cmbs} microbleeds of sufficient contrast", got, "ask for fewer"
+        )
     return bodies
 
 
@@ -177,7 +179,9 @@ def _on_vein(body: Body, slab: Slab, veins: np.ndarray) -> bool:
     return bool(veins[around].mean() > VEIN_SHARE)
 
 
-def stand_off(slab: Slab, clean: np.ndarray, before: np.ndarray, box: tuple[slice, ...], body: Body, noise: np.ndarray) -> float:
+def contrast_to_noise(
+    slab: Slab, clean: np.ndarray, before: np.ndarray, box: tuple[slice, ...], body: Body, noise: np.ndarray
+) -> float:
     """How far a body's middle lies below what was there without it, and below its surroundings, the less of both.
 
     In standard deviations of noise and uneven tissue there. before: the voxels of `clean` in `box` without the body.
@@ -199,7 +203,7 @@ def surroundings(picture: np.ndarray, at: tuple[int, int], diameter_mm: float, s
     return middle, 1.4826 * float(np.median(np.abs(ring - middle)))
 
 
-def _stored(rng, slab: Slab, data: np.ndarray, clean: np.ndarray, noise: np.ndarray, bodies: list[Body], subject: str) -> OtherScan:
+def _stored(rng, slab: Slab, data: np.ndarray, clean: np.ndarray, noise: np.ndarray, bodies: list[Body], subject: str) -> OodScan:
     """The scan as a site has it: some orientation, some oblique slab, annotations in scanner mm."""
     affine = np.diag([*slab.spacing_mm, 1.0])
     affine[:3, :3] = Rotation.from_euler("xyz", rng.normal(0, (6, 2, 2)), degrees=True).as_matrix() @ affine[:3, :3]
@@ -215,4 +219,4 @@ def _stored(rng, slab: Slab, data: np.ndarray, clean: np.ndarray, noise: np.ndar
         Annotation(subject, "", *(float(w) for w in world), round(b.diameter_mm, 2), b.label, "generator", b.region)
         for world, b in zip(world_from_index(centres, affine), bodies, strict=True)
     )
-    return OtherScan(Volume(np.ascontiguousarray(data, np.float32), affine), marked, centres, clean, noise)
+    return OodScan(Volume(np.ascontiguousarray(data, np.float32), affine), marked, centres, clean, noise)

@@ -9,7 +9,7 @@ from cmb_models.dataset.layout import find_scans
 from cmb_models.errors import InputError
 from cmb_models.files import read_json, write_json
 from cmb_models.hash_chain import read_entries
-from research import full_run, looks
+from research import exposure, full_run
 from research.stages import ROOT, TO_BUNDLE, create_workspace, run_stages
 from tests.support.bundles import make_bundle
 from tests.test_dvc_graph import STAGES
@@ -79,14 +79,14 @@ def test_pruned_trials_are_counted(tmp_path):
     assert full_run.tuned(tmp_path)["cnn"] == {"settings": {}, "trial": 0, "best_value": 0.5, "trials": 3, "pruned": 2}
 
 
-def test_the_look_at_the_locked_scans_is_counted(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(looks, "LOOKS", tmp_path / "looks.jsonl")
+def test_the_evaluation_on_the_held_out_scans_is_logged(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(exposure, "EXPOSURE_LOG", tmp_path / "exposure.jsonl")
     list(run_stages(workspace, ("ingest", "split")))
     make_bundle(workspace / "models/bundle")
-    write_json(workspace / "reports/cross_validate/metrics.json", dict.fromkeys(full_run.TOLD, 0.5))
-    told = full_run.judge(workspace, PARAMS)
-    (entry,) = read_entries(looks.LOOKS)
+    write_json(workspace / "reports/cross_validate/metrics.json", dict.fromkeys(full_run.REPORTED, 0.5))
+    found = full_run.judge(workspace, PARAMS)
+    (entry,) = read_entries(exposure.EXPOSURE_LOG)
     scans = read_json(workspace / "data/index.json")["scans"]
     assert entry["scans"] == sorted(s["sha256"] for s in scans if s["dataset"] == "locked")
-    assert entry["figures"]["n_lesions"] == told["locked"]["n_lesions"] == 4
-    assert told["out_of_fold"]["sensitivity"] == 0.5
+    assert entry["figures"]["n_lesions"] == found["locked"]["n_lesions"] == 4
+    assert found["out_of_fold"]["sensitivity"] == 0.5

@@ -1,4 +1,4 @@
-"""A release measured on scans of another make, on two small ones and on detections made by hand."""
+"""A release evaluated on out-of-distribution scans: on two small ones and on detections made by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cmb_models.io.annotations import Annotation
 from cmb_models.release.bundle import BundleDetector
 from research.ood_simulator import __main__ as command
 from research.ood_simulator.dataset import draw_count, write_scans
-from research.ood_simulator.evaluate import own_locked, score, table, told, without_mimics
+from research.ood_simulator.evaluate import own_locked, score, table, with_intervals, without_mimics
 from tests.support.bundles import make_bundle
 from tests.support.imports import ROOT
 
@@ -47,7 +47,7 @@ def test_scans_lie_in_a_sites_layout_and_nothing_is_overwritten(written):
 def test_a_release_is_measured_on_them(written, tmp_path):
     detector = BundleDetector(make_bundle(tmp_path / "bundle"))
     scans = score(detector, written, "other")
-    figures = told(scans, DECISION, PARAMS)
+    figures = with_intervals(scans, DECISION, PARAMS)
     assert figures["n_scans"] == 2 and figures["n_lesions"] == sum(len(s.cmbs) for s in scans)
     assert [row["fp_per_scan"] for row in figures["froc"]] == [0.5, 1.0, 2.0, 4.0]
     assert {row["name"] for row in figures["strata"]["voxel_size"]} == {"1.40 × 1.40 × 4.00 mm"}
@@ -64,7 +64,7 @@ def found_one() -> ScoredScan:
 
 
 def test_figures_by_hand():
-    figures = told([found_one()], DECISION, PARAMS)
+    figures = with_intervals([found_one()], DECISION, PARAMS)
     assert figures["at_threshold"]["sensitivity"]["value"] == 1 and figures["false_positives_at"] == {"mimic:iron": 1}
     assert [row["sensitivity"] for row in figures["froc"]] == [1, 1, 1, 1]
     assert figures["highest_sensitivity_fp_per_scan"] == 2
@@ -76,7 +76,7 @@ def test_mimics_left_aside_are_neither_hits_nor_false():
     near = Annotation("sub-1", "", 2.0, 0.0, 0.0, 3.0, "mimic:iron", "r")
     both = replace(found_one(), annotations=(*found_one().annotations, near))
     assert without_mimics([both], 3.0)[0].scores.tolist() == [0.9, 0.2]  # what lies at a microbleed stays, whatever is near
-    rows = told([replace(found_one(), scores=np.array([0.8, 0.9, 0.2]))] * 2, DECISION, PARAMS)
+    rows = with_intervals([replace(found_one(), scores=np.array([0.8, 0.9, 0.2]))] * 2, DECISION, PARAMS)
     assert [r["sensitivity"] for r in rows["froc"]] == [0, 1, 1, 1]
     assert [r["sensitivity"] for r in rows["froc_without_mimics"]] == [1, 1, 1, 1]
     plain = replace(found_one(), annotations=())

@@ -1,4 +1,4 @@
-"""Scans of another make: what is marked in them can be seen, and nothing of the phantom is in them."""
+"""Out-of-distribution scans: marked lesions are visible, and no code of the phantom is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmb_models.detect.checks import check_scan
 from cmb_models.errors import InputError
 from cmb_models.volume import index_from_world
 from research.ood_simulator.lesions import MEDIAN_MM, draw_body, draw_diameter, window
-from research.ood_simulator.scan import STAND_OFF, simulate, surroundings
+from research.ood_simulator.scan import MIN_CNR, simulate, surroundings
 from research.ood_simulator.shapes import chain, ellipsoid, enlarge, smooth_noise, soft
 from research.ood_simulator.veins import Tubes, share
 from tests.support.imports import ROOT, closure, imports_of
@@ -54,21 +54,21 @@ def test_what_is_marked_is_there_and_the_detector_takes_the_scan(made):
 
 
 def test_a_microbleed_stands_off_its_surroundings(made):
-    """In the noise-free scan by STAND_OFF deviations of the noise; in the noisy one, on average, too."""
+    """In the noise-free scan by MIN_CNR deviations of the noise; in the noisy one, on average, too."""
     seen = []
     for about, centre in zip(made.annotations, made.centres_vox, strict=True):
         if about.is_cmb:
             i, j, k = np.rint(centre).astype(int)
             around, _ = surroundings(made.clean[:, :, k], (i, j), about.diameter_mm, COARSE[0])
-            assert around - made.clean[i, j, k] >= STAND_OFF * made.noise[i, j, k]
+            assert around - made.clean[i, j, k] >= MIN_CNR * made.noise[i, j, k]
             loud, _ = surroundings(made.swi.data[:, :, k], (i, j), about.diameter_mm, COARSE[0])
             seen.append(made.swi.data[i, j, k] / loud)
     assert len(seen) == 6 and np.mean(seen) < 0.85
 
 
-def test_a_head_without_room_is_told(monkeypatch):
+def test_a_head_without_room_is_refused(monkeypatch):
     monkeypatch.setattr("research.ood_simulator.scan.TRIES", 0)
-    with pytest.raises(InputError, match="room for 2 microbleeds that stand off, got none for 2"):
+    with pytest.raises(InputError, match="room for 2 microbleeds of sufficient contrast, got none for 2"):
         scan(n_cmbs=2)
 
 

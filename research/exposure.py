@@ -1,4 +1,4 @@
-"""Benchmarks look at the full demo's locked scans, too: each look is an entry of the project's own exposure log."""
+"""Research evaluates on the full demo's held-out scans, too: each evaluation is an entry of the project's own exposure log."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from cmb_models.release.bundle import BundleDetector
 from cmb_models.workspace.versioning import head_commit
 from research.stages import ROOT
 
-LOOKS = ROOT / "research/locked_evaluations.jsonl"  # kept by git
+EXPOSURE_LOG = ROOT / "research/locked_evaluations.jsonl"  # kept by git
 
 
-def count_look(
+def log_evaluation(
     detector: BundleDetector, index: Sequence[Mapping[str, Any]], scans: Sequence[ScoredScan], tolerance_mm: float
 ) -> str:
-    """Count that a release looked at these scans; returns how often they have been looked at by now, in a sentence.
+    """Log that a release was evaluated on these scans; returns how often they have been evaluated by now, in a sentence.
 
     index: entries of the scans in data/index.json. Raises InputError for no scans or a broken log; call exposure_log.require_whole
     before the scans are read.
     """
     figures = metrics_at(scans, detector.bundle.config.decision.threshold, tolerance_mm)
-    return exposure_summary(
-        count_evaluation(LOOKS, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures)
-    )
+    entry = count_evaluation(EXPOSURE_LOG, detector.bundle.manifest_sha256, locked_scans(index), head_commit(ROOT), figures)
+    return exposure_summary(entry)
