@@ -66,7 +66,7 @@ class Causes:
         at = tuple(np.clip(voxel, 0, np.array(self._brain.shape) - 1))
         if self._vein_mm[at] <= VEIN_MM:
             return "vein, not labelled"
-        return "beside a microbleed" if near else "other, in the brain" if self._brain[at] else "other, outside the brain"
+        return "next to a microbleed" if near else "other, in the brain" if self._brain[at] else "other, outside the brain"
 
 
 def causes_at(found: list[ScoredScan], causes: list[Causes], threshold: float) -> dict[str, int]:

@@ -50,7 +50,7 @@ def stage2_weight(microbleeds: int) -> float:
     """Stage 2's weight in the joint score once it has learned from so many marked microbleeds: 0 for none, towards one half.
 
     Stage 1 sees whole scans and ranks usefully after three microbleeds; stage 2 sees candidates only, and taught by three it
-    ranks no better than chance, which in an even mean is worse than none (research/quality.md). The form, n / (n + HALF_TRUST), is
+    ranks no better than chance, which in an even mean is worse than none (research/findings.md). The form, n / (n + HALF_TRUST), is
     that of an estimate shrunk by a prior worth HALF_TRUST observations.
     """
     return 0.5 * microbleeds / (microbleeds + HALF_TRUST)

@@ -1,6 +1,6 @@
 """The batches of a training's next steps, drawn by threads while a CUDA device works on the one before.
 
-Drawing took 72 % of a step on an H100 without this (research/quality.md), and two threads draw 1.4 times as many batches as one
+Drawing took 72 % of a step on an H100 without this (research/findings.md), and two threads draw 1.4 times as many batches as one
 (benchmarks/results/training_speed.json). A whole training on a CUDA device has not been measured with it.
 """
 

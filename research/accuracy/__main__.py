@@ -1,4 +1,4 @@
-"""Trains on 3 to 30 scans and measures what is found in 30 unseen ones, ours beside the alternatives with the same budget.
+"""Train on 3 to 30 scans and evaluate on 30 others: our two networks and the alternatives, with the same budget.
 
     python -m research.accuracy [--sizes 3,5,8,10,15,30] [--draws 3] [--steps-scale 1] [--methods two-stage,segmentation,radial]
 
@@ -34,7 +34,7 @@ from research.accuracy.scans import POOL, ROOT, ScanRequest, Scans, code_hash, d
 from research.alternatives import nnunet
 from research.stages import recipe_from_random
 
-# What a training costs beside the two stages', only to tell the time that is left: by their steps, nnU-Net's is a guess.
+# Cost of a training relative to that of the two networks, for the time left: by optimizer steps; nnU-Net's is a guess.
 COST = {"two-stage": 1.0, "unplanted": 1.0, "segmentation": 1.0, "stage1-long": 1.0, "radial": 0.01, "nnunet": 5.0}
 DEFAULT = "two-stage,segmentation,radial,nnunet"
 
@@ -77,7 +77,7 @@ def tasks_of(
 
 
 def finish(todo: list[Task], paths: list[Path], workers: int, pool: Executor) -> Iterator[tuple[Task, float]]:
-    """Run tasks and store each one's points as it ends; yields them with their seconds. One that fails is told at the end."""
+    """Run tasks and store each one's points as it ends; yields them with their seconds. Failed ones are reported at the end."""
     running = {pool.submit(run, task): n for n, task in enumerate(todo)}
     faults = []
     for done in as_completed(running):

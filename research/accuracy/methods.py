@@ -162,8 +162,8 @@ def radial(task: Task) -> list[Outcome]:
     best = radial_symmetry.choose(training, task.split["folds"], tolerance, TUNED_UP_TO_FP)
     weights = radial_symmetry.fit_scans([(s, spots[best]) for s, spots in training], tolerance)
     scans = [radial_symmetry.scored(s, spots[best], weights) for s, spots in test]
-    told = dict(zip(radial_symmetry.FEATURES, weights.weight.tolist(), strict=True))
-    return [Outcome(RADIAL, scans, 0, {**asdict(radial_symmetry.GRID[best]), "weights": told})]
+    weights_by_feature = dict(zip(radial_symmetry.FEATURES, weights.weight.tolist(), strict=True))
+    return [Outcome(RADIAL, scans, 0, {**asdict(radial_symmetry.GRID[best]), "weights": weights_by_feature})]
 
 
 def nnunet_v2(task: Task) -> list[Outcome]:

@@ -50,7 +50,7 @@ def save(path: Path, task: Task, outcomes: list[Outcome], seconds: float, worker
 
 
 def load(path: Path, test: Path) -> list[Point]:
-    """The points of a task's file beside the truth of the test dataset; [] when it is not there."""
+    """The points of a task's file with the annotations of the test dataset; [] if there is no file."""
     if not path.is_file():
         return []
     about, truth = read_json(path), find_scans(test)

@@ -1,1 +1,1 @@
-"""What the accuracy benchmark sets beside the two stages: other ways to find microbleeds, as their literature describes them."""
+"""Alternatives in the accuracy benchmark: other methods to find microbleeds, as published."""

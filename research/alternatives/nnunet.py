@@ -34,7 +34,7 @@ EPOCHS = {1: "nnUNetTrainer_1epoch"} | {
     n: f"nnUNetTrainer_{n}epochs" for n in (5, 10, 20, 50, 100, 250, 500, 750)
 }  # in the package
 THRESHOLD = 0.1  # on its probability of a microbleed: its own .5 would end the FROC early
-SMALLEST = 1e-38  # probability that is told from 0 in float32, as it stores them
+SMALLEST = 1e-38  # probability that float32, in which they are stored, separates from 0
 ENTRY = Path(__file__).with_name("nnunet_entry.py")
 
 

@@ -288,7 +288,7 @@ def _texture(rng, bright, region, ventricle, traits: Traits) -> None:
 
 
 def _dropout(rng: np.random.Generator, bright: np.ndarray, p: np.ndarray) -> None:
-    """Signal lost above the air of the nose and beside the ears, with a ragged border."""
+    """Signal lost above the air of the nose and at the ears, with a ragged border."""
     ragged = 3 * smooth_noise(rng, bright.shape, 4 / STEP_MM)
     places = [((rng.normal(0, 3), 44 + rng.normal(0, 4), -24), (14, 16, 6 + 8 * rng.random()))]
     places += [((side * 46, -12 + rng.normal(0, 4), -40), (13, 12, 6 + 6 * rng.random())) for side in (-1, 1)]

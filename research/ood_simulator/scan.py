@@ -22,7 +22,7 @@ FINE_MM = 1.0  # slices are averaged from layers at most this thick
 MIN_CNR = 4.0  # of a microbleed, by noise and uneven tissue around it: a fainter one would not be marked by a reader
 TRIES = 400  # for a scan's places
 APART_MM = 3.0  # between the rims of two bodies
-VEIN_SHARE = 0.03  # most vein in and beside a microbleed: one on a vein nobody would tell from it
+VEIN_SHARE = 0.03  # most vein in and around a microbleed: on a vein it could not be distinguished
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the real planes.")],
     scans: Annotated[int, typer.Option(help="Simulated subjects for each generation.")] = 10,
     generation: Annotated[list[int] | None, typer.Option(help="PhantomConfig.generation; repeatable.")] = None,
-    tag: Annotated[str, typer.Option(help="Part of the cache's file names: another one simulates anew.")] = "",
+    tag: Annotated[str, typer.Option(help="Part of the cache's file names: another one simulates again.")] = "",
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = ROOT / "research/results/real_planes.json",
 ) -> None:
     """Measure real and simulated images by the same rules."""

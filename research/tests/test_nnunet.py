@@ -1,4 +1,4 @@
-"""nnU-Net beside ours: what it is given, how its commands are run, how its answers are read. The package is not needed for it."""
+"""nnU-Net as alternative: its inputs, its commands and its answers. The package itself is not needed."""
 
 from __future__ import annotations
 
