@@ -18,7 +18,8 @@ SHARE = max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 for variable in ("CMB_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(min(SHARE, int(os.environ.get(variable) or SHARE)))
 
-READ = ("CMB_", "ONEDNN_", "DNNL_", "OMP_", "OPENBLAS_", "MKL_", "ATEN_", "CUDA_", "MLFLOW_", "DVC_", "TMPDIR")
+# Variables on which numbers depend.
+NUMERICAL = ("CMB_PRECISION", "CMB_CORES", "ONEDNN_", "DNNL_", "OMP_", "OPENBLAS_", "MKL_", "ATEN_")
 OF_BENCHMARKS = ("test_training_speed",)
 
 # Whoever runs the tests in a script's background has them ignore Ctrl-C, and so would every server and command that they start
@@ -29,7 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left_behind() -> Iterator[None]:
-    """No file of tests leaves a variable or a setting of torch changed: results of later tests would depend on which ran before."""
+    """No file of tests changes what later tests compute: a precision left behind by one made another fail at times."""
     before = _process_state()
     yield
     now = _process_state()
@@ -38,8 +39,8 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def _process_state() -> dict[str, object]:
-    """Variables that the library or its kernels read, and torch's settings as they are once torch is imported."""
-    state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(READ)}
+    """What results depend on: variables, and torch's settings once it is imported."""
+    state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(NUMERICAL)}
     torch, precision = sys.modules.get("torch"), sys.modules.get("cmb_models.training.precision")
     # Without the number of threads before its import: it has the same then.
     state["threads"] = torch.get_num_threads() if torch else SHARE
