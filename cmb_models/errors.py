@@ -227,6 +227,7 @@ EXTRAS = {
     "client": ("grpc", "google"),
     "train": ("mlflow",),
     "compare": ("scipy",),
+    "cohort": ("pyarrow",),
 }
 
 

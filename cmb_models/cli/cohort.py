@@ -55,8 +55,12 @@ def cohort(
     from cmb_models.cohort.run import run_cohort
     from cmb_models.cohort.servers import Servers
     from cmb_models.dataset.statistics import training_references
+    from cmb_models.errors import optional_packages
     from cmb_models.files import claimed
 
+    with optional_packages("cmb cohort", "cohort"):
+        # Imported where the first results are written: the scans before would be lost.
+        import pyarrow  # noqa: F401
     quiet_nibabel()
     listed = list_cohort(manifest)
     scans = listed.scans

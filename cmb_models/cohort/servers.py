@@ -243,24 +243,25 @@ class Servers:
     def _agree(self, manifest_sha256: str | None) -> str:
         """The hash of the release that all servers which answer have; those that do not are left out for now."""
         found: dict[str, str] = {}
-        reasons = []
+        reasons: dict[str, str] = {}
         for server in self._servers:
             try:
                 serving = server.client.serving()
                 if serving:
                     found[server.client.url] = serving.manifest_sha256
                     continue
-                reasons.append(f"{server.client.url} has no release")
+                reasons[server.client.url] = "no release"
+                self._leave_out(server, f"{server.client.url} has no release")
             except InputError as error:
                 if error.code not in RETRIED:
                     raise
-                reasons.append(str(error))
-            self._leave_out(server, reasons[-1])
+                reasons[server.client.url] = error.got
+                self._leave_out(server, str(error))
         if not found:
-            urls = ", ".join(s.client.url for s in self._servers)
-            raise InputError(
-                "server-unreachable", urls, "a server that answers", "; ".join(reasons), "start one, or correct --server"
-            )
+            distinct = list(dict.fromkeys(reasons.values()))
+            got = distinct[0] if len(distinct) == 1 else "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
+            expected, remedy = "a server with a release", "start one with `cmb server run`, or correct --server"
+            raise InputError("server-unreachable", ", ".join(reasons), expected, got, remedy)
         wanted = manifest_sha256 or next(iter(found.values()))
         if others := {url: sha256 for url, sha256 in found.items() if sha256 != wanted}:
             got = ", ".join(f"{sha256[:12]} on {url}" for url, sha256 in others.items())
