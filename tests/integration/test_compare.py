@@ -135,11 +135,11 @@ def test_figures_differences_and_the_gates_verdict(cmb):
 
 def test_the_terminal_says_the_same(cmb):
     text = " ".join(cmb("1", "2").output.split())
-    assert "microbleeds release 2 detected 6 and release 1 detected 9: sensitivity −33 % (−33 to −33)" in text
+    assert "microbleeds release 2 detected 6 and release 1 detected 9: sensitivity −33 pp (−33 to −33)" in text
     assert "the gate would reject release 2 as a replacement of release 1" in text
     assert "microbleeds detected by only one release: release 1 3, release 2 0" in text
     back = " ".join(cmb("2", "1").output.split())
-    assert "the gate would accept release 1 as a replacement of release 2" in back and "+33 % (+33 to +33)" in back
+    assert "the gate would accept release 1 as a replacement of release 2" in back and "+33 pp (+33 to +33)" in back
 
 
 def test_the_page_shows_every_place_and_needs_nothing_beside_it(cmb, tmp_path):
@@ -220,7 +220,7 @@ def test_too_few_scans_give_no_interval(cmb, site):
     finally:
         params.write_text(kept)
     text = " ".join(result.output.split())
-    assert "sensitivity −33 %. False positives:" in text and "4 scans in common are needed to compare the two" in text
+    assert "sensitivity −33 pp. False positives:" in text and "4 scans in common are needed to compare the two" in text
     assert "3 held-out scans in common, at least 4 needed" in text
 
 

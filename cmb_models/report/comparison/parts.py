@@ -44,10 +44,10 @@ def format_value(figure: str, value: float | None, interval: Sequence[float] | N
 
 
 def format_difference(d: Difference) -> str:
-    """A signed difference with its interval, such as "−1 % (−5 to +2)"."""
+    """A signed difference with its interval, such as "−1 pp (−5 to +2)" in percentage points."""
     if d.difference is None:
         return "–"
-    scale, digits, unit = (100, 0, " %") if d.name in SHARES else (1, 2, "")
+    scale, digits, unit = (100, 0, " pp") if d.name in SHARES else (1, 2, "")
     low_high = f" ({_signed(d.interval[0] * scale, digits)} to {_signed(d.interval[1] * scale, digits)})" if d.interval else ""
     return _signed(d.difference * scale, digits) + unit + low_high
 

@@ -43,13 +43,13 @@ class Compared:
     outside: bool
 
 
-def quality_notes(volume: Volume, view: View, phase: str, warning: str, without_regions: str = "") -> list[Note]:
+def quality_notes(volume: Volume, view: View, uses_phase: bool, warning: str, without_regions: str = "") -> list[Note]:
     """What a reader should know of the scan.
 
     Args:
         volume: The scan as stored.
         view: The same, in RAS+ order.
-        phase: "used", "missing" or "" if the release does not use phase.
+        uses_phase: Whether the release uses the phase image.
         warning: Of the result, "" for none.
         without_regions: Why findings have no regions, "" to say nothing.
     """
@@ -73,12 +73,7 @@ def quality_notes(volume: Volume, view: View, phase: str, warning: str, without_
             height < BRAIN_MM,
         ),
     ]
-    texts = {
-        "": "not used by this release",
-        "used": "used by this release",
-        "missing": "missing, and this release was trained with it",
-    }
-    notes.append(Note("phase image", texts[phase], phase == "missing"))
+    notes.append(Note("phase image", f"{'used' if uses_phase else 'not used'} by this release"))
     return [*notes, Note("regions of the brain", without_regions, True)] if without_regions else notes
 
 

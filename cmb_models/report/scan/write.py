@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
+from cmb_models.regions import REGIONS
 
 if TYPE_CHECKING:
     from cmb_models.client.outputs import ScanResult
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from cmb_models.release.bundle import Bundle
     from cmb_models.volume import Volume
 
-REGIONS = ("lobar", "deep", "infratentorial", "")
 PACKAGES = {"jinja2": "jinja2", "PIL": "pillow", "scipy": "scipy"}  # module: package
 
 
@@ -46,14 +46,13 @@ def write_report_of(
     """
     if folder is None or not volume.in_scanner:
         return None
-    phase: Literal["", "used"] = "used" if detector.requires_phase else ""
     path = folder / f"{result.scan}.html"
     write_scan_report(
         path,
         result,
         volume,
         bundle=getattr(detector, "bundle", None),
-        phase=phase,
+        uses_phase=detector.requires_phase,
         regions=regions,
         without_regions=without_regions,
     )
@@ -66,7 +65,7 @@ def write_scan_report(
     volume: Volume,
     *,
     bundle: Bundle | None = None,
-    phase: Literal["", "used", "missing"] = "",
+    uses_phase: bool = False,
     regions: Sequence[str] | None = None,
     without_regions: str = "",
     created: datetime | None = None,
@@ -78,7 +77,7 @@ def write_scan_report(
         result: Of a processed scan.
         volume: The scan as stored, (I, J, K), any orientation, finite values, in scanner space.
         bundle: The release, whose training data the scan is compared with; None if it is not at hand.
-        phase: Of the scan's phase image: "used", "missing" though the release uses it, "" if the release does not use phase.
+        uses_phase: Whether the release uses the phase image.
         regions: One of REGIONS for each of `result.detections`, "" for unknown; None to leave the column out.
         without_regions: Why there are none, for the notes on quality; "" to say nothing.
         created: Date on the page; None for now.
@@ -94,6 +93,6 @@ def write_scan_report(
         raise ValueError(f"expected the result of a processed scan, got one that was rejected: {result.error}")
     if not volume.in_scanner:  # a picture would name sides that are unknown
         raise InputError("scan-space", result.file, "a scan in scanner space", UNPLACED, "correct its header")
-    if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= set(REGIONS)):
+    if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= {*REGIONS, ""}):
         raise ValueError(f"expected one of {REGIONS} for each of {len(result.detections)} findings, got {list(regions)}")
-    write_text(Path(path), render(result, volume, bundle, phase, regions, without_regions, created or datetime.now(UTC)))
+    write_text(Path(path), render(result, volume, bundle, uses_phase, regions, without_regions, created or datetime.now(UTC)))
