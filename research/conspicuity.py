@@ -196,7 +196,8 @@ def main(
     cortex = [x for x in lesions if "cortex" in x["about"].region]
     rows = {"all": by_class(lesions, others, count), "cortex": by_class(cortex, (), count)}
     rows |= {"total": sensitivity_at([s for _, scans in found for s in scans], RATES, params)}
-    about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ()), "threshold": threshold}
+    about = {"manifest_sha256": detector.bundle.manifest_sha256, "scans": count, "seeds": list(seed or ())}
+    about |= {"threshold": threshold, "fp_per_scan": fp_per_scan}
     write_json(out, about | rows)
     picture(lesions, out.with_suffix(".png"))
     print("\n\n".join(f"{name}\n{table(rows[name])}" for name in ("all", "cortex")))
