@@ -76,7 +76,7 @@ def smooth_and_interpolate(array: np.ndarray, factor: np.ndarray, shape: tuple[i
     """Linear interpolation every `factor` voxels along each axis over the same field of view, in `shape` samples.
 
     Axes made coarser are smoothed first (sigma of (factor - 1) / 2 voxels, scikit-image's rule), or small lesions would be missed
-    between samples. Beyond the edge an image goes on with its outermost voxels. It is linear and separable in the axes.
+    between samples. Beyond the edge an image continues with its outermost voxels. It is linear and separable in the axes.
     """
     from scipy import ndimage  # here and below: clients import this module, and have no SciPy
 

@@ -119,4 +119,4 @@ if __name__ == "__main__":
     except InputError as error:
         sys.exit(f"make base: {error}")
     except KeyboardInterrupt:
-        sys.exit("make base was interrupted; run again, it goes on where it stopped")
+        sys.exit("make base was interrupted; run again, it continues where it stopped")

@@ -137,4 +137,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("the demo was interrupted; `make demo` goes on where it stopped")
+        sys.exit("the demo was interrupted; `make demo` continues where it stopped")

@@ -34,7 +34,7 @@ KINDS = ("cmb", "calcification", "vein", "vein_branch", "iron", "air_bone", "cav
 HALF_MM = 14.0  # of an enlarged piece
 EACH = 3  # examples of a kind
 CORTEX_LEVELS = (0.34, 0.55, 0.72)  # of the slices that show the cortex, as a share of the scan's
-MOST_SUBJECTS = 40  # looked through for rare kinds
+MOST_SUBJECTS = 40  # searched for rare kinds
 
 
 def middle(volume: Volume) -> tuple[np.ndarray, float]:

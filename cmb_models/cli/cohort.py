@@ -41,7 +41,7 @@ def cohort(
 ) -> None:
     """Detect microbleeds in a cohort: all scans of a manifest or a BIDS dataset.
 
-    Writes scans/ and detections/ as partitioned Parquet, and summary.json. Run again after an interruption, it goes on where it
+    Writes scans/ and detections/ as partitioned Parquet, and summary.json. Run again after an interruption, it continues where it
     stopped. A rejected scan is a row with its error code. All servers must run the same release.
     """
     from rich.console import Console

@@ -20,7 +20,7 @@ SHOWN = 5  # of faults of one kind in a message
 
 @dataclass(frozen=True)
 class CohortScan:
-    """One scan to look through.
+    """One scan to process.
 
     Args:
         number: Its place in the list, from 0.

@@ -40,7 +40,7 @@ def run_cohort(
     threshold: float | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Look through all scans whose partition is not finished, and write their partitions.
+    """Process all scans whose partition is not finished, and write the partitions.
 
     Memory holds at most the scans that servers work on and READ_AHEAD more, whatever the number of scans.
 

@@ -47,7 +47,7 @@ def dark_spots(images: np.ndarray, threads: int = 0) -> np.ndarray:
     """Images with their filter responses as further channels, (N, C, I, J, K) float32 to (N, C + 2, I, J, K).
 
     The channels are channel 0, how far lines within slices fill it, lines in all directions, then the other channels unchanged.
-    Beyond the edge an image goes on with its outermost voxels. threads: 0 for one a core. N may be 0.
+    Beyond the edge an image continues with its outermost voxels. threads: 0 for one a core. N may be 0.
     """
     image = images[:, 0]
     padded = np.pad(image, [(0, 0), *((m, m) for m in MARGIN)], mode="edge")

@@ -1,4 +1,4 @@
-"""`cmb import`: plan, read, write. Nothing in the source is changed, and a killed import goes on where it stopped."""
+"""`cmb import`: plan, read, write. Nothing in the source is changed, and a killed import continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where a release's networks run: on a CUDA device that works, or on the CPU.
 
-A network on a CUDA device is compared with the CPU on a small input before it is used. Where CUDA fails later, `auto` goes on with
+A network on a CUDA device is compared with the CPU on a small input before it is used. Where CUDA fails later, `auto` continues on
 the CPU.
 """
 
@@ -52,7 +52,7 @@ class OnDevice(Generic[Library]):
         return self.name + (f" ({self.reason})" if self.reason else "")
 
     def fall_back(self, error: DeviceFailed, case: object) -> None:
-        """Go on with the CPU after a failure. An input that is too large leaves the device in use for others.
+        """Continue on the CPU after a failure. An input that is too large leaves the device in use for others.
 
         Raises:
             InputError: If `cuda` was requested (device-failed, device-memory).
@@ -220,7 +220,7 @@ def open_arrays(device: str = "auto", card: int = 0, opener: Callable[[int], Acc
     """Where to do the array work of `detect`: by torch on the device, or by NumPy where it lacks torch or does not work.
 
     Args:
-        device: "cpu", "cuda" or "auto", as for `open_network`. "cuda" too goes on with NumPy: torch may be absent where ONNX
+        device: "cpu", "cuda" or "auto", as for `open_network`. "cuda" too continues with NumPy: torch may be absent where ONNX
             Runtime runs the networks.
         card: Number of the CUDA device.
         opener: Opens the device's arrays; torch's if None.

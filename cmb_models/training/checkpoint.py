@@ -1,4 +1,4 @@
-"""The state of a training, in memory to step back to and on disk for a killed run to go on from, bit for bit."""
+"""The state of a training, in memory to step back to and on disk for a killed run to continue from, bit for bit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TrainingState:
         return {**tensors, "sampler": self.sampler.state(), "random": random, "step": self.step, "rate": self.rate}
 
     def restore(self, captured: dict[str, Any]) -> None:
-        """Go back, or on, to a captured state. A copy is taken, so that it can be gone back to again."""
+        """Restore a captured state, earlier or later. A copy is taken, so that it can be gone back to again."""
         self.model.load_state_dict(captured["model"])
         self.optimizer.load_state_dict(copy.deepcopy(captured["optimizer"]))
         self.average.load_state_dict(captured["average"])
@@ -99,7 +99,7 @@ class Checkpoint:
         try:
             save_tensors(self.path, state)
         except InputError as error:
-            log.warning("training goes on without a checkpoint: %s", error)
+            log.warning("training continues without a checkpoint: %s", error)
         self._saved = time.monotonic()
 
     def save_if_due(self, state: dict[str, Any]) -> None:

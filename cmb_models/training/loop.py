@@ -117,8 +117,8 @@ def _fit(
     """AdamW with a warm-up and cosine decay in the precision of precision.py, then the mean of the last quarter's weights.
 
     loss: of a batch on the device. frozen: modules that keep their weights and normalisation statistics. before: called with the
-    number of each step before it. With a checkpoint a killed training goes on from its last state to the very weights it would have
-    had (on the CPU with the same number of threads; CUDA sums in no fixed order).
+    number of each step before it. With a checkpoint a killed training continues from its last state to the same weights as one
+    that was not killed (on the CPU with the same number of threads; CUDA sums in no fixed order).
     Raises Diverged when loss, gradient or weights are no numbers at a quarter of the learning rate either.
     """
     s: Unet | Cnn = sampler.settings
@@ -182,12 +182,12 @@ def _take_steps(
 
 
 def _resume(state: TrainingState, checkpoint: Checkpoint | None, step_done: Step | None) -> None:
-    """Go on from the checkpoint's state, if it has one, telling of the steps that are already done."""
+    """Resume from the checkpoint, if it has a state; step_done is called for the steps that are already done."""
     saved = checkpoint.load() if checkpoint else None
     if checkpoint is None or saved is None:
         return
     state.restore(saved)
-    log.info("going on from step %d of %s", state.step, checkpoint.path)
+    log.info("resuming from step %d of %s", state.step, checkpoint.path)
     if step_done:
         for step in range(state.step):
             step_done(step)

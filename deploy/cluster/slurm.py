@@ -23,7 +23,7 @@ def main(
     memory: Annotated[str, typer.Option(help="Of a job.")] = "8GB",
     queue: Annotated[str | None, typer.Option(help="SLURM partition.")] = None,
     account: Annotated[str | None, typer.Option(help="SLURM account.")] = None,
-    walltime: Annotated[str, typer.Option(help="Of a job; its work goes on in another from the last checkpoint.")] = "04:00:00",
+    walltime: Annotated[str, typer.Option(help="Of a job; its work continues in another from the last checkpoint.")] = "04:00:00",
     gpus: Annotated[int, typer.Option(min=0, max=1, help="GPUs of a job.")] = 0,
     interface: Annotated[str | None, typer.Option(help="Network interface that the nodes reach, such as ib0.")] = None,
     port: Annotated[int, typer.Option(help="Of the scheduler.")] = 8786,

@@ -5,7 +5,7 @@
 nnU-Net, where a Python has it: --nnunet-python PYTHON; on a CPU, where a training takes hours, with plans for less memory and for
 some sizes and draws alone: --nnunet-memory-gb 1 --nnunet-sizes 15 --nnunet-draws 1
 
-A killed run goes on where it stopped: every finished training is kept below --cache, and repeated only when its scans, its
+A killed run continues where it stopped: every finished training is kept below --cache, and repeated only when its scans, its
 settings or its code change. Writes accuracy.json and accuracy.png to research/results, of what is finished when it ends.
 """
 

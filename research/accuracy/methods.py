@@ -65,7 +65,7 @@ class Task:
 
     @property
     def work(self) -> Path:
-        """Where nnU-Net's files lie until its points are saved: a killed training of this code on these scans goes on from them."""
+        """Folder of nnU-Net's files until its points are saved; a killed training of this code on these scans continues there."""
         about = [self.split["folds"], total_steps(self.params), self.nnunet.memory_gb, code_hash(CODE["nnunet"])]
         return self.extra / f"nnunet-{short_hash(about)}"
 

@@ -50,7 +50,7 @@ class Scans:
 
 
 def simulate(cache: Path, wanted: ScanRequest, workers: int) -> Scans:
-    """Write the scans below `cache`, or find them there; a killed run goes on where it stopped."""
+    """Write the scans below `cache`, or find them there; a killed run continues where it stopped."""
     folder = cache / f"scans-{short_hash(asdict(wanted))}"
     sets = {POOL: (wanted.pool, POOL_CMBS, 0), TEST: (wanted.test, TEST_CMBS, round(TEST_FREE * wanted.test))}
     for n, (name, (scans, cmbs, free)) in enumerate(sets.items()):

@@ -76,7 +76,7 @@ def run(
 ) -> tuple[list[ScoredScan], dict]:
     """Train on all training scans and answer for the test scans. split: {"folds": {subject: fold}}, handed over as its splits.
 
-    Answers are averaged over mirrored inputs, as is its way, on a GPU alone. folder: where its files go; killed, it goes on there
+    Answers are averaged over mirrored inputs, as is its way, on a GPU alone. folder: where its files go; killed, it continues there
     with what was not done, a training from nnU-Net's own last checkpoint (every 50 epochs). Returns the findings and what was run.
     """
     device, trainer = "cuda" if _has_cuda(how.python) else "cpu", EPOCHS[epochs_for(steps)]

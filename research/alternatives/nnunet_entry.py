@@ -3,7 +3,7 @@
 Imports nothing of this project. Called so, the commands are found whatever PATH says. Where $CMB_PRECISION is bfloat16, networks on
 a CPU run in it as ours do, channels last, where nnU-Net itself keeps float32 (on CUDA it uses half precision): a step takes a third
 of the time on a processor that has bfloat16. Logits leave them in float32, so losses are computed as ever. The closing validation
-is left out: trained on "all" cases, it would look through those that it was trained on.
+is left out: trained on "all" cases, it would predict those that it was trained on.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Cell:
 
 
 def run_cell(folder: Path, cell: Cell, params: Params) -> dict:
-    """Train and measure a cell; a killed training goes on from its checkpoint, and the weights are kept in `folder`.
+    """Train and measure a cell; a killed training continues from its checkpoint, and the weights are kept in `folder`.
 
     Returns:
         The cell, seconds of training, parameters, and for each test set the FROC rows of the candidate network alone.

@@ -114,7 +114,7 @@ def test_a_job_that_fails_on_its_data_is_not_repeated(tmp_path, jobs):
 
 
 def test_cancelled_jobs_do_not_keep_a_worker_busy(tmp_path, jobs):
-    """Of a worker with several threads: one job runs, the others wait for it, and none goes on after the first fails."""
+    """Of a worker with several threads: one job runs, the others wait for it, and none continues after the first fails."""
     with running_cluster(tmp_path / "cluster", 0) as cluster:
         cluster.start_worker(threads=3)
         cluster.wait_for(1)

@@ -1,4 +1,4 @@
-"""A reproduction that is stopped: no clone is left in the temporary folder, no stage goes on, and no traceback is shown."""
+"""A reproduction that is stopped: no clone is left in the temporary folder, no stage continues, and no traceback is shown."""
 
 from __future__ import annotations
 

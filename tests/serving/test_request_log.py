@@ -186,7 +186,7 @@ def test_a_release_that_fails_on_its_golden_scan_is_told_of_too(site, tmp_path):
 
 
 def test_an_ensemble_from_before_there_were_traces_still_loads(site):
-    """A server whose release was deployed by older software goes on with it while the next one is deployed."""
+    """A server whose release was deployed by older software continues with it while the next one is deployed."""
     release = Client(site.server.grpc_url).serving().release
     config = ensemble_config("cmb_before", release, load_bundle(site.bundle))
     for step in config["ensemble_scheduling"]["step"]:

@@ -145,7 +145,7 @@ def killed_within_a_request(kept: Kept, kill: Callable[[], None], held: int) -> 
 
 @pytest.mark.parametrize("step", [PREPARE, UNET, CANDIDATES])
 def test_killed_step_gives_a_clean_status_and_is_started_anew(kept, step):
-    """Triton itself never starts it again and goes on calling the model ready."""
+    """Triton itself never starts it again and continues calling the model ready."""
     kept.until_right()
     server, stub = kept.pid, stub_of(kept.pid, step)
     report = killed_within_a_request(kept, lambda: os.kill(stub, signal.SIGKILL), stub)

@@ -160,7 +160,7 @@ def miss(job: ClusterJob) -> int:
 
 
 def refuse_or_step(job: ClusterJob) -> int:
-    """The first job finds its data wrong; others go on for ever, and report their steps."""
+    """The first job finds its data wrong; others continue for ever, and report their steps."""
     first = not any(job.marks.iterdir())  # a worker runs one at a time
     _mark(job)
     while not first:

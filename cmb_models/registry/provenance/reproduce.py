@@ -174,7 +174,7 @@ def _run(clone: Path, quiet: bool, *arguments: str, remedy: str, more: Mapping[s
     )
     try:
         code = process.wait()
-    except BaseException:  # this process is stopped: DVC's stages would go on in a folder that is removed
+    except BaseException:  # this process is stopped: DVC's stages would continue in a folder that is removed
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

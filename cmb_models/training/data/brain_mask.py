@@ -27,7 +27,7 @@ NEAR_SHARE = 0.3  # of the places: an eighth of the brain, where microbleeds are
 NEAR_REPEATS = (
     20  # of a place near the outside at most: where the only dark thing is a few voxels, synthetic lesions would crowd there
 )
-MOST = 20_000  # places of one scan; more would only make each patch look through more
+MOST = 20_000  # places of one scan; more would only make each patch slower to draw
 BRAIN, NEAR, BY_DARK = 1, 2, 4  # bits of a voxel
 
 
@@ -93,7 +93,7 @@ class BrainMask:
 def find_brain_mask(image: np.ndarray, spacing_mm: Spacing, air: float) -> BrainMask:
     """The brain in a normalised image (I, J, K), the head's median at 0 and air at `air` (below 0).
 
-    Where the scan ends the head goes on: a cut through it is no surface. Of an image without a brain nothing is.
+    Where the scan ends the head continues: a cut through it is no surface. Of an image without a brain nothing is.
     """
     every = tuple(slice(None, None, s) for s in STEP)
     coarse = image[every]

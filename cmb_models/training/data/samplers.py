@@ -72,7 +72,7 @@ class UnetSampler:
         return {"hard": torch.from_numpy(self.hard.copy())}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from `state()`."""
+        """Continue from `state()`."""
         self.hard = state["hard"].numpy().copy()
 
     def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

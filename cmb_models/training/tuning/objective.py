@@ -56,7 +56,7 @@ def search_unet(params: Params, prepared_dir: Path, split: SubjectSplit) -> dict
     def evaluate(workers: TrainingPool, asked: Sequence[tuple[dict, int]], fold: int) -> list[Outcome | None]:
         jobs = []
         for chosen, number in asked:
-            # Looking through whole scans would take longer than a trial's few steps.
+            # Evaluating whole scans would take longer than a trial's few steps.
             unet = Unet.model_validate({**params.unet.model_dump(), **chosen, "steps": settings.steps, "hard_negatives_at": ()})
             seed = job_seed(settings.seed, number, fold)
             jobs.append(UnetJob(prepared_dir, others(folds, fold), folds[fold], unet, config, seed))
@@ -124,7 +124,7 @@ def _title(what: str, asked: Sequence[tuple[dict, int]], settings: Tuning, fold:
 
 def _search(stage: str, settings: TuneUnet | TuneCnn, recipe: Section, depends_on: tuple, folds: list, evaluate: Callable) -> dict:
     """Open or resume the study of exactly this search (its name hashes all its values depend on) and finish its trials."""
-    # The number of trials is left out of the name: asking for more goes on with the same study.
+    # The number of trials is left out of the name: asking for more continues with the same study.
     fixed = [x.model_dump(mode="json") if isinstance(x, Section) else x for x in (recipe, *depends_on)]
     name = study_name(stage, settings.model_dump(mode="json", exclude={"trials"}), fixed, library_hash(__name__))
     with claimed_storage(name) as storage, open_workers(settings.parallel_trials, unet=stage == "unet") as workers:

@@ -2,8 +2,8 @@
 
 One run at a time has a study: what Optuna proposes then depends on finished trials alone, and trials that still count as running
 are those of a run that ended. In a file the claim is a lock on it; in PostgreSQL it is an advisory lock, which the database
-releases when the connection of the run that holds it ends, however it ends. Another run waits for it and goes on with all finished
-trials.
+releases when the connection of the run that holds it ends, however it ends. Another run waits for it, then continues with the
+finished trials.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def tune(
     search: name to (low, high), both included; values of names in WHOLE are integers. first: the settings params.yaml starts from,
     tried as trial 0 so that tuning cannot end below them.
     evaluate is asked with the trial's number among the finished ones, not Optuna's, which counts killed ones: so a run that is
-    killed and goes on tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
+    killed and resumed tries the same settings with the same seeds as one that is not. A trial's value is the mean over folds;
     one that diverges is pruned. held: called before a batch is proposed and before results are written; raises if another run may
     have the study.
     """

@@ -53,7 +53,7 @@ def test_every_vein_starts_on_its_parent_and_leads_to_a_root(veins):
 
 
 def test_branchings_obey_murrays_law(veins):
-    """r0^3 = r1^3 + r2^3, up to MURRAY_SPREAD of what the branches bring; what goes on is 0 at a free end that branches."""
+    """r0^3 = r1^3 + r2^3, up to MURRAY_SPREAD of what the branches bring; what continues is 0 at a free end that branches."""
     parent, branch = veins.junctions
     cubes = veins.radius_mm**3
     joins = np.bincount(parent, cubes[branch], len(cubes))

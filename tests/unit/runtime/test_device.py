@@ -1,4 +1,4 @@
-"""Choosing a device: what works is used, what fails is named, and `auto` goes on with the CPU."""
+"""Choosing a device: what works is used, what fails is named, and `auto` continues with the CPU."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_unknown_devices_are_named(networks):
 
 @pytest.mark.parametrize("broken", [OSError("libcudnn.so.9: cannot open shared object file"), ImportError("no module named torch")])
 def test_a_library_that_cannot_be_imported(networks, monkeypatch, broken):
-    """`auto` goes on with the CPU, for the networks and for the work around them."""
+    """`auto` continues with the CPU, for the networks and for the work around them."""
     folder, *_ = networks
     imports = builtins.__import__
 

@@ -1,4 +1,4 @@
-"""Both trainings on a CUDA device: they end, go on after a kill, and answer there as on the CPU. Skipped where there is none."""
+"""Both trainings on a CUDA device: they end, continue after a kill, and answer there as on the CPU. Skipped where there is none."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, full_disk):
 
 def test_a_training_needs_no_room_for_its_checkpoint(tmp_path, full_disk, caplog):
     assert_equal(train("cnn", Checkpoint(tmp_path / "c.pt", every_s=0)), train("cnn"))
-    assert any("goes on without a checkpoint: " in r.message and "room on the disk" in r.message for r in caplog.records)
+    assert any("continues without a checkpoint: " in r.message and "room on the disk" in r.message for r in caplog.records)
     assert not list(tmp_path.iterdir())
 
 
