@@ -1,7 +1,7 @@
 """Sensitivity by contrast-to-noise ratio (CNR) of the microbleed: of a release, on held-out phantoms.
 
     python -m research.conspicuity --workspace demo-full [--seed 11 --seed 13] [--fp-per-scan 0.6] [--out FILE.json]
-    python -m research.conspicuity --seed 11 --seed 13    # the base release
+    python -m research.conspicuity --seed 11 --seed 13 --out research/results/conspicuity_base.json    # the base release
 
 The CNR is computed from the image alone. The held-out scans of a workspace are read from its evaluation; each --seed adds a set,
 simulated as `make full-demo` simulates its held-out scans and kept in research/.cache.

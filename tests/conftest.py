@@ -42,8 +42,8 @@ def _process_state() -> dict[str, object]:
     """What results depend on: variables, and torch's settings once it is imported."""
     state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(NUMERICAL)}
     torch, precision = sys.modules.get("torch"), sys.modules.get("cmb_models.training.precision")
-    # Without the number of threads before its import: it has the same then.
-    state["threads"] = torch.get_num_threads() if torch else SHARE
+    # Before its import the number that it will have then.
+    state["threads"] = torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"])
     state["dtype"] = str(torch.get_default_dtype()) if torch else "torch.float32"
     state["deterministic"] = torch.are_deterministic_algorithms_enabled() if torch else False
     state["precision"] = {kind: choice.precision for kind, choice in precision._adopted.items()} if precision else {}

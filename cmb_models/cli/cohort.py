@@ -51,16 +51,13 @@ def cohort(
     from cmb_models.cohort.drift import open_release
     from cmb_models.cohort.listing import list_cohort
     from cmb_models.cohort.reading import require_readers
-    from cmb_models.cohort.results import open_results, pinned_release, write_summary
+    from cmb_models.cohort.results import open_results, pinned_release, require_writer, write_summary
     from cmb_models.cohort.run import run_cohort
     from cmb_models.cohort.servers import Servers
     from cmb_models.dataset.statistics import training_references
-    from cmb_models.errors import optional_packages
     from cmb_models.files import claimed
 
-    with optional_packages("cmb cohort", "cohort"):
-        # Imported where the first results are written: the scans before would be lost.
-        import pyarrow  # noqa: F401
+    require_writer()
     quiet_nibabel()
     listed = list_cohort(manifest)
     scans = listed.scans

@@ -16,7 +16,7 @@ from cmb_models.cohort.drift import drift
 from cmb_models.cohort.manifest import CohortScan
 from cmb_models.dataset.statistics import BRIGHT, SPREAD, Reference
 from cmb_models.detection import RESEARCH_USE
-from cmb_models.errors import InputError
+from cmb_models.errors import InputError, optional_packages
 from cmb_models.files import atomic_write, read_json, remove_partial, write_json
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ REQUEST, SUMMARY = "request.json", "summary.json"
 SCANS, DETECTIONS = "scans", "detections"
 INTENSITIES = ("median_intensity", "p99_intensity", SPREAD, BRIGHT)
 BINS = 20  # of the histogram of scores
+
+
+def require_writer() -> None:
+    """Raise InputError if pyarrow is missing, before scans are processed whose results could not be written."""
+    with optional_packages("cmb cohort", "cohort"):
+        import pyarrow  # noqa: F401
 
 
 def schemas() -> dict[str, pyarrow.Schema]:

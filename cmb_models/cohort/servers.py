@@ -180,10 +180,7 @@ class Servers:
         if manifest_sha256 is None:
             serving = server.client.serving()
             if serving is None:
-                remedy = "run `cmb server deploy`"
-                raise InputError(
-                    "server-without-release", server.client.url, "a server with a release deployed", "one without", remedy
-                )
+                raise _without_release(server.client.url)
             manifest_sha256 = serving.manifest_sha256
         if manifest_sha256 != self.manifest_sha256:
             expected, got = (f"the release {sha256[:12]}" for sha256 in (self.manifest_sha256, manifest_sha256))
@@ -243,25 +240,22 @@ class Servers:
     def _agree(self, manifest_sha256: str | None) -> str:
         """The hash of the release that all servers which answer have; those that do not are left out for now."""
         found: dict[str, str] = {}
-        reasons: dict[str, str] = {}
+        failed: list[tuple[_Server, InputError]] = []
         for server in self._servers:
             try:
                 serving = server.client.serving()
                 if serving:
                     found[server.client.url] = serving.manifest_sha256
                     continue
-                reasons[server.client.url] = "no release"
-                self._leave_out(server, f"{server.client.url} has no release")
+                failed.append((server, _without_release(server.client.url)))
             except InputError as error:
                 if error.code not in RETRIED:
                     raise
-                reasons[server.client.url] = error.got
-                self._leave_out(server, str(error))
+                failed.append((server, error))
         if not found:
-            distinct = list(dict.fromkeys(reasons.values()))
-            got = distinct[0] if len(distinct) == 1 else "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
-            expected, remedy = "a server with a release", "start one with `cmb server run`, or correct --server"
-            raise InputError("server-unreachable", ", ".join(reasons), expected, got, remedy)
+            raise _none_usable([error for _, error in failed])
+        for server, reason in failed:
+            self._leave_out(server, str(reason))
         wanted = manifest_sha256 or next(iter(found.values()))
         if others := {url: sha256 for url, sha256 in found.items() if sha256 != wanted}:
             got = ", ".join(f"{sha256[:12]} on {url}" for url, sha256 in others.items())
@@ -274,3 +268,18 @@ class Servers:
             if server.again_at <= time.monotonic():
                 return server.client.requires_phase
         raise AssertionError("no server answered, which _agree refuses")
+
+
+def _without_release(url: str) -> InputError:
+    return InputError("server-without-release", url, "a server with a release deployed", "one without", "run `cmb server deploy`")
+
+
+def _none_usable(errors: Sequence[InputError]) -> InputError:
+    """The errors of all servers as one; each error's case is the server's address."""
+    first = errors[0]
+    urls = ", ".join(error.case for error in errors)
+    if len({(error.code, error.expected, error.got) for error in errors}) == 1:
+        return InputError(first.code, urls, first.expected, first.got, first.remedy)
+    got = "; ".join(f"{error.case}: {error.got} in place of {error.expected}" for error in errors)
+    remedy = "start a server with `cmb server run`, deploy a release with `cmb server deploy`, or correct --server"
+    return InputError("server-unreachable", urls, "a server with a release", got, remedy)

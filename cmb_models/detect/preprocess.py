@@ -61,9 +61,9 @@ class Prepared:
 def prepare(volume: Volume, settings: Preprocess, case: str, phase: Volume | None = None, arrays: Arrays = NUMPY) -> Prepared:
     """Check a scan and bring it to the working grid and intensity scale. Raises InputError naming `case`.
 
-    phase: the scan's phase image as stored, on the same grid. Needed with settings.phase; otherwise it is left aside, so that who
-    always sends both continues when a release with phase is rolled back to one without. arrays: where the work is done; the images
-    returned are of it.
+    phase: the scan's phase image as stored, on the same grid. Needed with settings.phase; otherwise it is ignored, so that a client
+    that always sends both still works when a release with phase is rolled back to one without. arrays: where the work is done; the
+    images returned are of it.
     """
     check_grid(volume, case, settings.spacing_mm)  # before anything is done that takes memory
     stored = arrays.array(volume.data)

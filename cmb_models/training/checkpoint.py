@@ -60,7 +60,7 @@ class TrainingState:
         return {**tensors, "sampler": self.sampler.state(), "random": random, "step": self.step, "rate": self.rate}
 
     def restore(self, captured: dict[str, Any]) -> None:
-        """Restore a captured state, earlier or later. A copy is taken, so that it can be gone back to again."""
+        """Restore a captured state, earlier or later. A copy is taken, so that it can be restored again."""
         self.model.load_state_dict(captured["model"])
         self.optimizer.load_state_dict(copy.deepcopy(captured["optimizer"]))
         self.average.load_state_dict(captured["average"])

@@ -44,20 +44,25 @@ def best_device() -> torch.device:
 
 
 def choose_precision(device: torch.device) -> Choice:
-    """Decide once per process, device type and $CMB_PRECISION; the same choice is returned, and nothing logged, from then on.
+    """The number format of this process's trainings. The log has one line for each choice.
 
     Args:
         device: where the training runs.
 
     Returns:
-        The choice that was adopted, if one was; else the override of $CMB_PRECISION if it is set (`float32`, `bfloat16`); else
-        bfloat16 where the device computes in it.
+        The choice that was adopted, if one was; else the process's own, as `own_precision`.
 
     Raises:
-        InputError: $CMB_PRECISION is something else.
+        InputError: $CMB_PRECISION is neither `float32`, `bfloat16`, `auto` nor empty.
     """
-    if device.type in _adopted:
-        return _adopted[device.type]
+    return _adopted.get(device.type) or own_precision(device)
+
+
+def own_precision(device: torch.device) -> Choice:
+    """The override of $CMB_PRECISION if it is set, else bfloat16 where the device computes in it; whatever was adopted.
+
+    Raises InputError as `choose_precision`.
+    """
     key = (device.type, os.environ.get(VARIABLE, "auto") or "auto")
     if key not in _chosen:
         _chosen[key] = _decide(device, key[1])

@@ -53,7 +53,7 @@ def test_what_is_marked_is_there_and_the_detector_takes_the_scan(made):
     assert ((index > 0) & (index < np.array(made.swi.data.shape) - 1)).all()
 
 
-def test_a_microbleed_stands_off_its_surroundings(made):
+def test_a_microbleed_has_the_least_contrast_to_noise_ratio(made):
     """In the noise-free scan by MIN_CNR deviations of the noise; in the noisy one, on average, too."""
     seen = []
     for about, centre in zip(made.annotations, made.centres_vox, strict=True):

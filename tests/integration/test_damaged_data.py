@@ -1,4 +1,4 @@
-"""A bit flips in DVC's cache, which DVC does not notice: nothing continues with the damaged scan, and a withdrawal finds it."""
+"""A bit flips in DVC's cache, which DVC does not notice: no stage uses the damaged scan, and a withdrawal finds it."""
 
 from __future__ import annotations
 

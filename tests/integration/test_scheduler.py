@@ -151,6 +151,9 @@ def test_the_clients_precision_is_that_of_the_workers(tmp_path, jobs, monkeypatc
         DaskWorkers(cluster.address) as workers,
     ):
         assert workers.map(precision_used, jobs(1), 0, "precision") == ["bfloat16"]
+        monkeypatch.delenv("CMB_PRECISION")
+        with DaskWorkers(cluster.address) as later:  # the worker's own, not what it used for the client before
+            assert later.map(precision_used, jobs(1), 0, "precision") == ["float32"]
 
 
 def test_a_worker_that_sees_other_files_is_named(tmp_path, jobs):

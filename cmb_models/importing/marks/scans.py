@@ -219,7 +219,7 @@ def _plain(text: str) -> str:
 
 
 def _inside(text: str, names: Iterable[str]) -> str:
-    """The longest of `names` that stands in a text, without a letter, digit or hyphen that would continue; "" if none does."""
+    """The longest of `names` in a text, not preceded by a letter or digit, nor followed by one or by a hyphen; "" for none."""
     found = [n for n in names if n and re.search(rf"(?<![A-Za-z0-9]){re.escape(n)}(?![A-Za-z0-9-])", text)]
     return max(found, key=len, default="")
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from cmb_models.errors import InputError
 from cmb_models.files import write_text
-from cmb_models.regions import REGIONS
 
 if TYPE_CHECKING:
     from cmb_models.client.outputs import ScanResult
@@ -86,6 +85,7 @@ def write_scan_report(
         InputError: If the volume is not in scanner space, the disk is full or the folder cannot be written to.
         ValueError: If the result is of a rejected scan, or regions are too few, too many or unknown.
     """
+    from cmb_models.regions import REGIONS  # needs SciPy, which writing no report does without
     from cmb_models.report.scan.page import render
     from cmb_models.volume import UNPLACED
 
@@ -93,6 +93,7 @@ def write_scan_report(
         raise ValueError(f"expected the result of a processed scan, got one that was rejected: {result.error}")
     if not volume.in_scanner:  # a picture would name sides that are unknown
         raise InputError("scan-space", result.file, "a scan in scanner space", UNPLACED, "correct its header")
-    if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= {*REGIONS, ""}):
-        raise ValueError(f"expected one of {REGIONS} for each of {len(result.detections)} findings, got {list(regions)}")
+    allowed = (*REGIONS, "")
+    if regions is not None and (len(regions) != len(result.detections) or not set(regions) <= set(allowed)):
+        raise ValueError(f"expected one of {allowed} for each of {len(result.detections)} findings, got {list(regions)}")
     write_text(Path(path), render(result, volume, bundle, uses_phase, regions, without_regions, created or datetime.now(UTC)))

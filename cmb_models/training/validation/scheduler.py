@@ -28,7 +28,7 @@ import torch
 
 from cmb_models import __version__
 from cmb_models.errors import InputError
-from cmb_models.training.precision import FLOAT32, Choice, adopt_precision, best_device, choose_precision
+from cmb_models.training.precision import FLOAT32, Choice, adopt_precision, best_device, own_precision
 from cmb_models.training.precision import VARIABLE as PRECISION_VARIABLE
 from cmb_models.training.progress import progress_bar
 from cmb_models.training.validation import progress_count
@@ -266,15 +266,16 @@ def _shared_precision(client: Client) -> Choice:
     The client's own choice if there are no workers yet.
     """
     if os.environ.get(PRECISION_VARIABLE, "auto") not in ("", "auto"):
-        return choose_precision(best_device())
-    choices = list(_ask(client, _precision).values()) or [choose_precision(best_device())]
+        return own_precision(best_device())
+    choices = list(_ask(client, _precision).values()) or [own_precision(best_device())]
     if len({c.precision for c in choices}) == 1:
         return choices[0]
     return Choice(FLOAT32, "the workers differ in the faster format")
 
 
 def _precision() -> Choice:
-    return choose_precision(best_device())
+    """Of a worker, whatever an earlier client had it adopt."""
+    return own_precision(best_device())
 
 
 def _ask(client: Client, question: Callable[[], Result]) -> dict[str, Result]:

@@ -63,7 +63,7 @@ def test_a_changed_override_counts_at_once_and_an_adopted_choice_stays(monkeypat
         monkeypatch.setenv(VARIABLE, setting)
         assert choose_precision(CPU).precision == setting
     precision.adopt_precision(CPU, Choice(BFLOAT16, "as the test says"))
-    assert choose_precision(CPU).precision == BFLOAT16
+    assert choose_precision(CPU).precision == BFLOAT16 and precision.own_precision(CPU).precision == FLOAT32
 
 
 @pytest.mark.parametrize("setting", ["float16", "bf16", "fast"])
