@@ -17,9 +17,10 @@ import typer
 
 from cmb_models.errors import InputError
 from cmb_models.files import exclusive, read_json, write_json
-from research.scaling.cells import RATES, Cell, run_cell
-from research.scaling.sets import OOD, PHANTOMS, write_sets
+from research.scaling.cells import Cell, run_cell
+from research.scaling.sets import write_sets
 from research.stages import ROOT, recipe_from_random
+from scripts.results.blocks import scaling_table
 
 OUT = ROOT / "research/results/scaling.json"
 KEYS = ("scans", "steps", "channels")
@@ -54,21 +55,7 @@ def cell(
 @app.command()
 def table(out: Path = OUT) -> None:
     """Print the cells as a Markdown table."""
-    print(markdown(read_json(out)["cells"]))
-
-
-def markdown(cells: list[dict]) -> str:
-    """A row per cell: sensitivity at RATES false positives per scan on held-out phantoms and on OOD scans."""
-    titles = ["scans", "steps", "channels", *(f"{name}, {rate:g} FP/scan" for name in ("phantoms", "OOD") for rate in RATES)]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "--:|" * len(titles)]
-    for c in cells:
-        found = [_cell(row) for name in (PHANTOMS, OOD) for row in c[name]["froc"]]
-        lines.append("| " + " | ".join([str(c["scans"]), str(c["optimizer_steps"]), str(c["channels"]), *found]) + " |")
-    return "\n".join(lines)
-
-
-def _cell(row: dict) -> str:
-    return f"{row['sensitivity']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+    print(scaling_table(read_json(out)["cells"]))
 
 
 if __name__ == "__main__":

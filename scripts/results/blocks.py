@@ -10,7 +10,7 @@ from benchmarks.serving.__main__ import GOALS
 from scripts.results import planning
 from scripts.results.committed import ROOT, load
 
-__all__ = ["BLOCKS", "METHODS", "ROOT", "load", "threshold_table"]
+__all__ = ["BLOCKS", "METHODS", "ROOT", "load", "scaling_table", "threshold_table"]
 EVALUATIONS = {
     "out_of_fold": "out of fold",
     "cross_fitted": "out of fold, each fold's threshold chosen on the others",
@@ -139,6 +139,32 @@ def site_scans() -> str:
     return "\n".join(rows)
 
 
+def contrast() -> str:
+    """Sensitivity of the base release by contrast-to-noise ratio of the lesion, at one rate of false positives."""
+    figures = load("research/results/conspicuity_base.json")
+    rows = ["| CNR | found | sensitivity (95 % CI) | FP/scan at such places |\n|---|---|---|---|"]
+    for row in figures["all"]:
+        share = _rate(row["found"] / row["lesions"], row["interval_95"])
+        rows.append(f"| {row['cnr']} | {row['found']} of {row['lesions']} | {share} | {row['false_positives_per_scan']:.2f} |")
+    found, lesions = (sum(row[key] for row in figures["all"]) for key in ("found", "lesions"))
+    [total] = [row for row in figures["total"]["froc"] if row["fp_per_scan"] == figures["fp_per_scan"]]
+    rate = sum(row["false_positives_per_scan"] for row in figures["all"])
+    share = _rate(found / lesions, [total["low"], total["high"]])
+    return "\n".join([*rows, f"| all | {found} of {lesions} | {share} | {rate:.2f} |"])
+
+
+def scaling_table(cells: list[dict[str, Any]]) -> str:
+    """A Markdown row per cell: sensitivity at some rates on held-out phantoms and on OOD scans."""
+    names = {"phantoms": "phantoms", "ood": "OOD"}
+    rates = [row["fp_per_scan"] for row in cells[0]["ood"]["froc"]]
+    heads = ["scans", "steps", "channels", *(f"{names[n]}, {rate:g} FP/scan" for n in names for rate in rates)]
+    rows = [f"| {' | '.join(heads)} |", "|--:" * len(heads) + "|"]
+    for cell in cells:
+        found = [_rate(row["sensitivity"], [row["low"], row["high"]]) for n in names for row in cell[n]["froc"]]
+        rows.append(f"| {' | '.join([str(cell['scans']), str(cell['optimizer_steps']), str(cell['channels']), *found])} |")
+    return "\n".join(rows)
+
+
 def thresholds() -> str:
     """False positives that the base release reaches on other scans, by rule."""
     return threshold_table(load("research/results/thresholds.json")["datasets"])
@@ -245,6 +271,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "phase": phase,
     "real-images": real_images,
     "site-scans": site_scans,
+    "contrast": contrast,
     "thresholds": thresholds,
     "real-planes": real_planes,
     "followup": followup,
