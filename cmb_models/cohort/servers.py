@@ -276,10 +276,9 @@ def _without_release(url: str) -> InputError:
 
 def _none_usable(errors: Sequence[InputError]) -> InputError:
     """The errors of all servers as one; each error's case is the server's address."""
-    first = errors[0]
-    urls = ", ".join(error.case for error in errors)
-    if len({(error.code, error.expected, error.got) for error in errors}) == 1:
-        return InputError(first.code, urls, first.expected, first.got, first.remedy)
-    got = "; ".join(f"{error.case}: {error.got} in place of {error.expected}" for error in errors)
+    error, urls = errors[0], ", ".join(e.case for e in errors)
+    if len({(e.code, e.expected, e.got) for e in errors}) == 1:
+        return InputError(error.code, urls, error.expected, error.got, error.remedy)
+    got = "; ".join(f"{e.case}: {e.got} in place of {e.expected}" for e in errors)
     remedy = "start a server with `cmb server run`, deploy a release with `cmb server deploy`, or correct --server"
     return InputError("server-unreachable", urls, "a server with a release", got, remedy)

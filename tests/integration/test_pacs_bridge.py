@@ -140,7 +140,8 @@ def bridge_of(pacs: Pacs, folder: Path, bundle: Path, quiet_s: float = 1.0, keep
 
 
 def jobs(pacs: Pacs, state: str) -> list[str]:
-    return [j for j in pacs.get("/jobs") if pacs.get(f"/jobs/{j}")["State"] == state]
+    # In one request: Orthanc forgets finished jobs, and one that it listed may be gone when it is queried.
+    return [job["ID"] for job in pacs.get("/jobs?expand") if job["State"] == state]
 
 
 def is_open(port: int) -> bool:
