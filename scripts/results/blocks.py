@@ -153,6 +153,11 @@ def contrast() -> str:
     return "\n".join([*rows, f"| all | {found} of {lesions} | {share} | {rate:.2f} |"])
 
 
+def scaling() -> str:
+    """Candidate network alone by number of training scans, optimizer steps and channels."""
+    return scaling_table(load("research/results/scaling.json")["cells"])
+
+
 def scaling_table(cells: list[dict[str, Any]]) -> str:
     """A Markdown row per cell: sensitivity at some rates on held-out phantoms and on OOD scans."""
     names = {"phantoms": "phantoms", "ood": "OOD"}
@@ -272,6 +277,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "real-images": real_images,
     "site-scans": site_scans,
     "contrast": contrast,
+    "scaling": scaling,
     "thresholds": thresholds,
     "real-planes": real_planes,
     "followup": followup,
