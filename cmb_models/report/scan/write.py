@@ -85,7 +85,7 @@ def write_scan_report(
         InputError: If the volume is not in scanner space, the disk is full or the folder cannot be written to.
         ValueError: If the result is of a rejected scan, or regions are too few, too many or unknown.
     """
-    from cmb_models.regions import REGIONS  # needs SciPy, which writing no report does without
+    from cmb_models.regions import REGIONS  # here, since it needs SciPy, which a client without reports lacks
     from cmb_models.report.scan.page import render
     from cmb_models.volume import UNPLACED
 
